@@ -1,0 +1,2 @@
+//! The virtio devices of Mote.
+#![forbid(unsafe_code)]
