@@ -1,0 +1,2 @@
+//! The runtime of the programs that run inside a virtual machine.
+#![no_std]
