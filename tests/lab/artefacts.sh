@@ -1,0 +1,171 @@
+# shellcheck shell=bash disable=SC2154
+# What the lab is made of: packages, kernel, guest images, the base of the lab's
+# own image. Sourced by lab. All of it lands in $cache and can be built again.
+
+# Modules of the lab host, and of the guests: their dependencies come along.
+readonly LAB_MODULES=(kvm-amd tun virtio_pci virtio_blk loop isofs dm-flakey dm-log-writes)
+readonly GUEST_MODULES=(virtio_mmio virtio_blk virtio_net isofs button)
+
+# Two labs may start at once: one builds, the other waits.
+with_lock() {
+    (
+        flock 9
+        "$@"
+    ) 9>"$cache/lock"
+}
+
+# The tools by which a package is known to be there, and that package.
+need_packages() {
+    local missing=() pair
+    for pair in qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio gcc:gcc \
+        python3:python3 depmod:kmod lz4:lz4 xz:xz-utils zstd:zstd; do
+        PATH=$PATH:/sbin:/usr/sbin command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
+    done
+    # A dynamic busybox or a compiler without a static C library would do nothing in an initrd.
+    [[ -f /usr/lib/x86_64-linux-gnu/libc.a ]] || missing+=(libc6-dev)
+    [[ " ${missing[*]} " = *' busybox-static '* ]] || is_static "$(command -v busybox)" || missing+=(busybox-static)
+    ((${#missing[@]})) || return 0
+    ((UID == 0)) || die "these packages are missing: ${missing[*]}"
+    say "installing ${missing[*]}"
+    apt-get -qq update >&2 || true
+    DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install "${missing[@]}" >&2 ||
+        die "cannot install ${missing[*]}"
+}
+
+is_static() { ! ldd "$1" >/dev/null 2>&1; }
+
+# The kernel package: $MOTE_LAB_KERNEL_PACKAGE, or what Debian's cloud kernel is today.
+# The first answer is kept, so that a run needs no network and results stay comparable.
+kernel_package() {
+    if [[ -n ${MOTE_LAB_KERNEL_PACKAGE:-} ]]; then
+        echo "$MOTE_LAB_KERNEL_PACKAGE"
+        return
+    fi
+    if [[ ! -s $cache/kernel-package ]]; then
+        apt-cache depends linux-image-cloud-amd64 2>/dev/null |
+            sed -n 's/^ *Depends: \(linux-image-[^ ]*\)$/\1/p' | head -n 1 >"$cache/kernel-package"
+        [[ -s $cache/kernel-package ]] || return 1
+    fi
+    cat "$cache/kernel-package"
+}
+
+# Fetches and unpacks the kernel package; it is never installed.
+fetch_kernel() {
+    local package=$1 into=$2 work
+    work=$(mktemp -d "$cache/fetch.XXXXXX")
+    say "fetching $package"
+    (
+        cd "$work"
+        apt-get -qq download "$package" 2>/dev/null ||
+            { apt-get -qq update && apt-get -qq download "$package"; }
+    ) >&2 || die "cannot download $package"
+    dpkg -x "$work"/*.deb "$work/root"
+    # Newer packages have their modules below /usr.
+    [[ -d $work/root/lib/modules ]] || mv "$work/root/usr/lib" "$work/root/lib"
+    PATH=$PATH:/sbin:/usr/sbin depmod -b "$work/root" "$(ls "$work/root/lib/modules")"
+    python3 "$lab/extract-vmlinux.py" "$work"/root/boot/vmlinuz-* "$work/root/boot/vmlinux" ||
+        die 'cannot extract vmlinux'
+    mv "$work/root" "$into"
+    rm -rf "$work"
+}
+
+# pack DIR: a newc cpio of DIR on stdout, the same for the same files.
+pack() {
+    (
+        cd "$1" || exit
+        find . -exec touch -h -d @0 {} +
+        find . -mindepth 1 | LC_ALL=C sort | cpio --quiet --reproducible -o -H newc -R 0:0
+    )
+}
+
+# with_dependencies MODULE...: the modules' files in the order to load them.
+# modules.dep names a module's dependencies last-needed first, on one line.
+with_dependencies() {
+    local module line file found
+    for module in "$@"; do
+        line=$(grep -E "/${module//[-_]/[-_]}\.ko[.a-z]*:" "$modules/modules.dep") ||
+            { grep -qE "/${module//[-_]/[-_]}\.ko" "$modules/modules.builtin" && continue; } ||
+            die "the kernel has no module $module"
+        read -r -a found <<<"${line//:/}"
+        for ((i = ${#found[@]} - 1; i >= 0; i--)); do echo "${found[i]}"; done
+    done | awk '!seen[$0]++'
+}
+
+# put_modules DIR MODULE...: modules below DIR/lib/modules, with what modprobe needs.
+put_modules() {
+    local into=$1/lib/modules/${modules##*/} file
+    shift
+    mkdir -p "$into"
+    with_dependencies "$@" | while read -r file; do
+        mkdir -p "$into/$(dirname "$file")"
+        cp "$modules/$file" "$into/$file"
+    done
+    cp "$modules"/modules.{dep,alias,builtin} "$into"
+}
+
+put_busybox() {
+    mkdir -p "$1"/{bin,dev,proc,sys,tmp,run}
+    cp "$(command -v busybox)" "$1/bin/busybox"
+    ln -s busybox "$1/bin/sh"
+}
+
+# guest_initrd NAME INIT [MODULE...]: $guest/NAME.cpio with busybox and INIT (in guest/).
+guest_initrd() {
+    local stage=$work/$1 name=$1 init=$2
+    shift 2
+    put_busybox "$stage"
+    (($# == 0)) || put_modules "$stage" "$@"
+    install -m 755 "$lab/guest/$init" "$stage/init"
+    pack "$stage" >"$work/guest/$name.cpio"
+}
+
+# The smallest user space there is, so that a benchmark times the machine and the kernel.
+tiny_initrd() {
+    mkdir -p "$work/tiny"
+    gcc -Os -Wall -Werror -static -nostdlib -ffreestanding -fno-stack-protector \
+        -fcf-protection=none -fno-asynchronous-unwind-tables -Wl,--build-id=none,-z,noseparate-code -s \
+        -o "$work/tiny/init" "$lab/guest/init-tiny.c"
+    pack "$work/tiny" >"$work/guest/init-tiny.cpio"
+}
+
+build_base() {
+    local key package kernel modules work source
+    package=$(kernel_package) || { apt-get -qq update >&2 && package=$(kernel_package); } ||
+        die 'no Debian cloud kernel is known to apt'
+    kernel=$cache/$package
+    [[ -d $kernel ]] || fetch_kernel "$package" "$kernel"
+    # What the base is made from; tests are not part of it.
+    key=$(cd "$lab" && { echo "$package" && sha256sum artefacts.sh init guest/* tools/*; } | sha256sum)
+    [[ $key != "$(cat "$cache/base.key" 2>/dev/null)" ]] || return 0
+
+    say 'building the images'
+    work=$(mktemp -d "$cache/build.XXXXXX")
+    modules=$(echo "$kernel"/lib/modules/*)
+    mkdir "$work/guest"
+    ln "$kernel"/boot/vmlinuz-* "$work/guest/vmlinuz"
+    ln "$kernel/boot/vmlinux" "$work/guest/vmlinux"
+    guest_initrd init-check init-check "${GUEST_MODULES[@]}"
+    tiny_initrd
+
+    put_busybox "$work/base"
+    put_modules "$work/base" "${LAB_MODULES[@]}"
+    install -m 755 "$lab/init" "$work/base/init"
+    for source in "$lab"/tools/*.c; do
+        gcc -O2 -Wall -Werror -static -o "$work/base/bin/$(basename "$source" .c)" "$source"
+    done
+    mkdir "$work/base/lab"
+    cp "$work"/guest/* "$work/base/lab"
+    pack "$work/base" >"$work/base.cpio"
+
+    # The key goes last: a build that was interrupted is no build.
+    rm -rf "$cache/base.key" "$cache/guest"
+    mv "$work/guest" "$work/base.cpio" "$cache"
+    echo "$key" >"$cache/base.key"
+    rm -rf "$work"
+}
+
+prepare() {
+    mkdir -p "$cache"
+    need_packages
+    with_lock build_base
+}

@@ -1,0 +1,45 @@
+# shellcheck shell=sh source=lib.sh
+# A guest that reboots finds itself in the same VM, started again; and
+# --on-reset exit ends it instead, however the guest resets.
+# lab: --timeout 400
+. /lab/lib.sh
+
+# guest TEST WAY OPTION...: runs init-check; WAY is how the kernel resets: k i8042, a ACPI, t triple fault.
+guest() {
+    test=$1 way=$2
+    shift 2
+    exec mote run --kernel /lab/vmlinux --initrd /lab/init-check.cpio --memory 256M --cpus 2 "$@" \
+        --cmdline "console=ttyS0 panic=-1 quiet reboot=$way mote.test=$test" </dev/null
+}
+
+restarts() {
+    (guest reboot "$1" >/tmp/out 2>/tmp/err) &
+    pid=$!
+    wait_for 60 occurs 3 'init: reboot' /tmp/out
+    found=$?
+    # A VM that was to end itself at the first reset has not waited for this.
+    kill -TERM "$pid" || found=1
+    wait "$pid"
+    [ $found = 0 ] || tail -n 5 /tmp/out /tmp/err
+    return $found
+}
+
+exits() {
+    (guest "$1" "$2" --on-reset exit >/tmp/out 2>/tmp/err) &
+    pid=$!
+    wait_for 60 not_running "$pid" || kill -KILL "$pid"
+    wait "$pid"
+    code=$?
+    [ $code = 0 ] && [ "$(grep -c "^init: $1" /tmp/out)" = 1 ] && return
+    echo "code $code"
+    tail -n 5 /tmp/out /tmp/err
+    return 1
+}
+not_running() { grep -q '^State:.Z' "/proc/$1/status" || ! kill -0 "$1" 2>/dev/null; }
+
+for way in k a t; do
+    check "reboot=$way: starts again, twice" restarts $way
+    check "reboot=$way: --on-reset exit ends the VM" exits reboot $way
+done
+check "a kernel that panics resets too" exits panic k
+finish
