@@ -1,0 +1,72 @@
+//! Ring 3's side of the gate to ring 0 (entry.s).
+
+use core::arch::asm;
+
+/// Numbers of the services, in the order of the table in entry.s.
+#[derive(Clone, Copy)]
+#[repr(u64)]
+pub(crate) enum Service {
+    Out8,
+    Out16,
+    Out32,
+    In8,
+    In16,
+    In32,
+    Outs,
+    Wait,
+    InterruptsOn,
+    InterruptsOff,
+    Halt,
+    Triple,
+    ReadMsr,
+    WriteMsr,
+    Flush,
+}
+
+/// What a service takes; each uses what it needs.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Registers {
+    pub(crate) rcx: u64,
+    pub(crate) rdx: u64,
+    pub(crate) rsi: u64,
+    pub(crate) rdi: u64,
+}
+
+/// Calls ring 0; returns rax, and what is left in rdx and rsi.
+///
+/// # Safety
+/// The service must be sound with these registers: `Outs` reads `rcx` bytes at
+/// `rsi`, `Flush` makes page-table changes visible, `WriteMsr` may change how
+/// the CPU works.
+pub(crate) unsafe fn call(service: Service, registers: Registers) -> (u64, u64, u64) {
+    let (rax, rdx, rsi);
+    // SAFETY: the gate keeps every register but those named here; what the
+    // service does is the caller's promise.
+    unsafe {
+        asm!(
+            "call rt_gate",
+            inlateout("rax") service as u64 => rax,
+            inlateout("rcx") registers.rcx => _,
+            inlateout("rdx") registers.rdx => rdx,
+            inlateout("rsi") registers.rsi => rsi,
+            in("rdi") registers.rdi,
+        );
+    }
+    (rax, rdx, rsi)
+}
+
+/// Stops this CPU for good: halted, interrupts off.
+pub fn halt() -> ! {
+    loop {
+        // SAFETY: halting touches no memory.
+        unsafe { call(Service::Halt, Registers::default()) };
+    }
+}
+
+/// Takes the interrupt table away and causes an exception.
+pub fn triple_fault() -> ! {
+    loop {
+        // SAFETY: this CPU executes nothing after it.
+        unsafe { call(Service::Triple, Registers::default()) };
+    }
+}

@@ -1,0 +1,53 @@
+//! The machine's fixed addresses, and its ends.
+
+use crate::gate::halt;
+use crate::port;
+
+/// First port of the serial port COM1.
+pub const COM1: u16 = 0x3f8;
+/// Global system interrupt of COM1.
+pub const COM1_GSI: u32 = 4;
+/// Command port of the i8042, of which only the reset command exists.
+pub const I8042: u16 = 0x64;
+/// ACPI sleep control register (ACPI 6.5, 4.8.3.7).
+pub const SLEEP_CONTROL: u16 = 0x600;
+/// ACPI sleep status register.
+pub const SLEEP_STATUS: u16 = 0x601;
+/// ACPI reset register (ACPI 6.5, 4.8.3.6).
+pub const RESET: u16 = 0x602;
+/// Boot marker: the monitor notes when a guest writes 123 here, and may answer
+/// a 32-bit read with the microseconds from its start to then.
+pub const BOOT_MARKER: u16 = 0x604;
+/// Register windows of virtio devices, 4 KiB each.
+pub const VIRTIO: u64 = 0xd000_0000;
+/// The I/O interrupt controller.
+pub const IOAPIC: u64 = 0xfec0_0000;
+/// The local interrupt controllers.
+pub const LAPIC: u64 = 0xfee0_0000;
+
+/// Ends the machine: enters S5.
+pub fn power_off() -> ! {
+    port::out8(SLEEP_CONTROL, 5 << 2 | 1 << 5);
+    halt()
+}
+
+/// A way to restart the machine.
+#[derive(Clone, Copy, Debug)]
+pub enum Reset {
+    /// The ACPI reset register.
+    Acpi,
+    /// The i8042's reset line.
+    I8042,
+    /// A triple fault, which is not a reset everywhere.
+    TripleFault,
+}
+
+/// Restarts the machine.
+pub fn reset(how: Reset) -> ! {
+    match how {
+        Reset::Acpi => port::out8(RESET, 6),
+        Reset::I8042 => port::out8(I8042, 0xfe),
+        Reset::TripleFault => crate::triple_fault(),
+    }
+    halt()
+}
