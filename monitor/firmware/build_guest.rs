@@ -46,6 +46,9 @@ const COMMON: [&str; 18] = [
     "-Clink-arg=-Wl,--no-eh-frame-hdr",
 ];
 
+/// The runtime's file in `OUT_DIR`.
+const RUNTIME: &str = "librt.rlib";
+
 /// A runtime that has been built, and guests that can be built on it.
 pub struct Guests {
     rustc: OsString,
@@ -68,13 +71,14 @@ impl Guests {
         for part in ["build_guest.rs", "guest.ld", "rt"] {
             println!("cargo:rerun-if-changed={}", firmware.join(part).display());
         }
-        let runtime = guests.out.join("librt.rlib");
+        let runtime = guests.out.join(RUNTIME);
         guests.rustc(&firmware.join("rt.rs"), "rlib", &runtime)?;
         Ok(guests)
     }
 
     /// Builds the guest `source` (relative to the package) and returns the path
-    /// of its ELF file: its name without the extension, in `OUT_DIR`.
+    /// of its ELF file: its name without the extension, in `OUT_DIR`. A linker
+    /// script of the same name beside the source takes the place of `guest.ld`.
     pub fn build(&self, source: impl AsRef<Path>) -> Result<PathBuf, String> {
         let source = source.as_ref();
         let name = source
@@ -88,32 +92,36 @@ impl Guests {
     fn rustc(&self, source: &Path, kind: &str, output: &Path) -> Result<(), String> {
         println!("cargo:rerun-if-changed={}", source.display());
         let mut command = Command::new(&self.rustc);
-        command
-            .args(COMMON)
-            .arg("--crate-type")
-            .arg(kind)
-            .arg(source)
-            .arg("-o")
-            .arg(output);
+        command.args(COMMON).arg("--crate-type").arg(kind);
         if kind == "bin" {
-            let mut script = OsString::from("-Clink-arg=-Wl,-T,");
-            script.push(&self.script);
-            let mut runtime = OsString::from("rt=");
-            runtime.push(self.out.join("librt.rlib"));
-            command.arg(script).arg("--extern").arg(runtime);
+            command.arg("-Clink-arg=-T");
+            command.arg(concat("-Clink-arg=", &self.script_of(source)?));
+            command.arg("--extern");
+            command.arg(concat("rt=", &self.out.join(RUNTIME)));
         }
-        let status = command
-            .status()
-            .map_err(|e| format!("{}: {e}", self.rustc.display()))?;
-        if status.success() {
-            Ok(())
-        } else {
-            Err(format!(
-                "{}: the guest program does not build ({status})",
-                source.display()
-            ))
+        let status = command.arg(source).arg("-o").arg(output).status();
+        let status = status.map_err(|e| format!("{}: {e}", self.rustc.display()))?;
+        if !status.success() {
+            let source = source.display();
+            return Err(format!("{source}: the guest does not build ({status})"));
         }
+        Ok(())
     }
+
+    fn script_of(&self, source: &Path) -> Result<PathBuf, String> {
+        let own = source.with_extension("ld");
+        if !own.exists() {
+            return Ok(self.script.clone());
+        }
+        println!("cargo:rerun-if-changed={}", own.display());
+        absolute(&own)
+    }
+}
+
+fn concat(prefix: &str, path: &Path) -> OsString {
+    let mut text = OsString::from(prefix);
+    text.push(path);
+    text
 }
 
 /// The linker may run in another directory than the build script.

@@ -81,7 +81,7 @@ invalid_opcode:
 services:                               # numbers: enum Service in gate.rs
     .quad out8, out16, out32, in8, in16, in32, outs
     .quad wait, interrupts_on, interrupts_off, halt, triple
-    .quad read_msr, write_msr, flush
+    .quad read_msr, write_msr, flush, scan, fill
 
     .section .text.services, "ax"
 out8:                                   # port edx, value ecx
@@ -109,6 +109,18 @@ in32:
     iretq
 outs:                                   # port edx, rcx bytes from rsi
     rep outsb
+    iretq
+scan:                                   # rcx ports from edx → bytes at rdi
+    in al, dx
+    stosb
+    inc edx
+    loop scan
+    iretq
+fill:                                   # byte edi → rcx ports from edx
+    mov eax, edi
+1:  out dx, al
+    inc edx
+    loop 1b
     iretq
 wait:                                   # until an interrupt was handled
     sti

@@ -21,6 +21,8 @@ pub(crate) enum Service {
     ReadMsr,
     WriteMsr,
     Flush,
+    Scan,
+    Fill,
 }
 
 /// What a service takes; each uses what it needs.
@@ -36,7 +38,7 @@ pub(crate) struct Registers {
 ///
 /// # Safety
 /// The service must be sound with these registers: `Outs` reads `rcx` bytes at
-/// `rsi`, `Flush` makes page-table changes visible, `WriteMsr` may change how
+/// `rsi`, `Scan` writes `rcx` bytes at `rdi`, `Flush` makes page-table changes visible, `WriteMsr` may change how
 /// the CPU works.
 pub(crate) unsafe fn call(service: Service, registers: Registers) -> (u64, u64, u64) {
     let (rax, rdx, rsi);
@@ -49,7 +51,7 @@ pub(crate) unsafe fn call(service: Service, registers: Registers) -> (u64, u64, 
             inlateout("rcx") registers.rcx => _,
             inlateout("rdx") registers.rdx => rdx,
             inlateout("rsi") registers.rsi => rsi,
-            in("rdi") registers.rdi,
+            inlateout("rdi") registers.rdi => _,
         );
     }
     (rax, rdx, rsi)
