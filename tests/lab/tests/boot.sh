@@ -1,6 +1,7 @@
 # shellcheck shell=sh source=lib.sh
 # A stock kernel boots from both file formats, with one and many CPUs, with memory
-# below, up to and beyond the device hole, and finds the machine in order.
+# below, up to and beyond the device hole, and finds the machine in order. Arguments
+# are added to the guest's command line: "boot loglevel=7" shows its whole log.
 # lab: --mem 6144 --timeout 600
 . /lab/lib.sh
 
@@ -8,7 +9,7 @@
 boots() {
     timeout 120 mote run --kernel "/lab/$1" --initrd /lab/init-check.cpio --cpus "$2" --memory "$3M" \
         --on-reset exit --serial stdio </dev/null >/tmp/out 2>/tmp/err \
-        --cmdline "console=ttyS0 panic=-1 mote.test=check expect_cpus=$2 expect_mem=$3 $4"
+        --cmdline "console=ttyS0 panic=-1 quiet mote.test=check expect_cpus=$2 expect_mem=$3 $4"
     code=$?
     [ $code = 0 ] && grep -q '^RESULT ok' /tmp/out && return
     echo "code $code"
