@@ -1,1 +1,18 @@
-//! mote
+//! Mote's monitor: one virtual machine on Linux KVM in one small process.
+//!
+//! The library exists for the `mote` binary, the tests and the fuzz targets;
+//! its interface is not stable.
+
+pub mod acpi;
+pub mod boot;
+pub mod cli;
+pub mod config;
+pub mod console;
+pub mod error;
+pub mod layout;
+pub mod memory;
+pub mod run;
+pub mod serial;
+pub mod signals;
+pub mod timings;
+pub mod vm;

@@ -1,0 +1,216 @@
+//! ACPI tables of a hardware-reduced machine (ACPI 6.5, 4.1): enough for a
+//! stock kernel to find everything there is, and to know that nothing else is.
+
+use acpi_tables::Aml;
+use acpi_tables::aml::{
+    Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, Path, ResourceTemplate,
+};
+use acpi_tables::fadt::{FADTBuilder, Flags};
+use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
+use acpi_tables::madt::{
+    EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic,
+};
+use acpi_tables::rsdp::Rsdp;
+use acpi_tables::sdt::Sdt;
+use acpi_tables::xsdt::XSDT;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
+
+use crate::layout;
+use crate::memory::GuestRam;
+
+const OEM: [u8; 6] = *b"MOTE  ";
+const TABLE: [u8; 8] = *b"MOTE    ";
+const REVISION: u32 = 1;
+/// The sleep type value that means S5, soft off.
+pub const S5: u8 = 5;
+/// The value that the reset register waits for.
+pub const RESET_VALUE: u8 = 6;
+
+/// FADT boot architecture flags (ACPI 6.5, 5.2.9.3): what is not there. The
+/// bits for legacy devices and an 8042 stay clear, which says the same.
+const NO_VGA: u16 = 1 << 2;
+const NO_CMOS_RTC: u16 = 1 << 5;
+
+/// A virtio-mmio window as the DSDT describes it.
+#[derive(Clone, Copy, Debug)]
+pub struct VirtioWindow {
+    /// Guest physical address.
+    pub base: u32,
+    /// Bytes.
+    pub size: u32,
+    /// Global system interrupt, edge-triggered.
+    pub gsi: u32,
+}
+
+/// Writes all tables and returns the address of the root pointer (RSDP).
+///
+/// # Errors
+/// The tables do not fit into guest memory, which has always room for them.
+pub fn write(ram: &GuestRam, cpus: u8, windows: &[VirtioWindow]) -> Result<u64, GuestMemoryError> {
+    // The RSDP comes first so that a guest that searches for it finds it at
+    // once; its length is fixed, so the tables' addresses are known.
+    let rsdp_at = layout::ACPI_START;
+    let mut next = rsdp_at + 64;
+    let mut put = |table: &[u8]| {
+        let at = next;
+        next = (next + table.len() as u64).next_multiple_of(16);
+        ram.write_slice(table, GuestAddress(at)).map(|()| at)
+    };
+    let dsdt = put(&dsdt(windows))?;
+    let fadt = put(&bytes(&fadt(dsdt)))?;
+    let madt = put(&bytes(&madt(cpus)))?;
+    let mut xsdt = XSDT::new(OEM, TABLE, REVISION);
+    xsdt.add_entry(fadt);
+    xsdt.add_entry(madt);
+    let xsdt = put(&bytes(&xsdt))?;
+    ram.write_slice(&bytes(&Rsdp::new(OEM, xsdt)), GuestAddress(rsdp_at))?;
+    Ok(rsdp_at)
+}
+
+fn bytes(table: &dyn Aml) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(512);
+    table.to_aml_bytes(&mut bytes);
+    bytes
+}
+
+fn dsdt(windows: &[VirtioWindow]) -> Vec<u8> {
+    let mut code = Vec::with_capacity(1024);
+    let zero = 0u8;
+    let sleep = Package::new(vec![&S5, &zero, &zero, &zero]);
+    Name::new(Path::new("_S5_"), &sleep).to_aml_bytes(&mut code);
+    let com1 = ResourceTemplate::new(vec![
+        &IO::new(layout::COM1, layout::COM1, 1, 8),
+        &Interrupt::new(true, true, false, false, layout::COM1_GSI),
+    ])
+    .encoded();
+    device(&mut code, "_SB_.COM1", &EISAName::new("PNP0501"), 0, &com1);
+    for (index, window) in (0u8..).zip(windows) {
+        let resources = ResourceTemplate::new(vec![
+            &Memory32Fixed::new(true, window.base, window.size),
+            &Interrupt::new(true, true, false, false, window.gsi),
+        ])
+        .encoded();
+        let path = format!("_SB_.V{index:03}");
+        device(&mut code, &path, &"LNRO0005", index, &resources);
+    }
+    let mut table = Sdt::new(*b"DSDT", 36, 2, OEM, TABLE, REVISION);
+    table.append_slice(&code);
+    table.as_slice().to_vec()
+}
+
+/// One device with its identity and its resources.
+fn device(code: &mut Vec<u8>, path: &str, hid: &dyn Aml, uid: u8, resources: &RawAml) {
+    Device::new(
+        Path::new(path),
+        vec![
+            &Name::new(Path::new("_HID"), hid),
+            &Name::new(Path::new("_UID"), &uid),
+            &Name::new(Path::new("_CRS"), resources),
+        ],
+    )
+    .to_aml_bytes(code);
+}
+
+/// AML that has been encoded already.
+struct RawAml(Vec<u8>);
+
+impl Aml for RawAml {
+    fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
+        sink.vec(&self.0);
+    }
+}
+
+/// Encodes a resource template while what it borrows is alive.
+trait Encoded {
+    fn encoded(&self) -> RawAml;
+}
+
+impl Encoded for ResourceTemplate<'_> {
+    fn encoded(&self) -> RawAml {
+        RawAml(bytes(self))
+    }
+}
+
+fn fadt(dsdt: u64) -> acpi_tables::fadt::FADT {
+    let port = |port: u16| {
+        GAS::new(
+            AddressSpace::SystemIo,
+            8,
+            0,
+            AccessSize::ByteAccess,
+            port.into(),
+        )
+    };
+    let mut fadt = FADTBuilder::new(OEM, TABLE, REVISION)
+        .dsdt_64(dsdt)
+        .flag(Flags::HwReducedAcpi)
+        .flag(Flags::Wbinvd)
+        .flag(Flags::PwrButton)
+        .flag(Flags::SlpButton)
+        .flag(Flags::ResetRegSup);
+    fadt.iapc_boot_arch = (NO_VGA | NO_CMOS_RTC).into();
+    fadt.reset_reg = port(layout::RESET);
+    fadt.reset_value = RESET_VALUE;
+    fadt.sleep_control_reg = port(layout::SLEEP_CONTROL);
+    fadt.sleep_status_reg = port(layout::SLEEP_STATUS);
+    fadt.hypervisor_vendor_identity = u64::from_le_bytes(*b"Mote    ").into();
+    fadt.finalize()
+}
+
+fn madt(cpus: u8) -> MADT {
+    let mut madt = MADT::new(
+        OEM,
+        TABLE,
+        REVISION,
+        LocalInterruptController::Address(layout::LAPIC),
+    );
+    for cpu in 0..cpus {
+        madt.add_structure(ProcessorLocalApic::new(cpu, cpu, EnabledStatus::Enabled));
+    }
+    madt.add_structure(IoApic::new(0, layout::IOAPIC as u32, 0));
+    madt
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every table's bytes add up to 0, and each pointer leads to a table.
+    #[test]
+    fn tables_can_be_walked() {
+        let ram = crate::memory::create(8 << 20).unwrap();
+        let windows = [VirtioWindow {
+            base: 0xd000_0000,
+            size: 0x1000,
+            gsi: 16,
+        }];
+        let rsdp = write(&ram, 32, &windows).unwrap();
+        let read = |at: u64, length: usize| {
+            let mut bytes = vec![0; length];
+            ram.read_slice(&mut bytes, GuestAddress(at)).unwrap();
+            bytes
+        };
+        let table = |at: u64| {
+            let length = ram.read_obj::<u32>(GuestAddress(at + 4)).unwrap() as usize;
+            let bytes = read(at, length);
+            assert_eq!(bytes.iter().fold(0u8, |sum, b| sum.wrapping_add(*b)), 0);
+            assert!(at + (length as u64) < layout::ACPI_END);
+            bytes
+        };
+        let root = read(rsdp, 36);
+        assert_eq!(&root[..8], b"RSD PTR ");
+        let xsdt = table(u64::from_le_bytes(root[24..32].try_into().unwrap()));
+        let mut found = Vec::new();
+        for entry in xsdt[36..].chunks_exact(8) {
+            let bytes = table(u64::from_le_bytes(entry.try_into().unwrap()));
+            if &bytes[..4] == b"FACP" {
+                let dsdt = table(u64::from_le_bytes(bytes[140..148].try_into().unwrap()));
+                assert!(dsdt.windows(8).any(|part| part == b"LNRO0005"));
+            } else {
+                assert_eq!(bytes.len(), 44 + 32 * 8 + 12);
+            }
+            found.push(bytes[..4].to_vec());
+        }
+        assert_eq!(found, [b"FACP".to_vec(), b"APIC".to_vec()]);
+    }
+}

@@ -1,0 +1,212 @@
+//! ELF kernels: Linux's vmlinux and unikernels, mapped where they line up.
+
+use super::{Entry, Image, Kernel};
+use crate::error::Error;
+use crate::layout::HIGH_RAM;
+use crate::memory::{self, GuestRam};
+
+/// Program headers a kernel may have; Linux has five.
+const MAX_SEGMENTS: u16 = 64;
+/// Bytes of notes that are searched for the PVH entry point.
+const MAX_NOTES: u64 = 64 << 10;
+const PT_LOAD: u32 = 1;
+const PT_NOTE: u32 = 4;
+/// `XEN_ELFNOTE_PHYS32_ENTRY`: the PVH entry point.
+const PHYS32_ENTRY: u32 = 18;
+
+/// A program header (ELF-64, `Elf64_Phdr`).
+#[derive(Clone, Copy, Debug)]
+struct Segment {
+    kind: u32,
+    offset: u64,
+    address: u64,
+    file_size: u64,
+    memory_size: u64,
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+/// Loads an ELF kernel; all of it is checked before memory is touched.
+pub(super) fn load(ram: &GuestRam, image: &Image) -> Result<Kernel, Error> {
+    let mut head = [0; 64];
+    image.read(0, &mut head)?;
+    check_header(&head).map_err(|why| image.refuse(why))?;
+    let segments = segments(image, &head)?;
+    let mut end = 0;
+    for segment in segments.iter().filter(|s| s.kind == PT_LOAD) {
+        end = check_segment(ram, image, segment)?.max(end);
+    }
+    if end == 0 {
+        return Err(image.refuse("is an ELF file with nothing to load"));
+    }
+    check_overlaps(image, &segments)?;
+    let entry = match pvh_entry(image, &segments)? {
+        Some(entry) => Entry::Pvh(entry),
+        None => Entry::Linux64(u64_at(&head, 24).unwrap_or(0)),
+    };
+    check_entry(image, &segments, entry)?;
+    for segment in segments.iter().filter(|s| s.kind == PT_LOAD) {
+        // Behind the file's part memory is zero already: it is fresh.
+        image.place(ram, segment.address, segment.offset, segment.file_size)?;
+    }
+    Ok(Kernel {
+        entry,
+        end,
+        header: None,
+    })
+}
+
+fn check_header(head: &[u8; 64]) -> Result<(), String> {
+    let byte = |at: usize| head.get(at).copied().unwrap_or(0);
+    if byte(4) != 2 {
+        return Err("is a 32-bit ELF file; a 64-bit one is needed".to_owned());
+    }
+    if byte(5) != 1 {
+        return Err("is a big-endian ELF file; it cannot run on x86-64".to_owned());
+    }
+    match u16_at(head, 18) {
+        Some(62) => {}
+        machine => {
+            let machine = machine.unwrap_or(0);
+            return Err(format!(
+                "is an ELF file for machine {machine}, not x86-64 (62)"
+            ));
+        }
+    }
+    match u16_at(head, 16) {
+        Some(2) => {}
+        Some(1) => return Err("is an ELF object file, not a linked kernel".to_owned()),
+        Some(3) => {
+            let why = "is a position-independent ELF program; a kernel has fixed addresses";
+            return Err(why.to_owned());
+        }
+        Some(4) => return Err("is an ELF core dump, not a kernel".to_owned()),
+        _ => return Err("is an ELF file of unknown type".to_owned()),
+    }
+    if u16_at(head, 54) != Some(56) {
+        return Err("has ELF program headers of unknown size".to_owned());
+    }
+    Ok(())
+}
+
+fn segments(image: &Image, head: &[u8; 64]) -> Result<Vec<Segment>, Error> {
+    let count = u16_at(head, 56).unwrap_or(0);
+    if count == 0 || count > MAX_SEGMENTS {
+        return Err(image.refuse(format!(
+            "has {count} program headers, not 1 to {MAX_SEGMENTS}"
+        )));
+    }
+    let mut table = vec![0; usize::from(count) * 56];
+    let offset = u64_at(head, 32).unwrap_or(0);
+    if offset
+        .checked_add(table.len() as u64)
+        .is_none_or(|end| end > image.len)
+    {
+        return Err(image.refuse("is truncated"));
+    }
+    image.read(offset, &mut table)?;
+    let parse = |raw: &[u8]| {
+        Some(Segment {
+            kind: u32_at(raw, 0)?,
+            offset: u64_at(raw, 8)?,
+            address: u64_at(raw, 24)?,
+            file_size: u64_at(raw, 32)?,
+            memory_size: u64_at(raw, 40)?,
+        })
+    };
+    Ok(table.chunks_exact(56).filter_map(parse).collect())
+}
+
+/// Checks one loadable segment and returns its end.
+fn check_segment(ram: &GuestRam, image: &Image, segment: &Segment) -> Result<u64, Error> {
+    let in_file = segment.offset.checked_add(segment.file_size);
+    if in_file.is_none_or(|end| end > image.len) {
+        return Err(image.refuse("is truncated"));
+    }
+    if segment.file_size > segment.memory_size {
+        return Err(image.refuse("has a segment larger in the file than in memory"));
+    }
+    let (start, size) = (segment.address, segment.memory_size);
+    if size > 0 && (start < HIGH_RAM || !memory::contains(ram, start, size)) {
+        let last = start.saturating_add(size - 1);
+        return Err(image.refuse(format!(
+            "has a segment at {start:#x}-{last:#x}, outside the guest's RAM from 1M up"
+        )));
+    }
+    Ok(start + size)
+}
+
+fn check_overlaps(image: &Image, segments: &[Segment]) -> Result<(), Error> {
+    let mut spans: Vec<(u64, u64)> = segments
+        .iter()
+        .filter(|s| s.kind == PT_LOAD && s.memory_size > 0)
+        .map(|s| (s.address, s.address + s.memory_size))
+        .collect();
+    spans.sort_unstable();
+    let mut last_end = 0;
+    for (start, end) in spans {
+        if start < last_end {
+            return Err(image.refuse(format!("has segments that overlap at {start:#x}")));
+        }
+        last_end = end;
+    }
+    Ok(())
+}
+
+/// An entry point outside every segment would run zeroes.
+fn check_entry(image: &Image, segments: &[Segment], entry: Entry) -> Result<(), Error> {
+    let at = match entry {
+        Entry::Linux64(at) => at,
+        Entry::Pvh(at) => u64::from(at),
+    };
+    let inside =
+        |s: &&Segment| s.kind == PT_LOAD && (s.address..s.address + s.memory_size).contains(&at);
+    match segments.iter().find(inside) {
+        Some(_) => Ok(()),
+        None => Err(image.refuse(format!("has its entry point {at:#x} outside its segments"))),
+    }
+}
+
+/// Looks for the PVH entry point among the ELF notes.
+fn pvh_entry(image: &Image, segments: &[Segment]) -> Result<Option<u32>, Error> {
+    for segment in segments.iter().filter(|s| s.kind == PT_NOTE) {
+        let size = segment.file_size.min(MAX_NOTES);
+        let end = segment.offset.checked_add(segment.file_size);
+        if end.is_none_or(|end| end > image.len) {
+            return Err(image.refuse("is truncated"));
+        }
+        let mut notes = vec![0; usize::try_from(size).unwrap_or(0)];
+        image.read(segment.offset, &mut notes)?;
+        if let Some(entry) = find_phys32(&notes) {
+            return Ok(Some(entry));
+        }
+    }
+    Ok(None)
+}
+
+/// Walks notes: name size, description size, type, name and description, both
+/// padded to four bytes. Each turn moves at least 12 bytes on.
+fn find_phys32(mut notes: &[u8]) -> Option<u32> {
+    loop {
+        let name_size = usize::try_from(u32_at(notes, 0)?).ok()?;
+        let size = usize::try_from(u32_at(notes, 4)?).ok()?;
+        let kind = u32_at(notes, 8)?;
+        let name_end = name_size.checked_next_multiple_of(4)?.checked_add(12)?;
+        let end = size.checked_next_multiple_of(4)?.checked_add(name_end)?;
+        let name = notes.get(12..)?.get(..name_size)?;
+        if kind == PHYS32_ENTRY && name == b"Xen\0" && size >= 4 {
+            return u32_at(notes, name_end);
+        }
+        notes = notes.get(end..)?;
+    }
+}

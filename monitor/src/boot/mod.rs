@@ -1,0 +1,284 @@
+//! Boot: from a kernel file to a first vCPU that is ready to run.
+
+mod bzimage;
+mod elf;
+mod linux;
+mod pvh;
+mod sniff;
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::error::Error;
+use crate::layout;
+use crate::memory::{self, GuestRam, PAGE};
+
+/// The command line of a guest that was given none.
+///
+/// Every word saves a stock kernel a wait on a machine that has only what
+/// this one has: `cryptomgr.notests` skips 0.9 s of crypto self-tests (they
+/// test software, not this machine), `quiet` saves 18 µs a character, and the
+/// others keep the kernel from probing hardware that is not there.
+pub const DEFAULT_CMDLINE: &str = "console=ttyS0 quiet panic=-1 cryptomgr.notests \
+     8250.nr_uarts=1 i8042.noaux i8042.nokbd tsc=reliable no_timer_check random.trust_cpu=on";
+
+/// How the first vCPU enters the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// 64-bit long mode, RSI holding the boot parameters' address
+    /// (Linux x86 boot protocol, "64-bit boot protocol").
+    Linux64(u64),
+    /// 32-bit protected mode without paging, EBX holding the address of
+    /// `hvm_start_info` (PVH).
+    Pvh(u32),
+}
+
+/// A kernel that lies in guest memory.
+struct Kernel {
+    entry: Entry,
+    /// First address behind everything the kernel uses before it knows RAM.
+    end: u64,
+    /// The bzImage's setup header, which the boot parameters begin with.
+    header: Option<bzimage::Header>,
+}
+
+/// A kernel or initrd file, opened once and for good.
+#[derive(Debug)]
+struct Image {
+    what: &'static str,
+    file: File,
+    path: PathBuf,
+    len: u64,
+}
+
+impl Image {
+    fn open(what: &'static str, path: &Path) -> Result<Self, Error> {
+        let unusable = |e: io::Error| Error::file(what, path, &e);
+        // A FIFO or device must not block or do things: ask before opening.
+        let kind = std::fs::metadata(path).map_err(unusable)?;
+        if !kind.is_file() {
+            let is = if kind.is_dir() {
+                "a directory"
+            } else {
+                "not a regular file"
+            };
+            return Err(Error::Input(what, path.into(), format!("is {is}")));
+        }
+        let file = File::open(path).map_err(unusable)?;
+        let len = file.metadata().map_err(unusable)?.len();
+        if len == 0 {
+            return Err(Error::Input(what, path.into(), "is empty".to_owned()));
+        }
+        Ok(Self {
+            what,
+            file,
+            path: path.into(),
+            len,
+        })
+    }
+
+    /// An image that is part of the monitor, given the shape of a file.
+    fn embedded(what: &'static str, bytes: &[u8]) -> Result<Self, Error> {
+        let failed = |e: io::Error| Error::System("memfd", e);
+        let fd = memfd_create("mote-guest", MemfdFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
+        let file = File::from(fd);
+        file.write_all_at(bytes, 0).map_err(failed)?;
+        Ok(Self {
+            what,
+            file,
+            path: "(built in)".into(),
+            len: bytes.len() as u64,
+        })
+    }
+
+    fn refuse(&self, why: impl Into<String>) -> Error {
+        Error::Input(self.what, self.path.clone(), why.into())
+    }
+
+    /// Reads exactly `buffer.len()` bytes at `offset`.
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
+        self.file
+            .read_exact_at(buffer, offset)
+            .map_err(|e| match e.kind() {
+                io::ErrorKind::UnexpectedEof => self.refuse("is truncated"),
+                _ => Error::file(self.what, &self.path, &e),
+            })
+    }
+
+    /// Puts `length` bytes from `offset` at `address`: whole pages are mapped
+    /// where file and memory line up and it pays, the rest is copied.
+    fn place(&self, ram: &GuestRam, address: u64, offset: u64, length: u64) -> Result<(), Error> {
+        /// Below this many bytes a copy is cheaper than a mapping.
+        const WORTH_MAPPING: u64 = 128 << 10;
+        let failed = |e: io::Error| match e.kind() {
+            io::ErrorKind::UnexpectedEof => self.refuse("is truncated"),
+            _ => Error::file(self.what, &self.path, &e),
+        };
+        let copy = |skip: u64, length: u64| {
+            memory::copy_file(ram, address + skip, &self.file, offset + skip, length)
+                .map_err(failed)
+        };
+        let head = (PAGE - address % PAGE) % PAGE;
+        let whole = length.saturating_sub(head) / PAGE * PAGE;
+        let lined_up = address % PAGE == offset % PAGE && whole >= WORTH_MAPPING;
+        if !lined_up
+            || memory::map_file(ram, address + head, &self.file, offset + head, whole).is_err()
+        {
+            // Not every file system can map; copying always works.
+            return copy(0, length);
+        }
+        copy(0, head)?;
+        copy(head + whole, length - head - whole)
+    }
+}
+
+/// What a VM boots from: files that were opened when it was configured.
+#[derive(Debug)]
+pub struct Source {
+    kernel: Image,
+    initrd: Option<Image>,
+    cmdline: String,
+}
+
+impl Source {
+    /// Opens kernel and initrd and checks the command line.
+    ///
+    /// # Errors
+    /// A file is missing, not a regular file or empty; the command line is too
+    /// long or holds a NUL byte.
+    pub fn open(
+        kernel: &Path,
+        initrd: Option<&Path>,
+        cmdline: Option<&str>,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            kernel: Image::open("kernel", kernel)?,
+            initrd: initrd.map(|path| Image::open("initrd", path)).transpose()?,
+            cmdline: check_cmdline(cmdline.unwrap_or(DEFAULT_CMDLINE))?,
+        })
+    }
+
+    /// A guest that is part of the monitor.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn embedded(kernel: &[u8], cmdline: &str) -> Result<Self, Error> {
+        Ok(Self {
+            kernel: Image::embedded("kernel", kernel)?,
+            initrd: None,
+            cmdline: check_cmdline(cmdline)?,
+        })
+    }
+
+    /// Puts everything the guest boots from into fresh memory, whose ACPI
+    /// tables start at `rsdp`, and says where to enter it.
+    ///
+    /// # Errors
+    /// The kernel is none, or it and the initrd do not fit into memory.
+    pub fn load(&self, ram: &GuestRam, rsdp: u64) -> Result<Entry, Error> {
+        let kernel = self.load_kernel(ram)?;
+        let initrd = match &self.initrd {
+            Some(image) => Some(place_initrd(ram, image, &kernel)?),
+            None => None,
+        };
+        let mut cmdline = Vec::with_capacity(self.cmdline.len() + 1);
+        cmdline.extend_from_slice(self.cmdline.as_bytes());
+        cmdline.push(0);
+        let no_room = |_| Error::Usage("--memory: too small for boot data".to_owned());
+        ram.write_slice(&cmdline, GuestAddress(layout::CMDLINE))
+            .map_err(no_room)?;
+        let facts = Facts { initrd, rsdp };
+        match kernel.entry {
+            Entry::Linux64(_) => {
+                linux::write(ram, &facts, kernel.header.as_ref()).map_err(no_room)?
+            }
+            Entry::Pvh(_) => pvh::write(ram, &facts).map_err(no_room)?,
+        }
+        Ok(kernel.entry)
+    }
+
+    fn load_kernel(&self, ram: &GuestRam) -> Result<Kernel, Error> {
+        let image = &self.kernel;
+        let mut start = vec![0; usize::try_from(image.len.min(sniff::HEAD)).unwrap_or(0)];
+        image.read(0, &mut start)?;
+        match sniff::kind(&start) {
+            sniff::Kind::Elf => elf::load(ram, image),
+            sniff::Kind::BzImage => bzimage::load(ram, image, &start),
+            sniff::Kind::Other(what) => Err(image.refuse(format!(
+                "is {what}, not a kernel (vmlinux, bzImage or an ELF with a PVH note)"
+            ))),
+        }
+    }
+}
+
+/// What boot parameters tell, apart from the kernel itself.
+struct Facts {
+    /// Guest address and length of the initrd.
+    initrd: Option<(u64, u64)>,
+    /// Guest address of the ACPI root pointer.
+    rsdp: u64,
+}
+
+fn check_cmdline(text: &str) -> Result<String, Error> {
+    if text.len() > layout::CMDLINE_MAX {
+        return Err(Error::Usage(format!(
+            "--cmdline: {} bytes; a kernel takes at most {}",
+            text.len(),
+            layout::CMDLINE_MAX
+        )));
+    }
+    if text.contains('\0') {
+        return Err(Error::Usage("--cmdline: holds a NUL byte".to_owned()));
+    }
+    Ok(text.to_owned())
+}
+
+/// Puts the initrd as high as the kernel allows below the device hole.
+fn place_initrd(ram: &GuestRam, image: &Image, kernel: &Kernel) -> Result<(u64, u64), Error> {
+    let low_end = memory::low_end(ram);
+    let limit = match &kernel.header {
+        Some(header) => low_end.min(header.initrd_limit()),
+        None => low_end,
+    };
+    let start = limit
+        .checked_sub(image.len)
+        .map_or(0, |start| start / PAGE * PAGE);
+    if start < kernel.end {
+        let room = limit.saturating_sub(kernel.end);
+        return Err(image.refuse(format!(
+            "has {} bytes; the kernel leaves room for {room} of {low_end}",
+            image.len
+        )));
+    }
+    // The tail page is the initrd's own, so it may be mapped whole: the bytes
+    // behind the file's end are zero.
+    let mapped = memory::map_file(ram, start, &image.file, 0, image.len);
+    if mapped.is_err() {
+        image.place(ram, start, 0, image.len)?;
+    }
+    Ok((start, image.len))
+}
+
+/// Guest RAM as e820 entries: `(start, length, type)`, 1 being usable and 3
+/// ACPI data (ACPI 6.5, 15).
+fn e820(ram: &GuestRam) -> Vec<(u64, u64, u32)> {
+    let low_end = memory::low_end(ram);
+    let mut map = vec![
+        (0, layout::LOW_RAM_END, 1),
+        (layout::ACPI_START, layout::ACPI_END - layout::ACPI_START, 3),
+        (layout::HIGH_RAM, low_end - layout::HIGH_RAM, 1),
+    ];
+    if let Some((start, length)) = memory::high_range(ram) {
+        map.push((start, length, 1));
+    }
+    map
+}
+
+#[cfg(test)]
+#[path = "boot_test.rs"]
+mod boot_test;

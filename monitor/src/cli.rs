@@ -1,0 +1,260 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use lexopt::prelude::*;
+
+use crate::config::{self, OnReset, VmConfig};
+use crate::error::Error;
+
+/// `mote --help`.
+pub const HELP: &str = "\
+Mote runs one virtual machine in one small, locked-down process.
+
+Usage: mote COMMAND [OPTIONS]
+
+Commands:
+  run      Boot a kernel                   (mote run --help)
+  demo     Boot the guest built into mote and say what happened
+
+Options:
+  -h, --help     Show this help
+  -V, --version  Show the version
+
+Exit codes:
+  0  the guest powered off          4  the host lacks something
+  1  mote failed                    5  the guest crashed (triple fault)
+  2  wrong flag or config file      6  KVM could not go on
+  3  kernel or image unusable       7  the guest reset (--on-reset exit)
+  128 + N  ended by signal N
+";
+
+/// `mote run --help`.
+pub const RUN_HELP: &str = "\
+Boot a kernel in a virtual machine.
+
+Usage: mote run --kernel FILE [OPTIONS]
+       mote run --config FILE [OPTIONS]
+
+Options:
+  --kernel FILE    Kernel: vmlinux (ELF), bzImage, or an ELF with a PVH note
+  --initrd FILE    Initial RAM disk
+  --cmdline TEXT   Kernel command line, instead of Mote's default
+  --memory SIZE    Guest memory: 128M, 1G, plain bytes   [default: 128M]
+  --cpus N         vCPUs, 1 to 32                        [default: 1]
+  --serial WHERE   stdio, file:PATH, pty, socket:PATH or none  [default: stdio]
+  --on-reset WHAT  restart in place, or exit with code 7  [default: restart]
+  --config FILE    Read Firecracker's config JSON; flags go before it
+  --timings        Say at the end where start-up time went, in microseconds
+  -h, --help       Show this help
+
+On a terminal, Ctrl-A x leaves the VM and Ctrl-A h shows the other keys.
+";
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Command {
+    /// Print a text and end with code 0.
+    Print(&'static str),
+    /// Boot a VM.
+    Run(Box<VmConfig>),
+    /// Boot the built-in guest.
+    Demo,
+}
+
+/// `mote --version`.
+pub const VERSION: &str = concat!("mote ", env!("CARGO_PKG_VERSION"), "\n");
+
+/// Parses the process's arguments, without the program's name.
+///
+/// # Errors
+/// [`Error::Usage`] names the flag at fault; errors of `--config` name the
+/// file and the key.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error> {
+    let mut parser = lexopt::Parser::from_args(args);
+    match parser.next().map_err(usage)? {
+        None => Err(Error::Usage(
+            "no command given; 'mote --help' lists them".to_owned(),
+        )),
+        Some(Short('h') | Long("help")) => Ok(Command::Print(HELP)),
+        Some(Short('V') | Long("version")) => Ok(Command::Print(VERSION)),
+        Some(Value(command)) => match command.to_str() {
+            Some("run") => run(parser),
+            Some("demo") => demo(parser),
+            Some("help") => Ok(Command::Print(HELP)),
+            Some("version") => Ok(Command::Print(VERSION)),
+            _ => Err(Error::Usage(format!(
+                "there is no command '{}'; 'mote --help' lists them",
+                command.display()
+            ))),
+        },
+        Some(other) => Err(usage(other.unexpected())),
+    }
+}
+
+fn demo(mut parser: lexopt::Parser) -> Result<Command, Error> {
+    match parser.next().map_err(usage)? {
+        None => Ok(Command::Demo),
+        Some(Short('h') | Long("help")) => Ok(Command::Print(HELP)),
+        Some(other) => Err(usage(other.unexpected())),
+    }
+}
+
+/// The flags of `run`, before the config file has filled what they left out.
+#[derive(Default)]
+struct Flags {
+    file: Option<PathBuf>,
+    kernel: Option<PathBuf>,
+    initrd: Option<PathBuf>,
+    cmdline: Option<String>,
+    memory: Option<u64>,
+    cpus: Option<u8>,
+    serial: Option<config::SerialTo>,
+    on_reset: Option<OnReset>,
+    timings: bool,
+}
+
+fn run(mut parser: lexopt::Parser) -> Result<Command, Error> {
+    let mut flags = Flags::default();
+    while let Some(arg) = parser.next().map_err(usage)? {
+        let flag = match arg {
+            Short('h') | Long("help") => return Ok(Command::Print(RUN_HELP)),
+            Long(name) => name.to_owned(),
+            other => return Err(usage(other.unexpected())),
+        };
+        match flag.as_str() {
+            "kernel" => set(&mut flags.kernel, &flag, path(&mut parser)?)?,
+            "initrd" => set(&mut flags.initrd, &flag, path(&mut parser)?)?,
+            "config" => set(&mut flags.file, &flag, path(&mut parser)?)?,
+            "cmdline" => set(&mut flags.cmdline, &flag, text(&mut parser)?)?,
+            "memory" => {
+                let size = config::parse_size(&text(&mut parser)?).and_then(config::check_memory);
+                set(&mut flags.memory, &flag, named(&flag, size)?)?;
+            }
+            "cpus" => {
+                let cpus = number(&text(&mut parser)?).and_then(config::check_cpus);
+                set(&mut flags.cpus, &flag, named(&flag, cpus)?)?;
+            }
+            "serial" => {
+                let to = config::parse_serial(&text(&mut parser)?);
+                set(&mut flags.serial, &flag, named(&flag, to)?)?;
+            }
+            "on-reset" => {
+                let what = on_reset(&text(&mut parser)?);
+                set(&mut flags.on_reset, &flag, named(&flag, what)?)?;
+            }
+            "timings" => flags.timings = true,
+            _ => return Err(usage(Long(&flag).unexpected())),
+        }
+    }
+    merge(flags).map(|config| Command::Run(Box::new(config)))
+}
+
+fn merge(flags: Flags) -> Result<VmConfig, Error> {
+    let base = match &flags.file {
+        Some(file) => config::read_file(file)?,
+        None => VmConfig::default(),
+    };
+    let config = VmConfig {
+        kernel: flags.kernel.or(base.kernel),
+        initrd: flags.initrd.or(base.initrd),
+        cmdline: flags.cmdline.or(base.cmdline),
+        memory: flags.memory.unwrap_or(base.memory),
+        cpus: flags.cpus.unwrap_or(base.cpus),
+        serial: flags.serial.unwrap_or(base.serial),
+        on_reset: flags.on_reset.unwrap_or(base.on_reset),
+        timings: flags.timings,
+    };
+    if config.kernel.is_none() {
+        let why = "no kernel given; use --kernel FILE, or 'mote demo' for the built-in guest";
+        return Err(Error::Usage(why.to_owned()));
+    }
+    Ok(config)
+}
+
+fn on_reset(text: &str) -> Result<OnReset, String> {
+    match text {
+        "restart" => Ok(OnReset::Restart),
+        "exit" => Ok(OnReset::Exit),
+        _ => Err(format!("'{text}' is neither restart nor exit")),
+    }
+}
+
+fn number(text: &str) -> Result<u64, String> {
+    text.parse()
+        .map_err(|_| format!("'{text}' is not a number"))
+}
+
+fn path(parser: &mut lexopt::Parser) -> Result<PathBuf, Error> {
+    parser.value().map(PathBuf::from).map_err(usage)
+}
+
+fn text(parser: &mut lexopt::Parser) -> Result<String, Error> {
+    parser.value().and_then(|v| v.string()).map_err(usage)
+}
+
+/// Puts the flag's name before what is wrong with its value.
+fn named<T>(flag: &str, value: Result<T, String>) -> Result<T, Error> {
+    value.map_err(|why| Error::Usage(format!("--{flag}: {why}")))
+}
+
+/// A flag given twice is a mistake in somebody's script: say so.
+fn set<T>(slot: &mut Option<T>, flag: &str, value: T) -> Result<(), Error> {
+    if slot.replace(value).is_some() {
+        return Err(Error::Usage(format!("--{flag} is given twice")));
+    }
+    Ok(())
+}
+
+fn usage(error: lexopt::Error) -> Error {
+    Error::Usage(format!("{error}; see 'mote run --help'"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_line(line: &str) -> Result<Command, Error> {
+        parse(line.split_whitespace().map(OsString::from))
+    }
+
+    #[test]
+    fn flags_become_a_config() {
+        let line = "run --kernel k --initrd=i --memory 1G --cpus 4 --serial none --on-reset exit";
+        let Ok(Command::Run(config)) = parse_line(line) else {
+            panic!("{line}");
+        };
+        assert_eq!(config.kernel, Some("k".into()));
+        assert_eq!((config.memory, config.cpus), (1 << 30, 4));
+        assert_eq!(config.serial, config::SerialTo::None);
+        assert_eq!(config.on_reset, OnReset::Exit);
+    }
+
+    #[test]
+    fn mistakes_name_the_flag() {
+        for (line, word) in [
+            ("", "no command"),
+            ("fly", "'fly'"),
+            ("run", "--kernel"),
+            ("run --kernel", "--kernel"),
+            ("run --kernel a --kernel b", "--kernel is given twice"),
+            ("run --kernel k --memory 0", "--memory"),
+            ("run --kernel k --memory 1", "--memory"),
+            ("run --kernel k --memory lots", "--memory"),
+            ("run --kernel k --cpus 0", "--cpus"),
+            ("run --kernel k --cpus 33", "--cpus"),
+            ("run --kernel k --cpus many", "--cpus"),
+            ("run --kernel k --serial com2", "--serial"),
+            ("run --kernel k --serial file:", "--serial"),
+            ("run --kernel k --on-reset sleep", "--on-reset"),
+            ("run --kernel k --color", "--color"),
+            ("run --kernel k extra", "extra"),
+            ("demo --fast", "--fast"),
+        ] {
+            let error = parse_line(line).unwrap_err();
+            assert!(error.to_string().contains(word), "{line}: {error}");
+            assert_eq!(error.exit_code(), crate::error::exit::USAGE);
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! What a VM is made of, from flags or from a config file.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::error::{Error, os_message};
+
+/// The most vCPUs a VM may have.
+pub const MAX_CPUS: u8 = 32;
+/// The least memory a VM may have, in bytes: room for boot data and a kernel.
+pub const MIN_MEMORY: u64 = 4 << 20;
+const DEFAULT_MEMORY: u64 = 128 << 20;
+/// A config file larger than this, in bytes, is not one.
+const MAX_CONFIG: u64 = 1 << 20;
+
+/// Where the serial console goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SerialTo {
+    /// Standard input and output.
+    Stdio,
+    /// Output to a file, no input.
+    File(PathBuf),
+    /// A new pseudo-terminal; its name is printed.
+    Pty,
+    /// A listening Unix socket, one client at a time.
+    Socket(PathBuf),
+    /// Nowhere.
+    None,
+}
+
+/// What a guest's reset does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnReset {
+    /// The same VM starts again in place.
+    Restart,
+    /// The process ends.
+    Exit,
+}
+
+/// Everything a VM is made of.
+#[derive(Clone, Debug)]
+pub struct VmConfig {
+    /// The kernel file.
+    pub kernel: Option<PathBuf>,
+    /// The initial RAM disk, if any.
+    pub initrd: Option<PathBuf>,
+    /// The kernel's command line; `None` means Mote's default.
+    pub cmdline: Option<String>,
+    /// Guest memory in bytes.
+    pub memory: u64,
+    /// Number of vCPUs, 1 to [`MAX_CPUS`].
+    pub cpus: u8,
+    /// The serial console.
+    pub serial: SerialTo,
+    /// What a reset does.
+    pub on_reset: OnReset,
+    /// Print where start-up time went when the VM ends.
+    pub timings: bool,
+}
+
+impl Default for VmConfig {
+    fn default() -> Self {
+        Self {
+            kernel: None,
+            initrd: None,
+            cmdline: None,
+            memory: DEFAULT_MEMORY,
+            cpus: 1,
+            serial: SerialTo::Stdio,
+            on_reset: OnReset::Restart,
+            timings: false,
+        }
+    }
+}
+
+/// Parses a size: plain bytes, or a number with `K`, `M`, `G` or `T` (powers
+/// of 1024, an optional `B` or `iB` behind them).
+///
+/// # Errors
+/// A text that says what is wrong, without naming the flag.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let wrong = || format!("'{text}' is not a size; write 128M, 1G or plain bytes");
+    let shift = match unit.to_ascii_uppercase().as_str() {
+        "" | "B" => 0,
+        "K" | "KB" | "KIB" => 10,
+        "M" | "MB" | "MIB" => 20,
+        "G" | "GB" | "GIB" => 30,
+        "T" | "TB" | "TIB" => 40,
+        _ => return Err(wrong()),
+    };
+    if number.is_empty() {
+        return Err(wrong());
+    }
+    number
+        .parse::<u64>()
+        .ok()
+        .and_then(|n| n.checked_mul(1 << shift))
+        .ok_or_else(|| format!("'{text}' is larger than any memory"))
+}
+
+/// Checks a memory size in bytes.
+///
+/// # Errors
+/// A text that says what is wrong, without naming the flag.
+pub fn check_memory(bytes: u64) -> Result<u64, String> {
+    if bytes < MIN_MEMORY {
+        return Err(format!(
+            "{bytes} bytes are too few; a guest needs at least 4M"
+        ));
+    }
+    if !bytes.is_multiple_of(4096) {
+        return Err(format!("{bytes} bytes are not a multiple of 4K"));
+    }
+    let info = rustix::system::sysinfo();
+    let unit = u64::from(info.mem_unit.max(1));
+    let host = info
+        .totalram
+        .saturating_add(info.totalswap)
+        .saturating_mul(unit);
+    if bytes > host {
+        return Err(format!(
+            "{}M are more than the host has ({}M)",
+            bytes >> 20,
+            host >> 20
+        ));
+    }
+    Ok(bytes)
+}
+
+/// Checks a number of vCPUs.
+///
+/// # Errors
+/// A text that says what is wrong, without naming the flag.
+pub fn check_cpus(cpus: u64) -> Result<u8, String> {
+    u8::try_from(cpus)
+        .ok()
+        .filter(|n| (1..=MAX_CPUS).contains(n))
+        .ok_or_else(|| format!("{cpus} vCPUs; a VM has 1 to {MAX_CPUS}"))
+}
+
+/// Parses the value of `--serial`.
+///
+/// # Errors
+/// A text that says what is wrong, without naming the flag.
+pub fn parse_serial(text: &str) -> Result<SerialTo, String> {
+    match text.split_once(':') {
+        Some(("file", path)) if !path.is_empty() => Ok(SerialTo::File(path.into())),
+        Some(("socket", path)) if !path.is_empty() => Ok(SerialTo::Socket(path.into())),
+        None if text == "stdio" => Ok(SerialTo::Stdio),
+        None if text == "pty" => Ok(SerialTo::Pty),
+        None if text == "none" => Ok(SerialTo::None),
+        _ => Err(format!(
+            "'{text}' is none of stdio, file:PATH, pty, socket:PATH, none"
+        )),
+    }
+}
+
+/// Firecracker's config file, as far as Mote has its parts.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct File {
+    boot_source: Option<BootSource>,
+    machine_config: Option<MachineConfig>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BootSource {
+    kernel_image_path: Option<PathBuf>,
+    boot_args: Option<String>,
+    initrd_path: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MachineConfig {
+    vcpu_count: u64,
+    mem_size_mib: u64,
+    #[serde(default)]
+    smt: bool,
+    #[serde(default)]
+    track_dirty_pages: bool,
+}
+
+/// Reads a config file: JSON in Firecracker's names.
+///
+/// # Errors
+/// The file cannot be read, is not JSON, or has an unknown or duplicate key, a
+/// wrong type or a value out of range; the message names the key's path.
+pub fn read_file(path: &Path) -> Result<VmConfig, Error> {
+    let unreadable = |e: std::io::Error| Error::Config(path.into(), String::new(), os_message(&e));
+    let size = fs::metadata(path).map_err(unreadable)?.len();
+    if size > MAX_CONFIG {
+        let why = format!("{size} bytes are too many for a config file");
+        return Err(Error::Config(path.into(), String::new(), why));
+    }
+    let text = fs::read(path).map_err(unreadable)?;
+    parse(&text).map_err(|(key, why)| Error::Config(path.into(), key, why))
+}
+
+/// Parses the text of a config file.
+///
+/// # Errors
+/// The path of the key at fault and what is wrong with it.
+pub fn parse(text: &[u8]) -> Result<VmConfig, (String, String)> {
+    let mut json = serde_json::Deserializer::from_slice(text);
+    let file: File = serde_path_to_error::deserialize(&mut json)
+        .map_err(|e| (e.path().to_string(), e.inner().to_string()))?;
+    json.end().map_err(|e| (String::new(), e.to_string()))?;
+    let mut config = VmConfig::default();
+    if let Some(boot) = file.boot_source {
+        config.kernel = boot.kernel_image_path;
+        config.initrd = boot.initrd_path;
+        config.cmdline = boot.boot_args;
+    }
+    if let Some(machine) = file.machine_config {
+        let at = |key: &str| format!("machine-config.{key}");
+        config.cpus = check_cpus(machine.vcpu_count).map_err(|why| (at("vcpu_count"), why))?;
+        // A MiB count that wraps to 0 bytes must not be taken for one.
+        config.memory = machine
+            .mem_size_mib
+            .checked_mul(1 << 20)
+            .ok_or_else(|| "larger than any memory".to_owned())
+            .and_then(check_memory)
+            .map_err(|why| (at("mem_size_mib"), why))?;
+        if machine.smt {
+            let why = "Mote shows every vCPU as a core of its own; only false works";
+            return Err((at("smt"), why.to_owned()));
+        }
+        if machine.track_dirty_pages {
+            let why = "this version of Mote takes no snapshots; only false works";
+            return Err((at("track_dirty_pages"), why.to_owned()));
+        }
+    }
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("1", 1),
+            ("4096", 4096),
+            ("128M", 128 << 20),
+            ("128m", 128 << 20),
+            ("1G", 1 << 30),
+            ("2GiB", 2 << 30),
+            ("3kb", 3 << 10),
+            ("1T", 1 << 40),
+        ] {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for text in [
+            "",
+            "M",
+            "1X",
+            "-1",
+            "1.5G",
+            "0x10",
+            " 1M",
+            "16777216T",
+            "99999999999999999999",
+        ] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn memory_bounds() {
+        for bytes in [0, 1, MIN_MEMORY - 4096, MIN_MEMORY + 1, 1 << 50, u64::MAX] {
+            assert!(check_memory(bytes).is_err(), "{bytes}");
+        }
+        assert_eq!(check_memory(MIN_MEMORY), Ok(MIN_MEMORY));
+    }
+
+    /// A MiB count whose bytes wrap to 0 (Firecracker #6076), and its
+    /// neighbours.
+    #[test]
+    fn mebibytes_do_not_wrap() {
+        for mib in [0u64, 1 << 44, (1 << 44) + 128, u64::MAX] {
+            let text = format!(r#"{{"machine-config":{{"vcpu_count":1,"mem_size_mib":{mib}}}}}"#);
+            let (path, _) = parse(text.as_bytes()).unwrap_err();
+            assert_eq!(path, "machine-config.mem_size_mib", "{mib}");
+        }
+    }
+
+    #[test]
+    fn bad_files_name_the_key() {
+        for (text, path, word) in [
+            (
+                r#"{"boot-source":{"kernel":"x"}}"#,
+                "boot-source.kernel",
+                "unknown field",
+            ),
+            (r#"{"vsock":{}}"#, "vsock", "unknown field"),
+            (
+                r#"{"machine-config":{"vcpu_count":"1","mem_size_mib":128}}"#,
+                "machine-config.vcpu_count",
+                "invalid type",
+            ),
+            (
+                r#"{"machine-config":{"vcpu_count":1,"vcpu_count":1,"mem_size_mib":128}}"#,
+                "machine-config",
+                "duplicate field",
+            ),
+            (
+                r#"{"machine-config":{"vcpu_count":33,"mem_size_mib":128}}"#,
+                "machine-config.vcpu_count",
+                "1 to 32",
+            ),
+            (r#"{} x"#, "", "trailing"),
+            ("", ".", "EOF"),
+        ] {
+            let (at, why) = parse(text.as_bytes()).unwrap_err();
+            assert!(at.starts_with(path), "{text}: {at}");
+            assert!(why.contains(word), "{text}: {why}");
+        }
+    }
+
+    #[test]
+    fn a_whole_file() {
+        let config = parse(
+            br#"{"boot-source":{"kernel_image_path":"k","boot_args":"quiet","initrd_path":"i"},
+                 "machine-config":{"vcpu_count":2,"mem_size_mib":256}}"#,
+        )
+        .unwrap();
+        assert_eq!(config.kernel, Some("k".into()));
+        assert_eq!(config.initrd, Some("i".into()));
+        assert_eq!(config.cmdline.as_deref(), Some("quiet"));
+        assert_eq!((config.cpus, config.memory), (2, 256 << 20));
+    }
+}

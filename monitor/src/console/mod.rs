@@ -1,0 +1,195 @@
+//! The serial console's far end: a terminal, a file, a pseudo-terminal or a
+//! socket.
+
+mod escape;
+mod output;
+mod terminal;
+
+use std::fs::{self, OpenOptions};
+use std::io::{IsTerminal, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+
+use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::pty;
+
+pub use escape::{Escape, HELP, Typed};
+pub use output::Output;
+pub use terminal::restore;
+
+use crate::config::SerialTo;
+use crate::error::{Error, os_message};
+
+/// Where input comes from and how.
+#[derive(Debug)]
+pub struct Console {
+    input: Option<OwnedFd>,
+    /// The same open file as the serial port writes to, for waiting on it.
+    output: Option<OwnedFd>,
+    listener: Option<(UnixListener, PathBuf)>,
+    /// The escape key, when a person types on a terminal.
+    pub escape: Option<Escape>,
+    /// The other end of a pseudo-terminal: while it is open the console does
+    /// not hang up, whoever comes and goes.
+    _slave: Option<OwnedFd>,
+}
+
+/// Opens the console: where input is read, and where output goes.
+///
+/// # Errors
+/// The file, socket or pseudo-terminal cannot be made.
+pub fn open(to: &SerialTo) -> Result<(Console, Output), Error> {
+    let mut console = Console {
+        input: None,
+        output: None,
+        listener: None,
+        escape: None,
+        _slave: None,
+    };
+    let output = match to {
+        SerialTo::None => Output::nowhere(),
+        SerialTo::Stdio => stdio(&mut console)?,
+        SerialTo::File(path) => {
+            let mut options = OpenOptions::new();
+            options.write(true).create(true).truncate(true);
+            // A FIFO without a reader must not block start-up.
+            let file = options.custom_flags(libc::O_NONBLOCK).open(path);
+            console.send_to(
+                file.map_err(|e| Error::file("serial file", path, &e))?
+                    .into(),
+            )
+        }
+        SerialTo::Pty => {
+            let (master, slave, name) = pseudo_terminal().map_err(|e| Error::System("pty", e))?;
+            // Nobody may be there to read this; that is not the VM's trouble.
+            let _ = writeln!(std::io::stderr(), "mote: serial console on {name}");
+            let output = master.try_clone().map_err(|e| Error::System("pty", e))?;
+            console.input = Some(master);
+            console._slave = Some(slave);
+            console.send_to(output)
+        }
+        SerialTo::Socket(path) => {
+            let failed = |e: std::io::Error| {
+                let why = match e.kind() {
+                    std::io::ErrorKind::AddrInUse => "already exists".to_owned(),
+                    _ => os_message(&e),
+                };
+                Error::Input("serial socket", path.clone(), why)
+            };
+            let listener = UnixListener::bind(path).map_err(failed)?;
+            listener.set_nonblocking(true).map_err(failed)?;
+            console.listener = Some((listener, path.clone()));
+            Output::nowhere()
+        }
+    };
+    Ok((console, output))
+}
+
+fn stdio(console: &mut Console) -> Result<Output, Error> {
+    let failed = |e: std::io::Error| Error::System("standard input", e);
+    let stdin = std::io::stdin();
+    let output = match reopen(rustix::stdio::stdout()) {
+        Ok(fd) => console.send_to(fd),
+        // Closed from the start: nobody wants to see it.
+        Err(_) => Output::nowhere(),
+    };
+    if !stdin.is_terminal() {
+        // Not a person: bytes go through as they are. Closed input is none.
+        console.input = stdin.as_fd().try_clone_to_owned().ok();
+        return Ok(output);
+    }
+    // In the background, reading or changing the terminal would stop us.
+    let own = rustix::process::getpgrp();
+    if rustix::termios::tcgetpgrp(stdin.as_fd()).is_ok_and(|group| group == own) {
+        terminal::raw(stdin.as_fd()).map_err(failed)?;
+        console.escape = Some(Escape::default());
+        console.input = Some(stdin.as_fd().try_clone_to_owned().map_err(failed)?);
+    }
+    Ok(output)
+}
+
+/// Opens standard output once more, without blocking: the flag belongs to the
+/// open file, which others (a shell) share with us. Where that cannot be done
+/// (no /proc, a socket) a copy is used, and written to with care.
+fn reopen(fd: BorrowedFd<'_>) -> std::io::Result<OwnedFd> {
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let kind = rustix::fs::fstat(fd)?.st_mode & libc::S_IFMT;
+    if matches!(kind, libc::S_IFIFO | libc::S_IFCHR)
+        && let Ok(own) = rustix::fs::open("/proc/self/fd/1", flags, Mode::empty())
+    {
+        return Ok(own);
+    }
+    fd.try_clone_to_owned()
+}
+
+fn pseudo_terminal() -> std::io::Result<(OwnedFd, OwnedFd, String)> {
+    let flags = pty::OpenptFlags::RDWR | pty::OpenptFlags::NOCTTY | pty::OpenptFlags::CLOEXEC;
+    let master = pty::openpt(flags)?;
+    pty::grantpt(&master)?;
+    pty::unlockpt(&master)?;
+    let name = pty::ptsname(&master, Vec::new())?;
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let slave = rustix::fs::open(&name, flags, Mode::empty())?;
+    let mut modes = rustix::termios::tcgetattr(&slave)?;
+    modes.make_raw();
+    rustix::termios::tcsetattr(&slave, rustix::termios::OptionalActions::Now, &modes)?;
+    fcntl_setfl(&master, fcntl_getfl(&master)? | OFlags::NONBLOCK)?;
+    Ok((master, slave, name.to_string_lossy().into_owned()))
+}
+
+impl Console {
+    /// Where bytes for the guest come from, if anywhere.
+    pub fn input(&self) -> Option<BorrowedFd<'_>> {
+        self.input.as_ref().map(OwnedFd::as_fd)
+    }
+
+    /// The socket on which a client may come, unless one is there.
+    pub fn listener(&self) -> Option<BorrowedFd<'_>> {
+        match (&self.listener, &self.input) {
+            (Some((listener, _)), None) => Some(listener.as_fd()),
+            _ => None,
+        }
+    }
+
+    /// What output goes to, to wait until it can be written to.
+    pub fn output(&self) -> Option<BorrowedFd<'_>> {
+        self.output.as_ref().map(OwnedFd::as_fd)
+    }
+
+    fn send_to(&mut self, fd: OwnedFd) -> Output {
+        self.output = fd.try_clone().ok();
+        Output::to(fd)
+    }
+
+    /// Lets a client in; returns what output goes to from now on.
+    pub fn accept(&mut self) -> Option<OwnedFd> {
+        let (client, _) = self.listener.as_ref()?.0.accept().ok()?;
+        client.set_nonblocking(true).ok()?;
+        let output = client.try_clone().ok()?;
+        self.output = client.try_clone().ok().map(OwnedFd::from);
+        self.input = Some(client.into());
+        Some(output.into())
+    }
+
+    /// Input has ended or broken. A socket waits for its next client; tells
+    /// whether output has lost its reader, too.
+    pub fn hang_up(&mut self) -> bool {
+        self.input = None;
+        if self.listener.is_some() {
+            self.output = None;
+        }
+        self.listener.is_some()
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        if let Some((_, path)) = &self.listener {
+            // It was made by us; if somebody took it away, so be it.
+            let _ = fs::remove_file(path);
+        }
+        restore();
+    }
+}

@@ -1,0 +1,266 @@
+//! Serial output: written at once where it can be, kept in a bounded buffer
+//! where it cannot, and never a reason for the guest to wait for long.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{SendFlags, send};
+
+/// Bytes that are kept for a reader that is slow or not there yet.
+const BUFFER: usize = 64 << 10;
+/// How long a full buffer may hold up the guest before bytes are dropped, in
+/// ms; then nothing waits until the reader has taken something.
+const PATIENCE_MS: i64 = 100;
+
+/// What writing to the far end needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// The open file does not block.
+    NonBlocking,
+    /// A socket: each call says that it must not block.
+    Socket,
+    /// It may block: ask first, and write a single byte, for which there is
+    /// room then.
+    Blocking,
+    /// A regular file: there is no asking.
+    File,
+}
+
+/// The far end of the serial port's transmitter.
+#[derive(Debug)]
+pub struct Output {
+    to: Option<(OwnedFd, Kind)>,
+    pending: VecDeque<u8>,
+    /// The reader has not taken a byte for [`PATIENCE_MS`].
+    stalled: bool,
+    dropped: u64,
+}
+
+impl Output {
+    /// Output that is kept until somebody listens.
+    pub fn nowhere() -> Self {
+        Self {
+            to: None,
+            pending: VecDeque::new(),
+            stalled: true,
+            dropped: 0,
+        }
+    }
+
+    /// Output to an open file of any kind.
+    pub fn to(fd: OwnedFd) -> Self {
+        let mut output = Self::nowhere();
+        output.connect(fd);
+        output
+    }
+
+    /// Sends output, and what is pending, to `fd` from now on.
+    pub fn connect(&mut self, fd: OwnedFd) {
+        let mode = rustix::fs::fstat(&fd).map_or(0, |stat| stat.st_mode) & libc::S_IFMT;
+        let flags = rustix::fs::fcntl_getfl(&fd);
+        let kind = match mode {
+            libc::S_IFREG => Kind::File,
+            libc::S_IFSOCK => Kind::Socket,
+            _ if flags.is_ok_and(|f| f.contains(rustix::fs::OFlags::NONBLOCK)) => Kind::NonBlocking,
+            _ => Kind::Blocking,
+        };
+        self.to = Some((fd, kind));
+        self.stalled = false;
+        self.drain();
+    }
+
+    /// The reader has gone; output is kept for the next one.
+    pub fn disconnect(&mut self) {
+        self.to = None;
+        self.stalled = true;
+    }
+
+    /// Bytes that were lost because nobody took them.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Whether bytes are pending that a reader could take.
+    pub fn waiting(&self) -> bool {
+        self.waiting_for().is_some()
+    }
+
+    /// What to wait for until it can be written to, if bytes are pending.
+    fn waiting_for(&self) -> Option<BorrowedFd<'_>> {
+        match &self.to {
+            Some((fd, _)) if !self.pending.is_empty() => Some(fd.as_fd()),
+            _ => None,
+        }
+    }
+
+    /// Writes what is pending, as far as it goes without waiting.
+    pub fn drain(&mut self) {
+        while !self.pending.is_empty() {
+            let (part, _) = self.pending.as_slices();
+            match self.try_write(part) {
+                Some(0) => return,
+                Some(written) => {
+                    self.pending.drain(..written);
+                    self.stalled = false;
+                }
+                None => return self.disconnect(),
+            }
+        }
+    }
+
+    /// Takes a byte from the transmitter. When that leaves it
+    /// [waiting](Output::waiting), somebody has to call [`Output::drain`] later.
+    pub fn put(&mut self, byte: u8) {
+        if self.pending.is_empty() {
+            match self.try_write(&[byte]) {
+                Some(0) => {}
+                Some(_) => return,
+                None => self.disconnect(),
+            }
+        }
+        if self.pending.len() >= BUFFER {
+            self.make_room();
+        }
+        self.pending.push_back(byte);
+    }
+
+    /// Waits for the reader within bounds, and drops the oldest byte if that
+    /// was in vain.
+    fn make_room(&mut self) {
+        if !self.stalled
+            && let Some(fd) = self.waiting_for()
+        {
+            self.stalled = !ready(fd, PATIENCE_MS);
+            self.drain();
+        }
+        if self.pending.len() >= BUFFER {
+            self.pending.pop_front();
+            self.dropped += 1;
+        }
+    }
+
+    /// Gives pending bytes a last, bounded chance before the process ends.
+    pub fn finish(&mut self) {
+        while !self.stalled
+            && let Some(fd) = self.waiting_for()
+        {
+            self.stalled = !ready(fd, PATIENCE_MS);
+            self.drain();
+        }
+    }
+
+    /// Writes without waiting: `Some(0)` if it would have to, `None` if the
+    /// reader has gone for good.
+    fn try_write(&self, bytes: &[u8]) -> Option<usize> {
+        let (fd, kind) = self.to.as_ref()?;
+        let result = match kind {
+            Kind::NonBlocking | Kind::File => rustix::io::write(fd, bytes),
+            Kind::Socket => send(fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
+            Kind::Blocking if ready(fd.as_fd(), 0) => rustix::io::write(fd, bytes.get(..1)?),
+            Kind::Blocking => Ok(0),
+        };
+        match result {
+            Ok(written) => Some(written),
+            Err(Errno::AGAIN | Errno::INTR) => Some(0),
+            Err(_) => None,
+        }
+    }
+}
+
+impl io::Write for Output {
+    /// Never fails and never takes less than everything: a UART does not know
+    /// whether anybody listens.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for byte in bytes {
+            self.put(*byte);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Whether `fd` can be written to within `timeout` ms.
+fn ready(fd: BorrowedFd<'_>, timeout: i64) -> bool {
+    let timeout = Timespec {
+        tv_sec: 0,
+        tv_nsec: timeout * 1_000_000,
+    };
+    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
+    poll(&mut fds, Some(&timeout)).is_ok_and(|ready| ready > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read as _;
+    use std::os::unix::net::UnixStream;
+
+    fn put_all(output: &mut Output, bytes: impl IntoIterator<Item = u8>) {
+        bytes.into_iter().for_each(|byte| output.put(byte));
+    }
+
+    /// A reader that never reads costs a bounded buffer and a bounded time,
+    /// and finds the newest bytes when it wakes up.
+    #[test]
+    fn a_reader_that_never_reads_costs_nothing() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let mut output = Output::to(near.into());
+        let sent = 1 << 20;
+        put_all(&mut output, (0..sent).map(|n: u32| (n / 4096) as u8));
+        assert_eq!(output.pending.len(), BUFFER);
+        assert!(output.pending.capacity() <= 2 * BUFFER);
+        let dropped = output.dropped();
+        assert!(dropped > 0);
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            far.read_to_end(&mut all).unwrap();
+            all
+        });
+        output.stalled = false;
+        output.finish();
+        drop(output);
+        let all = reader.join().unwrap();
+        assert_eq!(all.len() as u64, u64::from(sent) - dropped);
+        assert_eq!(all.last(), Some(&(((sent - 1) / 4096) as u8)));
+    }
+
+    /// Somebody who reads loses nothing, however much there is.
+    #[test]
+    fn a_reader_that_reads_gets_everything() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            far.read_to_end(&mut all).unwrap();
+            all
+        });
+        let mut output = Output::to(near.into());
+        let sent: Vec<u8> = (0..1u32 << 20).map(|n| (n * 31 >> 3) as u8).collect();
+        put_all(&mut output, sent.iter().copied());
+        output.finish();
+        assert_eq!(output.dropped(), 0);
+        drop(output);
+        assert!(reader.join().unwrap() == sent);
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_is_survived() {
+        let (near, far) = UnixStream::pair().unwrap();
+        let mut output = Output::to(near.into());
+        drop(far);
+        put_all(&mut output, std::iter::repeat_n(b'x', 3 * BUFFER));
+        assert_eq!(output.pending.len(), BUFFER);
+        assert!(output.waiting_for().is_none());
+        // The next client gets what is left.
+        let (near, mut far) = UnixStream::pair().unwrap();
+        near.set_nonblocking(true).unwrap();
+        output.connect(near.into());
+        let mut some = [0; 16];
+        assert_eq!(far.read(&mut some).unwrap(), 16);
+    }
+}

@@ -1,0 +1,121 @@
+//! What can go wrong, in one readable line, and the exit code that says so.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Exit codes of the `mote` process. They are part of the interface.
+pub mod exit {
+    /// The guest powered itself off, or the user left the console.
+    pub const OK: u8 = 0;
+    /// Mote itself failed in a way that is not the caller's fault.
+    pub const INTERNAL: u8 = 1;
+    /// A flag, a size or the config file is wrong.
+    pub const USAGE: u8 = 2;
+    /// A kernel, initrd or image file is missing or not what it should be.
+    pub const INPUT: u8 = 3;
+    /// The host lacks something: KVM, a capability, memory, permission.
+    pub const HOST: u8 = 4;
+    /// The guest crashed: a triple fault.
+    pub const GUEST_CRASH: u8 = 5;
+    /// KVM could not go on running the guest.
+    pub const KVM: u8 = 6;
+    /// The guest reset itself and `--on-reset exit` was given.
+    pub const RESET: u8 = 7;
+    /// Added to the number of the signal that ended Mote (SIGTERM: 143).
+    pub const SIGNAL: u8 = 128;
+}
+
+/// An error of the monitor: the operation, the object and the cause.
+#[derive(Debug)]
+pub enum Error {
+    /// A flag is missing, unknown or has a value that cannot be used.
+    Usage(String),
+    /// The config file says something that cannot be used; the second field
+    /// names the key's path inside it.
+    Config(PathBuf, String, String),
+    /// A file that was named cannot be used; the first field says what it was
+    /// meant to be.
+    Input(&'static str, PathBuf, String),
+    /// The host lacks something.
+    Host(String),
+    /// A KVM call failed; the first field names the operation.
+    Kvm(&'static str, io::Error),
+    /// An operation of the operating system failed.
+    System(&'static str, io::Error),
+    /// The guest triple-faulted; the field is the vCPU.
+    TripleFault(usize),
+    /// KVM gave up running the guest.
+    Stopped(String),
+}
+
+impl Error {
+    /// A file that could not be opened, read or written.
+    pub fn file(what: &'static str, path: &Path, cause: &io::Error) -> Self {
+        Self::Input(what, path.to_path_buf(), os_message(cause))
+    }
+
+    /// The exit code that tells this error to a caller.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) | Self::Config(..) => exit::USAGE,
+            Self::Input(..) => exit::INPUT,
+            Self::Host(_) | Self::Kvm(..) => exit::HOST,
+            Self::System(..) => exit::INTERNAL,
+            Self::TripleFault(_) => exit::GUEST_CRASH,
+            Self::Stopped(_) => exit::KVM,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(why) | Self::Host(why) | Self::Stopped(why) => f.write_str(why),
+            Self::Config(file, path, why) if path.is_empty() || path == "." => {
+                write!(f, "config {}: {why}", file.display())
+            }
+            Self::Config(file, path, why) => write!(f, "config {}: {path}: {why}", file.display()),
+            Self::Input(what, path, why) => write!(f, "{what} {}: {why}", path.display()),
+            Self::Kvm(operation, cause) => write!(f, "KVM: {operation}: {}", os_message(cause)),
+            Self::System(operation, cause) => write!(f, "{operation}: {}", os_message(cause)),
+            Self::TripleFault(cpu) => {
+                write!(f, "the guest crashed: triple fault on vCPU {cpu}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// An `io::Error` as people write it: no "(os error 2)" behind it.
+pub fn os_message(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut letters = text.chars();
+    match letters.next() {
+        // "No such file" mid-sentence, but keep "I/O error".
+        Some(first) if letters.clone().next().is_some_and(|c| c.is_lowercase()) => {
+            first.to_lowercase().chain(letters).collect()
+        }
+        _ => text.to_owned(),
+    }
+}
+
+/// Turns an error of kvm-ioctls into one that names the operation.
+pub fn kvm(operation: &'static str) -> impl Fn(kvm_ioctls::Error) -> Error {
+    move |error| Error::Kvm(operation, io::Error::from_raw_os_error(error.errno()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_one_plain_line() {
+        let missing = io::Error::from_raw_os_error(libc::ENOENT);
+        let error = Error::file("kernel", Path::new("vm"), &missing);
+        assert_eq!(error.to_string(), "kernel vm: no such file or directory");
+        assert_eq!(error.exit_code(), exit::INPUT);
+    }
+}

@@ -1,0 +1,55 @@
+//! The guest's physical address space, and where boot data is put in it.
+
+/// First address of the device hole; low RAM ends here at the latest.
+pub const HOLE_START: u64 = 3 << 30;
+/// First address behind the device hole, where high RAM starts.
+pub const HOLE_END: u64 = 4 << 30;
+
+/// Global descriptor table of the first vCPU.
+pub const GDT: u64 = 0x500;
+/// `hvm_start_info` of a PVH guest.
+pub const PVH_INFO: u64 = 0x6000;
+/// Boot parameters ("zero page") of a Linux guest.
+pub const ZERO_PAGE: u64 = 0x7000;
+/// Initial stack pointer of a Linux guest.
+pub const BOOT_STACK: u64 = 0x8ff0;
+/// Page tables that map the first GiB one to one: PML4, PDPT, PD.
+pub const PAGE_TABLES: u64 = 0x9000;
+/// Kernel command line, NUL-terminated.
+pub const CMDLINE: u64 = 0x2_0000;
+/// Longest command line in bytes without its NUL: x86's COMMAND_LINE_SIZE.
+pub const CMDLINE_MAX: usize = 2047;
+/// End of conventional memory; the page below it would be the EBDA.
+pub const LOW_RAM_END: u64 = 0x9_fc00;
+/// ACPI tables.
+pub const ACPI_START: u64 = 0xe_0000;
+/// End of the area that holds ACPI tables.
+pub const ACPI_END: u64 = 0x10_0000;
+/// Kernels are loaded from here up.
+pub const HIGH_RAM: u64 = 0x10_0000;
+
+/// The I/O APIC.
+pub const IOAPIC: u64 = 0xfec0_0000;
+/// Bytes of the I/O APIC's register window.
+pub const IOAPIC_SIZE: u64 = 0x1000;
+/// The local APICs.
+pub const LAPIC: u32 = 0xfee0_0000;
+/// Three pages that KVM needs on Intel hosts without unrestricted guests.
+pub const KVM_TSS: usize = 0xfffb_d000;
+/// The identity-map page that goes with [`KVM_TSS`].
+pub const KVM_IDENTITY_MAP: u64 = 0xfffb_c000;
+
+/// First I/O port of COM1.
+pub const COM1: u16 = 0x3f8;
+/// Global system interrupt of COM1.
+pub const COM1_GSI: u32 = 4;
+/// i8042 command and status port: only its reset command exists.
+pub const I8042_COMMAND: u16 = 0x64;
+/// ACPI sleep control register (ACPI 6.5, 4.8.3.7).
+pub const SLEEP_CONTROL: u16 = 0x600;
+/// ACPI sleep status register.
+pub const SLEEP_STATUS: u16 = 0x601;
+/// ACPI reset register.
+pub const RESET: u16 = 0x602;
+/// Boot marker: a guest writes 123 when it has come as far as it cares about.
+pub const BOOT_MARKER: u16 = 0x604;

@@ -1,0 +1,173 @@
+//! Guest memory: anonymous pages, with kernel and initrd mapped over them.
+
+use std::fs::File;
+use std::io;
+
+use rustix::mm::{self, MapFlags, ProtFlags};
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap, GuestMemoryRegion as _,
+    GuestRegionMmap, MmapRegion,
+};
+
+use crate::error::Error;
+use crate::layout::{HOLE_END, HOLE_START};
+
+/// The guest's memory.
+pub type GuestRam = GuestMemoryMmap<()>;
+
+/// Bytes of a page.
+pub const PAGE: u64 = 4096;
+
+/// RAM as address ranges `(start, length)`: below the device hole, and the
+/// rest from 4 GiB.
+pub fn ranges(size: u64) -> Vec<(u64, u64)> {
+    if size <= HOLE_START {
+        vec![(0, size)]
+    } else {
+        vec![(0, HOLE_START), (HOLE_END, size - HOLE_START)]
+    }
+}
+
+/// Reserves `size` bytes of guest memory; pages come with their first use.
+///
+/// # Errors
+/// The host has no room for that much address space.
+pub fn create(size: u64) -> Result<GuestRam, Error> {
+    let failed = |cause: String| {
+        Error::Host(format!(
+            "cannot reserve {}M of guest memory: {cause}",
+            size >> 20
+        ))
+    };
+    let mut regions = Vec::with_capacity(2);
+    for (start, length) in ranges(size) {
+        let length = usize::try_from(length).map_err(|e| failed(e.to_string()))?;
+        let region: MmapRegion<()> = MmapRegionBuilder::new(length)
+            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+            .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
+            .build()
+            .map_err(|e| failed(e.to_string()))?;
+        let region = GuestRegionMmap::new(region, GuestAddress(start))
+            .ok_or_else(|| failed("address overflow".to_owned()))?;
+        regions.push(region);
+    }
+    GuestRam::from_regions(regions).map_err(|e| failed(e.to_string()))
+}
+
+/// Puts `length` bytes of `file` from `offset` at guest address `address`,
+/// as private pages: guest writes stay in the guest, clean pages are shared by
+/// every VM that maps the same file.
+///
+/// Address and offset must be page-aligned, and the file must have the bytes
+/// (the caller checks its length). The last page is zero behind the file's end,
+/// but keeps the file's bytes behind `length`.
+///
+/// # Errors
+/// The range does not lie in guest memory, or the file cannot be mapped (as on
+/// some file systems): the caller copies instead.
+pub fn map_file(
+    ram: &GuestRam,
+    address: u64,
+    file: &File,
+    offset: u64,
+    length: u64,
+) -> io::Result<()> {
+    let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
+    if !address.is_multiple_of(PAGE) || !offset.is_multiple_of(PAGE) || length == 0 {
+        return Err(invalid());
+    }
+    let length = length.checked_next_multiple_of(PAGE).ok_or_else(invalid)?;
+    let length = usize::try_from(length).map_err(|_| invalid())?;
+    let slice = ram
+        .get_slice(GuestAddress(address), length)
+        .map_err(|_| invalid())?;
+    let host = slice.ptr_guard_mut();
+    // SAFETY: the range is `length` bytes inside one mapping that this process
+    // made for guest memory and never accesses but through volatile accessors,
+    // so replacing its pages breaks no reference; nothing else lives there.
+    let mapped = unsafe {
+        mm::mmap(
+            host.as_ptr().cast(),
+            length,
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE,
+            file,
+            offset,
+        )
+    };
+    mapped.map(|_| ()).map_err(io::Error::from)
+}
+
+/// Copies `length` bytes of `file` from `offset` to guest address `address`.
+///
+/// # Errors
+/// The file ends too early or cannot be read, or the range is not in RAM.
+pub fn copy_file(
+    ram: &GuestRam,
+    address: u64,
+    file: &File,
+    offset: u64,
+    length: u64,
+) -> io::Result<()> {
+    let length = usize::try_from(length).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let mut file = file;
+    io::Seek::seek(&mut file, io::SeekFrom::Start(offset))?;
+    ram.read_exact_volatile_from(GuestAddress(address), &mut file, length)
+        .map_err(io::Error::other)
+}
+
+/// Zeroes `length` bytes at `address`.
+///
+/// # Errors
+/// The range is not in RAM.
+pub fn zero(ram: &GuestRam, address: u64, length: u64) -> io::Result<()> {
+    let length = usize::try_from(length).map_err(|_| io::ErrorKind::InvalidInput)?;
+    const ZEROES: [u8; 4096] = [0; 4096];
+    let mut done = 0;
+    while done < length {
+        let part = (length - done).min(ZEROES.len());
+        let at = GuestAddress(address + done as u64);
+        let zeroes = ZEROES.get(..part).unwrap_or_default();
+        ram.write_slice(zeroes, at).map_err(io::Error::other)?;
+        done += part;
+    }
+    Ok(())
+}
+
+/// Gives every page back: anonymous memory reads as zero again, mapped files
+/// as they are on disk. This is what memory looks like after power-on.
+///
+/// # Errors
+/// The kernel refuses, which it has no reason to.
+pub fn power_on(ram: &GuestRam) -> io::Result<()> {
+    for region in ram.iter() {
+        let slice = region.as_volatile_slice().map_err(io::Error::other)?;
+        let host = slice.ptr_guard_mut();
+        // SAFETY: the range is exactly one mapping of guest memory; discarding
+        // its pages is what is wanted, and nobody holds references into it.
+        unsafe { mm::madvise(host.as_ptr().cast(), slice.len(), mm::Advice::LinuxDontNeed) }?;
+    }
+    Ok(())
+}
+
+/// Whether `[address, address + length)` lies in one range of RAM.
+pub fn contains(ram: &GuestRam, address: u64, length: u64) -> bool {
+    ram.find_region(GuestAddress(address))
+        .is_some_and(|region| {
+            let end = address.checked_add(length);
+            end.is_some_and(|end| end <= region.start_addr().0 + region.len())
+        })
+}
+
+/// First address behind low RAM.
+pub fn low_end(ram: &GuestRam) -> u64 {
+    ram.find_region(GuestAddress(0))
+        .map_or(0, |region| region.len())
+}
+
+/// Start and length of RAM from 4 GiB up, if there is any.
+pub fn high_range(ram: &GuestRam) -> Option<(u64, u64)> {
+    ram.find_region(GuestAddress(HOLE_END))
+        .map(|region| (HOLE_END, region.len()))
+}

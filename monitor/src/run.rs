@@ -1,0 +1,341 @@
+//! One VM from start to end.
+
+use std::collections::VecDeque;
+use std::io::{self, Write as _};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, SyncSender};
+
+use kvm_bindings::CpuId;
+use kvm_ioctls::Kvm;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::boot::{Entry, Source};
+use crate::config::{OnReset, VmConfig};
+use crate::console::{self, Console, Typed};
+use crate::error::{Error, exit, kvm};
+use crate::serial::Com1;
+use crate::timings::Timings;
+use crate::vm::bus::Bus;
+use crate::vm::vcpu::{self, Vcpu};
+use crate::vm::{self, Ended, Shared};
+use crate::{acpi, layout, memory, signals};
+
+/// Input that is read from the console in one go, in bytes.
+const INPUT: usize = 64;
+
+/// Runs a VM to its end and returns the process's exit code.
+///
+/// # Errors
+/// The VM cannot be made, or its guest cannot go on.
+pub fn run(
+    config: &VmConfig,
+    source: &Source,
+    timings: &Arc<Timings>,
+    demo: bool,
+) -> Result<u8, Error> {
+    let mut machine = Machine::start(config, source, timings, demo)?;
+    let result = machine.serve(config, source);
+    machine.shared.bus.com1().output().finish();
+    // Gives the terminal back before anything is printed.
+    drop(machine.console);
+    if config.timings {
+        let _ = io::stderr().write_all(timings.table().as_bytes());
+    }
+    result
+}
+
+/// A running VM as its main thread sees it.
+struct Machine {
+    shared: Arc<Shared>,
+    ram: memory::GuestRam,
+    wake: Arc<EventFd>,
+    console: Console,
+    typed: TypedAhead,
+}
+
+/// What the first vCPU's thread waits for while the VM is made.
+type FirstVcpu = (Arc<Vcpu>, Arc<Shared>);
+
+impl Machine {
+    /// Makes the VM and lets its vCPUs run.
+    fn start(
+        config: &VmConfig,
+        source: &Source,
+        timings: &Arc<Timings>,
+        demo: bool,
+    ) -> Result<Self, Error> {
+        let host = Arc::new(vm::open_host()?);
+        timings.mark("open /dev/kvm");
+        let (cpuid, first) = start_first_vcpu(&host)?;
+        let ram = memory::create(config.memory)?;
+        let fd = vm::create(&host, &ram)?;
+        timings.mark("create VM, memory, interrupt controllers");
+        let wake = Arc::new(event()?);
+        signals::catch(&wake)?;
+        vcpu::allow_kicks()?;
+        let (console, output) = console::open(&config.serial)?;
+        let line = event()?;
+        let com1 = Com1::new(copy(&line)?, output, Arc::clone(&wake));
+        let bus = Bus::new(com1, demo);
+        let shared = Arc::new(Shared::new(fd, bus, Arc::clone(timings), Arc::clone(&wake)));
+        vm::create_vcpus(&shared, config.cpus)?;
+        timings.mark("console, vCPUs");
+        let entry = load(source, &ram, config.cpus)?;
+        timings.mark("kernel, boot data");
+        let supported = cpuid.recv().unwrap_or_else(|_| Err(thread_lost()))?;
+        timings.mark("wait for CPUID");
+        vm::set_up_vcpus(&shared, &supported, entry)?;
+        timings.mark("CPUID, registers");
+        shared
+            .fd
+            .register_irqfd(&line, layout::COM1_GSI)
+            .map_err(kvm("connect an interrupt"))?;
+        start_vcpus(&shared, &first)?;
+        vcpu::open_gate(&shared);
+        timings.mark("interrupts, start vCPUs");
+        Ok(Self {
+            shared,
+            ram,
+            wake,
+            console,
+            typed: TypedAhead::default(),
+        })
+    }
+
+    /// Serves console, signals and the guest's requests until the VM ends.
+    fn serve(&mut self, config: &VmConfig, source: &Source) -> Result<u8, Error> {
+        loop {
+            // Empties the counter; it only says that one of these has news.
+            let _ = self.wake.read();
+            if let Some(signal) = signals::received() {
+                return Ok(exit::SIGNAL + signal);
+            }
+            if let Some(us) = self.shared.take_marker() {
+                let _ = writeln!(io::stderr(), "mote: boot marker after {us} us\r");
+            }
+            match self.shared.take_end() {
+                None => {}
+                Some(Ended::PowerOff) => return Ok(exit::OK),
+                Some(Ended::Error(error)) => return Err(error),
+                Some(Ended::Reset) if config.on_reset == OnReset::Exit => return Ok(exit::RESET),
+                Some(Ended::Reset) => self.reset(config, source)?,
+            }
+            if self.wait_and_serve_console()? {
+                return Ok(exit::OK);
+            }
+        }
+    }
+
+    /// Restarts the VM in place: power-on state, boot source read again.
+    fn reset(&self, config: &VmConfig, source: &Source) -> Result<(), Error> {
+        vcpu::close_gate(&self.shared);
+        // Another vCPU may have asked for the same in the meantime.
+        if let Some(Ended::Error(error)) = self.shared.take_end() {
+            return Err(error);
+        }
+        memory::power_on(&self.ram).map_err(|e| Error::System("reset guest memory", e))?;
+        let entry = load(source, &self.ram, config.cpus)?;
+        vm::power_on(&self.shared, entry)?;
+        vcpu::open_gate(&self.shared);
+        Ok(())
+    }
+
+    /// Waits for news and moves console bytes; tells whether the user leaves.
+    fn wait_and_serve_console(&mut self) -> Result<bool, Error> {
+        let (room, pending) = {
+            let mut com1 = self.shared.bus.com1();
+            (com1.room() > 0, com1.output().waiting())
+        };
+        self.typed.hand_over(&self.shared);
+        let input = self.console.input().filter(|_| {
+            // A person is always listened to, to be able to leave.
+            self.console.escape.is_some() || (room && self.typed.is_empty())
+        });
+        let waits = [
+            (News::Wake, Some(self.wake_fd()), PollFlags::IN),
+            (News::Input, input, PollFlags::IN),
+            (News::Client, self.console.listener(), PollFlags::IN),
+            (
+                News::Output,
+                self.console.output().filter(|_| pending),
+                PollFlags::OUT,
+            ),
+        ];
+        let mut news = Vec::with_capacity(waits.len());
+        let mut fds = Vec::with_capacity(waits.len());
+        for (what, fd, flags) in waits {
+            if let Some(fd) = fd {
+                news.push(what);
+                fds.push(PollFd::from_borrowed_fd(fd, flags));
+            }
+        }
+        match poll(&mut fds, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(Error::System("poll", error.into())),
+        }
+        let happened = fds.iter().map(|fd| !fd.revents().is_empty());
+        let happened: Vec<News> = news
+            .into_iter()
+            .zip(happened)
+            .filter(|n| n.1)
+            .map(|n| n.0)
+            .collect();
+        for what in happened {
+            match what {
+                News::Wake => {}
+                News::Input => {
+                    if self.read_input() {
+                        return Ok(true);
+                    }
+                }
+                News::Client => {
+                    if let Some(output) = self.console.accept() {
+                        self.shared.bus.com1().output().connect(output);
+                    }
+                }
+                News::Output => self.shared.bus.com1().output().drain(),
+            }
+        }
+        Ok(false)
+    }
+
+    fn wake_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor belongs to `self.wake`, which outlives the
+        // borrow of `self`.
+        unsafe { BorrowedFd::borrow_raw(self.wake.as_raw_fd()) }
+    }
+
+    /// Reads what was typed; tells whether the user leaves.
+    fn read_input(&mut self) -> bool {
+        let mut bytes = [0; INPUT];
+        let read = match self.console.input() {
+            Some(fd) => rustix::io::read(fd, &mut bytes),
+            None => return false,
+        };
+        let bytes = match read {
+            Ok(0) => &[],
+            Ok(count) => bytes.get(..count).unwrap_or_default(),
+            Err(Errno::AGAIN | Errno::INTR) => return false,
+            Err(_) => &[],
+        };
+        if bytes.is_empty() && self.console.hang_up() {
+            self.shared.bus.com1().output().disconnect();
+        }
+        for byte in bytes {
+            let typed = match &mut self.console.escape {
+                Some(escape) => escape.feed(*byte),
+                None => Typed::Byte(*byte),
+            };
+            match typed {
+                Typed::Byte(byte) => self.typed.push(byte),
+                Typed::Nothing => {}
+                Typed::Help => {
+                    let mut com1 = self.shared.bus.com1();
+                    console::HELP
+                        .bytes()
+                        .for_each(|byte| com1.output().put(byte));
+                }
+                Typed::Leave => return true,
+            }
+        }
+        self.typed.hand_over(&self.shared);
+        false
+    }
+}
+
+/// What the main thread waits for.
+#[derive(Clone, Copy)]
+enum News {
+    Wake,
+    Input,
+    Client,
+    Output,
+}
+
+/// Typed bytes that the guest has no room for yet.
+#[derive(Default)]
+struct TypedAhead(VecDeque<u8>);
+
+impl TypedAhead {
+    /// Bytes that are kept; what is typed beyond that is lost.
+    const MOST: usize = 4096;
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn push(&mut self, byte: u8) {
+        if self.0.len() < Self::MOST {
+            self.0.push_back(byte);
+        }
+    }
+
+    /// Gives the guest as much as it has room for.
+    fn hand_over(&mut self, shared: &Shared) {
+        if self.0.is_empty() {
+            return;
+        }
+        let mut com1 = shared.bus.com1();
+        let count = com1.room().min(self.0.len());
+        let bytes: Vec<u8> = self.0.drain(..count).collect();
+        com1.input(&bytes);
+    }
+}
+
+/// Starts the first vCPU's thread before there is a VM: it finds out what the
+/// host's processors support meanwhile, which takes about as long.
+#[expect(
+    clippy::type_complexity,
+    reason = "two channel ends, used once, right below"
+)]
+fn start_first_vcpu(
+    host: &Arc<Kvm>,
+) -> Result<(Receiver<Result<CpuId, Error>>, SyncSender<FirstVcpu>), Error> {
+    let (tell, cpuid) = mpsc::sync_channel(1);
+    let (first, wait) = mpsc::sync_channel::<FirstVcpu>(1);
+    let host = Arc::clone(host);
+    vcpu::spawn(0, move || {
+        // Whoever asked may have given up; then nothing follows either.
+        let _ = tell.send(vm::cpuid::supported(&host));
+        drop(host);
+        wait.recv().ok()
+    })?;
+    Ok((cpuid, first))
+}
+
+/// Hands the first vCPU to its thread and starts the others.
+fn start_vcpus(shared: &Arc<Shared>, first: &SyncSender<FirstVcpu>) -> Result<(), Error> {
+    for (id, vcpu) in shared.vcpus().iter().enumerate() {
+        let pair = (Arc::clone(vcpu), Arc::clone(shared));
+        if id == 0 {
+            first.send(pair).map_err(|_| thread_lost())?;
+        } else {
+            vcpu::spawn(id, move || Some(pair))?;
+        }
+    }
+    Ok(())
+}
+
+fn thread_lost() -> Error {
+    Error::System("vCPU thread", io::ErrorKind::BrokenPipe.into())
+}
+
+/// Writes everything the guest boots from into fresh memory.
+fn load(source: &Source, ram: &memory::GuestRam, cpus: u8) -> Result<Entry, Error> {
+    let no_room = |_| Error::Usage("--memory: too small for boot data".to_owned());
+    let rsdp = acpi::write(ram, cpus, &[]).map_err(no_room)?;
+    let entry = source.load(ram, rsdp)?;
+    vm::regs::write_tables(ram, entry).map_err(no_room)?;
+    Ok(entry)
+}
+
+fn event() -> Result<EventFd, Error> {
+    EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(|e| Error::System("eventfd", e))
+}
+
+fn copy(event: &EventFd) -> Result<EventFd, Error> {
+    event.try_clone().map_err(|e| Error::System("eventfd", e))
+}

@@ -1,0 +1,184 @@
+//! COM1: vm-superio's 16550A between the guest and the console.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use vm_superio::serial::SerialEvents;
+use vm_superio::{Serial, Trigger};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::console::Output;
+
+/// The interrupt line: an edge for each trigger.
+#[derive(Debug)]
+pub struct Line(pub EventFd);
+
+impl Trigger for Line {
+    type E = io::Error;
+
+    fn trigger(&self) -> io::Result<()> {
+        self.0.write(1)
+    }
+}
+
+/// Tells the main thread when it may read more input.
+#[derive(Debug)]
+pub struct RoomForInput {
+    wanted: AtomicBool,
+    wake: Arc<EventFd>,
+}
+
+impl SerialEvents for RoomForInput {
+    fn buffer_read(&self) {}
+    fn out_byte(&self) {}
+    fn tx_lost_byte(&self) {}
+
+    fn in_buffer_empty(&self) {
+        if self.wanted.swap(false, Ordering::AcqRel) {
+            // The counter is far from full, so this cannot fail.
+            let _ = self.wake.write(1);
+        }
+    }
+}
+
+/// The serial port.
+pub struct Com1 {
+    uart: Serial<Line, RoomForInput, Output>,
+    wake: Arc<EventFd>,
+}
+
+impl Com1 {
+    /// A port at power-on.
+    pub fn new(line: EventFd, output: Output, wake: Arc<EventFd>) -> Self {
+        let events = RoomForInput {
+            wanted: AtomicBool::new(false),
+            wake: Arc::clone(&wake),
+        };
+        Self {
+            uart: Serial::with_events(Line(line), events, output),
+            wake,
+        }
+    }
+
+    /// Reads a register.
+    pub fn read(&mut self, offset: u8) -> u8 {
+        self.uart.read(offset)
+    }
+
+    /// Writes a register.
+    pub fn write(&mut self, offset: u8, value: u8) {
+        let before = self.uart.writer().waiting();
+        // Output never fails, and the interrupt's counter cannot overflow.
+        let _ = self.uart.write(offset, value);
+        if !before && self.uart.writer().waiting() {
+            let _ = self.wake.write(1);
+        }
+    }
+
+    /// Bytes of input that the guest has room for. When there is none, the
+    /// main thread is woken as soon as there is.
+    pub fn room(&self) -> usize {
+        let room = self.uart.fifo_capacity();
+        self.uart
+            .events()
+            .wanted
+            .store(room == 0, Ordering::Release);
+        room
+    }
+
+    /// Hands input to the guest, at most [`Com1::room`] bytes.
+    pub fn input(&mut self, bytes: &[u8]) {
+        // More than there is room for, and bytes sent while the guest has the
+        // port in loopback, are lost, as on a wire.
+        let _ = self.uart.enqueue_raw_bytes(bytes);
+    }
+
+    /// The console's output side.
+    pub fn output(&mut self) -> &mut Output {
+        self.uart.writer_mut()
+    }
+
+    /// Back to power-on; the console stays connected.
+    ///
+    /// # Errors
+    /// The interrupt's descriptor cannot be copied.
+    pub fn reset(&mut self) -> io::Result<()> {
+        let line = self.uart.interrupt_evt().0.try_clone()?;
+        let output = std::mem::replace(self.uart.writer_mut(), Output::nowhere());
+        *self = Self::new(line, output, Arc::clone(&self.wake));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read as _;
+    use std::os::unix::net::UnixStream;
+
+    fn port() -> (Com1, UnixStream, EventFd, Arc<EventFd>) {
+        let (near, far) = UnixStream::pair().unwrap();
+        let line = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+        let wake = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
+        let com1 = Com1::new(
+            line.try_clone().unwrap(),
+            Output::to(near.into()),
+            Arc::clone(&wake),
+        );
+        (com1, far, line, wake)
+    }
+
+    #[test]
+    fn bytes_go_out_and_come_in() {
+        let (mut com1, mut far, line, _) = port();
+        com1.write(0, b'!');
+        let mut byte = [0];
+        far.read_exact(&mut byte).unwrap();
+        assert_eq!(byte, [b'!']);
+        com1.write(1, 1);
+        com1.input(b"ab");
+        assert_eq!(line.read().unwrap(), 1);
+        assert_eq!(
+            (
+                com1.read(5) & 1,
+                com1.read(0),
+                com1.read(0),
+                com1.read(5) & 1
+            ),
+            (1, b'a', b'b', 0)
+        );
+    }
+
+    /// The serial input buffer never grows beyond its FIFO (CVE-2020-27173),
+    /// and the main thread is told when the guest has made room.
+    #[test]
+    fn input_is_bounded() {
+        let (mut com1, _far, _line, wake) = port();
+        while com1.room() > 0 {
+            com1.input(&vec![b'x'; com1.room()]);
+        }
+        com1.input(&[b'y'; 4096]);
+        assert!(wake.read().is_err());
+        let mut got = 0;
+        while com1.read(5) & 1 == 1 {
+            assert_eq!(com1.read(0), b'x');
+            got += 1;
+        }
+        assert_eq!(got, 64);
+        assert_eq!(wake.read().unwrap(), 1);
+    }
+
+    #[test]
+    fn a_reset_forgets_registers_and_keeps_the_console() {
+        let (mut com1, mut far, _line, _) = port();
+        com1.write(7, 0x55);
+        com1.input(b"typed too early");
+        com1.reset().unwrap();
+        assert_eq!((com1.read(7), com1.read(5) & 1), (0, 0));
+        com1.write(0, b'?');
+        let mut byte = [0];
+        far.read_exact(&mut byte).unwrap();
+        assert_eq!(byte, [b'?']);
+    }
+}

@@ -1,0 +1,255 @@
+//! What answers when the guest touches an I/O port or an address without RAM.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::acpi::{RESET_VALUE, S5};
+use crate::layout;
+use crate::serial::Com1;
+
+use super::ioapic::IoApic;
+
+/// The i8042 command that pulses the reset line.
+const I8042_RESET: u8 = 0xfe;
+/// The value that makes a write to the boot marker one.
+const MARKER: u8 = 123;
+/// ACPI sleep control register: sleep enable (ACPI 6.5, 4.8.3.7).
+const SLEEP_ENABLE: u8 = 1 << 5;
+
+/// What a guest asked of its machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Soft off (ACPI S5).
+    PowerOff,
+    /// Reset by the ACPI register or the i8042.
+    Reset,
+    /// The boot marker was written.
+    Marker,
+    /// An I/O APIC entry has changed: KVM's routes must follow.
+    Routes,
+}
+
+/// All devices that the guest reaches by an exit.
+pub struct Bus {
+    com1: Mutex<Com1>,
+    ioapic: Mutex<IoApic>,
+    /// Whether the guest may read how long it took to the boot marker: the
+    /// demo may.
+    show_marker: bool,
+    /// Microseconds until the marker was first written; all ones until then.
+    marker: AtomicU64,
+    unknown: AtomicU64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic ends the process, so a poisoned lock cannot be seen.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Bus {
+    /// The devices at power-on.
+    pub fn new(com1: Com1, show_marker: bool) -> Self {
+        Self {
+            com1: Mutex::new(com1),
+            ioapic: Mutex::new(IoApic::default()),
+            show_marker,
+            marker: AtomicU64::new(u64::MAX),
+            unknown: AtomicU64::new(0),
+        }
+    }
+
+    /// The serial port.
+    pub fn com1(&self) -> MutexGuard<'_, Com1> {
+        lock(&self.com1)
+    }
+
+    /// The I/O APIC.
+    pub fn ioapic(&self) -> MutexGuard<'_, IoApic> {
+        lock(&self.ioapic)
+    }
+
+    /// Notes when the boot marker was written; the first time counts.
+    pub fn note_marker(&self, microseconds: u64) {
+        let first = |old| (self.show_marker && old == u64::MAX).then_some(microseconds);
+        let _ = self
+            .marker
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, first);
+    }
+
+    /// Accesses that met no device.
+    pub fn unknown(&self) -> u64 {
+        self.unknown.load(Ordering::Relaxed)
+    }
+
+    fn miss(&self) {
+        self.unknown.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Reads `data.len()` bytes from `port`. Wide accesses reach the ports
+    /// behind it byte by byte, as on a PC.
+    pub fn port_read(&self, port: u16, data: &mut [u8]) {
+        for (offset, byte) in (0u16..).zip(data) {
+            *byte = self.port_read_byte(port.wrapping_add(offset));
+        }
+    }
+
+    fn port_read_byte(&self, port: u16) -> u8 {
+        const COM1_END: u16 = layout::COM1 + 7;
+        const MARKER_END: u16 = layout::BOOT_MARKER + 3;
+        match port {
+            layout::COM1..=COM1_END => self.com1().read((port - layout::COM1) as u8),
+            // No keyboard, no data, ready for the one command there is.
+            layout::I8042_COMMAND => 0,
+            layout::SLEEP_CONTROL | layout::SLEEP_STATUS | layout::RESET => 0,
+            layout::BOOT_MARKER..=MARKER_END => {
+                let shown = self.marker.load(Ordering::Relaxed);
+                (shown >> (8 * (port - layout::BOOT_MARKER))) as u8
+            }
+            _ => {
+                self.miss();
+                0xff
+            }
+        }
+    }
+
+    /// Writes to `port`, with wide accesses taken apart as in a read.
+    pub fn port_write(&self, port: u16, data: &[u8]) -> Option<Request> {
+        let mut request = None;
+        for (offset, byte) in (0u16..).zip(data) {
+            request = self
+                .port_write_byte(port.wrapping_add(offset), *byte)
+                .or(request);
+        }
+        request
+    }
+
+    fn port_write_byte(&self, port: u16, value: u8) -> Option<Request> {
+        const COM1_END: u16 = layout::COM1 + 7;
+        match (port, value) {
+            (layout::COM1..=COM1_END, _) => {
+                self.com1().write((port - layout::COM1) as u8, value);
+                None
+            }
+            (layout::SLEEP_CONTROL, _) => {
+                let off = value & SLEEP_ENABLE != 0 && value >> 2 & 7 == S5;
+                off.then_some(Request::PowerOff)
+            }
+            (layout::RESET, RESET_VALUE) | (layout::I8042_COMMAND, I8042_RESET) => {
+                Some(Request::Reset)
+            }
+            (layout::BOOT_MARKER, MARKER) => Some(Request::Marker),
+            (layout::I8042_COMMAND | layout::SLEEP_STATUS | layout::RESET, _) => None,
+            _ => {
+                self.miss();
+                None
+            }
+        }
+    }
+
+    /// Reads from an address that is not RAM.
+    pub fn mmio_read(&self, address: u64, data: &mut [u8]) {
+        data.fill(0xff);
+        match (
+            address.checked_sub(layout::IOAPIC),
+            data.first_chunk_mut::<4>(),
+        ) {
+            (Some(offset), Some(register)) if offset < layout::IOAPIC_SIZE => {
+                *register = self.ioapic().read(offset).to_le_bytes();
+            }
+            _ => self.miss(),
+        }
+    }
+
+    /// Writes to an address that is not RAM.
+    pub fn mmio_write(&self, address: u64, data: &[u8]) -> Option<Request> {
+        match (address.checked_sub(layout::IOAPIC), data.first_chunk::<4>()) {
+            (Some(offset), Some(value)) if offset < layout::IOAPIC_SIZE => {
+                let changed = self.ioapic().write(offset, u32::from_le_bytes(*value));
+                changed.then_some(Request::Routes)
+            }
+            _ => {
+                self.miss();
+                None
+            }
+        }
+    }
+
+    /// Back to power-on.
+    ///
+    /// # Errors
+    /// The host is out of descriptors.
+    pub fn reset(&self) -> std::io::Result<()> {
+        *self.ioapic() = IoApic::default();
+        self.com1().reset()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console::Output;
+    use std::sync::Arc;
+    use vmm_sys_util::eventfd::EventFd;
+
+    fn bus() -> Bus {
+        let fd = || EventFd::new(libc::EFD_NONBLOCK).unwrap();
+        Bus::new(Com1::new(fd(), Output::nowhere(), Arc::new(fd())), false)
+    }
+
+    #[test]
+    fn the_machine_can_be_ended() {
+        let bus = bus();
+        assert_eq!(
+            bus.port_write(0x600, &[5 << 2 | 1 << 5]),
+            Some(Request::PowerOff)
+        );
+        assert_eq!(bus.port_write(0x602, &[6]), Some(Request::Reset));
+        assert_eq!(bus.port_write(0x64, &[0xfe]), Some(Request::Reset));
+        assert_eq!(bus.port_write(0x604, &[123]), Some(Request::Marker));
+        for (port, value) in [
+            (0x600, 5 << 2),
+            (0x600, 1 << 5),
+            (0x602, 1),
+            (0x64, 0xd1),
+            (0x604, 0),
+        ] {
+            assert_eq!(bus.port_write(port, &[value]), None);
+        }
+    }
+
+    /// Any port, width and value: nothing but what is there answers.
+    #[test]
+    fn nothing_else_is_there() {
+        let bus = bus();
+        let known =
+            |port: u16| matches!(port, 0x3f8..=0x3ff | 0x64 | 0x600..=0x602 | 0x604..=0x607);
+        for port in 0..=0xffff {
+            for width in [1, 2, 4] {
+                let mut data = [0; 4];
+                bus.port_read(port, &mut data[..width]);
+                for (offset, byte) in (0..).zip(&data[..width]) {
+                    let at = port.wrapping_add(offset);
+                    assert!(known(at) || *byte == 0xff, "{at:#x} reads {byte:#x}");
+                }
+            }
+            if !known(port) {
+                assert_eq!(bus.port_write(port, &[0xfe]), None);
+            }
+        }
+        for address in [
+            0xd000_0000,
+            0xfebf_ffff,
+            0xfec0_1000,
+            0xfed0_0000,
+            u64::MAX - 3,
+        ] {
+            let mut data = [0; 8];
+            for width in [1, 2, 4, 8] {
+                bus.mmio_read(address, &mut data[..width]);
+                assert!(data[..width].iter().all(|b| *b == 0xff));
+                assert_eq!(bus.mmio_write(address, &data[..width]), None);
+            }
+        }
+        assert!(bus.unknown() > 0);
+    }
+}

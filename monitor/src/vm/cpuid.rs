@@ -1,0 +1,115 @@
+//! The CPUID leaves a guest sees.
+
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
+use kvm_ioctls::Kvm;
+
+use crate::error::{Error, kvm};
+
+/// Asks KVM what the host supports and takes out what Mote's machine is not.
+/// This costs a third of a millisecond, so it is asked once, beside the
+/// creation of the VM.
+///
+/// # Errors
+/// KVM refuses the question.
+pub fn supported(host: &Kvm) -> Result<CpuId, Error> {
+    let mut cpuid = host
+        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+        .map_err(kvm("get the supported CPUID"))?;
+    let amd = is_amd(&cpuid);
+    for entry in cpuid.as_mut_slice() {
+        match (entry.function, entry.index) {
+            // Power management hints (EPB) that no MSR stands behind.
+            (0x6, _) => entry.ecx &= !(1 << 3),
+            // AMD processors have no ARCH_CAPABILITIES; KVM offers it all the
+            // same, and a guest that believes it reads an MSR for nothing.
+            (0x7, 0) if amd => entry.edx &= !(1 << 29),
+            // No performance counters: they tell a guest about its neighbours.
+            (0xa, _) => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
+            _ => {}
+        }
+    }
+    Ok(cpuid)
+}
+
+fn is_amd(cpuid: &CpuId) -> bool {
+    // "AuthenticAMD" and "HygonGenuine" begin so in EBX.
+    let amd = [u32::from_le_bytes(*b"Auth"), u32::from_le_bytes(*b"Hygo")];
+    cpuid
+        .as_slice()
+        .iter()
+        .any(|entry| entry.function == 0 && amd.contains(&entry.ebx))
+}
+
+/// The leaves of one vCPU: every vCPU is a core of its own in one package.
+pub fn for_vcpu(supported: &CpuId, cpu: u8, cpus: u8) -> CpuId {
+    let mut cpuid = supported.clone();
+    let (id, count) = (u32::from(cpu), u32::from(cpus));
+    // Bits of an APIC id that number the cores of a package.
+    let core_bits = count.next_power_of_two().trailing_zeros();
+    for entry in cpuid.as_mut_slice() {
+        match entry.function {
+            0x1 => {
+                // EBX: CLFLUSH size stays; logical processors and APIC id.
+                entry.ebx = entry.ebx & 0xff00 | count << 16 | id << 24;
+                // HTT says that the count above is valid.
+                entry.edx = entry.edx & !(1 << 28) | u32::from(cpus > 1) << 28;
+                entry.ecx |= 1 << 31;
+            }
+            // Deterministic caches: L1 and L2 are a core's own, L3 is shared.
+            0x4 if entry.eax & 0x1f != 0 => {
+                let level = entry.eax >> 5 & 7;
+                let sharing = if level >= 3 { count - 1 } else { 0 };
+                let cores = (1 << core_bits) - 1;
+                entry.eax = entry.eax & 0x3fff | sharing << 14 | cores << 26;
+            }
+            0xb | 0x1f => topology(entry, core_bits, count, id),
+            // AMD: core count and APIC id size.
+            0x8000_0008 => entry.ecx = core_bits << 12 | (count - 1),
+            0x8000_001d if entry.eax & 0x1f != 0 => {
+                let level = entry.eax >> 5 & 7;
+                let sharing = if level >= 3 { count - 1 } else { 0 };
+                entry.eax = entry.eax & 0x3fff | sharing << 14;
+            }
+            // AMD: extended APIC id, one thread a core, node 0.
+            0x8000_001e => (entry.eax, entry.ebx, entry.ecx) = (id, id, 0),
+            _ => {}
+        }
+    }
+    cpuid
+}
+
+/// Extended topology: level 0 is the thread, level 1 the core.
+fn topology(entry: &mut kvm_bindings::kvm_cpuid_entry2, core_bits: u32, count: u32, id: u32) {
+    entry.edx = id;
+    (entry.eax, entry.ebx, entry.ecx) = match entry.index {
+        0 => (0, 1, 1 << 8),
+        1 => (core_bits, count, 2 << 8 | 1),
+        index => (0, 0, index),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvm_bindings::kvm_cpuid_entry2;
+
+    #[test]
+    fn every_vcpu_is_a_core_with_its_own_id() {
+        let leaves: Vec<kvm_cpuid_entry2> = [(1, 0), (0xb, 0), (0xb, 1), (0x8000_001e, 0)]
+            .map(|(function, index)| kvm_cpuid_entry2 {
+                function,
+                index,
+                ..Default::default()
+            })
+            .into();
+        let supported = CpuId::from_entries(&leaves).unwrap();
+        let cpuid = for_vcpu(&supported, 5, 6);
+        let leaf = |n: usize| cpuid.as_slice()[n];
+        assert_eq!(leaf(0).ebx, 5 << 24 | 6 << 16);
+        assert_eq!(leaf(0).edx >> 28 & 1, 1);
+        assert_eq!((leaf(2).eax, leaf(2).ebx, leaf(2).edx), (3, 6, 5));
+        assert_eq!(leaf(3).eax, 5);
+        let single = for_vcpu(&supported, 0, 1);
+        assert_eq!(single.as_slice()[0].edx >> 28 & 1, 0);
+    }
+}

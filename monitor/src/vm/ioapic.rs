@@ -1,0 +1,168 @@
+//! The I/O APIC (Intel 82093AA), in user space beside KVM's local APICs.
+//!
+//! KVM's own I/O APIC sits on KVM's I/O bus, and a VM with anything on that
+//! bus takes a grace period to destroy: 13 ms measured, against 0.1 ms
+//! without. All interrupts of this machine are edges that reach KVM by irqfd,
+//! so all that is left to do here is to turn a redirection entry into a
+//! message-signalled route when the guest programs it.
+
+/// Pins, which are also the global system interrupts of the machine.
+pub const PINS: usize = 32;
+
+/// Redirection entry: the pin is masked.
+const MASKED: u64 = 1 << 16;
+/// Bits of an entry that a guest can set; delivery status and remote IRR are
+/// read-only.
+const WRITABLE: u64 = !(1 << 12 | 1 << 14);
+
+/// A message-signalled interrupt that stands for an unmasked pin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The pin.
+    pub gsi: u32,
+    /// MSI address, low half.
+    pub address: u32,
+    /// MSI data.
+    pub data: u32,
+}
+
+/// Register state; the monitor reads it out into KVM's routing table.
+#[derive(Clone, Debug)]
+pub struct IoApic {
+    select: u8,
+    id: u8,
+    entries: [u64; PINS],
+}
+
+impl Default for IoApic {
+    fn default() -> Self {
+        Self {
+            select: 0,
+            id: 0,
+            entries: [MASKED; PINS],
+        }
+    }
+}
+
+impl IoApic {
+    /// Reads a 32-bit register at byte `offset` of the window.
+    pub fn read(&self, offset: u64) -> u32 {
+        match offset {
+            0x00 => self.select.into(),
+            0x10 => self.read_selected(),
+            _ => 0,
+        }
+    }
+
+    fn read_selected(&self) -> u32 {
+        match self.select {
+            0 | 2 => u32::from(self.id) << 24,
+            // Version 0x11 has no EOI register, which edges do not need.
+            1 => 0x11 | (PINS as u32 - 1) << 16,
+            select => match self.entry(select) {
+                Some(entry) if select % 2 == 0 => entry as u32,
+                Some(entry) => (entry >> 32) as u32,
+                None => 0,
+            },
+        }
+    }
+
+    /// Writes a 32-bit register; tells whether a route may have changed.
+    pub fn write(&mut self, offset: u64, value: u32) -> bool {
+        match (offset, self.select) {
+            (0x00, _) => self.select = value as u8,
+            (0x10, 0) => self.id = (value >> 24) as u8 & 0xf,
+            (0x10, select) => return self.write_entry(select, value),
+            _ => {}
+        }
+        false
+    }
+
+    fn write_entry(&mut self, select: u8, value: u32) -> bool {
+        let Some(entry) = self.entry(select) else {
+            return false;
+        };
+        let new = match select % 2 {
+            0 => entry & !0xffff_ffff | u64::from(value),
+            _ => entry & 0xffff_ffff | u64::from(value) << 32,
+        };
+        let pin = usize::from(select - 0x10) / 2;
+        if let Some(slot) = self.entries.get_mut(pin) {
+            *slot = new & WRITABLE;
+        }
+        // Masked before and after: nothing that KVM knows of has changed.
+        entry != new & WRITABLE && (entry & new & MASKED) == 0
+    }
+
+    fn entry(&self, select: u8) -> Option<u64> {
+        let register = select.checked_sub(0x10)?;
+        self.entries.get(usize::from(register) / 2).copied()
+    }
+
+    /// The routes of all unmasked pins.
+    pub fn routes(&self) -> impl Iterator<Item = Route> + '_ {
+        let unmasked = |(_, entry): &(u32, &u64)| **entry & MASKED == 0;
+        (0u32..)
+            .zip(&self.entries)
+            .filter(unmasked)
+            .map(|(gsi, entry)| {
+                let destination = (entry >> 56) as u32;
+                let logical = (entry >> 11 & 1) as u32;
+                // Vector and delivery mode. The trigger mode is left at edge,
+                // whatever the guest says: no line of this machine has a level.
+                let data = (entry & 0x7ff) as u32;
+                Route {
+                    gsi,
+                    address: 0xfee0_0000 | destination << 12 | logical << 2,
+                    data,
+                }
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(apic: &mut IoApic, register: u32, value: u32) -> bool {
+        assert!(!apic.write(0, register));
+        apic.write(0x10, value)
+    }
+
+    #[test]
+    fn a_programmed_pin_becomes_a_route() {
+        let mut apic = IoApic::default();
+        assert_eq!(apic.routes().count(), 0);
+        // Masked writes change nothing for KVM; unmasking does.
+        assert!(!set(&mut apic, 0x10 + 2 * 4 + 1, 3 << 24));
+        assert!(set(&mut apic, 0x10 + 2 * 4, 0x31 | 1 << 11));
+        let route = Route {
+            gsi: 4,
+            address: 0xfee0_3004,
+            data: 0x31,
+        };
+        assert_eq!(apic.routes().collect::<Vec<_>>(), [route]);
+        // The same value again is no change; masking is one.
+        assert!(!set(&mut apic, 0x10 + 2 * 4, 0x31 | 1 << 11));
+        assert!(set(&mut apic, 0x10 + 2 * 4, 1 << 16));
+        assert_eq!(apic.routes().count(), 0);
+    }
+
+    /// Every register and offset can be read and written, and only what the
+    /// data sheet makes writable changes.
+    #[test]
+    fn any_access_is_harmless() {
+        let mut apic = IoApic::default();
+        for select in 0..=255u32 {
+            for offset in 0..0x1000 {
+                apic.write(0, select);
+                apic.write(offset, 0xffff_ffff);
+                apic.read(offset);
+            }
+        }
+        apic.write(0, 1);
+        assert_eq!(apic.read(0x10), 0x11 | 31 << 16);
+        apic.write(0, 0x10);
+        assert_eq!(apic.read(0x10) & (1 << 12 | 1 << 14), 0);
+    }
+}

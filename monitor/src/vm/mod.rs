@@ -1,0 +1,290 @@
+//! The virtual machine: KVM objects, made in the order that costs least.
+
+pub mod bus;
+pub mod cpuid;
+pub mod ioapic;
+pub mod regs;
+pub mod vcpu;
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use kvm_bindings::{
+    CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_enable_cap,
+    kvm_irq_routing_entry, kvm_userspace_memory_region,
+};
+use kvm_ioctls::{Cap, Kvm, VmFd};
+use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::boot::Entry;
+use crate::error::{Error, kvm};
+use crate::layout;
+use crate::memory::GuestRam;
+use crate::timings::Timings;
+
+use bus::{Bus, Request};
+use vcpu::{Gate, Vcpu};
+
+/// Why the VM stopped by itself.
+#[derive(Debug)]
+pub enum Ended {
+    /// The guest powered off.
+    PowerOff,
+    /// The guest asked for a reset.
+    Reset,
+    /// The guest or KVM cannot go on.
+    Error(Error),
+}
+
+/// What all threads of a VM share.
+pub struct Shared {
+    /// The VM; KVM's routing table is changed through it while it runs.
+    pub fd: VmFd,
+    /// Devices.
+    pub bus: Bus,
+    /// Whether vCPUs run.
+    pub gate: Gate,
+    /// Start-up stages, and the boot marker's time.
+    pub timings: Arc<Timings>,
+    vcpus: OnceLock<Vec<Arc<Vcpu>>>,
+    ended: Mutex<Option<Ended>>,
+    /// Microseconds from exec to the boot marker; 0 when there is no news.
+    marker: AtomicU64,
+    wake: Arc<EventFd>,
+}
+
+impl Shared {
+    /// The VM's common part, before its vCPUs exist.
+    pub fn new(fd: VmFd, bus: Bus, timings: Arc<Timings>, wake: Arc<EventFd>) -> Self {
+        Self {
+            fd,
+            bus,
+            gate: Gate::default(),
+            timings,
+            vcpus: OnceLock::new(),
+            ended: Mutex::new(None),
+            marker: AtomicU64::new(0),
+            wake,
+        }
+    }
+
+    /// All vCPUs.
+    pub fn vcpus(&self) -> &[Arc<Vcpu>] {
+        self.vcpus.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// Why the VM has stopped, if it has; asking clears it.
+    pub fn take_end(&self) -> Option<Ended> {
+        self.ended
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+
+    /// Microseconds from exec to the boot marker, once after it was written.
+    pub fn take_marker(&self) -> Option<u64> {
+        Some(self.marker.swap(0, Ordering::Relaxed)).filter(|us| *us > 0)
+    }
+
+    /// Ends the VM with an error; the first one counts.
+    pub fn stop(&self, error: Error) {
+        self.end(Ended::Error(error));
+    }
+
+    fn end(&self, why: Ended) {
+        self.gate.halt();
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.get_or_insert(why);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        // The counter cannot overflow: the main thread empties it.
+        let _ = self.wake.write(1);
+    }
+
+    /// Does what a guest asked of its machine.
+    ///
+    /// # Errors
+    /// KVM refuses a new routing table.
+    pub fn request(&self, request: Request) -> Result<(), Error> {
+        match request {
+            Request::PowerOff => self.end(Ended::PowerOff),
+            Request::Reset => self.end(Ended::Reset),
+            Request::Marker => {
+                let us = u64::try_from(self.timings.elapsed().as_micros()).unwrap_or(u64::MAX);
+                self.timings.mark("boot marker");
+                self.marker.store(us.max(1), Ordering::Relaxed);
+                self.bus.note_marker(us);
+                self.wake();
+            }
+            Request::Routes => self.set_routes()?,
+        }
+        Ok(())
+    }
+
+    /// Hands the I/O APIC's routes to KVM.
+    ///
+    /// # Errors
+    /// KVM refuses them.
+    pub fn set_routes(&self) -> Result<(), Error> {
+        const WHAT: &str = "set interrupt routes";
+        // Held over the call, so that two vCPUs cannot swap their tables.
+        let ioapic = self.bus.ioapic();
+        let entry = |route: ioapic::Route| {
+            let mut entry = kvm_irq_routing_entry {
+                gsi: route.gsi,
+                type_: KVM_IRQ_ROUTING_MSI,
+                ..Default::default()
+            };
+            entry.u.msi.address_lo = route.address;
+            entry.u.msi.data = route.data;
+            entry
+        };
+        let entries: Vec<kvm_irq_routing_entry> = ioapic.routes().map(entry).collect();
+        let table = KvmIrqRouting::from_entries(&entries)
+            .map_err(|_| Error::Kvm(WHAT, io::ErrorKind::OutOfMemory.into()))?;
+        self.fd.set_gsi_routing(&table).map_err(kvm(WHAT))
+    }
+}
+
+/// Opens `/dev/kvm`.
+///
+/// # Errors
+/// It is missing, not permitted, or not the KVM this program was made for.
+pub fn open_host() -> Result<Kvm, Error> {
+    let host = Kvm::new().map_err(|error| {
+        Error::Host(match error.errno() {
+            libc::ENOENT => "/dev/kvm is missing: load the kvm module, or run on a host with \
+                             hardware virtualization"
+                .to_owned(),
+            libc::EACCES | libc::EPERM => "/dev/kvm: permission denied; add your user to the \
+                                           group that owns it (usually kvm)"
+                .to_owned(),
+            errno => {
+                let cause = io::Error::from_raw_os_error(errno);
+                format!("/dev/kvm: {}", crate::error::os_message(&cause))
+            }
+        })
+    })?;
+    match host.get_api_version() {
+        12 => Ok(host),
+        other => Err(Error::Host(format!(
+            "/dev/kvm: API version {other} instead of 12"
+        ))),
+    }
+}
+
+/// Creates the VM with its memory and interrupt controllers; vCPUs and
+/// interrupt lines follow.
+///
+/// The order of all of this matters by milliseconds. Registering anything on
+/// KVM's I/O bus (an ioeventfd, an in-kernel I/O APIC, PIC or PIT) starts a
+/// grace period of about 13 ms for which the next change of memory slots or
+/// routes, and the destruction of the VM, have to wait. So: VM, memory slots,
+/// interrupt controllers in the variant that registers nothing, vCPUs, their
+/// CPUID and registers, then irqfds, and ioeventfds last of all, when a guest
+/// first uses a device.
+///
+/// # Errors
+/// KVM refuses, or lacks what Mote needs (Linux 5.10 has all of it).
+pub fn create(host: &Kvm, ram: &GuestRam) -> Result<VmFd, Error> {
+    if !host.check_extension(Cap::ImmediateExit) {
+        return Err(Error::Host(
+            "/dev/kvm is too old: Linux 5.10 or later is needed".to_owned(),
+        ));
+    }
+    let fd = loop {
+        match host.create_vm() {
+            // A signal during creation is no reason to give up.
+            Err(error) if error.errno() == libc::EINTR => {}
+            result => break result.map_err(kvm("create a VM"))?,
+        }
+    };
+    for (slot, region) in (0u32..).zip(ram.iter()) {
+        let host_address = region
+            .as_volatile_slice()
+            .map_err(|e| Error::System("guest memory", io::Error::other(e)))?
+            .ptr_guard_mut();
+        let slot = kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: region.start_addr().0,
+            memory_size: region.len(),
+            userspace_addr: host_address.as_ptr() as u64,
+        };
+        // SAFETY: the range is a mapping of exactly this size that lives until
+        // the process ends, and guest memory is all that it is used for.
+        unsafe { fd.set_user_memory_region(slot) }.map_err(kvm("set guest memory"))?;
+    }
+    // Intel hosts want these pages named before the first vCPU.
+    fd.set_identity_map_address(layout::KVM_IDENTITY_MAP)
+        .map_err(kvm("set the identity map"))?;
+    fd.set_tss_address(layout::KVM_TSS)
+        .map_err(kvm("set the TSS address"))?;
+    let mut split = kvm_enable_cap {
+        cap: KVM_CAP_SPLIT_IRQCHIP,
+        ..Default::default()
+    };
+    split.args = [ioapic::PINS as u64, 0, 0, 0];
+    fd.enable_cap(&split)
+        .map_err(kvm("create the interrupt controllers"))?;
+    Ok(fd)
+}
+
+/// Creates the vCPUs.
+///
+/// # Errors
+/// KVM refuses, usually for want of memory.
+pub fn create_vcpus(shared: &Shared, cpus: u8) -> Result<(), Error> {
+    let mut all = Vec::with_capacity(cpus.into());
+    for id in 0..cpus {
+        let fd = shared
+            .fd
+            .create_vcpu(id.into())
+            .map_err(kvm("create a vCPU"))?;
+        all.push(Arc::new(Vcpu::new(id.into(), fd)));
+    }
+    // Set once: this function is called once.
+    let _ = shared.vcpus.set(all);
+    Ok(())
+}
+
+/// Gives every vCPU its identity, and the first its registers.
+///
+/// # Errors
+/// KVM refuses.
+pub fn set_up_vcpus(shared: &Shared, supported: &CpuId, entry: Entry) -> Result<(), Error> {
+    let vcpus = shared.vcpus();
+    // Checked when it was configured: at most 32.
+    let count = vcpus.len() as u8;
+    for (id, vcpu) in (0u8..).zip(vcpus) {
+        let fd = vcpu.fd();
+        let cpuid = cpuid::for_vcpu(supported, id, count);
+        fd.set_cpuid2(&cpuid).map_err(kvm("set CPUID"))?;
+        regs::set_boot_msrs(&fd)?;
+        if id == 0 {
+            regs::set_entry(&fd, entry)?;
+        }
+    }
+    Ok(())
+}
+
+/// Brings vCPUs, interrupt controllers and devices back to power-on. All
+/// vCPUs must be parked.
+///
+/// # Errors
+/// KVM or the host refuses a part of it.
+pub fn power_on(shared: &Shared, entry: Entry) -> Result<(), Error> {
+    shared
+        .bus
+        .reset()
+        .map_err(|e| Error::System("reset the devices", e))?;
+    shared.set_routes()?;
+    for (id, vcpu) in shared.vcpus().iter().enumerate() {
+        regs::power_on(&vcpu.fd(), (id == 0).then_some(entry))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,388 @@
+//! The registers with which a vCPU starts, at power-on and after a reset.
+
+use kvm_bindings::{
+    KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_UNINITIALIZED, Msrs, kvm_debugregs, kvm_dtable, kvm_fpu,
+    kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs,
+    kvm_vcpu_events, kvm_xcrs,
+};
+use kvm_ioctls::VcpuFd;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
+
+use crate::boot::Entry;
+use crate::error::{Error, kvm};
+use crate::layout;
+use crate::memory::GuestRam;
+
+const CR0_PE: u64 = 1;
+const CR0_ET: u64 = 1 << 4;
+const CR0_PG: u64 = 1 << 31;
+const CR4_PAE: u64 = 1 << 5;
+const EFER_LONG_MODE: u64 = 1 << 8 | 1 << 10;
+/// APIC base register: enabled, at its usual address; bit 8 marks the first
+/// processor.
+const APIC_BASE: u64 = layout::LAPIC as u64 | 1 << 11;
+const APIC_BASE_BSP: u64 = 1 << 8;
+
+const MSR_MISC_ENABLE: u32 = 0x1a0;
+const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
+/// Write-back by default, MTRRs on: no variable range is needed.
+const MTRR_WRITE_BACK: u64 = 1 << 11 | 6;
+
+/// MSRs that a guest may have changed, with their values at power-on. Those
+/// that KVM or the host does not know cannot have been changed either.
+const RESET_MSRS: [(u32, u64); 22] = [
+    // KVM's own: each holds a guest address that KVM would go on writing to.
+    (0x4b56_4d01, 0),
+    (0x4b56_4d00, 0),
+    (0x4b56_4d02, 0),
+    (0x4b56_4d03, 0),
+    (0x4b56_4d04, 0),
+    (0x4b56_4d06, 0),
+    (0x12, 0),
+    (0x11, 0),
+    (0x6e0, 0),
+    (0x48, 0),
+    (0xda0, 0),
+    (0x174, 0),
+    (0x175, 0),
+    (0x176, 0),
+    (0xc000_0081, 0),
+    (0xc000_0082, 0),
+    (0xc000_0083, 0),
+    (0xc000_0084, 0),
+    (0xc000_0102, 0),
+    (0xc000_0103, 0),
+    (0x277, 0x0007_0406_0007_0406),
+    (0x4b56_4d05, 1),
+];
+
+/// Descriptors of the first vCPU's GDT: null, code, data, task state.
+fn gdt(code: u64) -> [u64; 4] {
+    [0, code, 0x00cf_9300_0000_ffff, 0x008f_8b00_0000_ffff]
+}
+const CODE_64: u64 = 0x00af_9b00_0000_ffff;
+const CODE_32: u64 = 0x00cf_9b00_0000_ffff;
+
+/// Takes a flat segment's descriptor apart (Intel SDM 3A, 3.4.5).
+fn segment(gdt: &[u64; 4], index: usize) -> kvm_segment {
+    let entry = gdt.get(index).copied().unwrap_or(0);
+    let bit = |at: u32| (entry >> at & 1) as u8;
+    let limit = (entry & 0xffff | entry >> 32 & 0xf_0000) as u32;
+    kvm_segment {
+        base: 0,
+        limit: if bit(55) == 1 {
+            limit << 12 | 0xfff
+        } else {
+            limit
+        },
+        selector: (index * 8) as u16,
+        type_: (entry >> 40 & 0xf) as u8,
+        present: bit(47),
+        dpl: (entry >> 45 & 3) as u8,
+        db: bit(54),
+        s: bit(44),
+        l: bit(53),
+        g: bit(55),
+        avl: bit(52),
+        unusable: 0,
+        padding: 0,
+    }
+}
+
+/// Writes what the first vCPU's registers point at: its GDT, and for 64-bit
+/// entry page tables that map the first GiB one to one.
+///
+/// # Errors
+/// Guest memory is too small, which it never is.
+pub fn write_tables(ram: &GuestRam, entry: Entry) -> Result<(), GuestMemoryError> {
+    let code = match entry {
+        Entry::Linux64(_) => CODE_64,
+        Entry::Pvh(_) => CODE_32,
+    };
+    ram.write_obj(gdt(code), GuestAddress(layout::GDT))?;
+    if matches!(entry, Entry::Pvh(_)) {
+        return Ok(());
+    }
+    let (pml4, pdpt, pd) = (
+        layout::PAGE_TABLES,
+        layout::PAGE_TABLES + 0x1000,
+        layout::PAGE_TABLES + 0x2000,
+    );
+    // Present and writable; bit 7 makes it a 2 MiB page.
+    ram.write_obj(pdpt | 3, GuestAddress(pml4))?;
+    ram.write_obj(pd | 3, GuestAddress(pdpt))?;
+    let mut pages = [0u8; 4096];
+    for (index, page) in (0u64..).zip(pages.chunks_exact_mut(8)) {
+        page.copy_from_slice(&(index << 21 | 0x83).to_le_bytes());
+    }
+    ram.write_slice(&pages, GuestAddress(pd))
+}
+
+fn boot_sregs(entry: Entry) -> kvm_sregs {
+    let long = matches!(entry, Entry::Linux64(_));
+    let gdt = gdt(if long { CODE_64 } else { CODE_32 });
+    let data = segment(&gdt, 2);
+    let mut sregs = kvm_sregs {
+        cs: segment(&gdt, 1),
+        ds: data,
+        es: data,
+        fs: data,
+        gs: data,
+        ss: data,
+        tr: segment(&gdt, 3),
+        // A null LDT; VMX wants it marked as one.
+        ldt: kvm_segment {
+            type_: 2,
+            unusable: 1,
+            ..Default::default()
+        },
+        gdt: kvm_dtable {
+            base: layout::GDT,
+            limit: 31,
+            padding: [0; 3],
+        },
+        cr0: CR0_PE | CR0_ET,
+        apic_base: APIC_BASE | APIC_BASE_BSP,
+        ..Default::default()
+    };
+    if long {
+        sregs.cr0 |= CR0_PG;
+        sregs.cr3 = layout::PAGE_TABLES;
+        sregs.cr4 = CR4_PAE;
+        sregs.efer = EFER_LONG_MODE;
+    }
+    sregs
+}
+
+fn boot_regs(entry: Entry) -> kvm_regs {
+    let flags = kvm_regs {
+        rflags: 2,
+        ..Default::default()
+    };
+    match entry {
+        Entry::Linux64(rip) => kvm_regs {
+            rip,
+            rsi: layout::ZERO_PAGE,
+            rsp: layout::BOOT_STACK,
+            rbp: layout::BOOT_STACK,
+            ..flags
+        },
+        Entry::Pvh(rip) => kvm_regs {
+            rip: rip.into(),
+            rbx: layout::PVH_INFO,
+            ..flags
+        },
+    }
+}
+
+/// MSRs that a kernel expects firmware to have set.
+///
+/// # Errors
+/// KVM refuses them.
+pub fn set_boot_msrs(fd: &VcpuFd) -> Result<(), Error> {
+    // Fast string operations on, memory write-back by default.
+    let msrs = [(MSR_MISC_ENABLE, 1), (MSR_MTRR_DEF_TYPE, MTRR_WRITE_BACK)];
+    for (index, data) in msrs {
+        set_msr(fd, index, data, "set the boot MSRs")?;
+    }
+    Ok(())
+}
+
+fn set_msr(fd: &VcpuFd, index: u32, data: u64, what: &'static str) -> Result<(), Error> {
+    let entry = kvm_msr_entry {
+        index,
+        data,
+        ..Default::default()
+    };
+    let msrs = Msrs::from_entries(&[entry])
+        .map_err(|_| Error::Kvm(what, std::io::ErrorKind::OutOfMemory.into()))?;
+    match fd.set_msrs(&msrs).map_err(kvm(what))? {
+        1 => Ok(()),
+        _ => Err(Error::Kvm(
+            what,
+            std::io::Error::from_raw_os_error(libc::EINVAL),
+        )),
+    }
+}
+
+/// Gives the first vCPU the registers with which it enters the guest.
+///
+/// # Errors
+/// KVM refuses them.
+pub fn set_entry(fd: &VcpuFd, entry: Entry) -> Result<(), Error> {
+    fd.set_sregs(&boot_sregs(entry))
+        .map_err(kvm("set system registers"))?;
+    fd.set_regs(&boot_regs(entry)).map_err(kvm("set registers"))
+}
+
+/// Brings a vCPU back to power-on: `entry` for the first, `None` for the
+/// others, which then wait for INIT and SIPI.
+///
+/// # Errors
+/// KVM refuses a part of it.
+pub fn power_on(fd: &VcpuFd, entry: Option<Entry>) -> Result<(), Error> {
+    const WHAT: &str = "reset a vCPU";
+    fd.set_vcpu_events(&kvm_vcpu_events::default())
+        .map_err(kvm(WHAT))?;
+    // Fixed bits of DR6 and DR7 (Intel SDM 3A, table 10-1).
+    let debug = kvm_debugregs {
+        dr6: 0xffff_0ff0,
+        dr7: 0x400,
+        ..Default::default()
+    };
+    fd.set_debug_regs(&debug).map_err(kvm(WHAT))?;
+    for (index, data) in RESET_MSRS {
+        // A host without this MSR refuses it; so it did to the guest.
+        let _ = set_msr(fd, index, data, WHAT);
+    }
+    set_boot_msrs(fd)?;
+    let mut sregs = entry.map_or_else(reset_sregs, boot_sregs);
+    if entry.is_none() {
+        sregs.apic_base &= !APIC_BASE_BSP;
+    }
+    // Leaving x2APIC mode goes through "disabled" (Intel SDM 3A, 12.12.5).
+    let enabled = std::mem::replace(&mut sregs.apic_base, layout::LAPIC.into());
+    fd.set_sregs(&sregs).map_err(kvm(WHAT))?;
+    sregs.apic_base = enabled;
+    fd.set_sregs(&sregs).map_err(kvm(WHAT))?;
+    let mut xcrs = kvm_xcrs {
+        nr_xcrs: 1,
+        ..Default::default()
+    };
+    if let Some(xcr0) = xcrs.xcrs.first_mut() {
+        xcr0.value = 1;
+    }
+    // Hosts without XSAVE refuse this, and have nothing to reset.
+    let _ = fd.set_xcrs(&xcrs);
+    let fpu = kvm_fpu {
+        fcw: 0x37f,
+        mxcsr: 0x1f80,
+        ..Default::default()
+    };
+    fd.set_fpu(&fpu).map_err(kvm(WHAT))?;
+    let mut lapic = fd.get_lapic().map_err(kvm(WHAT))?;
+    reset_lapic(&mut lapic);
+    fd.set_lapic(&lapic).map_err(kvm(WHAT))?;
+    let (regs, state) = match entry {
+        Some(entry) => (boot_regs(entry), KVM_MP_STATE_RUNNABLE),
+        None => (
+            kvm_regs {
+                rip: 0xfff0,
+                rflags: 2,
+                ..Default::default()
+            },
+            KVM_MP_STATE_UNINITIALIZED,
+        ),
+    };
+    fd.set_regs(&regs).map_err(kvm(WHAT))?;
+    fd.set_mp_state(kvm_mp_state { mp_state: state })
+        .map_err(kvm(WHAT))
+}
+
+/// System registers at power-on, before INIT and SIPI (Intel SDM 3A, 10.1.1).
+fn reset_sregs() -> kvm_sregs {
+    let data = kvm_segment {
+        limit: 0xffff,
+        type_: 3,
+        present: 1,
+        s: 1,
+        ..Default::default()
+    };
+    kvm_sregs {
+        cs: kvm_segment {
+            base: 0xffff_0000,
+            selector: 0xf000,
+            type_: 0xb,
+            ..data
+        },
+        ds: data,
+        es: data,
+        fs: data,
+        gs: data,
+        ss: data,
+        tr: kvm_segment {
+            type_: 0xb,
+            s: 0,
+            ..data
+        },
+        ldt: kvm_segment {
+            type_: 2,
+            s: 0,
+            ..data
+        },
+        gdt: kvm_dtable {
+            limit: 0xffff,
+            ..Default::default()
+        },
+        idt: kvm_dtable {
+            limit: 0xffff,
+            ..Default::default()
+        },
+        cr0: 0x6000_0010,
+        apic_base: APIC_BASE | APIC_BASE_BSP,
+        ..Default::default()
+    }
+}
+
+/// A local APIC at power-on (Intel SDM 3A, 12.4.7.1): everything zero but the
+/// id, the version, flat destinations and masked entries.
+fn reset_lapic(lapic: &mut kvm_lapic_state) {
+    const KEEP: [usize; 2] = [0x20, 0x30];
+    const SET: [(usize, u32); 9] = [
+        (0xe0, 0xffff_ffff),
+        (0xf0, 0xff),
+        (0x2f0, 1 << 16),
+        (0x320, 1 << 16),
+        (0x330, 1 << 16),
+        (0x340, 1 << 16),
+        (0x350, 1 << 16),
+        (0x360, 1 << 16),
+        (0x370, 1 << 16),
+    ];
+    for (offset, register) in lapic.regs.chunks_exact_mut(16).enumerate() {
+        let offset = offset * 16;
+        let value = SET
+            .iter()
+            .find(|(at, _)| *at == offset)
+            .map_or(0, |(_, value)| *value);
+        if !KEEP.contains(&offset) {
+            register.fill(0);
+            let bytes = register.iter_mut().zip(value.to_le_bytes());
+            bytes.for_each(|(to, from)| *to = from as _);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_are_flat() {
+        let code = segment(&gdt(CODE_64), 1);
+        assert_eq!(
+            (code.limit, code.l, code.db, code.type_),
+            (u32::MAX, 1, 0, 0xb)
+        );
+        let code = segment(&gdt(CODE_32), 1);
+        assert_eq!((code.limit, code.l, code.db), (u32::MAX, 0, 1));
+        let task = segment(&gdt(CODE_64), 3);
+        assert_eq!((task.s, task.type_, task.selector), (0, 0xb, 24));
+    }
+
+    #[test]
+    fn a_reset_lapic_keeps_its_identity_only() {
+        let mut lapic = kvm_lapic_state::default();
+        lapic.regs.fill(0x5a);
+        reset_lapic(&mut lapic);
+        let at = |offset: usize| {
+            let bytes: Vec<u8> = lapic.regs[offset..offset + 4]
+                .iter()
+                .map(|b| *b as u8)
+                .collect();
+            u32::from_le_bytes(bytes.try_into().unwrap())
+        };
+        assert_eq!(at(0x20), 0x5a5a_5a5a);
+        assert_eq!((at(0xf0), at(0x320), at(0x380)), (0xff, 1 << 16, 0));
+    }
+}

@@ -1,0 +1,312 @@
+//! A vCPU and the thread that runs it.
+
+use std::io;
+use std::os::raw::c_int;
+use std::slice;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use kvm_bindings::kvm_run;
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
+
+use super::Shared;
+use crate::error::Error;
+
+/// Stack of a vCPU's thread in bytes; its deepest path is a serial write.
+const STACK: usize = 128 << 10;
+/// How often KVM_RUN may answer "try again" in a row before that is an error.
+const MAX_RETRIES: u32 = 200;
+
+/// The one byte of a vCPU's shared page that another thread writes.
+struct ImmediateExit(*mut u8);
+
+// SAFETY: the pointer leads into the vCPU's shared page, which is mapped as
+// long as the `Vcpu` that owns this lives, and is only accessed volatilely.
+unsafe impl Send for ImmediateExit {}
+// SAFETY: as above; a byte store cannot tear.
+unsafe impl Sync for ImmediateExit {}
+
+impl ImmediateExit {
+    fn set(&self, value: u8) {
+        // SAFETY: see the `Send` implementation: valid, and a byte.
+        unsafe { self.0.write_volatile(value) }
+    }
+}
+
+/// A vCPU. Its own thread holds the descriptor while the guest runs, whoever
+/// wants to change its registers while it is parked.
+pub struct Vcpu {
+    id: usize,
+    fd: Mutex<VcpuFd>,
+    immediate_exit: ImmediateExit,
+    thread: Mutex<Option<libc::pthread_t>>,
+}
+
+/// Whether vCPUs run, and how many are parked.
+#[derive(Default)]
+pub struct Gate {
+    running: AtomicBool,
+    parked: Mutex<usize>,
+    changed: Condvar,
+}
+
+impl Gate {
+    fn parked(&self) -> MutexGuard<'_, usize> {
+        self.parked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Parks the calling vCPU until the VM runs.
+    fn wait(&self) {
+        let mut parked = self.parked();
+        *parked += 1;
+        self.changed.notify_all();
+        while !self.running.load(Ordering::Acquire) {
+            parked = self
+                .changed
+                .wait(parked)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        *parked -= 1;
+    }
+
+    /// Lets no vCPU enter the guest again; those inside stay there until they
+    /// are kicked.
+    pub fn halt(&self) {
+        self.running.store(false, Ordering::Release);
+    }
+
+    fn open(&self) {
+        let _parked = self.parked();
+        self.running.store(true, Ordering::Release);
+        self.changed.notify_all();
+    }
+}
+
+impl Vcpu {
+    /// Takes over a vCPU that KVM has made.
+    pub fn new(id: usize, mut fd: VcpuFd) -> Self {
+        let run: *mut kvm_run = fd.get_kvm_run();
+        // SAFETY: `run` points at the vCPU's shared page; taking a field's
+        // address reads nothing.
+        let immediate_exit = unsafe { &raw mut (*run).immediate_exit };
+        Self {
+            id,
+            fd: Mutex::new(fd),
+            immediate_exit: ImmediateExit(immediate_exit),
+            thread: Mutex::new(None),
+        }
+    }
+
+    /// The descriptor; waits for the vCPU to be parked.
+    pub fn fd(&self) -> MutexGuard<'_, VcpuFd> {
+        self.fd.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gets the vCPU out of the guest, if it is there.
+    fn kick(&self) {
+        // The flag first: a vCPU that is about to enter the guest sees it, one
+        // that is inside gets the signal.
+        self.immediate_exit.set(1);
+        fence(Ordering::SeqCst);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(thread) = *thread {
+            // SAFETY: vCPU threads live as long as the process, so the handle
+            // is valid; the signal's handler does nothing.
+            unsafe { libc::pthread_kill(thread, kick_signal()) };
+        }
+    }
+
+    /// Runs the guest whenever the gate is open.
+    fn run(&self, shared: &Shared) {
+        // SAFETY: asks for the calling thread's own handle.
+        let own = unsafe { libc::pthread_self() };
+        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(own);
+        loop {
+            shared.gate.wait();
+            let mut fd = self.fd();
+            self.immediate_exit.set(0);
+            fence(Ordering::SeqCst);
+            let mut retries = 0;
+            while shared.gate.running.load(Ordering::Acquire) {
+                match self.enter(&mut fd, shared) {
+                    Ok(()) => retries = 0,
+                    Err(Stop::Retry) if retries < MAX_RETRIES => {
+                        retries += 1;
+                        // KVM could not start its helper thread; give the
+                        // host a moment (5 s in all at most).
+                        thread::sleep(Duration::from_millis(u64::from(retries / 4)));
+                    }
+                    Err(Stop::Retry) => {
+                        let why = "KVM cannot start its helper thread: too many processes or \
+                                   threads (see pids.max and RLIMIT_NPROC)";
+                        shared.stop(Error::Host(why.to_owned()));
+                    }
+                    Err(Stop::Error(error)) => shared.stop(error),
+                }
+            }
+        }
+    }
+
+    /// Runs the guest until its next exit and answers that.
+    fn enter(&self, fd: &mut VcpuFd, shared: &Shared) -> Result<(), Stop> {
+        let bus = &shared.bus;
+        let request = match fd.run() {
+            Ok(VcpuExit::IoOut(port, data)) => {
+                let (start, length) = (data.as_ptr(), data.len());
+                let size = port_width(fd).min(length.max(1));
+                // SAFETY: the bytes lie in the vCPU's shared page and stay
+                // valid until the next KVM_RUN on this thread.
+                let data = unsafe { slice::from_raw_parts(start, length) };
+                data.chunks(size)
+                    .filter_map(|part| bus.port_write(port, part))
+                    .last()
+            }
+            Ok(VcpuExit::IoIn(port, data)) => {
+                let (start, length) = (data.as_mut_ptr(), data.len());
+                let size = port_width(fd).min(length.max(1));
+                // SAFETY: as above; nobody else writes there while this
+                // thread is out of KVM_RUN.
+                let data = unsafe { slice::from_raw_parts_mut(start, length) };
+                data.chunks_mut(size)
+                    .for_each(|part| bus.port_read(port, part));
+                None
+            }
+            Ok(VcpuExit::MmioRead(address, data)) => {
+                bus.mmio_read(address, data);
+                None
+            }
+            Ok(VcpuExit::MmioWrite(address, data)) => bus.mmio_write(address, data),
+            Ok(VcpuExit::Shutdown) => return Err(Stop::Error(Error::TripleFault(self.id))),
+            Ok(VcpuExit::Intr | VcpuExit::Hlt | VcpuExit::IoapicEoi(_)) => None,
+            Ok(VcpuExit::InternalError) => return Err(self.internal_error(fd)),
+            Ok(VcpuExit::FailEntry(reason, _)) => {
+                return Err(
+                    self.stopped(&format!("the processor refused to enter it ({reason:#x})"))
+                );
+            }
+            Ok(VcpuExit::MemoryFault { gpa, .. }) => return Err(self.memory_gone(Some(gpa))),
+            Ok(other) => {
+                let why = format!("KVM exit that Mote does not know: {other:?}");
+                return Err(self.stopped(&why));
+            }
+            Err(error) => return self.failed(error.errno()),
+        };
+        match request {
+            Some(request) => shared.request(request).map_err(Stop::Error),
+            None => Ok(()),
+        }
+    }
+
+    fn failed(&self, errno: i32) -> Result<(), Stop> {
+        match errno {
+            libc::EINTR => Ok(()),
+            libc::EAGAIN => Err(Stop::Retry),
+            libc::EFAULT => Err(self.memory_gone(None)),
+            _ => {
+                let error = io::Error::from_raw_os_error(errno);
+                Err(Stop::Error(Error::Kvm("run the guest", error)))
+            }
+        }
+    }
+
+    fn memory_gone(&self, address: Option<u64>) -> Stop {
+        let at = address.map_or(String::new(), |gpa| format!(" at {gpa:#x}"));
+        self.stopped(&format!(
+            "its memory{at} is gone; was the kernel or initrd file changed while it ran?"
+        ))
+    }
+
+    fn internal_error(&self, fd: &mut VcpuFd) -> Stop {
+        let rip = fd.get_regs().map_or(0, |regs| regs.rip);
+        let run = fd.get_kvm_run();
+        // SAFETY: for this exit reason KVM has filled in this member.
+        let code = unsafe { run.__bindgen_anon_1.internal.suberror };
+        let what = match code {
+            1 => "KVM cannot emulate its instruction".to_owned(),
+            code => format!("KVM internal error {code}"),
+        };
+        self.stopped(&format!("{what} at {rip:#x}"))
+    }
+
+    fn stopped(&self, why: &str) -> Stop {
+        Stop::Error(Error::Stopped(format!(
+            "the guest cannot go on, vCPU {}: {why}",
+            self.id
+        )))
+    }
+}
+
+/// Why a vCPU did not just go on.
+enum Stop {
+    Retry,
+    Error(Error),
+}
+
+/// Bytes of one element of the port access that made the guest exit.
+fn port_width(fd: &mut VcpuFd) -> usize {
+    // SAFETY: the last exit was a port access, for which KVM has filled in
+    // this member.
+    let width = unsafe { fd.get_kvm_run().__bindgen_anon_1.io.size };
+    usize::from(width.max(1))
+}
+
+/// The signal that gets a thread out of KVM_RUN.
+fn kick_signal() -> c_int {
+    SIGRTMIN()
+}
+
+extern "C" fn kicked(_: c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+
+/// Installs the do-nothing handler that lets a kick interrupt KVM_RUN.
+///
+/// # Errors
+/// The system refuses.
+pub fn allow_kicks() -> Result<(), Error> {
+    register_signal_handler(kick_signal(), kicked)
+        .map_err(|e| Error::System("signal handler", io::Error::from_raw_os_error(e.errno())))
+}
+
+/// Starts the thread of a vCPU; it parks at the gate. `prepare` runs first, on
+/// the new thread, and hands over the vCPU when there is one.
+///
+/// # Errors
+/// The host has no room for another thread.
+pub fn spawn<F>(id: usize, prepare: F) -> Result<(), Error>
+where
+    F: FnOnce() -> Option<(Arc<Vcpu>, Arc<Shared>)> + Send + 'static,
+{
+    let body = move || {
+        if let Some((vcpu, shared)) = prepare() {
+            vcpu.run(&shared);
+        }
+    };
+    thread::Builder::new()
+        .name(format!("vcpu{id}"))
+        .stack_size(STACK)
+        .spawn(body)
+        .map(|_| ())
+        .map_err(|e| Error::System("start a vCPU thread", e))
+}
+
+/// Lets all vCPUs run.
+pub fn open_gate(shared: &Shared) {
+    shared.gate.open();
+}
+
+/// Parks all vCPUs and returns when they are out of the guest.
+pub fn close_gate(shared: &Shared) {
+    shared.gate.halt();
+    fence(Ordering::SeqCst);
+    shared.vcpus().iter().for_each(|vcpu| vcpu.kick());
+    let mut parked = shared.gate.parked();
+    while *parked < shared.vcpus().len() {
+        parked = shared
+            .gate
+            .changed
+            .wait(parked)
+            .unwrap_or_else(PoisonError::into_inner);
+    }
+}
