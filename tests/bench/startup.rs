@@ -1,0 +1,185 @@
+//! How long a virtual machine takes to start and to end, and what it occupies
+//! beside the guest's memory. See README.md. Nothing is asserted about times;
+//! it fails only if a program that it runs fails.
+
+use std::env;
+use std::error::Error;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::thread;
+use std::time::Duration;
+
+use mote_tests::{guest, kernel};
+
+mod smaps;
+mod timed;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+const USAGE: &str = "\
+usage: cargo bench -p mote-tests --bench startup -- [OPTIONS] [-- ARGUMENTS OF `mote run`]
+  --mote PATH     the monitor (built beside this program if not given)
+  --runs N        runs of each program (60)
+  --warmups N     runs of each before those (5)
+  --memory MIB    memory of the guest (128)";
+
+/// Size of the large kernel: that of a distribution's vmlinux.
+const LARGE: usize = 44 << 20;
+
+struct Options {
+    mote: PathBuf,
+    runs: usize,
+    warmups: usize,
+    memory: u64,
+    extra: Vec<OsString>,
+}
+
+/// A program to time, and what came out.
+struct Series {
+    name: &'static str,
+    command: Vec<OsString>,
+    times: Vec<timed::Times>,
+}
+
+fn main() -> ExitCode {
+    match options(env::args_os().skip(1)).and_then(|options| measure(&options)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("startup: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn options(mut arguments: impl Iterator<Item = OsString>) -> Result<Options> {
+    let mut options = Options {
+        mote: env::current_exe()?.with_file_name("../mote"),
+        runs: 60,
+        warmups: 5,
+        memory: 128,
+        extra: Vec::new(),
+    };
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or(USAGE);
+        match argument.to_str() {
+            Some("--bench") => {} // cargo's
+            Some("--mote") => options.mote = value()?.into(),
+            Some("--runs") => options.runs = number(&value()?)?.max(1),
+            Some("--warmups") => options.warmups = number(&value()?)?,
+            Some("--memory") => options.memory = number(&value()?)? as u64,
+            Some("--") => options.extra.extend(arguments.by_ref()),
+            _ => return Err(USAGE.into()),
+        }
+    }
+    Ok(options)
+}
+
+fn number(text: &OsString) -> Result<usize> {
+    let number = text.to_str().and_then(|text| text.parse().ok());
+    number.ok_or_else(|| format!("{}: not a number", text.display()).into())
+}
+
+fn measure(options: &Options) -> Result<()> {
+    let mote = options.mote.canonicalize();
+    let mote = mote.map_err(|e| format!("{}: {e}", options.mote.display()))?;
+    let dir = env::temp_dir().join(format!("mote-startup-{}", std::process::id()));
+    fs::create_dir(&dir)?;
+    let result = measure_in(&dir, &mote, options);
+    fs::remove_dir_all(&dir)?;
+    result
+}
+
+fn measure_in(dir: &Path, mote: &Path, options: &Options) -> Result<()> {
+    let floor = build_floor(dir)?;
+    let hello = guest("hello");
+    let large = dir.join("vmlinux");
+    fs::write(&large, kernel::with_payload(&hello, LARGE)?)?;
+    let series = |name, command| Series {
+        name,
+        command,
+        times: Vec::new(),
+    };
+    let mut all = [
+        series("floor", vec![floor.into(), hello.clone().into()]),
+        series("mote", run(mote, &hello, options)),
+        series("mote, 44 MiB kernel", run(mote, &large, options)),
+    ];
+    for round in 0..options.warmups + options.runs {
+        for series in &mut all {
+            let times = timed::run_timed(&series.command);
+            let times = times.map_err(|e| format!("{}: {e}", series.name))?;
+            if round >= options.warmups {
+                series.times.push(times);
+            }
+        }
+    }
+    println!(
+        "{} runs each, by turns; {} MiB guest; µs\n{:<34}{:>9}{:>9}{:>9}{:>9}",
+        options.runs, options.memory, "", "median", "min", "max", "ratio"
+    );
+    print("exec to first byte", &all, |times| times.first_byte);
+    print("exec to exit", &all, |times| times.exit);
+    print_memory(&run(mote, &guest("idle"), options), options.memory)
+}
+
+fn run(mote: &Path, kernel: &Path, options: &Options) -> Vec<OsString> {
+    let mut command: Vec<OsString> = vec![mote.into(), "run".into()];
+    command.extend(["--kernel".into(), kernel.into()]);
+    command.extend(["--memory".into(), format!("{}M", options.memory).into()]);
+    command.extend(["--serial".into(), "stdio".into()]);
+    command.extend(options.extra.iter().cloned());
+    command
+}
+
+fn build_floor(dir: &Path) -> Result<PathBuf> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/floor.c");
+    let floor = dir.join("floor");
+    let compiler = env::var_os("CC").unwrap_or_else(|| "cc".into());
+    let mut command = Command::new(compiler);
+    command
+        .args(["-O2", "-static-pie", "-o"])
+        .arg(&floor)
+        .arg(source);
+    if command.status()?.success() {
+        Ok(floor)
+    } else {
+        Err("floor.c does not build".into())
+    }
+}
+
+/// Prints a block of the table; the ratio is that of the medians to the first
+/// series.
+fn print(what: &str, all: &[Series], pick: impl Fn(&timed::Times) -> f64) {
+    let mut reference = None;
+    for (i, series) in all.iter().enumerate() {
+        let mut values: Vec<f64> = series.times.iter().map(&pick).collect();
+        values.sort_by(f64::total_cmp);
+        let median = (values[(values.len() - 1) / 2] + values[values.len() / 2]) / 2.0;
+        let ratio = median / *reference.get_or_insert(median);
+        let what = if i == 0 { what } else { "" };
+        let max = values[values.len() - 1];
+        println!(
+            "{what:<20}{:<21}{median:>8.0}{:>9.0}{max:>9.0}{ratio:>9.2}",
+            series.name, values[0]
+        );
+    }
+}
+
+/// Lets a guest idle and looks at the monitor's mappings. What the kernel holds
+/// for a virtual machine (vCPUs, page tables) is not in there.
+fn print_memory(command: &[OsString], memory: u64) -> Result<()> {
+    let program = timed::spawn(command)?;
+    let output = program.read();
+    thread::sleep(Duration::from_millis(300));
+    let usage = smaps::usage(program.pid, memory << 20);
+    program.stop()?;
+    output?.ok_or("mote: the idle guest printed nothing")?;
+    let usage = usage?;
+    println!(
+        "memory beyond the guest's, idle: {} KiB (of it written: {} KiB); process: {} KiB",
+        usage.pss, usage.dirty, usage.rss
+    );
+    Ok(())
+}
