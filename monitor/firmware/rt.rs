@@ -49,7 +49,7 @@ use core::arch::global_asm;
 use core::panic::PanicInfo;
 
 pub use boot::{Boot, Region};
-pub use console::{fail, print, println, read_byte};
+pub use console::{fail, has_byte, print, println, read_byte};
 pub use gate::{halt, triple_fault};
 pub use machine::{power_off, reset};
 pub use mmio::Mmio;

@@ -34,7 +34,7 @@ fn main(boot: &Boot) {
     let addresses = (0..8 * GIB)
         .step_by(STEP as usize)
         // Not always the same place in a page.
-        .map(|start| start + (start / STEP * 0x5f8 & 0xf_fff8))
+        .map(|start| start + ((start / STEP * 0x5f8) & 0xf_fff8))
         .filter(|&address| is_free(boot, address));
     let mut count = 0;
     for address in addresses {

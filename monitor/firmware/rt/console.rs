@@ -31,10 +31,16 @@ pub fn println(text: fmt::Arguments<'_>) {
     print(format_args!("{text}\n"));
 }
 
+/// Whether a byte from the serial port has arrived.
+#[must_use]
+pub fn has_byte() -> bool {
+    port::in8(LINE_STATUS) & DATA_READY != 0
+}
+
 /// A byte from the serial port, if one has arrived.
 #[must_use]
 pub fn read_byte() -> Option<u8> {
-    (port::in8(LINE_STATUS) & DATA_READY != 0).then(|| port::in8(COM1))
+    has_byte().then(|| port::in8(COM1))
 }
 
 /// Says what is wrong in a line that starts with `FAIL:`, and powers off.

@@ -119,14 +119,14 @@ unsafe extern "C" fn memset(to: *mut u8, value: i32, len: usize) -> *mut u8 {
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, len: usize) -> i32 {
-    let mut at = 0;
-    while at < len {
-        // SAFETY: the caller of memcmp promises both ranges.
-        let (x, y) = unsafe { (a.add(at).read(), b.add(at).read()) };
+    for at in 0..len {
+        // SAFETY: the caller of memcmp promises the range.
+        let x = unsafe { *a.wrapping_add(at) };
+        // SAFETY: as above.
+        let y = unsafe { *b.wrapping_add(at) };
         if x != y {
             return i32::from(x) - i32::from(y);
         }
-        at += 1;
     }
     0
 }

@@ -62,13 +62,11 @@ pub fn start(apic_id: u32, index: usize, entry: fn(index: usize)) -> Result<(), 
     }
     let code = &raw const CODE;
     let len = (&raw const CODE_END) as usize - code as usize;
+    // SAFETY: the linker put the trampoline between its two symbols.
+    let code = unsafe { memory::bytes(code as u64, len) };
     // SAFETY: the page is free RAM, and no CPU is in the trampoline: each
     // start waits until the CPU has left it.
-    unsafe {
-        memory::bytes_mut(TRAMPOLINE, len)
-            .as_mut_ptr()
-            .copy_from(code, len)
-    };
+    unsafe { memory::bytes_mut(TRAMPOLINE, len) }.copy_from_slice(code);
     ENTRY.store(entry as usize, Ordering::Relaxed);
     CPU_STACK.store(
         FIRST_STACK_END + index as u64 * STACK - 8,
