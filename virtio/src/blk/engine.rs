@@ -1,0 +1,206 @@
+//! Running a block queue: take, do, give back.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::counters::Tally;
+use super::execute::{Executor, NoSpace};
+use super::request::{self, Limits, Range};
+use super::{Block, Inserted, Running, SECTOR};
+use crate::{Chain, Error, Outcome, Queue, Step, WhenEmpty, features};
+
+/// Most data moved in one `run`, whatever its budget of requests: 16 MiB
+/// after which the worker looks at its other duties.
+const BYTES_PER_RUN: u64 = 16 << 20;
+
+/// What a worker thread keeps between requests, to allocate none for them.
+/// Make it on the thread that uses it; it knows nothing of any device.
+#[derive(Debug, Default)]
+pub struct Worker<'m> {
+    chain: Chain<'m>,
+    ranges: Vec<Range>,
+}
+
+/// How a `run` goes on after a request was taken or could not be.
+enum Taken {
+    Chain,
+    Leave(Step),
+}
+
+impl<'m> Block<'m> {
+    /// How many requests wait in `queue`, so that an owner of a pool knows
+    /// how many workers to wake. Does not arm the doorbell.
+    #[must_use]
+    pub fn pending(&self, queue: usize) -> u16 {
+        let running = self.running.read().unwrap_or_else(PoisonError::into_inner);
+        let queue = running.as_ref().and_then(|r| r.queues.get(queue)?.as_ref());
+        queue.map_or(0, |queue| lock(queue).pending())
+    }
+
+    /// Serves up to `budget` requests of `queue` and says why it stopped.
+    ///
+    /// Any number of workers may run the same queue: requests are taken and
+    /// given back under the queue's lock and done outside it. Each request is
+    /// shown to the driver as soon as it is done; the interrupt for all of
+    /// them is asked for once, at the end. `now` is the owner's clock, on
+    /// which [`Step::WaitUntil`] is meant.
+    pub fn run(
+        &self,
+        worker: &mut Worker<'m>,
+        queue: usize,
+        now: Duration,
+        budget: usize,
+        when_empty: WhenEmpty,
+    ) -> Outcome {
+        let running = self.running.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(running) = running.as_ref() else {
+            return Outcome::quiet(Step::Stopped);
+        };
+        if running.broken.load(Ordering::Relaxed) {
+            return Outcome::quiet(Step::Broken);
+        }
+        let Some(Some(queue)) = running.queues.get(queue) else {
+            return Outcome::quiet(Step::Stopped);
+        };
+        let inserted = self.inserted.read().unwrap_or_else(PoisonError::into_inner);
+        let mut session = Session {
+            block: self,
+            limits: self.limits(running, &inserted),
+            executor: self.executor(running, &inserted),
+            now,
+            budget,
+            when_empty,
+        };
+        let outcome = session.work(queue, worker);
+        if outcome.step == Step::Broken && !running.broken.swap(true, Ordering::Relaxed) {
+            self.counters.broken.add(1);
+        }
+        self.counters.add(&session.executor.tally);
+        outcome
+    }
+
+    fn limits(&self, running: &Running<'m>, inserted: &Inserted) -> Limits {
+        Limits {
+            sectors: inserted.size / SECTOR,
+            writable: self.writable,
+            features: running.features,
+        }
+    }
+
+    fn executor<'a>(&'a self, running: &Running<'m>, inserted: &'a Inserted) -> Executor<'a> {
+        // 5.2.6.2: neither flush nor a write-back switch means write-through.
+        let negotiated = running.features & (features::BLK_FLUSH | features::BLK_CONFIG_WCE);
+        let write_back = negotiated != 0 && self.writeback.load(Ordering::Relaxed);
+        Executor {
+            medium: &inserted.medium,
+            health: &self.health,
+            id: &self.id,
+            size: inserted.size,
+            write_through: !write_back,
+            on_no_space: self.options.on_no_space,
+            size_checked: false,
+            tally: Tally::default(),
+        }
+    }
+}
+
+/// One `run`.
+struct Session<'a, 'm> {
+    block: &'a Block<'m>,
+    limits: Limits,
+    executor: Executor<'a>,
+    now: Duration,
+    budget: usize,
+    when_empty: WhenEmpty,
+}
+
+impl<'m> Session<'_, 'm> {
+    fn work(&mut self, queue: &Mutex<Queue<'m>>, worker: &mut Worker<'m>) -> Outcome {
+        let mut ring = lock(queue);
+        let step = loop {
+            match self.take(&mut ring, worker) {
+                Ok(Taken::Chain) => {}
+                Ok(Taken::Leave(step)) => break step,
+                Err(_) => break Step::Broken,
+            }
+            drop(ring);
+            let done = self.serve(worker);
+            ring = lock(queue);
+            match self.give_back(&mut ring, worker.chain.head(), done) {
+                Ok(None) => {}
+                Ok(Some(step)) => break step,
+                Err(_) => break Step::Broken,
+            }
+        };
+        let signal = ring.needs_signal().unwrap_or(false);
+        Outcome {
+            step,
+            signal,
+            refresh: step == Step::Broken,
+        }
+    }
+
+    fn take(&mut self, ring: &mut Queue<'m>, worker: &mut Worker<'m>) -> Result<Taken, Error> {
+        let tally = &self.executor.tally;
+        let spent = tally.requests >= self.budget as u64
+            || tally.read_bytes + tally.written_bytes >= BYTES_PER_RUN
+            || self.block.stopping.load(Ordering::Relaxed);
+        if spent {
+            return Ok(Taken::Leave(Step::More));
+        }
+        while !ring.take(&mut worker.chain)? {
+            if self.when_empty == WhenEmpty::Poll {
+                return Ok(Taken::Leave(Step::Empty));
+            }
+            if ring.arm()? {
+                return Ok(Taken::Leave(Step::Idle));
+            }
+        }
+        if self.block.limiting.load(Ordering::Relaxed)
+            && let Err(at) = self.throttle(&worker.chain)
+        {
+            ring.park(worker.chain.head());
+            self.block.counters.throttled.add(1);
+            return Ok(Taken::Leave(Step::WaitUntil(at)));
+        }
+        Ok(Taken::Chain)
+    }
+
+    /// Spends the request's tokens: its data, whichever way it goes.
+    fn throttle(&self, chain: &Chain<'_>) -> Result<(), Duration> {
+        let bytes = chain.readable_len().saturating_sub(16);
+        let bytes = bytes.max(chain.writable_len().saturating_sub(1));
+        let mut limiter = lock(&self.block.limiter);
+        limiter.take(self.now, u64::from(bytes))
+    }
+
+    fn serve(&mut self, worker: &mut Worker<'m>) -> Result<Result<u32, NoSpace>, Error> {
+        let request = request::parse(&mut worker.chain, &self.limits, &mut worker.ranges)?;
+        let Worker { chain, ranges } = worker;
+        Ok(self.executor.execute(&request, chain, ranges))
+    }
+
+    fn give_back(
+        &self,
+        ring: &mut Queue<'m>,
+        head: u16,
+        done: Result<Result<u32, NoSpace>, Error>,
+    ) -> Result<Option<Step>, Error> {
+        match done? {
+            Ok(written) => {
+                ring.complete(head, written)?;
+                Ok(None)
+            }
+            Err(NoSpace) => {
+                ring.park(head);
+                self.block.counters.no_space.add(1);
+                Ok(Some(Step::Paused))
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

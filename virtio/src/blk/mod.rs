@@ -1,0 +1,245 @@
+//! virtio-blk (virtio 1.2, 5.2).
+//!
+//! `medium` is what the monitor implements, `request` turns a chain into a
+//! checked request, `execute` does it, `engine` runs a queue, and this file
+//! is the device around them.
+
+mod config;
+mod counters;
+mod engine;
+mod execute;
+mod medium;
+mod request;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock};
+
+use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
+
+use crate::rate::RateLimiter;
+use crate::{Activation, Device, Error, Memory, Queue, Stopped, features};
+
+pub use config::{ID_LEN, OnNoSpace, Options, SECTOR};
+pub use counters::BlockCounters;
+pub use engine::Worker;
+pub use medium::{Medium, ReadAt, WriteAt};
+
+use config::WRITEBACK_OFFSET;
+use execute::Health;
+
+/// The queues of a started device.
+struct Running<'m> {
+    features: u64,
+    queues: Vec<Option<Mutex<Queue<'m>>>>,
+    broken: AtomicBool,
+}
+
+/// What is in the drive, and how large it was when it was put in.
+struct Inserted {
+    medium: Medium,
+    size: u64,
+}
+
+/// A block device: share it between the endpoint and its workers.
+pub struct Block<'m> {
+    mem: &'m Memory,
+    options: Options,
+    id: [u8; ID_LEN],
+    writable: bool,
+    inserted: RwLock<Inserted>,
+    /// Sectors shown to the driver, readable without waiting for a worker.
+    sectors: AtomicU64,
+    writeback: AtomicBool,
+    health: Health,
+    limiter: Mutex<RateLimiter>,
+    limiting: AtomicBool,
+    running: RwLock<Option<Running<'m>>>,
+    /// Somebody waits for the workers to leave.
+    stopping: AtomicBool,
+    counters: BlockCounters,
+}
+
+impl<'m> Block<'m> {
+    /// A stopped device on `medium`. Whether it can be written is decided
+    /// here for good: a drive made with another medium than
+    /// [`Medium::Disk`] is read-only.
+    ///
+    /// # Errors
+    /// [`Error::Option`], [`Error::MediumSize`], or [`Error::OddSize`] for a
+    /// disk to write that is not whole sectors. A read-only one is rounded
+    /// down.
+    pub fn new(mem: &'m Memory, medium: Medium, options: Options) -> Result<Self, Error> {
+        options.check()?;
+        let writable = matches!(medium, Medium::Disk(_));
+        let size = medium_size(&medium)?;
+        if writable && !size.is_multiple_of(SECTOR) {
+            return Err(Error::OddSize(size));
+        }
+        let mut id = [0; ID_LEN];
+        for (to, from) in id.iter_mut().zip(options.id.bytes()) {
+            *to = from;
+        }
+        Ok(Self {
+            mem,
+            id,
+            writable,
+            inserted: RwLock::new(Inserted { medium, size }),
+            sectors: AtomicU64::new(size / SECTOR),
+            writeback: AtomicBool::new(true),
+            health: Health::default(),
+            limiting: AtomicBool::new(options.limiter.is_limiting()),
+            limiter: Mutex::new(options.limiter),
+            options,
+            running: RwLock::new(None),
+            stopping: AtomicBool::new(false),
+            counters: BlockCounters::default(),
+        })
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub fn counters(&self) -> &BlockCounters {
+        &self.counters
+    }
+
+    /// True once a flush failed or the medium shrank: writes and flushes are
+    /// refused from then on.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.health.has_failed()
+    }
+
+    /// Replaces the rate limits; the new buckets are full. Wake the workers
+    /// that wait for the old ones.
+    pub fn set_limiter(&self, limiter: RateLimiter) {
+        let mut current = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
+        *current = limiter;
+        self.limiting
+            .store(limiter.is_limiting(), Ordering::Relaxed);
+    }
+
+    /// Makes what the guest has written durable, for a snapshot. Call it on a
+    /// stopped device.
+    ///
+    /// # Errors
+    /// The host's, or an error if the drive failed before.
+    pub fn sync(&self) -> std::io::Result<()> {
+        let inserted = self.inserted.read().unwrap_or_else(PoisonError::into_inner);
+        self.health.sync(&inserted.medium)
+    }
+
+    /// Puts another medium into a read-only drive, waiting for the workers
+    /// to finish the request they are at. Call
+    /// [`Endpoint::refresh`](crate::Endpoint::refresh) afterwards, so that
+    /// the driver is told of the new capacity.
+    pub(crate) fn change(&self, medium: Medium) -> Result<Medium, Error> {
+        let size = medium_size(&medium)?;
+        let mut inserted = self
+            .inserted
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        self.sectors.store(size / SECTOR, Ordering::Relaxed);
+        let old = std::mem::replace(&mut *inserted, Inserted { medium, size });
+        Ok(old.medium)
+    }
+
+    fn start_queues(&self, activation: &Activation) -> Result<Running<'m>, Error> {
+        let start = |setup: &Option<crate::QueueSetup>| {
+            let Some(setup) = setup else { return Ok(None) };
+            let size = self.options.queue_size;
+            let (config, state) = (&setup.config, &setup.state);
+            let queue = Queue::new(self.mem, size, activation.features, config, state)?;
+            Ok(Some(Mutex::new(queue)))
+        };
+        Ok(Running {
+            features: activation.features,
+            queues: activation
+                .queues
+                .iter()
+                .map(start)
+                .collect::<Result<_, _>>()?,
+            broken: AtomicBool::new(false),
+        })
+    }
+}
+
+fn medium_size(medium: &Medium) -> Result<u64, Error> {
+    medium.reader().map_or(Ok(0), |medium| {
+        medium
+            .size()
+            .map_err(|error| Error::MediumSize(error.to_string()))
+    })
+}
+
+impl Device for Block<'_> {
+    fn device_id(&self) -> u32 {
+        VIRTIO_ID_BLOCK
+    }
+
+    fn features(&self) -> u64 {
+        self.options.features(self.writable)
+    }
+
+    fn queue_sizes(&self) -> Vec<u16> {
+        vec![self.options.queue_size; usize::from(self.options.queues)]
+    }
+
+    fn config(&self) -> Vec<u8> {
+        let sectors = self.sectors.load(Ordering::Relaxed);
+        let writeback = self.writeback.load(Ordering::Relaxed);
+        self.options.config(sectors, writeback)
+    }
+
+    /// Only `writeback`, and only if CONFIG_WCE was negotiated (5.2.5.2).
+    fn write_config(&self, features: u64, offset: usize, data: &[u8]) -> bool {
+        let &[value @ 0..=1] = data else { return false };
+        if offset != WRITEBACK_OFFSET || features & features::BLK_CONFIG_WCE == 0 {
+            return false;
+        }
+        self.writeback.swap(value == 1, Ordering::Relaxed) != (value == 1)
+    }
+
+    fn start(&self, activation: &Activation) -> Result<(), Error> {
+        let mut running = self.running.write().unwrap_or_else(PoisonError::into_inner);
+        if running.is_some() {
+            return Err(Error::State("a running device"));
+        }
+        let started = self.start_queues(activation)?;
+        if let Some(writeback) = activation.writeback {
+            self.writeback.store(writeback, Ordering::Relaxed);
+        } else if activation.features & features::BLK_FLUSH == 0 {
+            // 5.2.5.2: a driver that cannot flush starts in write-through.
+            self.writeback.store(false, Ordering::Relaxed);
+        }
+        *running = Some(started);
+        Ok(())
+    }
+
+    fn stop(&self) -> Stopped {
+        self.stopping.store(true, Ordering::Relaxed);
+        let mut running = self.running.write().unwrap_or_else(PoisonError::into_inner);
+        self.stopping.store(false, Ordering::Relaxed);
+        let state = |queue: Option<Mutex<Queue<'_>>>| {
+            queue.map(|queue| {
+                let queue = queue.into_inner().unwrap_or_else(PoisonError::into_inner);
+                queue.into_state()
+            })
+        };
+        let queues = running.take().map(|running| running.queues);
+        Stopped {
+            queues: queues.into_iter().flatten().map(state).collect(),
+            writeback: self.writeback.load(Ordering::Relaxed),
+        }
+    }
+
+    fn reset(&self) {
+        self.writeback.store(true, Ordering::Relaxed);
+    }
+
+    fn is_broken(&self) -> bool {
+        let running = self.running.read().unwrap_or_else(PoisonError::into_inner);
+        running
+            .as_ref()
+            .is_some_and(|running| running.broken.load(Ordering::Relaxed))
+    }
+}

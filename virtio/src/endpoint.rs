@@ -1,0 +1,195 @@
+//! A device behind its registers: what the owner holds under one lock.
+
+use std::sync::Arc;
+
+use crate::transport::{Action, MmioTransport, Registers, RegistersV1, Window};
+use crate::{Device, Error, QueueState, Stopped};
+
+/// What the owner has to do after [`Endpoint::write`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Effect {
+    /// Nothing.
+    None,
+    /// Wake the worker of this queue (a doorbell that was not an eventfd).
+    Notify(u16),
+    /// The device runs: wake its workers once for every queue, because a
+    /// chain may have been made available before.
+    Started,
+    /// The device was reset. Nothing has to be done; a worker that is told
+    /// later finds it [`Stopped`](crate::Step::Stopped).
+    Reset,
+    /// Raise the interrupt: the driver has to look at status and config.
+    Interrupt,
+}
+
+/// An endpoint as saved: registers and what the stopped device handed back.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EndpointStateV1 {
+    /// The registers.
+    pub registers: RegistersV1,
+    /// By queue number; empty or `None` where a queue did not run.
+    pub queues: Vec<Option<QueueState>>,
+    /// The block device's write-back switch.
+    pub writeback: bool,
+}
+
+/// A device and its register window.
+///
+/// The owner keeps it in a mutex and calls it for register writes, changes of
+/// configuration, pause and restore. Workers call the device directly and
+/// must not hold this lock while they do: [`Device::stop`] waits for them.
+pub struct Endpoint<'m> {
+    transport: MmioTransport,
+    device: Arc<dyn Device + 'm>,
+    /// What was handed back by a pause, until the resume.
+    paused: Option<Stopped>,
+}
+
+impl<'m> Endpoint<'m> {
+    /// Puts `device` behind `window`, at power-on.
+    ///
+    /// # Errors
+    /// [`Error::DeviceShape`] if the device has more queues or configuration
+    /// than the transport carries.
+    pub fn new(window: Window, device: Arc<dyn Device + 'm>) -> Result<Self, Error> {
+        let registers = Registers::new(device.features(), device.queue_sizes())?;
+        let id = device.device_id();
+        let transport = MmioTransport::new(window, registers, id, device.config())?;
+        Ok(Self {
+            transport,
+            device,
+            paused: None,
+        })
+    }
+
+    /// The transport, to look at.
+    #[must_use]
+    pub fn transport(&self) -> &MmioTransport {
+        &self.transport
+    }
+
+    /// A guest's store into the window. On a reset this waits until the
+    /// workers have left the device: at most one backend call each.
+    pub fn write(&mut self, offset: u64, data: &[u8]) -> Effect {
+        if self.paused.is_some() {
+            // No vCPU runs then; a late store must not start a device.
+            return Effect::None;
+        }
+        match self.transport.write(offset, data) {
+            Action::None => Effect::None,
+            Action::Notify(queue) => Effect::Notify(queue),
+            Action::Start => self.start(&Stopped::default(), None),
+            Action::Stop => {
+                let _discarded = self.device.stop();
+                self.device.reset();
+                self.transport.finish_reset();
+                self.show_config(false);
+                Effect::Reset
+            }
+            Action::ConfigWrite { offset, data, len } => {
+                let features = self.transport.registers().negotiated();
+                let bytes = data.get(..len).unwrap_or(&[]);
+                if self.device.write_config(features, offset, bytes) {
+                    self.show_config(false);
+                }
+                Effect::None
+            }
+        }
+    }
+
+    fn start(&mut self, from: &Stopped, writeback: Option<bool>) -> Effect {
+        let mut activation = self.transport.registers().activation(&from.queues);
+        activation.writeback = writeback;
+        let started = self.device.start(&activation);
+        // Features may change what the configuration space says.
+        self.show_config(false);
+        match started {
+            Ok(()) => Effect::Started,
+            Err(_) if self.transport.set_needs_reset() => Effect::Interrupt,
+            Err(_) => Effect::None,
+        }
+    }
+
+    fn show_config(&mut self, news: bool) -> bool {
+        self.transport.set_config(&self.device.config(), news)
+    }
+
+    /// Brings status and configuration in line with the device: after an
+    /// outcome that asked for it, a medium change, a link change. True:
+    /// raise the interrupt.
+    #[must_use]
+    pub fn refresh(&mut self) -> bool {
+        let changed = self.show_config(true);
+        let broken = self.device.is_broken() && self.transport.set_needs_reset();
+        changed || broken
+    }
+
+    /// Stops the device for a snapshot or a pause. The guest must not run.
+    pub fn pause(&mut self) {
+        if self.paused.is_none() {
+            // A worker may have broken off and not said so yet.
+            let _told_on_resume = self.refresh();
+            self.paused = Some(self.device.stop());
+        }
+    }
+
+    /// Starts a paused or restored device again, where the driver had it
+    /// running. On [`Effect::Started`] also raise the interrupt once: one
+    /// may have been due at the stop, and a spurious one does no harm.
+    pub fn resume(&mut self) -> Effect {
+        let Some(stopped) = self.paused.take() else {
+            return Effect::None;
+        };
+        if !self.transport.registers().is_active() {
+            return Effect::None;
+        }
+        if !self.transport.registers().is_healthy() {
+            // It may have become so at the pause, with the guest not told.
+            return Effect::Interrupt;
+        }
+        let writeback = Some(stopped.writeback);
+        self.start(&stopped, writeback)
+    }
+
+    /// The state of a paused endpoint; `None` if it is not paused.
+    #[must_use]
+    pub fn save(&self) -> Option<EndpointStateV1> {
+        let stopped = self.paused.as_ref()?;
+        Some(EndpointStateV1 {
+            registers: self.transport.registers().state().clone(),
+            queues: stopped.queues.clone(),
+            writeback: stopped.writeback,
+        })
+    }
+
+    /// Takes over a saved state and is paused then. Everything in it is
+    /// checked: the registers here, rings and indices by
+    /// [`resume`](Self::resume), which sets NEEDS_RESET if they are bad.
+    ///
+    /// # Errors
+    /// [`Error::State`], with the endpoint as it was.
+    pub fn restore(&mut self, state: &EndpointStateV1) -> Result<(), Error> {
+        if state.queues.len() > state.registers.queues.len() {
+            return Err(Error::State("number of queue states"));
+        }
+        self.transport.restore(&state.registers)?;
+        let _fresh = self.device.stop();
+        self.device.reset();
+        self.paused = Some(Stopped {
+            queues: state.queues.clone(),
+            writeback: state.writeback,
+        });
+        self.show_config(true);
+        Ok(())
+    }
+
+    /// Resets the whole endpoint to power-on, for a reset of the machine.
+    pub fn power_cycle(&mut self) {
+        self.paused = None;
+        let _discarded = self.device.stop();
+        self.device.reset();
+        self.transport.finish_reset();
+        self.show_config(false);
+    }
+}

@@ -1,0 +1,249 @@
+//! virtio-net (virtio 1.2, 5.1): one receive and one transmit queue on a tap.
+//!
+//! `tap` is what the monitor implements, `rx` and `tx` move frames, `header`
+//! knows what stands before each, and this file is the device around them.
+
+mod config;
+mod counters;
+mod header;
+mod rx;
+mod tap;
+mod tx;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+
+use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
+
+use crate::rate::RateLimiter;
+use crate::{Activation, Device, Error, Memory, Outcome, Queue, Step, Stopped, features};
+
+pub use config::{Options, RX_QUEUE, TX_QUEUE};
+pub use counters::NetCounters;
+pub use header::HEADER_LEN;
+pub use rx::RxWorker;
+pub use tap::{Offload, Tap};
+pub use tx::TxWorker;
+
+use tap::is_down;
+
+/// Bytes of a frame without large segments beyond its MTU: the virtio
+/// header, Ethernet, two VLAN tags.
+const FRAME_OVERHEAD: usize = HEADER_LEN + 14 + 8;
+
+/// The queues of a started device.
+struct Running<'m> {
+    /// Which start of the device this is, from 1.
+    started: u64,
+    features: u64,
+    offload: Offload,
+    offload_set: AtomicBool,
+    /// Bytes of the largest frame to make room for.
+    largest_frame: usize,
+    queues: Vec<Option<Mutex<Queue<'m>>>>,
+    broken: AtomicBool,
+}
+
+impl Running<'_> {
+    /// One frame may fill several buffers.
+    fn merges(&self) -> bool {
+        self.features & features::NET_MRG_RXBUF != 0
+    }
+}
+
+/// A network device: share it between the endpoint and its workers.
+///
+/// Receiving and sending each want one worker at a time; they may be the
+/// same thread or two.
+pub struct Net<'m> {
+    mem: &'m Memory,
+    options: Options,
+    tap: Box<dyn Tap>,
+    link_up: AtomicBool,
+    /// The link changed and no outcome has said so yet.
+    link_news: AtomicBool,
+    rx_limiter: Mutex<RateLimiter>,
+    tx_limiter: Mutex<RateLimiter>,
+    running: RwLock<Option<Running<'m>>>,
+    starts: Mutex<u64>,
+    stopping: AtomicBool,
+    counters: NetCounters,
+}
+
+impl<'m> Net<'m> {
+    /// A stopped device on `tap`, with the link up.
+    ///
+    /// # Errors
+    /// [`Error::Option`].
+    pub fn new(mem: &'m Memory, tap: Box<dyn Tap>, options: Options) -> Result<Self, Error> {
+        options.check()?;
+        Ok(Self {
+            mem,
+            tap,
+            link_up: AtomicBool::new(true),
+            link_news: AtomicBool::new(false),
+            rx_limiter: Mutex::new(options.rx_limiter),
+            tx_limiter: Mutex::new(options.tx_limiter),
+            options,
+            running: RwLock::new(None),
+            starts: Mutex::new(0),
+            stopping: AtomicBool::new(false),
+            counters: NetCounters::default(),
+        })
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub fn counters(&self) -> &NetCounters {
+        &self.counters
+    }
+
+    /// Whether the driver is told that the link is up.
+    #[must_use]
+    pub fn link_is_up(&self) -> bool {
+        self.link_up.load(Ordering::Relaxed)
+    }
+
+    /// Replaces the rate limits; the new buckets are full. Wake the workers
+    /// that wait for the old ones.
+    pub fn set_limiters(&self, rx: RateLimiter, tx: RateLimiter) {
+        *lock(&self.rx_limiter) = rx;
+        *lock(&self.tx_limiter) = tx;
+    }
+
+    fn set_link(&self, up: bool) {
+        // A load first: this is asked for each frame.
+        if self.link_up.load(Ordering::Relaxed) != up {
+            self.link_up.store(up, Ordering::Relaxed);
+            self.link_news.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Runs `work` on a queue of the started device and turns the step it
+    /// returns into an outcome.
+    fn with_queue(
+        &self,
+        index: usize,
+        work: impl FnOnce(&Running<'m>, &mut Queue<'m>) -> Step,
+    ) -> Outcome {
+        let running = self.running.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(running) = running.as_ref() else {
+            return Outcome::quiet(Step::Stopped);
+        };
+        if running.broken.load(Ordering::Relaxed) {
+            return Outcome::quiet(Step::Broken);
+        }
+        let Some(Some(queue)) = running.queues.get(index) else {
+            return Outcome::quiet(Step::Stopped);
+        };
+        let mut ring = lock(queue);
+        let step = work(running, &mut ring);
+        let broken = step == Step::Broken;
+        if broken && !running.broken.swap(true, Ordering::Relaxed) {
+            self.counters.broken.add(1);
+        }
+        Outcome {
+            step,
+            signal: ring.needs_signal().unwrap_or(false),
+            refresh: self.link_news.swap(false, Ordering::Relaxed) || broken,
+        }
+    }
+
+    /// The largest frame the tap may have for a driver with these features.
+    fn largest_frame(&self, offload: Offload) -> usize {
+        let all = usize::from(u16::MAX) + FRAME_OVERHEAD;
+        match self.options.mtu {
+            Some(mtu) if !offload.has_segments() => usize::from(mtu) + FRAME_OVERHEAD,
+            _ => all,
+        }
+    }
+
+    fn start_queues(&self, activation: &Activation) -> Result<Running<'m>, Error> {
+        let start = |setup: &Option<crate::QueueSetup>| {
+            let Some(setup) = setup else { return Ok(None) };
+            let size = self.options.queue_size;
+            let (config, state) = (&setup.config, &setup.state);
+            let queue = Queue::new(self.mem, size, activation.features, config, state)?;
+            Ok(Some(Mutex::new(queue)))
+        };
+        let queues = activation
+            .queues
+            .iter()
+            .map(start)
+            .collect::<Result<_, _>>()?;
+        let offload = Offload::from_features(activation.features);
+        let mut starts = lock(&self.starts);
+        *starts += 1;
+        Ok(Running {
+            started: *starts,
+            features: activation.features,
+            offload,
+            offload_set: AtomicBool::new(false),
+            largest_frame: self.largest_frame(offload),
+            queues,
+            broken: AtomicBool::new(false),
+        })
+    }
+}
+
+impl Device for Net<'_> {
+    fn device_id(&self) -> u32 {
+        VIRTIO_ID_NET
+    }
+
+    fn features(&self) -> u64 {
+        self.options.features()
+    }
+
+    fn queue_sizes(&self) -> Vec<u16> {
+        vec![self.options.queue_size; 2]
+    }
+
+    fn config(&self) -> Vec<u8> {
+        self.options.config(self.link_is_up())
+    }
+
+    /// With VERSION_1 nothing in it can be written (5.1.4.2).
+    fn write_config(&self, _features: u64, _offset: usize, _data: &[u8]) -> bool {
+        false
+    }
+
+    fn start(&self, activation: &Activation) -> Result<(), Error> {
+        let mut running = self.running.write().unwrap_or_else(PoisonError::into_inner);
+        if running.is_some() {
+            return Err(Error::State("a running device"));
+        }
+        *running = Some(self.start_queues(activation)?);
+        Ok(())
+    }
+
+    fn stop(&self) -> Stopped {
+        self.stopping.store(true, Ordering::Relaxed);
+        let mut running = self.running.write().unwrap_or_else(PoisonError::into_inner);
+        self.stopping.store(false, Ordering::Relaxed);
+        let state = |queue: Option<Mutex<Queue<'_>>>| {
+            queue.map(|queue| {
+                let queue = queue.into_inner().unwrap_or_else(PoisonError::into_inner);
+                queue.into_state()
+            })
+        };
+        let queues = running.take().map(|running| running.queues);
+        Stopped {
+            queues: queues.into_iter().flatten().map(state).collect(),
+            writeback: false,
+        }
+    }
+
+    fn reset(&self) {}
+
+    fn is_broken(&self) -> bool {
+        let running = self.running.read().unwrap_or_else(PoisonError::into_inner);
+        running
+            .as_ref()
+            .is_some_and(|running| running.broken.load(Ordering::Relaxed))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,293 @@
+//! From the tap to the guest.
+//!
+//! The worker holds receive buffers taken from the ring, enough for the
+//! largest frame, and reads each frame straight into them. A frame that does
+//! not fit runs over into memory of its own and is thrown away: the guest
+//! gave too little. What a frame leaves unused is held for the next one.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use vm_memory::bitmap::Bitmap;
+
+use super::counters::Tally;
+use super::{HEADER_LEN, Net, Running, header, is_down, lock};
+use crate::{Chain, Error, GuestSlice, Outcome, Queue, Step};
+
+/// Bytes of the largest frame, header included (5.1.6.3.1).
+const MAX_FRAME: usize = 65550;
+/// Most slices handed to the tap at once. A chain has at most as many as a
+/// queue has entries, half of this, so that one always fits beside another.
+const MAX_SLICES: usize = 1000;
+/// Least bytes in a buffer of a driver that does not merge.
+const LEAST_BUFFER: usize = HEADER_LEN + 1514;
+/// How often a tap that is down is tried.
+const PROBE: Duration = Duration::from_secs(1);
+
+/// A buffer taken from the ring and not filled yet.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    head: u16,
+    slices: usize,
+    len: usize,
+}
+
+/// What the receiving worker keeps between frames. Make it on the thread that
+/// uses it; it knows nothing of any device.
+#[derive(Debug)]
+pub struct RxWorker<'m> {
+    chain: Chain<'m>,
+    /// Which start of the device the buffers are from.
+    started: u64,
+    held: Vec<Held>,
+    slices: Vec<GuestSlice<'m>>,
+    /// Bytes in `slices`.
+    room: usize,
+    overflow: Vec<u8>,
+}
+
+impl Default for RxWorker<'_> {
+    fn default() -> Self {
+        Self {
+            chain: Chain::new(),
+            started: 0,
+            held: Vec::with_capacity(64),
+            slices: Vec::with_capacity(64),
+            room: 0,
+            // Zeroed lazily by the kernel: costs memory only if used.
+            overflow: vec![0; MAX_FRAME],
+        }
+    }
+}
+
+impl<'m> RxWorker<'m> {
+    /// Forgets buffers of an earlier start: they went back with its stop.
+    fn renew(&mut self, started: u64) {
+        if self.started != started {
+            self.started = started;
+            self.held.clear();
+            self.slices.clear();
+            self.room = 0;
+        }
+    }
+
+    fn hold(&mut self) {
+        let slices = self.chain.writable();
+        let len = self.chain.writable_len() as usize;
+        self.held.push(Held {
+            head: self.chain.head(),
+            slices: slices.len(),
+            len,
+        });
+        self.slices.extend_from_slice(slices);
+        self.room += len;
+    }
+
+    /// How many of the held buffers a frame of `len` bytes fills.
+    fn count(&self, len: usize) -> usize {
+        let mut left = len;
+        let filled = self.held.iter().take_while(|held| {
+            let more = left != 0;
+            left = left.saturating_sub(held.len);
+            more
+        });
+        filled.count()
+    }
+
+    /// Lets go of the first `count` buffers.
+    fn release(&mut self, count: usize) {
+        let gone = self.held.drain(..count.min(self.held.len()));
+        let (slices, len) = gone.fold((0, 0), |(slices, len), held| {
+            (slices + held.slices, len + held.len)
+        });
+        self.slices.drain(..slices.min(self.slices.len()));
+        self.room = self.room.saturating_sub(len);
+    }
+}
+
+impl<'m> Net<'m> {
+    /// Receives up to `budget` frames and says why it stopped.
+    ///
+    /// [`Step::Idle`]: wait until the tap can be read; more buffers need not
+    /// wake the worker. [`Step::NoBuffers`]: wait for the receive doorbell and
+    /// leave the tap alone; the host keeps or drops what comes meanwhile.
+    /// [`Step::WaitUntil`]: leave both alone until then.
+    pub fn run_rx(&self, worker: &mut RxWorker<'m>, now: Duration, budget: usize) -> Outcome {
+        self.with_queue(super::RX_QUEUE, |running, ring| {
+            worker.renew(running.started);
+            if !running.offload_set.swap(true, Ordering::Relaxed)
+                && self.tap.set_offload(running.offload).is_err()
+            {
+                self.counters.tap_errors.add(1);
+            }
+            let mut tally = Tally::default();
+            let step = loop {
+                if tally.steps >= budget || self.stopping.load(Ordering::Relaxed) {
+                    break Step::More;
+                }
+                tally.steps += 1;
+                match self.receive_next(ring, worker, (running, now), &mut tally) {
+                    Ok(None) => {}
+                    Ok(Some(step)) => break step,
+                    Err(_) => break Step::Broken,
+                }
+            };
+            self.counters.rx_frames.add(tally.frames);
+            self.counters.rx_bytes.add(tally.bytes);
+            self.counters.rx_dropped.add(tally.dropped);
+            step
+        })
+    }
+
+    /// Receives one frame; a step if there is none or it has to wait.
+    fn receive_next(
+        &self,
+        ring: &mut Queue<'m>,
+        worker: &mut RxWorker<'m>,
+        (running, now): (&Running<'m>, Duration),
+        tally: &mut Tally,
+    ) -> Result<Option<Step>, Error> {
+        self.gather(ring, worker, running, tally)?;
+        if worker.held.is_empty() {
+            return Ok(ring.arm()?.then_some(Step::NoBuffers));
+        }
+        let allowed = lock(&self.rx_limiter).ready(now, 1);
+        if let Err(at) = allowed {
+            self.counters.rx_throttled.add(1);
+            return Ok(Some(Step::WaitUntil(at)));
+        }
+        let read = self.tap.read_frame(&worker.slices, &mut worker.overflow);
+        let len = match read {
+            Ok(Some(len)) => len,
+            Ok(None) => return Ok(Some(self.dry(now))),
+            Err(error) => return Ok(self.read_failed(&error, now, tally)),
+        };
+        self.set_link(true);
+        if len < HEADER_LEN || len > worker.room {
+            tally.dropped += 1;
+            return self.drop_useless(ring, worker, running).map(|()| None);
+        }
+        lock(&self.rx_limiter).charge(len as u64);
+        deliver(ring, worker, running.features, len)?;
+        tally.frames += 1;
+        tally.bytes += len as u64;
+        Ok(None)
+    }
+
+    /// Takes buffers from the ring until the largest frame fits, or one
+    /// buffer where a frame may only fill one.
+    fn gather(
+        &self,
+        ring: &mut Queue<'m>,
+        worker: &mut RxWorker<'m>,
+        running: &Running<'m>,
+        tally: &mut Tally,
+    ) -> Result<(), Error> {
+        let most = if running.merges() { usize::MAX } else { 1 };
+        let spare = MAX_SLICES - usize::from(ring.size());
+        while worker.room < running.largest_frame
+            && worker.held.len() < most
+            && worker.slices.len() <= spare
+            && ring.take(&mut worker.chain)?
+        {
+            if (worker.chain.writable_len() as usize) >= HEADER_LEN {
+                worker.hold();
+                continue;
+            }
+            // Nothing can ever be put in it: it would block the others.
+            self.counters.rx_useless.add(1);
+            ring.complete(worker.chain.head(), 0)?;
+            tally.steps += 1;
+            if tally.steps.is_multiple_of(usize::from(ring.size())) {
+                // The driver may put them back as fast as they come.
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// After a frame that did not fit: where a frame fills one buffer and
+    /// that one is smaller than any driver may give (5.1.6.3.1), it goes
+    /// back, so that a good one behind it gets its turn.
+    fn drop_useless(
+        &self,
+        ring: &mut Queue<'m>,
+        worker: &mut RxWorker<'m>,
+        running: &Running<'m>,
+    ) -> Result<(), Error> {
+        let useless = !running.merges() && worker.room < LEAST_BUFFER;
+        let held = worker.held.first().filter(|_| useless);
+        if let Some(held) = held {
+            self.counters.rx_useless.add(1);
+            ring.complete(held.head, 0)?;
+            worker.release(1);
+        }
+        Ok(())
+    }
+
+    /// No frame waits. A tap whose interface is down says the same, so while
+    /// the link is down it is asked, now and then.
+    fn dry(&self, now: Duration) -> Step {
+        if !self.link_is_up() {
+            if !self.tap.is_up() {
+                return Step::WaitUntil(now.saturating_add(PROBE));
+            }
+            self.set_link(true);
+        }
+        Step::Idle
+    }
+
+    fn read_failed(
+        &self,
+        error: &std::io::Error,
+        now: Duration,
+        tally: &mut Tally,
+    ) -> Option<Step> {
+        self.counters.tap_errors.add(1);
+        if is_down(error) {
+            self.set_link(false);
+            return Some(Step::WaitUntil(now.saturating_add(PROBE)));
+        }
+        // One bad frame; the next read gets the next one.
+        tally.dropped += 1;
+        None
+    }
+}
+
+/// Gives the guest the frame that lies in the first held buffers: completes
+/// the header, then gives back each buffer, and shows them all at once last.
+fn deliver<'m>(
+    ring: &mut Queue<'m>,
+    worker: &mut RxWorker<'m>,
+    features: u64,
+    len: usize,
+) -> Result<(), Error> {
+    let count = worker.count(len);
+    let buffers = u16::try_from(count).map_err(|_| Error::ChainTooLong)?;
+    if !header::complete(&worker.slices, features, buffers) {
+        return Err(Error::MissingHeader);
+    }
+    let mut left = len;
+    for held in worker.held.iter().take(count) {
+        let written = left.min(held.len);
+        left -= written;
+        ring.stage(held.head, u32::try_from(written).unwrap_or(u32::MAX))?;
+    }
+    mark_dirty(&worker.slices, len);
+    ring.publish();
+    worker.release(count);
+    Ok(())
+}
+
+/// Tells page tracking of what the kernel wrote behind its back.
+fn mark_dirty(slices: &[GuestSlice<'_>], len: usize) {
+    let mut left = len;
+    for slice in slices {
+        if left == 0 {
+            break;
+        }
+        let written = left.min(slice.len());
+        slice.bitmap().mark_dirty(0, written);
+        left -= written;
+    }
+}

@@ -1,0 +1,127 @@
+//! From the guest to the tap.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::counters::Tally;
+use super::{HEADER_LEN, Net, Running, header, is_down, lock};
+use crate::{Chain, Error, Outcome, Queue, Step, WhenEmpty};
+
+/// Most bytes in a frame: 64 KiB of IP and the headers below it.
+const MAX_FRAME: u32 = 65536 + 64;
+/// Least bytes in a frame: an Ethernet header.
+const MIN_FRAME: u32 = 14;
+/// When to try again if the tap has no room.
+const BUSY: Duration = Duration::from_millis(1);
+
+/// What the sending worker keeps between frames. Make it on the thread that
+/// uses it; it knows nothing of any device.
+#[derive(Debug, Default)]
+pub struct TxWorker<'m> {
+    chain: Chain<'m>,
+}
+
+/// What became of a frame.
+enum Sent {
+    Yes(usize),
+    Dropped,
+    Busy,
+}
+
+impl<'m> Net<'m> {
+    /// Sends up to `budget` frames and says why it stopped.
+    ///
+    /// [`Step::WaitUntil`] is meant on the clock of `now`: a rate limit, or a
+    /// tap that has no room. After an outcome with `refresh`, also call
+    /// [`run_rx`](Self::run_rx): it says when to look for a lost tap again.
+    pub fn run_tx(
+        &self,
+        worker: &mut TxWorker<'m>,
+        now: Duration,
+        budget: usize,
+        when_empty: WhenEmpty,
+    ) -> Outcome {
+        self.with_queue(super::TX_QUEUE, |running, ring| {
+            let mut tally = Tally::default();
+            let step = loop {
+                if tally.steps >= budget || self.stopping.load(Ordering::Relaxed) {
+                    break Step::More;
+                }
+                tally.steps += 1;
+                match self.send_next(ring, worker, (running, now, when_empty), &mut tally) {
+                    Ok(None) => {}
+                    Ok(Some(step)) => break step,
+                    Err(_) => break Step::Broken,
+                }
+            };
+            self.counters.tx_frames.add(tally.frames);
+            self.counters.tx_bytes.add(tally.bytes);
+            self.counters.tx_dropped.add(tally.dropped);
+            step
+        })
+    }
+
+    /// Sends one frame; a step if there is none to send or it has to wait.
+    fn send_next(
+        &self,
+        ring: &mut Queue<'m>,
+        worker: &mut TxWorker<'m>,
+        (running, now, when_empty): (&Running<'m>, Duration, WhenEmpty),
+        tally: &mut Tally,
+    ) -> Result<Option<Step>, Error> {
+        let chain = &mut worker.chain;
+        while !ring.take(chain)? {
+            if when_empty == WhenEmpty::Poll {
+                return Ok(Some(Step::Empty));
+            }
+            if ring.arm()? {
+                return Ok(Some(Step::Idle));
+            }
+        }
+        let head = chain.head();
+        let len = chain.readable_len().saturating_sub(HEADER_LEN as u32);
+        if let Err(at) = lock(&self.tx_limiter).take(now, u64::from(len)) {
+            ring.park(head);
+            self.counters.tx_throttled.add(1);
+            return Ok(Some(Step::WaitUntil(at)));
+        }
+        match self.send(chain, running.features) {
+            Sent::Yes(n) => {
+                tally.frames += 1;
+                tally.bytes += n as u64;
+            }
+            Sent::Dropped => tally.dropped += 1,
+            Sent::Busy => {
+                ring.park(head);
+                self.counters.tx_throttled.add(1);
+                return Ok(Some(Step::WaitUntil(now.saturating_add(BUSY))));
+            }
+        }
+        ring.complete(head, 0)?;
+        Ok(None)
+    }
+
+    /// Takes the header off the chain, once, and sends what is left.
+    fn send(&self, chain: &mut Chain<'m>, features: u64) -> Sent {
+        let mut head = [0; HEADER_LEN];
+        if !chain.read(&mut head) {
+            return Sent::Dropped;
+        }
+        let len = chain.readable_len();
+        let sized = (MIN_FRAME..=MAX_FRAME).contains(&len);
+        if !sized || !header::is_acceptable(&head, features, len as usize) {
+            return Sent::Dropped;
+        }
+        match self.tap.write_frame(&head, chain.readable()) {
+            Ok(Some(_)) => Sent::Yes(len as usize),
+            Ok(None) => Sent::Busy,
+            Err(error) => {
+                self.counters.tap_errors.add(1);
+                if is_down(&error) {
+                    self.set_link(false);
+                }
+                Sent::Dropped
+            }
+        }
+    }
+}
