@@ -44,7 +44,15 @@ struct Series {
 }
 
 fn main() -> ExitCode {
-    match options(env::args_os().skip(1)).and_then(|options| measure(&options)) {
+    let result = match options(env::args_os().skip(1)) {
+        Ok(Some(options)) => measure(&options),
+        Ok(None) => {
+            println!("startup: not measured; `cargo bench` does that");
+            Ok(())
+        }
+        Err(error) => Err(error),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("startup: {error}");
@@ -53,7 +61,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn options(mut arguments: impl Iterator<Item = OsString>) -> Result<Options> {
+/// `None` if this is not a benchmark run.
+fn options(mut arguments: impl Iterator<Item = OsString>) -> Result<Option<Options>> {
+    let mut asked = false;
     let mut options = Options {
         mote: env::current_exe()?.with_file_name("../mote"),
         runs: 60,
@@ -64,7 +74,7 @@ fn options(mut arguments: impl Iterator<Item = OsString>) -> Result<Options> {
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or(USAGE);
         match argument.to_str() {
-            Some("--bench") => {} // cargo's
+            Some("--bench") => asked = true, // given by `cargo bench`
             Some("--mote") => options.mote = value()?.into(),
             Some("--runs") => options.runs = number(&value()?)?.max(1),
             Some("--warmups") => options.warmups = number(&value()?)?,
@@ -73,7 +83,8 @@ fn options(mut arguments: impl Iterator<Item = OsString>) -> Result<Options> {
             _ => return Err(USAGE.into()),
         }
     }
-    Ok(options)
+    // `cargo test --all-targets` runs benchmarks too, without that flag.
+    Ok(asked.then_some(options))
 }
 
 fn number(text: &OsString) -> Result<usize> {
@@ -106,7 +117,10 @@ fn measure_in(dir: &Path, mote: &Path, options: &Options) -> Result<()> {
         series("mote", run(mote, &hello, options)),
         series("mote, 44 MiB kernel", run(mote, &large, options)),
     ];
-    for round in 0..options.warmups + options.runs {
+    let total = options.warmups + options.runs;
+    for round in 0..total {
+        // Nobody always comes after the same one.
+        all.rotate_left(1);
         for series in &mut all {
             let times = timed::run_timed(&series.command);
             let times = times.map_err(|e| format!("{}: {e}", series.name))?;
@@ -115,6 +129,8 @@ fn measure_in(dir: &Path, mote: &Path, options: &Options) -> Result<()> {
             }
         }
     }
+    let turns = total % all.len();
+    all.rotate_right(turns);
     println!(
         "{} runs each, by turns; {} MiB guest; µs\n{:<34}{:>9}{:>9}{:>9}{:>9}",
         options.runs, options.memory, "", "median", "min", "max", "ratio"
