@@ -2,14 +2,17 @@
 # Helpers for the lab's tests: . /lab/lib.sh
 failures=0
 
+now() { cut -d. -f1 /proc/uptime; }
+
 # check WHAT COMMAND [ARG]...: the command must succeed.
 check() {
     what=$1
+    began=$(now)
     shift
     if "$@"; then
-        echo "ok   $what"
+        echo "ok   $what ($(($(now) - began)) s)"
     else
-        echo "FAIL $what"
+        echo "FAIL $what ($(($(now) - began)) s)"
         failures=$((failures + 1))
     fi
 }

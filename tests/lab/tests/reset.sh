@@ -30,7 +30,7 @@ exits() {
     wait_for 60 not_running "$pid" || kill -KILL "$pid"
     wait "$pid"
     code=$?
-    [ $code = 0 ] && [ "$(grep -c "^init: $1" /tmp/out)" = 1 ] && return
+    [ $code = 7 ] && [ "$(grep -c "^init: $1" /tmp/out)" = 1 ] && return
     echo "code $code"
     tail -n 5 /tmp/out /tmp/err
     return 1
