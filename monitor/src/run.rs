@@ -93,8 +93,9 @@ impl Machine {
             .fd
             .register_irqfd(&line, layout::COM1_GSI)
             .map_err(kvm("connect an interrupt"))?;
-        start_vcpus(&shared, &first)?;
+        // Open before anybody waits there: nobody has to be woken.
         vcpu::open_gate(&shared);
+        start_vcpus(&shared, &first)?;
         timings.mark("interrupts, start vCPUs");
         Ok(Self {
             shared,
@@ -306,17 +307,19 @@ fn start_first_vcpu(
     Ok((cpuid, first))
 }
 
-/// Hands the first vCPU to its thread and starts the others.
+/// Starts the threads of all vCPUs but the first, and hands that to its own.
 fn start_vcpus(shared: &Arc<Shared>, first: &SyncSender<FirstVcpu>) -> Result<(), Error> {
-    for (id, vcpu) in shared.vcpus().iter().enumerate() {
+    for (id, vcpu) in shared.vcpus().iter().enumerate().skip(1) {
         let pair = (Arc::clone(vcpu), Arc::clone(shared));
-        if id == 0 {
-            first.send(pair).map_err(|_| thread_lost())?;
-        } else {
-            vcpu::spawn(id, move || Some(pair))?;
-        }
+        vcpu::spawn(id, move || Some(pair))?;
     }
-    Ok(())
+    match shared.vcpus().first() {
+        Some(vcpu) => {
+            let pair = (Arc::clone(vcpu), Arc::clone(shared));
+            first.send(pair).map_err(|_| thread_lost())
+        }
+        None => Ok(()),
+    }
 }
 
 fn thread_lost() -> Error {

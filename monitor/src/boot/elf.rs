@@ -37,11 +37,12 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 }
 
 /// Loads an ELF kernel; all of it is checked before memory is touched.
-pub(super) fn load(ram: &GuestRam, image: &Image) -> Result<Kernel, Error> {
-    let mut head = [0; 64];
-    image.read(0, &mut head)?;
-    check_header(&head).map_err(|why| image.refuse(why))?;
-    let segments = segments(image, &head)?;
+pub(super) fn load(ram: &GuestRam, image: &Image, head: &[u8]) -> Result<Kernel, Error> {
+    let Some(head) = head.first_chunk::<64>() else {
+        return Err(image.refuse("is truncated"));
+    };
+    check_header(head).map_err(|why| image.refuse(why))?;
+    let segments = segments(image, head)?;
     let mut end = 0;
     for segment in segments.iter().filter(|s| s.kind == PT_LOAD) {
         end = check_segment(ram, image, segment)?.max(end);
@@ -52,7 +53,7 @@ pub(super) fn load(ram: &GuestRam, image: &Image) -> Result<Kernel, Error> {
     check_overlaps(image, &segments)?;
     let entry = match pvh_entry(image, &segments)? {
         Some(entry) => Entry::Pvh(entry),
-        None => Entry::Linux64(u64_at(&head, 24).unwrap_or(0)),
+        None => Entry::Linux64(u64_at(head, 24).unwrap_or(0)),
     };
     check_entry(image, &segments, entry)?;
     for segment in segments.iter().filter(|s| s.kind == PT_LOAD) {

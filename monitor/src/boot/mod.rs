@@ -96,6 +96,12 @@ impl Image {
         })
     }
 
+    /// Bytes of the file's beginning, at most `most`.
+    fn head(&self, most: u64) -> usize {
+        // At most 64 KiB, so it fits.
+        self.len.min(most) as usize
+    }
+
     fn refuse(&self, why: impl Into<String>) -> Error {
         Error::Input(self.what, self.path.clone(), why.into())
     }
@@ -204,11 +210,16 @@ impl Source {
 
     fn load_kernel(&self, ram: &GuestRam) -> Result<Kernel, Error> {
         let image = &self.kernel;
-        let mut start = vec![0; usize::try_from(image.len.min(sniff::HEAD)).unwrap_or(0)];
-        image.read(0, &mut start)?;
-        match sniff::kind(&start) {
-            sniff::Kind::Elf => elf::load(ram, image),
-            sniff::Kind::BzImage => bzimage::load(ram, image, &start),
+        // What is a kernel shows in its first page; what is not may need more.
+        let mut head = vec![0; image.head(PAGE)];
+        image.read(0, &mut head)?;
+        if let sniff::Kind::Other(_) = sniff::kind(&head) {
+            head.resize(image.head(sniff::HEAD), 0);
+            image.read(0, &mut head)?;
+        }
+        match sniff::kind(&head) {
+            sniff::Kind::Elf => elf::load(ram, image, &head),
+            sniff::Kind::BzImage => bzimage::load(ram, image, &head),
             sniff::Kind::Other(what) => Err(image.refuse(format!(
                 "is {what}, not a kernel (vmlinux, bzImage or an ELF with a PVH note)"
             ))),

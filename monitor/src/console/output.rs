@@ -240,7 +240,7 @@ mod tests {
             all
         });
         let mut output = Output::to(near.into());
-        let sent: Vec<u8> = (0..1u32 << 20).map(|n| (n * 31 >> 3) as u8).collect();
+        let sent: Vec<u8> = (0..1u32 << 20).map(|n| ((n * 31) >> 3) as u8).collect();
         put_all(&mut output, sent.iter().copied());
         output.finish();
         assert_eq!(output.dropped(), 0);

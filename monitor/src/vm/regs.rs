@@ -181,28 +181,29 @@ fn boot_regs(entry: Entry) -> kvm_regs {
 /// KVM refuses them.
 pub fn set_boot_msrs(fd: &VcpuFd) -> Result<(), Error> {
     // Fast string operations on, memory write-back by default.
-    let msrs = [(MSR_MISC_ENABLE, 1), (MSR_MTRR_DEF_TYPE, MTRR_WRITE_BACK)];
-    for (index, data) in msrs {
-        set_msr(fd, index, data, "set the boot MSRs")?;
-    }
-    Ok(())
+    set_msrs(
+        fd,
+        &[(MSR_MISC_ENABLE, 1), (MSR_MTRR_DEF_TYPE, MTRR_WRITE_BACK)],
+    )
 }
 
-fn set_msr(fd: &VcpuFd, index: u32, data: u64, what: &'static str) -> Result<(), Error> {
-    let entry = kvm_msr_entry {
+fn set_msrs(fd: &VcpuFd, msrs: &[(u32, u64)]) -> Result<(), Error> {
+    const WHAT: &str = "set MSRs";
+    let entry = |&(index, data)| kvm_msr_entry {
         index,
         data,
         ..Default::default()
     };
-    let msrs = Msrs::from_entries(&[entry])
-        .map_err(|_| Error::Kvm(what, std::io::ErrorKind::OutOfMemory.into()))?;
-    match fd.set_msrs(&msrs).map_err(kvm(what))? {
-        1 => Ok(()),
-        _ => Err(Error::Kvm(
-            what,
-            std::io::Error::from_raw_os_error(libc::EINVAL),
-        )),
+    let entries: Vec<kvm_msr_entry> = msrs.iter().map(entry).collect();
+    let list = Msrs::from_entries(&entries)
+        .map_err(|_| Error::Kvm(WHAT, std::io::ErrorKind::OutOfMemory.into()))?;
+    if fd.set_msrs(&list).map_err(kvm(WHAT))? == msrs.len() {
+        return Ok(());
     }
+    Err(Error::Kvm(
+        WHAT,
+        std::io::Error::from_raw_os_error(libc::EINVAL),
+    ))
 }
 
 /// Gives the first vCPU the registers with which it enters the guest.
@@ -231,9 +232,9 @@ pub fn power_on(fd: &VcpuFd, entry: Option<Entry>) -> Result<(), Error> {
         ..Default::default()
     };
     fd.set_debug_regs(&debug).map_err(kvm(WHAT))?;
-    for (index, data) in RESET_MSRS {
+    for msr in RESET_MSRS {
         // A host without this MSR refuses it; so it did to the guest.
-        let _ = set_msr(fd, index, data, WHAT);
+        let _ = set_msrs(fd, &[msr]);
     }
     set_boot_msrs(fd)?;
     let mut sregs = entry.map_or_else(reset_sregs, boot_sregs);
