@@ -8,8 +8,10 @@ use std::io;
 pub struct Usage {
     /// Proportional share: private pages, and a part of what is shared.
     pub pss: u64,
-    /// Private pages that were written, which no other process can share.
-    pub dirty: u64,
+    /// Pages that were written, which no other process can share. (Not
+    /// `Private_Dirty`, which counts a file's pages that the host has yet to
+    /// write to its disk.)
+    pub written: u64,
     /// Resident pages of the whole process, the guest's touched RAM included.
     pub rss: u64,
 }
@@ -19,7 +21,7 @@ struct Mapping {
     start: u64,
     end: u64,
     pss: u64,
-    dirty: u64,
+    written: u64,
     rss: u64,
 }
 
@@ -33,7 +35,7 @@ pub fn usage(pid: libc::pid_t, ram: u64) -> io::Result<Usage> {
         usage.rss += mapping.rss;
         if !guest.contains(&i) {
             usage.pss += mapping.pss;
-            usage.dirty += mapping.dirty;
+            usage.written += mapping.written;
         }
     }
     Ok(usage)
@@ -77,7 +79,7 @@ fn parse(text: &str) -> Vec<Mapping> {
             match name {
                 "Rss:" => mapping.rss = kib,
                 "Pss:" => mapping.pss = kib,
-                "Private_Dirty:" => mapping.dirty = kib,
+                "Anonymous:" => mapping.written = kib,
                 _ => {}
             }
         }

@@ -195,7 +195,7 @@ fn print_memory(command: &[OsString], memory: u64) -> Result<()> {
     let usage = usage?;
     println!(
         "memory beyond the guest's, idle: {} KiB (of it written: {} KiB); process: {} KiB",
-        usage.pss, usage.dirty, usage.rss
+        usage.pss, usage.written, usage.rss
     );
     Ok(())
 }
