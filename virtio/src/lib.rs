@@ -25,15 +25,23 @@
 
 pub mod blk;
 pub mod cdrom;
+#[cfg(test)]
+mod cdrom_test;
 mod chain;
 mod counter;
 mod device;
+#[cfg(test)]
+mod driver;
 mod endpoint;
+#[cfg(test)]
+mod endpoint_test;
 mod error;
 pub mod features;
 mod memory;
 pub mod net;
 mod queue;
+#[cfg(test)]
+mod queue_test;
 pub mod rate;
 pub mod transport;
 

@@ -164,3 +164,7 @@ impl RateLimiter {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "rate_test.rs"]
+mod rate_test;

@@ -4,12 +4,18 @@
 //! checked request, `execute` does it, `engine` runs a queue, and this file
 //! is the device around them.
 
+#[cfg(test)]
+mod blk_test;
 mod config;
 mod counters;
 mod engine;
 mod execute;
+#[cfg(test)]
+pub(crate) mod fake;
 mod medium;
 mod request;
+#[cfg(test)]
+mod storage_test;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};

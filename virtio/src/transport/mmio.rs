@@ -30,7 +30,7 @@ const CONFIG_MAX: usize = 256;
 pub enum Action {
     /// Nothing.
     None,
-    /// Start the device with [`MmioTransport::activation`]; if it refuses,
+    /// Start the device with [`Registers::activation`]; if it refuses,
     /// call [`MmioTransport::set_needs_reset`].
     Start,
     /// Stop and reset the device, then call [`MmioTransport::finish_reset`];

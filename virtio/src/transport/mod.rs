@@ -5,7 +5,11 @@
 //! the page that the guest reads up to date.
 
 mod mmio;
+#[cfg(test)]
+mod mmio_test;
 mod registers;
+#[cfg(test)]
+mod registers_test;
 mod window;
 
 pub use mmio::{Action, MmioTransport};
