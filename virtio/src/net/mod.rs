@@ -5,10 +5,16 @@
 
 mod config;
 mod counters;
+#[cfg(test)]
+mod fake;
 mod header;
 mod rx;
+#[cfg(test)]
+mod rx_test;
 mod tap;
 mod tx;
+#[cfg(test)]
+mod tx_test;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
