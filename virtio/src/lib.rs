@@ -41,6 +41,10 @@ mod memory;
 pub mod net;
 mod queue;
 #[cfg(test)]
+mod queue_compare_test;
+#[cfg(test)]
+mod queue_hostile_test;
+#[cfg(test)]
 mod queue_test;
 pub mod rate;
 pub mod transport;

@@ -7,6 +7,8 @@
 #[cfg(test)]
 mod blk_test;
 mod config;
+#[cfg(test)]
+mod cost_test;
 mod counters;
 mod engine;
 mod execute;
