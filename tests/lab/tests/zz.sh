@@ -1,6 +1,10 @@
 # shellcheck shell=sh source=lib.sh
 # lab: --icount --cpu max
 . /lab/lib.sh
-D="console=ttyS0 quiet panic=-1 cryptomgr.notests 8250.nr_uarts=1 i8042.noaux i8042.nokbd tsc=reliable no_timer_check random.trust_cpu=on"
-mote run --kernel /lab/vmlinux --initrd /lab/init-check.cpio --memory 128M --cmdline "$D log_buf_len=1M trace_event=sched:sched_switch,initcall:initcall_start trace_buf_size=8M rdinit=/bin/busybox -- sh -c \"busybox mount -t tracefs t /sys; busybox cat /sys/trace\"" --on-reset exit  </dev/null
+m() { n=$1; shift; for _ in 1 2; do r=$(stopwatch init mote run --kernel /lab/vmlinux --initrd /lab/init-tiny.cpio --memory 128M "$@" </dev/null 2>/tmp/o); done; echo "$n: $r"; cat /tmp/o; }
+cat /sys/kernel/mm/transparent_hugepage/enabled
+m own
+m shared --cmdline "console=ttyS0 reboot=k panic=-1 quiet"
+echo never > /sys/kernel/mm/transparent_hugepage/enabled
+m own-nothp
 finish
