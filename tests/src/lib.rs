@@ -2,7 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
+pub mod files;
 pub mod kernel;
+pub mod proc;
+pub mod tap;
+pub mod terminal;
+pub mod vm;
+
+pub use files::Scratch;
+pub use terminal::Terminal;
+pub use vm::{End, Vm, have_kvm, mote, run, tiny, wait_until};
 
 /// The ELF file of the test guest `tests/guests/NAME.rs`.
 #[must_use]
