@@ -30,8 +30,7 @@ extern "C" fn main(_argc: c_int, _argv: *const *const c_char) -> c_int {
     match start(&timings) {
         Ok(code) => leave(code),
         Err(error) => {
-            // A closed stderr is no reason to fail differently.
-            let _ = writeln!(std::io::stderr(), "mote: {error}");
+            console::say(&format!("mote: {error}\n"));
             leave(error.exit_code())
         }
     }
@@ -53,6 +52,28 @@ fn prepare_process() {
         libc::signal(libc::SIGPIPE, libc::SIG_IGN);
         // One heap for all threads: they hardly use it.
         libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+    fill_standard_descriptors();
+}
+
+/// Opens what was closed of standard input, output and error, lest the next
+/// file that is opened takes its number and gets what is meant for it.
+fn fill_standard_descriptors() {
+    let closed = |fd| libc::pollfd {
+        fd,
+        events: 0,
+        revents: 0,
+    };
+    let mut all = [closed(0), closed(1), closed(2)];
+    // SAFETY: poll gets a live array and its length; open gets a C string. A
+    // new descriptor is the lowest that is free, so it fills the gap.
+    unsafe {
+        libc::poll(all.as_mut_ptr(), 3, 0);
+        for fd in all {
+            if fd.revents & libc::POLLNVAL != 0 {
+                libc::open(c"/dev/null".as_ptr(), libc::O_RDWR);
+            }
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! One VM from start to end.
 
 use std::collections::VecDeque;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender};
@@ -42,7 +42,7 @@ pub fn run(
     // Gives the terminal back before anything is printed.
     drop(machine.console);
     if config.timings {
-        let _ = io::stderr().write_all(timings.table().as_bytes());
+        console::say(&timings.table());
     }
     result
 }
@@ -115,7 +115,7 @@ impl Machine {
                 return Ok(exit::SIGNAL + signal);
             }
             if let Some(us) = self.shared.take_marker() {
-                let _ = writeln!(io::stderr(), "mote: boot marker after {us} us\r");
+                console::say(&format!("mote: boot marker after {us} us\r\n"));
             }
             match self.shared.take_end() {
                 None => {}
@@ -151,13 +151,19 @@ impl Machine {
             (com1.room() > 0, com1.output().waiting())
         };
         self.typed.hand_over(&self.shared);
-        let input = self.console.input().filter(|_| {
-            // A person is always listened to, to be able to leave.
-            self.console.escape.is_some() || (room && self.typed.is_empty())
-        });
+        // A person is always listened to, to be able to leave.
+        let listen = self.console.escape.is_some() || (room && self.typed.is_empty());
+        let (input, input_flags) = match self.console.input() {
+            input if listen => (input, PollFlags::IN),
+            // A client's hang-up always counts: another one may be waiting.
+            input => (
+                input.filter(|_| self.console.serves_clients()),
+                PollFlags::empty(),
+            ),
+        };
         let waits = [
             (News::Wake, Some(self.wake_fd()), PollFlags::IN),
-            (News::Input, input, PollFlags::IN),
+            (News::Input, input, input_flags),
             (News::Client, self.console.listener(), PollFlags::IN),
             (
                 News::Output,
@@ -283,6 +289,10 @@ impl TypedAhead {
         let count = com1.room().min(self.0.len());
         let bytes: Vec<u8> = self.0.drain(..count).collect();
         com1.input(&bytes);
+        if !self.0.is_empty() {
+            // Asked while nobody can make room: the wake-up will come.
+            com1.room();
+        }
     }
 }
 

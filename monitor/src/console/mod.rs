@@ -6,7 +6,7 @@ mod output;
 mod terminal;
 
 use std::fs::{self, OpenOptions};
-use std::io::{IsTerminal, Write as _};
+use std::io::IsTerminal;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
@@ -63,8 +63,7 @@ pub fn open(to: &SerialTo) -> Result<(Console, Output), Error> {
         }
         SerialTo::Pty => {
             let (master, slave, name) = pseudo_terminal().map_err(|e| Error::System("pty", e))?;
-            // Nobody may be there to read this; that is not the VM's trouble.
-            let _ = writeln!(std::io::stderr(), "mote: serial console on {name}");
+            say(&format!("mote: serial console on {name}\n"));
             let output = master.try_clone().map_err(|e| Error::System("pty", e))?;
             console.input = Some(master);
             console._slave = Some(slave);
@@ -85,6 +84,16 @@ pub fn open(to: &SerialTo) -> Result<(Console, Output), Error> {
         }
     };
     Ok((console, output))
+}
+
+/// Says something on standard error, in one piece, for others may write there
+/// too. That nobody reads it, or that it is closed, is not the VM's trouble.
+pub fn say(text: &str) {
+    let stderr = rustix::stdio::stderr();
+    // A pipe that can be written to has room for a page, and a line is less.
+    if output::ready(stderr, output::PATIENCE_MS) {
+        let _ = rustix::io::write(stderr, text.as_bytes());
+    }
 }
 
 fn stdio(console: &mut Console) -> Result<Output, Error> {
@@ -151,6 +160,11 @@ impl Console {
             (Some((listener, _)), None) => Some(listener.as_fd()),
             _ => None,
         }
+    }
+
+    /// Whether clients come and go.
+    pub fn serves_clients(&self) -> bool {
+        self.listener.is_some()
     }
 
     /// What output goes to, to wait until it can be written to.

@@ -13,7 +13,7 @@ use rustix::net::{SendFlags, send};
 const BUFFER: usize = 64 << 10;
 /// How long a full buffer may hold up the guest before bytes are dropped, in
 /// ms; then nothing waits until the reader has taken something.
-const PATIENCE_MS: i64 = 100;
+pub(super) const PATIENCE_MS: i64 = 100;
 
 /// What writing to the far end needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,7 +186,7 @@ impl io::Write for Output {
 }
 
 /// Whether `fd` can be written to within `timeout` ms.
-fn ready(fd: BorrowedFd<'_>, timeout: i64) -> bool {
+pub(super) fn ready(fd: BorrowedFd<'_>, timeout: i64) -> bool {
     let timeout = Timespec {
         tv_sec: 0,
         tv_nsec: timeout * 1_000_000,
