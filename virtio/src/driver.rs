@@ -18,8 +18,8 @@ pub fn memory(ranges: &[(u64, usize)]) -> &'static GuestMemoryMmap {
     Box::leak(Box::new(GuestMemoryMmap::from_ranges(&ranges).unwrap()))
 }
 
-/// A driver of one split queue at `base`: table, then rings, each on its own
-/// page or more.
+/// A driver of one split queue of up to 256 entries at `base`: table, then
+/// rings, each on its own page.
 pub struct Driver<'m> {
     pub mem: &'m GuestMemoryMmap,
     pub size: u16,
@@ -34,15 +34,15 @@ pub struct Driver<'m> {
 
 impl<'m> Driver<'m> {
     /// Bytes of guest memory from `base` on that a driver takes.
-    pub const SPACE: u64 = 0x10000;
+    pub const SPACE: u64 = 0x4000;
 
     pub fn new(mem: &'m GuestMemoryMmap, base: u64, size: u16) -> Self {
         let driver = Self {
             mem,
             size,
             descriptors: base,
-            available: base + 0x8000,
-            used: base + 0xb000,
+            available: base + 0x1000,
+            used: base + 0x2000,
             next_available: 0,
             next_used: 0,
             free: (0..size).rev().collect(),

@@ -28,6 +28,8 @@ pub enum Effect {
 pub struct EndpointStateV1 {
     /// The registers.
     pub registers: RegistersV1,
+    /// The configuration space as the guest saw it.
+    pub config: Vec<u8>,
     /// By queue number; empty or `None` where a queue did not run.
     pub queues: Vec<Option<QueueState>>,
     /// The block device's write-back switch.
@@ -102,8 +104,9 @@ impl<'m> Endpoint<'m> {
         let mut activation = self.transport.registers().activation(&from.queues);
         activation.writeback = writeback;
         let started = self.device.start(&activation);
-        // Features may change what the configuration space says.
-        self.show_config(false);
+        // Features may change what the configuration space says; after a
+        // restore, it may also be another disk than the guest remembers.
+        self.show_config(writeback.is_some());
         match started {
             Ok(()) => Effect::Started,
             Err(_) if self.transport.set_needs_reset() => Effect::Interrupt,
@@ -142,6 +145,7 @@ impl<'m> Endpoint<'m> {
             return Effect::None;
         };
         if !self.transport.registers().is_active() {
+            self.show_config(false);
             return Effect::None;
         }
         if !self.transport.registers().is_healthy() {
@@ -158,6 +162,7 @@ impl<'m> Endpoint<'m> {
         let stopped = self.paused.as_ref()?;
         Some(EndpointStateV1 {
             registers: self.transport.registers().state().clone(),
+            config: self.transport.config().to_vec(),
             queues: stopped.queues.clone(),
             writeback: stopped.writeback,
         })
@@ -173,14 +178,13 @@ impl<'m> Endpoint<'m> {
         if state.queues.len() > state.registers.queues.len() {
             return Err(Error::State("number of queue states"));
         }
-        self.transport.restore(&state.registers)?;
+        self.transport.restore(&state.registers, &state.config)?;
         let _fresh = self.device.stop();
         self.device.reset();
         self.paused = Some(Stopped {
             queues: state.queues.clone(),
             writeback: state.writeback,
         });
-        self.show_config(true);
         Ok(())
     }
 

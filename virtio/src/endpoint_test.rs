@@ -233,7 +233,9 @@ fn a_hostile_state_is_refused_or_needs_a_reset() {
         assert_eq!(machine.endpoint.resume(), Effect::Interrupt);
         assert_eq!(machine.read(0x70), 0x4f);
     }
-    let refused: [&dyn Fn(&mut EndpointStateV1); 3] = [
+    let refused: [&dyn Fn(&mut EndpointStateV1); 5] = [
+        &|s| s.config.clear(),
+        &|s| s.config.push(0),
         &|s| s.queues.push(None),
         &|s| s.registers.status = 4,
         &|s| s.registers.driver_features |= features::NET_MAC,
@@ -251,6 +253,26 @@ fn a_hostile_state_is_refused_or_needs_a_reset() {
     assert_eq!(machine.endpoint.resume(), Effect::Started);
     assert_eq!(machine.rig.run().step, Step::Broken);
     assert!(machine.endpoint.refresh());
+}
+
+/// A guest restored on another disk than it knew is told so.
+#[test]
+fn a_restore_on_another_disk_is_news() {
+    let mut machine = Machine::new();
+    assert_eq!(machine.start(), Effect::Started);
+    machine.endpoint.pause();
+    let mut saved = machine.endpoint.save().unwrap();
+    machine.endpoint.restore(&saved).unwrap();
+    assert_eq!(machine.endpoint.resume(), Effect::Started);
+    assert_eq!(machine.read(0x60), 1, "the same disk is no news");
+    saved.config[0] = 99;
+    machine.endpoint.restore(&saved).unwrap();
+    assert_eq!(machine.read(0x100), 99);
+    let generation = machine.read(0xfc);
+    assert_eq!(machine.endpoint.resume(), Effect::Started);
+    assert_eq!(machine.read(0x100), 64);
+    assert_eq!(machine.read(0x60), 3);
+    assert_ne!(machine.read(0xfc), generation);
 }
 
 #[test]

@@ -389,6 +389,7 @@ impl<'m> Queue<'m> {
             *word &= !(1 << (head % 64));
         }
         self.in_flight_count -= 1;
+        self.parked.retain(|parked| *parked != head);
         Ok(())
     }
 }

@@ -231,14 +231,26 @@ impl MmioTransport {
         interrupt
     }
 
-    /// Takes over saved registers; see [`Registers::restore`].
+    /// Takes over saved registers, see [`Registers::restore`], and the
+    /// configuration space as the guest saw it then.
     ///
     /// # Errors
     /// [`Error::State`].
-    pub fn restore(&mut self, state: &super::RegistersV1) -> Result<(), Error> {
+    pub fn restore(&mut self, state: &super::RegistersV1, config: &[u8]) -> Result<(), Error> {
+        if config.len() != self.config.len() {
+            return Err(Error::State("configuration space"));
+        }
         self.registers.restore(state)?;
+        self.config = config.to_vec();
+        self.publish_config();
         self.publish();
         Ok(())
+    }
+
+    /// The configuration space as the guest sees it.
+    #[must_use]
+    pub fn config(&self) -> &[u8] {
+        &self.config
     }
 
     fn publish_constant(&self) {
