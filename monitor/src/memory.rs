@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ptr;
 
 use rustix::mm::{self, MapFlags, ProtFlags};
 use vm_memory::mmap::MmapRegionBuilder;
@@ -10,7 +11,7 @@ use vm_memory::{
     GuestRegionMmap, MmapRegion,
 };
 
-use crate::error::Error;
+use crate::error::{Error, os_message};
 use crate::layout::{HOLE_END, HOLE_START};
 
 /// The guest's memory.
@@ -43,16 +44,58 @@ pub fn create(size: u64) -> Result<GuestRam, Error> {
     let mut regions = Vec::with_capacity(2);
     for (start, length) in ranges(size) {
         let length = usize::try_from(length).map_err(|e| failed(e.to_string()))?;
-        let region: MmapRegion<()> = MmapRegionBuilder::new(length)
+        let host = reserve(length).map_err(|e| failed(os_message(&e)))?;
+        let builder = MmapRegionBuilder::new(length)
             .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-            .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
-            .build()
-            .map_err(|e| failed(e.to_string()))?;
+            .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
+        // SAFETY: the range was just mapped, is this long, and stays mapped
+        // until the process ends.
+        let builder = unsafe { builder.with_raw_mmap_pointer(host) };
+        let region: MmapRegion<()> = builder.build().map_err(|e| failed(e.to_string()))?;
         let region = GuestRegionMmap::new(region, GuestAddress(start))
             .ok_or_else(|| failed("address overflow".to_owned()))?;
         regions.push(region);
     }
     GuestRam::from_regions(regions).map_err(|e| failed(e.to_string()))
+}
+
+/// Maps `length` bytes of anonymous memory at a multiple of 2 MiB, where the
+/// host can back guest memory with huge pages: KVM maps one for the guest only
+/// if host and guest address lie alike in theirs.
+fn reserve(length: usize) -> io::Result<*mut u8> {
+    const HUGE: usize = 2 << 20;
+    let map = |length: usize| {
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: a new mapping at an address of the kernel's choice touches
+        // nothing that exists.
+        unsafe {
+            mm::mmap_anonymous(
+                ptr::null_mut(),
+                length,
+                ProtFlags::READ | ProtFlags::WRITE,
+                flags,
+            )
+        }
+    };
+    let start = map(length)?;
+    if start.addr().is_multiple_of(HUGE) {
+        // Linux 6.7 and later align large mappings by themselves.
+        return Ok(start.cast());
+    }
+    // SAFETY: the mapping is ours and nobody has seen it.
+    unsafe { mm::munmap(start, length) }?;
+    let start = map(length + HUGE)?;
+    let skip = start.addr().next_multiple_of(HUGE) - start.addr();
+    let (aligned, rest) = (start.wrapping_byte_add(skip), HUGE - skip);
+    if skip > 0 {
+        // SAFETY: the part before the aligned range is ours and unused.
+        unsafe { mm::munmap(start, skip) }?;
+    }
+    if rest > 0 {
+        // SAFETY: so is the part behind it.
+        unsafe { mm::munmap(aligned.wrapping_byte_add(length), rest) }?;
+    }
+    Ok(aligned.cast())
 }
 
 /// Puts `length` bytes of `file` from `offset` at guest address `address`,
