@@ -1,6 +1,7 @@
 //! What a VM is made of, from flags or from a config file.
 
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -193,12 +194,15 @@ struct MachineConfig {
 /// wrong type or a value out of range; the message names the key's path.
 pub fn read_file(path: &Path) -> Result<VmConfig, Error> {
     let unreadable = |e: std::io::Error| Error::Config(path.into(), String::new(), os_message(&e));
-    let size = fs::metadata(path).map_err(unreadable)?.len();
-    if size > MAX_CONFIG {
-        let why = format!("{size} bytes are too many for a config file");
+    let mut text = Vec::new();
+    // A pipe is welcome, and a device that never ends comes to one.
+    fs::File::open(path)
+        .and_then(|file| file.take(MAX_CONFIG + 1).read_to_end(&mut text))
+        .map_err(unreadable)?;
+    if text.len() as u64 > MAX_CONFIG {
+        let why = format!("more than {MAX_CONFIG} bytes are too many for a config file");
         return Err(Error::Config(path.into(), String::new(), why));
     }
-    let text = fs::read(path).map_err(unreadable)?;
     parse(&text).map_err(|(key, why)| Error::Config(path.into(), key, why))
 }
 
