@@ -35,9 +35,13 @@ pub fn have_kvm() -> bool {
 }
 
 /// The `mote` program: `MOTE_BIN`, or the one built beside this test.
-fn binary() -> PathBuf {
+///
+/// # Panics
+/// It has not been built.
+#[must_use]
+pub fn binary() -> PathBuf {
     if let Some(path) = env::var_os("MOTE_BIN") {
-        return path.into();
+        return std::path::absolute(path).unwrap();
     }
     let test = env::current_exe().unwrap();
     let path = test.parent().and_then(|deps| deps.parent());
@@ -117,11 +121,14 @@ impl Vm {
     /// # Panics
     /// It cannot be started.
     pub fn spawn(command: &mut Command) -> Self {
-        // SAFETY: prctl may be called between fork and exec. A test that is
-        // killed must not leave its VM behind.
+        // SAFETY: both calls may be made between fork and exec. A test that is
+        // killed must not leave its VM behind, and whatever was left open in
+        // the test's own process is not meant for it.
         unsafe {
             command.pre_exec(|| {
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                let flag = libc::CLOSE_RANGE_CLOEXEC;
+                libc::syscall(libc::SYS_close_range, 3, u32::MAX, flag);
                 Ok(())
             });
         }

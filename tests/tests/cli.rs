@@ -1,0 +1,84 @@
+//! What `mote` says about itself.
+
+use mote_tests::{mote, run};
+
+#[test]
+fn help_is_on_stdout_and_code_0() {
+    for args in [&["--help"][..], &["-h"], &["help"]] {
+        let end = run(&mut mote(args));
+        assert_eq!(end.expect(0).err, "");
+        for word in ["Usage: mote", "run", "demo", "--version", "Exit codes"] {
+            assert!(end.out.contains(word), "no {word} in:\n{}", end.out);
+        }
+    }
+}
+
+#[test]
+fn help_for_run_names_every_flag() {
+    for args in [&["run", "--help"][..], &["run", "-h"]] {
+        let end = run(&mut mote(args));
+        assert_eq!(end.expect(0).err, "");
+        for flag in [
+            "--kernel",
+            "--initrd",
+            "--cmdline",
+            "--memory",
+            "--cpus",
+            "--serial",
+            "--on-reset",
+            "--config",
+            "--timings",
+            "Ctrl-A",
+        ] {
+            assert!(end.out.contains(flag), "no {flag} in:\n{}", end.out);
+        }
+    }
+}
+
+/// It has to fit a terminal as people have it.
+#[test]
+fn help_is_at_most_80_columns_wide() {
+    for args in [&["--help"][..], &["run", "--help"]] {
+        let end = run(&mut mote(args));
+        for line in end.expect(0).out.lines() {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
+    }
+}
+
+#[test]
+fn the_version_is_one_line() {
+    for flag in ["--version", "-V"] {
+        let end = run(&mut mote([flag]));
+        let expected = format!("mote {}\n", env!("CARGO_PKG_VERSION"));
+        assert_eq!(end.expect(0).out, expected);
+        assert_eq!(end.err, "");
+    }
+}
+
+#[test]
+fn wrong_usage_is_code_2_and_points_to_the_help() {
+    for (args, word) in [
+        (&[][..], "--help"),
+        (&["fly"], "'fly'"),
+        (&["--fly"], "--fly"),
+        (&["run", "--fly"], "--fly"),
+        (&["run", "fly"], "fly"),
+        (&["demo", "--fly"], "--fly"),
+        (&["run"], "--kernel"),
+    ] {
+        let end = run(&mut mote(args));
+        end.expect(2).complains(&[word]);
+        assert_eq!(end.out, "", "{args:?}");
+    }
+}
+
+/// A reader that closes early (`mote --help | head -1`) is no failure.
+#[test]
+fn help_for_nobody_is_code_0() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = mote(["--help"]);
+    let end = mote_tests::Vm::spawn(command.stdout(writer)).end();
+    end.expect(0);
+}

@@ -1,0 +1,44 @@
+//! The tests of the stock-KVM lab (`tests/lab`), each of which boots a lab host
+//! of its own in an emulator: no `/dev/kvm` is needed here, but minutes are.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use mote_tests::vm;
+
+fn lab(name: &str) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("lab/lab");
+    let mut command = Command::new(script);
+    // It looks for the newest build by itself; this one is meant.
+    command.env("MOTE_BIN", vm::binary()).arg(name);
+    // The lab's cache is below `target` of the directory it is started in.
+    command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    assert!(
+        output.status.success(),
+        "lab {name}: {}\n{}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
+fn lab_boot() {
+    lab("boot");
+}
+
+#[test]
+fn lab_console() {
+    lab("console");
+}
+
+#[test]
+fn lab_reset() {
+    lab("reset");
+}
+
+#[test]
+fn lab_smp32() {
+    lab("smp32");
+}

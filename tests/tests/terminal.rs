@@ -1,0 +1,286 @@
+//! The console on a terminal with a person at it: keys one by one, a way out,
+//! and a terminal that is afterwards as it was.
+
+use std::fs;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mote_tests::tap;
+use mote_tests::vm::LIMIT;
+use mote_tests::{End, Terminal, Vm, have_kvm, proc, tiny, wait_until};
+
+const CTRL_A: &str = "\x01";
+
+/// A VM on a terminal that somebody has set up to their own taste; standard
+/// error is elsewhere, so that nothing gets between the guest's words.
+fn start(guest: &str, flags: &[&str]) -> (Terminal, Vm) {
+    let terminal = Terminal::open();
+    terminal.personalise(false);
+    let mut command = tiny(guest, flags);
+    terminal.attach(&mut command);
+    let vm = Vm::spawn(command.stderr(Stdio::null()));
+    (terminal, vm)
+}
+
+fn shows(terminal: &Terminal, text: &str) {
+    let came = |bytes: &[u8]| tap::count(bytes, text) > 0;
+    let screen = &terminal.screen;
+    assert!(screen.wait(LIMIT, came), "no {text:?} in {}", screen.text());
+}
+
+fn letters_in_order(bytes: &[u8], word: &str) -> bool {
+    let mut bytes = bytes.iter();
+    word.bytes().all(|letter| bytes.any(|byte| *byte == letter))
+}
+
+/// Starts a guest, waits for what it says, does `deed`, and waits for the end:
+/// then the terminal must be as it was. Returns the end and the screen.
+fn restored(guest: &str, word: &str, deed: impl FnOnce(&mut Terminal, &Vm)) -> (End, String) {
+    let mut terminal = Terminal::open();
+    terminal.personalise(false);
+    let before = terminal.modes();
+    let mut command = tiny(guest, [""; 0]);
+    terminal.attach(&mut command);
+    let vm = Vm::spawn(&mut command);
+    // The boot marker's line may come between two of the guest's letters.
+    let came = |bytes: &[u8]| letters_in_order(bytes, word);
+    let screen = &terminal.screen;
+    assert!(screen.wait(LIMIT, came), "no {word:?} in {}", screen.text());
+    // A guest that crashes may be gone already.
+    assert!(guest == "triple" || terminal.modes().is_raw());
+    deed(&mut terminal, &vm);
+    let end = vm.end();
+    assert_eq!(terminal.modes(), before);
+    // What is still on its way to the screen.
+    terminal.screen.wait(Duration::from_millis(200), |_| false);
+    (end, terminal.screen.text())
+}
+
+#[test]
+fn ctrl_a_x_leaves_with_code_0() {
+    if !have_kvm() {
+        return;
+    }
+    for leave in ["\x01x", "\x01X"] {
+        let (end, _) = restored("echo", "ready", |terminal, _| terminal.keys(leave));
+        end.expect(0);
+    }
+}
+
+/// A person can leave a guest that does not listen and fills every buffer.
+#[test]
+fn a_deaf_guest_can_be_left() {
+    if !have_kvm() {
+        return;
+    }
+    let (end, _) = restored("idle", "idle", |terminal, _| {
+        terminal.keys("let me out ".repeat(300));
+        terminal.keys("\x01x");
+    });
+    end.expect(0);
+}
+
+#[test]
+fn signals_restore_the_terminal() {
+    if !have_kvm() {
+        return;
+    }
+    for (signal, code) in [
+        (libc::SIGTERM, 143),
+        (libc::SIGINT, 130),
+        (libc::SIGHUP, 129),
+    ] {
+        let (end, _) = restored("spin", "spin", |_, vm| vm.signal(signal));
+        end.expect(code);
+    }
+}
+
+#[test]
+fn a_crash_restores_the_terminal_and_says_so_on_a_line_of_its_own() {
+    if !have_kvm() {
+        return;
+    }
+    let (end, screen) = restored("triple", "triple", |_, _| ());
+    end.expect(5);
+    // With the carriage return that only a terminal in its own modes adds.
+    let line = "\nmote: the guest crashed: triple fault on vCPU 0\r\n";
+    assert!(screen.ends_with(line), "{screen:?}");
+}
+
+#[test]
+fn power_off_restores_the_terminal() {
+    if !have_kvm() {
+        return;
+    }
+    let (end, screen) = restored("echo", "ready", |terminal, _| terminal.keys("\x04"));
+    end.expect(0);
+    assert!(letters_in_order(screen.as_bytes(), "ready"), "{screen:?}");
+}
+
+#[test]
+fn ctrl_a_h_shows_the_keys_and_ctrl_a_ctrl_a_is_one() {
+    if !have_kvm() {
+        return;
+    }
+    let (mut terminal, vm) = start("echo", &[]);
+    shows(&terminal, "ready");
+    terminal.keys(format!("{CTRL_A}h"));
+    shows(&terminal, "Ctrl-A x");
+    shows(&terminal, "Ctrl-A h");
+    let before = terminal.screen.bytes().len();
+    // Ctrl-A twice sends one; one before anything else sends neither; the rest
+    // is the guest's: Ctrl-C, Ctrl-Z, Ctrl-\, carriage return.
+    terminal.keys(format!("<{CTRL_A}{CTRL_A}{CTRL_A}q\x03\x1a\x1c\r>"));
+    let came = |bytes: &[u8]| bytes.ends_with(b">");
+    assert!(terminal.screen.wait(LIMIT, came));
+    let screen = terminal.screen.bytes();
+    // The guest's bytes as they are: no newline added, no echo of the keys.
+    assert_eq!(screen[before..], *b"<\x01\x03\x1a\x1c\r>");
+    terminal.keys("\x04");
+    vm.end().expect(0);
+}
+
+#[test]
+fn ten_thousand_keys_arrive() {
+    if !have_kvm() {
+        return;
+    }
+    let (terminal, vm) = start("echo_irq", &[]);
+    shows(&terminal, "ready\n");
+    let before = terminal.screen.bytes().len();
+    let text: String = (0..500).map(|n| format!("{n:019}\n")).collect();
+    // As fast as the guest takes them: a person's keys are dropped beyond a
+    // screenful that was typed ahead.
+    let mut keyboard = terminal.keyboard();
+    let mut sent = 0;
+    for part in text.as_bytes().chunks(1000) {
+        keyboard.write_all(part).unwrap();
+        sent += part.len();
+        let came = |bytes: &[u8]| bytes.len() >= before + sent;
+        assert!(terminal.screen.wait(LIMIT, came));
+    }
+    assert!(terminal.screen.bytes()[before..] == *text.as_bytes());
+    keyboard.write_all(b"\x04").unwrap();
+    vm.end().expect(0);
+}
+
+#[test]
+fn a_hundred_megabytes_of_keys_for_a_guest_that_never_reads_cost_nothing() {
+    if !have_kvm() {
+        return;
+    }
+    let (mut terminal, vm) = start("deaf", &["--cmdline", "ticks=1000000000000"]);
+    shows(&terminal, "deaf");
+    terminal.keys("x".repeat(10_000));
+    thread::sleep(Duration::from_millis(300));
+    let before = proc::status(vm.pid(), "VmRSS:");
+    let mut keyboard = terminal.keyboard();
+    let typist = thread::spawn(move || {
+        let some = [b'x'; 4096];
+        let (mut sent, begin) = (0, Instant::now());
+        while sent < 100_000_000 && begin.elapsed() < Duration::from_secs(4) {
+            keyboard.write_all(&some).unwrap();
+            sent += some.len();
+        }
+        sent
+    });
+    let sent = typist.join().unwrap();
+    // More than what the terminal itself may hold back.
+    assert!(sent > 1_000_000, "{sent}");
+    let after = proc::status(vm.pid(), "VmRSS:");
+    assert!(after < before + 1024, "{before} KiB, then {after} KiB");
+    terminal.keys("\x01x");
+    vm.end().expect(0);
+}
+
+/// Errors before the VM starts leave the terminal alone.
+#[test]
+fn mistakes_do_not_touch_the_terminal() {
+    let terminal = Terminal::open();
+    terminal.personalise(false);
+    let before = terminal.modes();
+    let mut command = mote_tests::mote(["run", "--kernel", "/nonexistent"]);
+    terminal.attach(&mut command);
+    Vm::spawn(&mut command).end().expect(3);
+    assert_eq!(terminal.modes(), before);
+    shows(&terminal, "mote: kernel /nonexistent");
+}
+
+/// A shell with job control on the terminal, which runs mote in the background.
+fn in_the_background(terminal: &Terminal, guest: &str) -> Vm {
+    let mote = tiny(guest, [""; 0]);
+    let mut shell = Command::new("sh");
+    shell
+        .args([
+            "-c",
+            "set -m; \"$@\" & echo pid=$!.; wait $!; echo code=$?.",
+        ])
+        .arg("sh")
+        .arg(mote.get_program())
+        .args(mote.get_args());
+    terminal.attach(&mut shell);
+    Vm::spawn(shell.stderr(Stdio::null()))
+}
+
+/// In the background, a program is stopped when it reads the terminal or
+/// changes its modes, and when it writes, if the terminal is set up so.
+#[test]
+fn in_the_background_a_vm_runs_to_its_end() {
+    if !have_kvm() {
+        return;
+    }
+    for tostop in [false, true] {
+        let terminal = Terminal::open();
+        terminal.personalise(tostop);
+        let before = terminal.modes();
+        let shell = in_the_background(&terminal, "memory");
+        shows(&terminal, "code=0.");
+        assert!(terminal.screen.text().contains("memory ok"));
+        assert_eq!(terminal.modes(), before);
+        shell.end().expect(0);
+    }
+}
+
+/// Stopped in the foreground, which gives the terminal to the shell, and then
+/// ended: giving the terminal its modes back must not stop it once more.
+#[test]
+fn ending_in_the_background_does_not_stop() {
+    if !have_kvm() {
+        return;
+    }
+    let mut terminal = Terminal::open();
+    terminal.personalise(true);
+    let before = terminal.modes();
+    let mote = tiny("spin", [""; 0]);
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", "set -m; \"$@\"; echo code=$?.; read line; exit 0"])
+        .arg("sh")
+        .arg(mote.get_program())
+        .args(mote.get_args());
+    terminal.attach(&mut shell);
+    let shell = Vm::spawn(shell.stderr(Stdio::null()));
+    shows(&terminal, "spin");
+    let children = format!("/proc/{0}/task/{0}/children", shell.pid());
+    let job = fs::read_to_string(children).unwrap();
+    let job: u32 = job.trim().parse().unwrap();
+    let send = |signal| {
+        // SAFETY: a plain system call; the process is the shell's, which has
+        // not waited for its end yet.
+        unsafe { libc::kill(job.cast_signed(), signal) };
+    };
+    send(libc::SIGSTOP);
+    shows(&terminal, "code=147.");
+    assert_eq!(proc::state(job), 'T');
+    send(libc::SIGTERM);
+    send(libc::SIGCONT);
+    wait_until("the end", || {
+        let status = fs::read_to_string(format!("/proc/{job}/status"));
+        status.is_ok_and(|text| text.contains("State:\tZ"))
+    });
+    assert_eq!(terminal.modes(), before);
+    terminal.keys("\n");
+    shell.end().expect(0);
+}
