@@ -7,8 +7,8 @@ use std::ptr;
 use rustix::mm::{self, MapFlags, ProtFlags};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{
-    Bytes, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap, GuestMemoryRegion as _,
-    GuestRegionMmap, MmapRegion,
+    Bytes, GuestAddress, GuestMemoryBackend as _, GuestMemoryError, GuestMemoryMmap,
+    GuestMemoryRegion as _, GuestRegionMmap, MmapRegion,
 };
 
 use crate::error::{Error, os_message};
@@ -157,7 +157,11 @@ pub fn copy_file(
     let mut file = file;
     io::Seek::seek(&mut file, io::SeekFrom::Start(offset))?;
     ram.read_exact_volatile_from(GuestAddress(address), &mut file, length)
-        .map_err(io::Error::other)
+        .map_err(|error| match error {
+            GuestMemoryError::IOError(cause) => cause,
+            GuestMemoryError::PartialBuffer { .. } => io::ErrorKind::UnexpectedEof.into(),
+            other => io::Error::other(other),
+        })
 }
 
 /// Zeroes `length` bytes at `address`.
