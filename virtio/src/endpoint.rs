@@ -197,3 +197,12 @@ impl<'m> Endpoint<'m> {
         self.show_config(false);
     }
 }
+
+/// Only to be sure, at build time, that the owner can share what it has to.
+const _: () = {
+    const fn send<T: Send>() {}
+    const fn share<T: Send + Sync>() {}
+    send::<Endpoint<'static>>();
+    share::<crate::blk::Block<'static>>();
+    share::<crate::net::Net<'static>>();
+};

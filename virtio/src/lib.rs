@@ -19,6 +19,53 @@
 //! * Stopping is the device's own business: [`Device::stop`] waits for the
 //!   workers that are inside `run` and hands back the queue states.
 //!
+//! In short, with `irq` raising the interrupt and `clock` any monotonic clock:
+//!
+//! ```
+//! # use std::sync::{Arc, Mutex};
+//! # use std::time::Duration;
+//! use mote_virtio::blk::{Block, Worker};
+//! use mote_virtio::{Effect, Endpoint, Step, WhenEmpty};
+//!
+//! /// A vCPU thread: the guest stored into this device's window.
+//! fn exit(endpoint: &Mutex<Endpoint>, offset: u64, data: &[u8], irq: impl Fn(), wake: impl Fn(u16)) {
+//!     let effect = endpoint.lock().map(|mut endpoint| endpoint.write(offset, data));
+//!     match effect {
+//!         Ok(Effect::Notify(queue)) => wake(queue),
+//!         Ok(Effect::Started) => wake(0), // and every other queue
+//!         Ok(Effect::Interrupt) => irq(),
+//!         Ok(Effect::None | Effect::Reset) | Err(_) => {}
+//!     }
+//! }
+//!
+//! /// A worker thread, once its doorbell rang or its time came. It returns
+//! /// the time to wait for; until then it sleeps on its doorbell alone.
+//! fn work<'m>(
+//!     endpoint: &Mutex<Endpoint>,
+//!     block: &Block<'m>,
+//!     worker: &mut Worker<'m>,
+//!     clock: impl Fn() -> Duration,
+//!     irq: impl Fn(),
+//! ) -> Option<Duration> {
+//!     loop {
+//!         let outcome = block.run(worker, 0, clock(), 64, WhenEmpty::Arm);
+//!         let mut interrupt = outcome.signal;
+//!         if outcome.refresh && let Ok(mut endpoint) = endpoint.lock() {
+//!             interrupt |= endpoint.refresh();
+//!         }
+//!         if interrupt {
+//!             irq();
+//!         }
+//!         match outcome.step {
+//!             Step::More => {}
+//!             Step::WaitUntil(at) => return Some(at),
+//!             Step::Paused => return None, // and have the VM paused
+//!             _ => return None,
+//!         }
+//!     }
+//! }
+//! ```
+//!
 //! Everything a guest can reach is checked once and read once, allocates
 //! nothing that a guest can size, and counts instead of logging.
 #![forbid(unsafe_code)]

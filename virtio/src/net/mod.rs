@@ -4,6 +4,8 @@
 //! knows what stands before each, and this file is the device around them.
 
 mod config;
+#[cfg(test)]
+mod cost_test;
 mod counters;
 #[cfg(test)]
 mod fake;

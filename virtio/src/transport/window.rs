@@ -40,7 +40,8 @@ impl Window {
     /// aligned word of the page is left alone.
     pub(crate) fn set(&self, at: usize, value: u32) {
         if let Some(cell) = self.cell(at) {
-            cell.store(value.to_le(), Ordering::Relaxed);
+            // Release: a guest that sees a new generation sees what it is of.
+            cell.store(value.to_le(), Ordering::Release);
         }
     }
 
