@@ -59,6 +59,20 @@ pub fn state(pid: u32) -> char {
         .unwrap()
 }
 
+/// Processor time of all threads, in clock ticks (hundredths of a second).
+///
+/// # Panics
+/// The process is not there.
+#[must_use]
+pub fn ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // Behind the name, which may hold anything: state is field 3, user and
+    // system time are 14 and 15 (proc_pid_stat(5)).
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    let time = [fields[11], fields[12]];
+    time.iter().map(|field| field.parse::<u64>().unwrap()).sum()
+}
+
 /// KiB of all mappings of a file, from `/proc/PID/smaps`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Mapped {

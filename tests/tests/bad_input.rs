@@ -70,7 +70,7 @@ fn a_file_that_may_not_be_read_is_refused() {
     }
     let scratch = Scratch::new();
     let file = scratch.file("kernel", fs::read(guest("hello")).unwrap());
-    fs::set_permissions(&file, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o000)).unwrap();
     let mut command = as_nobody(&scratch, &["run", "--kernel", file.to_str().unwrap()]);
     refused(&mut command, INPUT, &["kernel", "permission denied"]);
 }

@@ -18,7 +18,7 @@ fn check_starts(out: &str, times: usize) {
 #[test]
 fn power_off_is_code_0() {
     if have_kvm() {
-        let end = run(&mut tiny("echo_irq", ["--cpus", "2"]).stdin(keys(b"\x04")));
+        let end = run(tiny("echo_irq", ["--cpus", "2"]).stdin(keys(b"\x04")));
         end.expect(0);
         assert!(end.out.ends_with("interrupts ok\n"), "{}", end.out);
     }

@@ -11,8 +11,6 @@ fn lab(name: &str) {
     let mut command = Command::new(script);
     // It looks for the newest build by itself; this one is meant.
     command.env("MOTE_BIN", vm::binary()).arg(name);
-    // The lab's cache is below `target` of the directory it is started in.
-    command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
     let output = command.stdin(Stdio::null()).output().unwrap();
     assert!(
         output.status.success(),
