@@ -8,11 +8,11 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 
 use kvm_bindings::CpuId;
 use kvm_ioctls::Kvm;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::boot::{Entry, Source};
+use crate::boot::{Loaded, Source};
 use crate::config::{OnReset, VmConfig};
 use crate::console::{self, Console, Typed};
 use crate::error::{Error, exit, kvm};
@@ -54,6 +54,7 @@ struct Machine {
     wake: Arc<EventFd>,
     console: Console,
     typed: TypedAhead,
+    ahead: WorkAhead,
 }
 
 /// What the first vCPU's thread waits for while the VM is made.
@@ -83,11 +84,11 @@ impl Machine {
         let shared = Arc::new(Shared::new(fd, bus, Arc::clone(timings), Arc::clone(&wake)));
         vm::create_vcpus(&shared, config.cpus)?;
         timings.mark("console, vCPUs");
-        let entry = load(source, &ram, config.cpus)?;
+        let loaded = load(source, &ram, config.cpus)?;
         timings.mark("kernel, boot data");
         let supported = cpuid.recv().unwrap_or_else(|_| Err(thread_lost()))?;
         timings.mark("wait for CPUID");
-        vm::set_up_vcpus(&shared, &supported, entry)?;
+        vm::set_up_vcpus(&shared, &supported, loaded.entry)?;
         timings.mark("CPUID, registers");
         shared
             .fd
@@ -103,6 +104,7 @@ impl Machine {
             wake,
             console,
             typed: TypedAhead::default(),
+            ahead: WorkAhead(loaded.patched),
         })
     }
 
@@ -131,21 +133,23 @@ impl Machine {
     }
 
     /// Restarts the VM in place: power-on state, boot source read again.
-    fn reset(&self, config: &VmConfig, source: &Source) -> Result<(), Error> {
+    fn reset(&mut self, config: &VmConfig, source: &Source) -> Result<(), Error> {
         vcpu::close_gate(&self.shared);
         // Another vCPU may have asked for the same in the meantime.
         if let Some(Ended::Error(error)) = self.shared.take_end() {
             return Err(error);
         }
         memory::power_on(&self.ram).map_err(|e| Error::System("reset guest memory", e))?;
-        let entry = load(source, &self.ram, config.cpus)?;
-        vm::power_on(&self.shared, entry)?;
+        let loaded = load(source, &self.ram, config.cpus)?;
+        vm::power_on(&self.shared, loaded.entry)?;
+        self.ahead = WorkAhead(loaded.patched);
         vcpu::open_gate(&self.shared);
         Ok(())
     }
 
     /// Waits for news and moves console bytes; tells whether the user leaves.
     fn wait_and_serve_console(&mut self) -> Result<bool, Error> {
+        let ahead = self.ahead.step(&self.ram);
         let (room, pending) = {
             let mut com1 = self.shared.bus.com1();
             (com1.room() > 0, com1.output().waiting())
@@ -179,7 +183,9 @@ impl Machine {
                 fds.push(PollFd::from_borrowed_fd(fd, flags));
             }
         }
-        match poll(&mut fds, None) {
+        // Between two pieces of work ahead, only look.
+        let timeout = ahead.then(Timespec::default);
+        match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(Error::System("poll", error.into())),
         }
@@ -262,6 +268,30 @@ enum News {
     Output,
 }
 
+/// Ranges of mapped guest memory that have yet to be made the guest's own,
+/// before it writes there; the main thread has nothing else to do meanwhile.
+struct WorkAhead(Vec<(u64, u64)>);
+
+impl WorkAhead {
+    /// Bytes between two looks at the console.
+    const PIECE: u64 = 512 << 10;
+
+    /// Does a piece of the work; tells whether there is more.
+    fn step(&mut self, ram: &memory::GuestRam) -> bool {
+        let Some((address, length)) = self.0.first_mut() else {
+            return false;
+        };
+        let piece = Self::PIECE.min(*length);
+        memory::prepare_writes(ram, *address, piece as usize);
+        *address += piece;
+        *length -= piece;
+        if *length == 0 {
+            self.0.remove(0);
+        }
+        true
+    }
+}
+
 /// Typed bytes that the guest has no room for yet.
 #[derive(Default)]
 struct TypedAhead(VecDeque<u8>);
@@ -337,12 +367,12 @@ fn thread_lost() -> Error {
 }
 
 /// Writes everything the guest boots from into fresh memory.
-fn load(source: &Source, ram: &memory::GuestRam, cpus: u8) -> Result<Entry, Error> {
+fn load(source: &Source, ram: &memory::GuestRam, cpus: u8) -> Result<Loaded, Error> {
     let no_room = |_| Error::Usage("--memory: too small for boot data".to_owned());
     let rsdp = acpi::write(ram, cpus, &[]).map_err(no_room)?;
-    let entry = source.load(ram, rsdp)?;
-    vm::regs::write_tables(ram, entry).map_err(no_room)?;
-    Ok(entry)
+    let loaded = source.load(ram, rsdp)?;
+    vm::regs::write_tables(ram, loaded.entry).map_err(no_room)?;
+    Ok(loaded)
 }
 
 fn event() -> Result<EventFd, Error> {

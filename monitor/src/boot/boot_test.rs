@@ -36,7 +36,8 @@ fn load(ram: &GuestRam, kernel: &[u8], initrd: Option<&[u8]>) -> Result<Entry, S
     let initrd = initrd.as_ref().map(|file| file.0.as_path());
     let text = |e: crate::error::Error| e.to_string();
     let source = Source::open(&kernel.0, initrd, Some("quiet")).map_err(text)?;
-    source.load(ram, layout::ACPI_START).map_err(text)
+    let loaded = source.load(ram, layout::ACPI_START).map_err(text)?;
+    Ok(loaded.entry)
 }
 
 fn ram() -> GuestRam {

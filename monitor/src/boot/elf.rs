@@ -11,6 +11,9 @@ const MAX_SEGMENTS: u16 = 64;
 const MAX_NOTES: u64 = 64 << 10;
 const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
+/// Section headers that are looked at; Linux has about 80.
+const MAX_SECTIONS: u16 = 256;
+const SHF_EXECINSTR: u64 = 4;
 /// `XEN_ELFNOTE_PHYS32_ENTRY`: the PVH entry point.
 const PHYS32_ENTRY: u32 = 18;
 
@@ -51,7 +54,8 @@ pub(super) fn load(ram: &GuestRam, image: &Image, head: &[u8]) -> Result<Kernel,
         return Err(image.refuse("is an ELF file with nothing to load"));
     }
     check_overlaps(image, &segments)?;
-    let entry = match pvh_entry(image, &segments)? {
+    let notes = notes(image, &segments)?;
+    let entry = match notes.pvh {
         Some(entry) => Entry::Pvh(entry),
         None => Entry::Linux64(u64_at(head, 24).unwrap_or(0)),
     };
@@ -60,8 +64,13 @@ pub(super) fn load(ram: &GuestRam, image: &Image, head: &[u8]) -> Result<Kernel,
         // Behind the file's part memory is zero already: it is fresh.
         image.place(ram, segment.address, segment.offset, segment.file_size)?;
     }
+    let patched = match notes.linux {
+        true => code(image, head, &segments),
+        false => Vec::new(),
+    };
     Ok(Kernel {
         entry,
+        patched,
         end,
         header: None,
     })
@@ -178,8 +187,17 @@ fn check_entry(image: &Image, segments: &[Segment], entry: Entry) -> Result<(), 
     }
 }
 
-/// Looks for the PVH entry point among the ELF notes.
-fn pvh_entry(image: &Image, segments: &[Segment]) -> Result<Option<u32>, Error> {
+/// What a kernel says of itself in ELF notes.
+#[derive(Default)]
+struct Notes {
+    /// The PVH entry point.
+    pvh: Option<u32>,
+    /// It is Linux.
+    linux: bool,
+}
+
+fn notes(image: &Image, segments: &[Segment]) -> Result<Notes, Error> {
+    let mut found = Notes::default();
     for segment in segments.iter().filter(|s| s.kind == PT_NOTE) {
         let size = segment.file_size.min(MAX_NOTES);
         let end = segment.offset.checked_add(segment.file_size);
@@ -188,26 +206,52 @@ fn pvh_entry(image: &Image, segments: &[Segment]) -> Result<Option<u32>, Error> 
         }
         let mut notes = vec![0; usize::try_from(size).unwrap_or(0)];
         image.read(segment.offset, &mut notes)?;
-        if let Some(entry) = find_phys32(&notes) {
-            return Ok(Some(entry));
-        }
+        // A note that leads out of the segment ends the search there.
+        let _ = found.read(&notes);
     }
-    Ok(None)
+    Ok(found)
 }
 
-/// Walks notes: name size, description size, type, name and description, both
-/// padded to four bytes. Each turn moves at least 12 bytes on.
-fn find_phys32(mut notes: &[u8]) -> Option<u32> {
-    loop {
-        let name_size = usize::try_from(u32_at(notes, 0)?).ok()?;
-        let size = usize::try_from(u32_at(notes, 4)?).ok()?;
-        let kind = u32_at(notes, 8)?;
-        let name_end = name_size.checked_next_multiple_of(4)?.checked_add(12)?;
-        let end = size.checked_next_multiple_of(4)?.checked_add(name_end)?;
-        let name = notes.get(12..)?.get(..name_size)?;
-        if kind == PHYS32_ENTRY && name == b"Xen\0" && size >= 4 {
-            return u32_at(notes, name_end);
+impl Notes {
+    /// Walks notes: name size, description size, type, name and description,
+    /// both padded to four bytes. Each turn moves at least 12 bytes on.
+    fn read(&mut self, mut notes: &[u8]) -> Option<()> {
+        loop {
+            let name_size = usize::try_from(u32_at(notes, 0)?).ok()?;
+            let size = usize::try_from(u32_at(notes, 4)?).ok()?;
+            let kind = u32_at(notes, 8)?;
+            let name_end = name_size.checked_next_multiple_of(4)?.checked_add(12)?;
+            let end = size.checked_next_multiple_of(4)?.checked_add(name_end)?;
+            match notes.get(12..)?.get(..name_size)? {
+                b"Xen\0" if kind == PHYS32_ENTRY && size >= 4 => {
+                    self.pvh = u32_at(notes, name_end);
+                }
+                b"Linux\0" => self.linux = true,
+                _ => {}
+            }
+            notes = notes.get(end..)?;
         }
-        notes = notes.get(end..)?;
     }
+}
+
+/// The large executable sections, as guest physical ranges. Only a hint: a
+/// kernel without section headers, or with odd ones, has none.
+fn code(image: &Image, head: &[u8; 64], segments: &[Segment]) -> Vec<(u64, u64)> {
+    let count = u16_at(head, 60).unwrap_or(0).min(MAX_SECTIONS);
+    let offset = u64_at(head, 40).unwrap_or(0);
+    let mut table = vec![0; usize::from(count) * 64];
+    if u16_at(head, 58) != Some(64) || image.read(offset, &mut table).is_err() {
+        return Vec::new();
+    }
+    let range = |raw: &[u8]| {
+        let (flags, at, size) = (u64_at(raw, 8)?, u64_at(raw, 24)?, u64_at(raw, 32)?);
+        // Linked high, loaded low: the place follows from that in the file.
+        let segment = segments.iter().find(|s| {
+            let skip = at.checked_sub(s.offset);
+            s.kind == PT_LOAD && skip.is_some_and(|skip| size <= s.file_size.saturating_sub(skip))
+        })?;
+        let code = flags & SHF_EXECINSTR != 0 && size >= super::WORTH_MAPPING;
+        code.then_some((segment.address + (at - segment.offset), size))
+    };
+    table.chunks_exact(64).filter_map(range).collect()
 }

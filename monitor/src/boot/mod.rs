@@ -24,8 +24,11 @@ use crate::memory::{self, GuestRam, PAGE};
 /// this one has: `cryptomgr.notests` skips 0.9 s of crypto self-tests (they
 /// test software, not this machine), `quiet` saves 18 µs a character, and the
 /// others keep the kernel from probing hardware that is not there.
-pub const DEFAULT_CMDLINE: &str = "console=ttyS0 quiet panic=-1 cryptomgr.notests \
+pub const DEFAULT_CMDLINE: &str = "console=ttyS0 quiet panic=-1 pci=off cryptomgr.notests \
      8250.nr_uarts=1 i8042.noaux i8042.nokbd tsc=reliable no_timer_check random.trust_cpu=on";
+
+/// Below this many bytes a copy is cheaper than a mapping.
+const WORTH_MAPPING: u64 = 128 << 10;
 
 /// How the first vCPU enters the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,9 +41,20 @@ pub enum Entry {
     Pvh(u32),
 }
 
+/// What has been put into guest memory.
+#[derive(Debug)]
+pub struct Loaded {
+    /// How the first vCPU enters the guest.
+    pub entry: Entry,
+    /// Mapped ranges `(address, length)` that the guest will soon write to:
+    /// Linux patches its own code, page by page, while it boots.
+    pub patched: Vec<(u64, u64)>,
+}
+
 /// A kernel that lies in guest memory.
 struct Kernel {
     entry: Entry,
+    patched: Vec<(u64, u64)>,
     /// First address behind everything the kernel uses before it knows RAM.
     end: u64,
     /// The bzImage's setup header, which the boot parameters begin with.
@@ -119,8 +133,6 @@ impl Image {
     /// Puts `length` bytes from `offset` at `address`: whole pages are mapped
     /// where file and memory line up and it pays, the rest is copied.
     fn place(&self, ram: &GuestRam, address: u64, offset: u64, length: u64) -> Result<(), Error> {
-        /// Below this many bytes a copy is cheaper than a mapping.
-        const WORTH_MAPPING: u64 = 128 << 10;
         let failed = |e: io::Error| match e.kind() {
             io::ErrorKind::UnexpectedEof => self.refuse("is truncated"),
             _ => Error::file(self.what, &self.path, &e),
@@ -186,7 +198,7 @@ impl Source {
     ///
     /// # Errors
     /// The kernel is none, or it and the initrd do not fit into memory.
-    pub fn load(&self, ram: &GuestRam, rsdp: u64) -> Result<Entry, Error> {
+    pub fn load(&self, ram: &GuestRam, rsdp: u64) -> Result<Loaded, Error> {
         let kernel = self.load_kernel(ram)?;
         let initrd = match &self.initrd {
             Some(image) => Some(place_initrd(ram, image, &kernel)?),
@@ -205,7 +217,10 @@ impl Source {
             }
             Entry::Pvh(_) => pvh::write(ram, &facts).map_err(no_room)?,
         }
-        Ok(kernel.entry)
+        Ok(Loaded {
+            entry: kernel.entry,
+            patched: kernel.patched,
+        })
     }
 
     fn load_kernel(&self, ram: &GuestRam) -> Result<Kernel, Error> {
