@@ -3,7 +3,7 @@
 # kernel's init, and to the monitor's exit. For comparison: Firecracker 1.16.1 took
 # 1.64 s to its exit, with the shared command line. Arguments are one more command line
 # to measure.
-# lab: --icount --timeout 600
+# lab: --icount --timeout 1100
 . /lab/lib.sh
 
 seconds() { awk "BEGIN { printf \"%.3f\", $1 / 1000000 }"; }

@@ -2,12 +2,12 @@
 # A stock kernel boots from both file formats, with one and many CPUs, with memory
 # below, up to and beyond the device hole, and finds the machine in order. Arguments
 # are added to the guest's command line: "boot loglevel=7" shows its whole log.
-# lab: --mem 6144 --timeout 600
+# lab: --mem 6144 --timeout 1100
 . /lab/lib.sh
 
 # boots KERNEL CPUS MiB: also the guest's own findings must be good.
 boots() {
-    timeout 120 mote run --kernel "/lab/$1" --initrd /lab/init-check.cpio --cpus "$2" --memory "$3M" \
+    timeout 300 mote run --kernel "/lab/$1" --initrd /lab/init-check.cpio --cpus "$2" --memory "$3M" \
         --on-reset exit --serial stdio </dev/null >/tmp/out 2>/tmp/err \
         --cmdline "console=ttyS0 panic=-1 quiet mote.test=check expect_cpus=$2 expect_mem=$3 $4"
     code=$?

@@ -1,20 +1,21 @@
 # shellcheck shell=sh source=lib.sh
 # What is typed on stdin reaches the guest's console, whole and in order, and the
 # guest's answers come back, also when more is typed at once than any buffer on the way holds.
+# lab: --timeout 700
 . /lab/lib.sh
 
 mkfifo /tmp/in
-timeout 150 mote run --kernel /lab/vmlinux --initrd /lab/init-check.cpio --memory 256M --serial stdio \
+timeout 600 mote run --kernel /lab/vmlinux --initrd /lab/init-check.cpio --memory 256M --serial stdio \
     --on-reset exit --cmdline "console=ttyS0 panic=-1 quiet mote.test=echo" </tmp/in >/tmp/out 2>/tmp/err &
 pid=$!
 exec 3>/tmp/in
-check "the guest is ready" wait_for 60 grep -q '^READY' /tmp/out
+check "the guest is ready" wait_for 300 grep -q '^READY' /tmp/out
 echo hello >&3
-check "a line is echoed" wait_for 10 grep -q '^echo: hello$' /tmp/out
+check "a line is echoed" wait_for 300 grep -q '^echo: hello$' /tmp/out
 
 seq 1 300 | sed 's/^/a line long enough to fill the FIFO of the port /' >/tmp/typed
 cat /tmp/typed >&3
-check "15 kB are echoed" wait_for 60 occurs 1 'echo: .* 300$' /tmp/out
+check "15 kB are echoed" wait_for 300 occurs 1 'echo: .* 300$' /tmp/out
 sed -n 's/^echo: \(a line.*\)/\1/p' /tmp/out >/tmp/echoed
 check "nothing is lost or out of order" cmp /tmp/typed /tmp/echoed
 

@@ -1,7 +1,7 @@
 # shellcheck shell=sh source=lib.sh
 # A guest that reboots finds itself in the same VM, started again, and --on-reset exit
 # ends it instead (code 7). A triple fault is a crash and ends it always (code 5).
-# lab: --timeout 400
+# lab: --timeout 1100
 . /lab/lib.sh
 
 # guest TEST WAY OPTION...: runs init-check; WAY is the kernel's: k i8042, a ACPI, t triple fault.
@@ -15,7 +15,7 @@ guest() {
 restarts() {
     (guest reboot "$1" >/tmp/out 2>/tmp/err) &
     pid=$!
-    wait_for 60 occurs 3 'init: reboot' /tmp/out
+    wait_for 300 occurs 3 'init: reboot' /tmp/out
     found=$?
     # A VM that was to end itself at the first reset has not waited for this.
     kill -TERM "$pid" || found=1
@@ -30,7 +30,7 @@ exits() {
     shift
     (guest "$@" >/tmp/out 2>/tmp/err) &
     pid=$!
-    wait_for 60 not_running "$pid" || kill -KILL "$pid"
+    wait_for 300 not_running "$pid" || kill -KILL "$pid"
     wait "$pid"
     code=$?
     [ "$code" = "$expected" ] && [ "$(grep -c "^init: " /tmp/out)" = 1 ] && return
