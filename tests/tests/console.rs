@@ -342,6 +342,37 @@ fn a_slow_reader_gets_everything() {
     assert!(all == expected.as_bytes(), "{} bytes", all.len());
 }
 
+/// What is still on its way when the guest powers off is not lost to a reader
+/// who comes soon.
+#[test]
+fn the_last_words_arrive() {
+    if !have_kvm() {
+        return;
+    }
+    // A reader who is late on a busy host proves nothing: some attempts.
+    let arrived = (0..5).any(|_| {
+        let (mut reader, writer) = full_pipe();
+        let mut command = tiny("memory", NOTHING);
+        let vm = Vm::spawn(command.stdout(writer).stderr(Stdio::piped()));
+        drop(command);
+        // After the boot marker, the vCPU only waits when the VM is at its end.
+        assert!(vm.err.wait(LIMIT, |text| text.ends_with(b"\n")));
+        wait_until("the guest's end", || {
+            let tasks = fs::read_dir(format!("/proc/{}/task", vm.pid()));
+            let mut tasks = tasks.unwrap().map(|task| task.unwrap().path());
+            tasks.any(|task| {
+                let read = |name| fs::read_to_string(task.join(name)).unwrap_or_default();
+                read("comm").starts_with("vcpu0") && read("wchan").starts_with("futex")
+            })
+        });
+        let mut all = String::new();
+        reader.read_to_string(&mut all).unwrap();
+        vm.end().expect(0);
+        all.ends_with("memory ok 4 words\n")
+    });
+    assert!(arrived);
+}
+
 /// The flags of an open file are shared with whoever else has it: a shell
 /// whose terminal or pipe stays non-blocking is broken.
 #[test]
