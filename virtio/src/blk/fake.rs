@@ -46,6 +46,8 @@ pub(crate) struct Disk {
     pub(crate) discard_unsupported: AtomicBool,
     /// At most this many bytes in one write; 0 for all.
     pub(crate) short_write: AtomicUsize,
+    /// After the next write, the disk says that it has one sector.
+    pub(crate) shrinks: AtomicBool,
     /// What `size` says, if not the truth.
     pub(crate) claimed_size: AtomicU64,
     /// How long a read takes.
@@ -106,6 +108,9 @@ impl WriteAt for Arc<Disk> {
         }
         if self.io_fails.load(Ordering::Relaxed) {
             return Err(io::Error::other("fault"));
+        }
+        if self.shrinks.load(Ordering::Relaxed) {
+            self.claimed_size.store(512, Ordering::Relaxed);
         }
         let mut data = Vec::new();
         for slice in from {

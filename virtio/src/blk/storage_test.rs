@@ -5,11 +5,12 @@ use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use super::fake::{
-    DATA, DISCARD, Disk, Event, IN, IOERR, NONE, OK, OUT, Rig, WRITE_ZEROES, read_only, writable,
+    DATA, DISCARD, Disk, Event, FLUSH, IN, IOERR, NONE, OK, OUT, Rig, WRITE_ZEROES, activation,
+    read_only, stopped, writable,
 };
 use super::{Block, Medium, OnNoSpace, Options, Worker};
 use crate::driver::memory;
-use crate::{Device, Error, Step, WhenEmpty, features};
+use crate::{Device, Error, QueueState, Step, WhenEmpty, features};
 
 /// Flaw table lines 23 and 24: read-only by the guest's good will (Kata
 /// CVE-2020-2025); a read-only disk that refused flush, or whose worker died
@@ -94,6 +95,14 @@ fn neither_flush_nor_switch_negotiated_is_write_through() {
     rig.disk.flush_fails.store(true, Relaxed);
     assert_eq!(rig.write(0, 512), IOERR, "not durable, not done");
     assert!(rig.block.has_failed());
+    // Whatever a saved state says of the switch.
+    let mut rig = stopped(writable, Options::default());
+    let features = rig.block.features() & without;
+    let mut start = activation(&rig.driver, features, QueueState::default());
+    start.writeback = Some(true);
+    rig.block.start(&start).unwrap();
+    assert_eq!(rig.write(0, 512), OK);
+    assert_eq!(rig.disk.events(), [Event::Write(0, 512), Event::Flush]);
 }
 
 #[test]
@@ -238,6 +247,14 @@ fn a_shrunk_image_fails_the_drive() {
     rig.disk.bytes.lock().unwrap().truncate(20 * 512);
     assert_eq!(rig.read(63, 512), IOERR);
     assert_eq!(rig.write(0, 512), IOERR);
+    // A flush looks again, also in the run of the write before it.
+    let mut rig = Rig::new();
+    rig.disk.shrinks.store(true, Relaxed);
+    let write = rig.offer(OUT, 0, &[(DATA, 512, false)]);
+    let flush = rig.offer(FLUSH, 0, &[]);
+    let _ = rig.run();
+    assert_eq!(rig.driver.get(write), [OK]);
+    assert_eq!(rig.driver.get(flush), [IOERR]);
 }
 
 #[test]
