@@ -91,11 +91,11 @@ fn start(timings: &Arc<Timings>) -> Result<u8, Error> {
             let kernel = config.kernel.as_deref().unwrap_or_else(|| "".as_ref());
             let source = Source::open(kernel, config.initrd.as_deref(), config.cmdline.as_deref())?;
             timings.mark("arguments, files");
-            run::run(&config, &source, timings, false)
+            run::run(&config, source, timings, false)
         }
         Command::Demo => {
             let source = Source::embedded(include_bytes!(env!("MOTE_DEMO")), "demo")?;
-            run::run(&VmConfig::default(), &source, timings, true)
+            run::run(&VmConfig::default(), source, timings, true)
         }
     }
 }

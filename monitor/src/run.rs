@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::mpsc::{self, Receiver, SyncSender, TryRecvError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use kvm_bindings::CpuId;
 use kvm_ioctls::Kvm;
@@ -16,6 +17,7 @@ use crate::boot::{Loaded, Source};
 use crate::config::{OnReset, VmConfig};
 use crate::console::{self, Console, Typed};
 use crate::error::{Error, exit, kvm};
+use crate::memory::GuestRam;
 use crate::serial::Com1;
 use crate::timings::Timings;
 use crate::vm::bus::Bus;
@@ -32,30 +34,46 @@ const INPUT: usize = 64;
 /// The VM cannot be made, or its guest cannot go on.
 pub fn run(
     config: &VmConfig,
-    source: &Source,
+    source: Source,
     timings: &Arc<Timings>,
     demo: bool,
 ) -> Result<u8, Error> {
-    let mut machine = Machine::start(config, source, timings, demo)?;
-    let result = machine.serve(config, source);
+    let mut machine = Machine::start(config, Arc::new(source), timings, demo)?;
+    let result = machine.serve(config);
     machine.shared.bus.com1().output().finish();
     // Gives the terminal back before anything is printed.
     drop(machine.console);
     if config.timings {
         console::say(&timings.table());
     }
+    vcpu::end(&machine.shared);
+    for thread in machine.threads {
+        // It has nothing left to tell.
+        let _ = thread.join();
+    }
+    // Nobody else holds the VM now: returning closes it, which is mostly
+    // waiting, while the first vCPU's thread gives memory back.
+    let _ = machine.released.recv();
     result
 }
 
 /// A running VM as its main thread sees it.
 struct Machine {
     shared: Arc<Shared>,
-    ram: memory::GuestRam,
+    ram: Arc<GuestRam>,
+    source: Arc<Source>,
     wake: Arc<EventFd>,
     console: Console,
     typed: TypedAhead,
-    ahead: WorkAhead,
+    ahead: Arc<WorkAhead>,
+    /// Threads of all vCPUs but the first.
+    threads: Vec<JoinHandle<()>>,
+    /// Hangs up when the first vCPU's thread has let go of the VM.
+    released: Receiver<()>,
 }
+
+/// What the first vCPU's thread has to say once it is done preparing.
+type Prepared = Result<(CpuId, Loaded), Error>;
 
 /// What the first vCPU's thread waits for while the VM is made.
 type FirstVcpu = (Arc<Vcpu>, Arc<Shared>);
@@ -64,30 +82,38 @@ impl Machine {
     /// Makes the VM and lets its vCPUs run.
     fn start(
         config: &VmConfig,
-        source: &Source,
+        source: Arc<Source>,
         timings: &Arc<Timings>,
         demo: bool,
     ) -> Result<Self, Error> {
         let host = Arc::new(vm::open_host()?);
-        timings.mark("open /dev/kvm");
-        let (cpuid, first) = start_first_vcpu(&host)?;
-        let ram = memory::create(config.memory)?;
+        let ram = Arc::new(memory::create(config.memory)?);
+        let ahead = Arc::new(WorkAhead::default());
+        let (first, wait) = mpsc::sync_channel(1);
+        let preparation = Preparation {
+            host: Arc::clone(&host),
+            ram: Arc::clone(&ram),
+            source: Arc::clone(&source),
+            cpus: config.cpus,
+            ahead: Arc::clone(&ahead),
+        };
+        let (let_go, released) = mpsc::sync_channel(0);
+        let prepared = preparation.start(wait, let_go)?;
+        timings.mark("open /dev/kvm, first thread");
         let fd = vm::create(&host, &ram)?;
-        timings.mark("create VM, memory, interrupt controllers");
+        timings.mark("VM, memory, interrupt controllers");
         let wake = Arc::new(event()?);
         signals::catch(&wake)?;
         vcpu::allow_kicks()?;
         let (console, output) = console::open(&config.serial)?;
         let line = event()?;
         let com1 = Com1::new(copy(&line)?, output, Arc::clone(&wake));
-        let bus = Bus::new(com1, demo);
+        let bus = Bus::new(com1, layout::FIRST_DEVICE_GSI as usize, demo);
         let shared = Arc::new(Shared::new(fd, bus, Arc::clone(timings), Arc::clone(&wake)));
         vm::create_vcpus(&shared, config.cpus)?;
         timings.mark("console, vCPUs");
-        let loaded = load(source, &ram, config.cpus)?;
-        timings.mark("kernel, boot data");
-        let supported = cpuid.recv().unwrap_or_else(|_| Err(thread_lost()))?;
-        timings.mark("wait for CPUID");
+        let (supported, loaded) = prepared.recv().unwrap_or_else(|_| Err(thread_lost()))?;
+        timings.mark("wait for kernel and CPUID");
         vm::set_up_vcpus(&shared, &supported, loaded.entry)?;
         timings.mark("CPUID, registers");
         shared
@@ -96,20 +122,23 @@ impl Machine {
             .map_err(kvm("connect an interrupt"))?;
         // Open before anybody waits there: nobody has to be woken.
         vcpu::open_gate(&shared);
-        start_vcpus(&shared, &first)?;
+        let threads = start_vcpus(&shared, &first)?;
         timings.mark("interrupts, start vCPUs");
         Ok(Self {
             shared,
             ram,
+            source,
             wake,
             console,
             typed: TypedAhead::default(),
-            ahead: WorkAhead(loaded.patched),
+            ahead,
+            threads,
+            released,
         })
     }
 
     /// Serves console, signals and the guest's requests until the VM ends.
-    fn serve(&mut self, config: &VmConfig, source: &Source) -> Result<u8, Error> {
+    fn serve(&mut self, config: &VmConfig) -> Result<u8, Error> {
         loop {
             // Empties the counter; it only says that one of these has news.
             let _ = self.wake.read();
@@ -124,7 +153,7 @@ impl Machine {
                 Some(Ended::PowerOff) => return Ok(exit::OK),
                 Some(Ended::Error(error)) => return Err(error),
                 Some(Ended::Reset) if config.on_reset == OnReset::Exit => return Ok(exit::RESET),
-                Some(Ended::Reset) => self.reset(config, source)?,
+                Some(Ended::Reset) => self.reset(config)?,
             }
             if self.wait_and_serve_console()? {
                 return Ok(exit::OK);
@@ -133,16 +162,16 @@ impl Machine {
     }
 
     /// Restarts the VM in place: power-on state, boot source read again.
-    fn reset(&mut self, config: &VmConfig, source: &Source) -> Result<(), Error> {
+    fn reset(&self, config: &VmConfig) -> Result<(), Error> {
         vcpu::close_gate(&self.shared);
         // Another vCPU may have asked for the same in the meantime.
         if let Some(Ended::Error(error)) = self.shared.take_end() {
             return Err(error);
         }
         memory::power_on(&self.ram).map_err(|e| Error::System("reset guest memory", e))?;
-        let loaded = load(source, &self.ram, config.cpus)?;
+        let loaded = load(&self.source, &self.ram, config.cpus)?;
         vm::power_on(&self.shared, loaded.entry)?;
-        self.ahead = WorkAhead(loaded.patched);
+        self.ahead.put(loaded.patched);
         vcpu::open_gate(&self.shared);
         Ok(())
     }
@@ -269,26 +298,36 @@ enum News {
 }
 
 /// Ranges of mapped guest memory that have yet to be made the guest's own,
-/// before it writes there; the main thread has nothing else to do meanwhile.
-struct WorkAhead(Vec<(u64, u64)>);
+/// before it writes there. Whoever has nothing else to do takes a piece.
+#[derive(Default)]
+struct WorkAhead(Mutex<Vec<(u64, u64)>>);
 
 impl WorkAhead {
-    /// Bytes between two looks at the console.
+    /// Bytes between two looks at what else there is to do.
     const PIECE: u64 = 512 << 10;
 
-    /// Does a piece of the work; tells whether there is more.
-    fn step(&mut self, ram: &memory::GuestRam) -> bool {
-        let Some((address, length)) = self.0.first_mut() else {
-            return false;
-        };
-        let piece = Self::PIECE.min(*length);
-        memory::prepare_writes(ram, *address, piece as usize);
-        *address += piece;
-        *length -= piece;
-        if *length == 0 {
-            self.0.remove(0);
+    fn put(&self, ranges: Vec<(u64, u64)>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = ranges;
+    }
+
+    /// Takes a piece of the work.
+    fn take(&self) -> Option<(u64, u64)> {
+        let mut ranges = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (address, length) = ranges.pop()?;
+        let piece = Self::PIECE.min(length);
+        if piece < length {
+            ranges.push((address + piece, length - piece));
         }
-        true
+        Some((address, piece))
+    }
+
+    /// Does a piece of the work; tells whether there was one.
+    fn step(&self, ram: &GuestRam) -> bool {
+        let piece = self.take();
+        if let Some((address, length)) = piece {
+            memory::prepare_writes(ram, address, length as usize);
+        }
+        piece.is_some()
     }
 }
 
@@ -326,39 +365,69 @@ impl TypedAhead {
     }
 }
 
-/// Starts the first vCPU's thread before there is a VM: it finds out what the
-/// host's processors support meanwhile, which takes about as long.
-#[expect(
-    clippy::type_complexity,
-    reason = "two channel ends, used once, right below"
-)]
-fn start_first_vcpu(
-    host: &Arc<Kvm>,
-) -> Result<(Receiver<Result<CpuId, Error>>, SyncSender<FirstVcpu>), Error> {
-    let (tell, cpuid) = mpsc::sync_channel(1);
-    let (first, wait) = mpsc::sync_channel::<FirstVcpu>(1);
-    let host = Arc::clone(host);
-    vcpu::spawn(0, move || {
-        // Whoever asked may have given up; then nothing follows either.
-        let _ = tell.send(vm::cpuid::supported(&host));
-        drop(host);
-        wait.recv().ok()
-    })?;
-    Ok((cpuid, first))
+/// What the first vCPU's thread does while the VM is made: it takes about as
+/// long, and on some hosts making a VM is mostly waiting.
+struct Preparation {
+    host: Arc<Kvm>,
+    ram: Arc<GuestRam>,
+    source: Arc<Source>,
+    cpus: u8,
+    ahead: Arc<WorkAhead>,
+}
+
+impl Preparation {
+    /// Starts the thread; it becomes a vCPU when it is handed one.
+    fn start(
+        self,
+        wait: Receiver<FirstVcpu>,
+        let_go: SyncSender<()>,
+    ) -> Result<Receiver<Prepared>, Error> {
+        let (tell, prepared) = mpsc::sync_channel(1);
+        vcpu::spawn(0, move || {
+            // Whoever asked may have given up; then nothing follows either.
+            let _ = tell.send(self.prepare());
+            let first = loop {
+                match wait.try_recv() {
+                    Err(TryRecvError::Empty) if self.ahead.step(&self.ram) => {}
+                    Err(TryRecvError::Empty) => break wait.recv().ok(),
+                    other => break other.ok(),
+                }
+            };
+            if let Some((vcpu, shared)) = first {
+                vcpu.run(&shared);
+            }
+            drop(let_go);
+            // The VM is over. What fails here the process's end does anyway.
+            let _ = memory::power_on(&self.ram);
+        })?;
+        Ok(prepared)
+    }
+
+    fn prepare(&self) -> Prepared {
+        let cpuid = vm::cpuid::supported(&self.host)?;
+        let mut loaded = load(&self.source, &self.ram, self.cpus)?;
+        self.ahead.put(std::mem::take(&mut loaded.patched));
+        Ok((cpuid, loaded))
+    }
 }
 
 /// Starts the threads of all vCPUs but the first, and hands that to its own.
-fn start_vcpus(shared: &Arc<Shared>, first: &SyncSender<FirstVcpu>) -> Result<(), Error> {
+fn start_vcpus(
+    shared: &Arc<Shared>,
+    first: &SyncSender<FirstVcpu>,
+) -> Result<Vec<JoinHandle<()>>, Error> {
+    let mut threads = Vec::new();
     for (id, vcpu) in shared.vcpus().iter().enumerate().skip(1) {
-        let pair = (Arc::clone(vcpu), Arc::clone(shared));
-        vcpu::spawn(id, move || Some(pair))?;
+        let (vcpu, shared) = (Arc::clone(vcpu), Arc::clone(shared));
+        threads.push(vcpu::spawn(id, move || vcpu.run(&shared))?);
     }
     match shared.vcpus().first() {
         Some(vcpu) => {
             let pair = (Arc::clone(vcpu), Arc::clone(shared));
-            first.send(pair).map_err(|_| thread_lost())
+            first.send(pair).map_err(|_| thread_lost())?;
+            Ok(threads)
         }
-        None => Ok(()),
+        None => Ok(threads),
     }
 }
 
@@ -367,7 +436,7 @@ fn thread_lost() -> Error {
 }
 
 /// Writes everything the guest boots from into fresh memory.
-fn load(source: &Source, ram: &memory::GuestRam, cpus: u8) -> Result<Loaded, Error> {
+fn load(source: &Source, ram: &GuestRam, cpus: u8) -> Result<Loaded, Error> {
     let no_room = |_| Error::Usage("--memory: too small for boot data".to_owned());
     let rsdp = acpi::write(ram, cpus, &[]).map_err(no_room)?;
     let loaded = source.load(ram, rsdp)?;

@@ -13,6 +13,8 @@ const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
 /// Section headers that are looked at; Linux has about 80.
 const MAX_SECTIONS: u16 = 256;
+const SHT_NOBITS: u32 = 8;
+const SHF_ALLOC: u64 = 2;
 const SHF_EXECINSTR: u64 = 4;
 /// `XEN_ELFNOTE_PHYS32_ENTRY`: the PVH entry point.
 const PHYS32_ENTRY: u32 = 18;
@@ -22,6 +24,9 @@ const PHYS32_ENTRY: u32 = 18;
 struct Segment {
     kind: u32,
     offset: u64,
+    /// Where it is linked to run.
+    linked: u64,
+    /// Where it is loaded.
     address: u64,
     file_size: u64,
     memory_size: u64,
@@ -60,17 +65,16 @@ pub(super) fn load(ram: &GuestRam, image: &Image, head: &[u8]) -> Result<Kernel,
         None => Entry::Linux64(u64_at(head, 24).unwrap_or(0)),
     };
     check_entry(image, &segments, entry)?;
-    for segment in segments.iter().filter(|s| s.kind == PT_LOAD) {
-        // Behind the file's part memory is zero already: it is fresh.
-        image.place(ram, segment.address, segment.offset, segment.file_size)?;
+    let mut sections = Sections::default();
+    if notes.linux {
+        sections.read(image, head, &segments);
     }
-    let patched = match notes.linux {
-        true => code(image, head, &segments),
-        false => Vec::new(),
-    };
+    for segment in segments.iter().filter(|s| s.kind == PT_LOAD) {
+        place(ram, image, segment, &sections.zeroes)?;
+    }
     Ok(Kernel {
         entry,
-        patched,
+        patched: sections.code,
         end,
         header: None,
     })
@@ -129,6 +133,7 @@ fn segments(image: &Image, head: &[u8; 64]) -> Result<Vec<Segment>, Error> {
         Some(Segment {
             kind: u32_at(raw, 0)?,
             offset: u64_at(raw, 8)?,
+            linked: u64_at(raw, 16)?,
             address: u64_at(raw, 24)?,
             file_size: u64_at(raw, 32)?,
             memory_size: u64_at(raw, 40)?,
@@ -234,24 +239,72 @@ impl Notes {
     }
 }
 
-/// The large executable sections, as guest physical ranges. Only a hint: a
-/// kernel without section headers, or with odd ones, has none.
-fn code(image: &Image, head: &[u8; 64], segments: &[Segment]) -> Vec<(u64, u64)> {
-    let count = u16_at(head, 60).unwrap_or(0).min(MAX_SECTIONS);
-    let offset = u64_at(head, 40).unwrap_or(0);
-    let mut table = vec![0; usize::from(count) * 64];
-    if u16_at(head, 58) != Some(64) || image.read(offset, &mut table).is_err() {
-        return Vec::new();
+/// Puts a segment into memory but for the ranges of it that are `zeroes`.
+/// Memory is fresh, so these are zero already, as is all behind the file's
+/// part.
+fn place(
+    ram: &GuestRam,
+    image: &Image,
+    segment: &Segment,
+    zeroes: &[(u64, u64)],
+) -> Result<(), Error> {
+    let end = segment.address + segment.file_size;
+    let mut from = segment.address;
+    let inside = |zero: &&(u64, u64)| (segment.address..end).contains(&zero.0);
+    for &(start, length) in zeroes.iter().filter(inside) {
+        if start >= from {
+            let offset = segment.offset + (from - segment.address);
+            image.place(ram, from, offset, start - from)?;
+            from = start + length;
+        }
     }
-    let range = |raw: &[u8]| {
-        let (flags, at, size) = (u64_at(raw, 8)?, u64_at(raw, 24)?, u64_at(raw, 32)?);
-        // Linked high, loaded low: the place follows from that in the file.
-        let segment = segments.iter().find(|s| {
-            let skip = at.checked_sub(s.offset);
-            s.kind == PT_LOAD && skip.is_some_and(|skip| size <= s.file_size.saturating_sub(skip))
-        })?;
-        let code = flags & SHF_EXECINSTR != 0 && size >= super::WORTH_MAPPING;
-        code.then_some((segment.address + (at - segment.offset), size))
-    };
-    table.chunks_exact(64).filter_map(range).collect()
+    let offset = segment.offset + (from - segment.address);
+    image.place(ram, from, offset, end - from)
+}
+
+/// Sections of a Linux kernel that boot faster when they are known, as guest
+/// physical ranges in ascending order. Only hints: a kernel without section
+/// headers, or with odd ones, has none.
+#[derive(Default)]
+struct Sections {
+    /// Large pieces of code, which Linux patches while it boots.
+    code: Vec<(u64, u64)>,
+    /// Large pieces of zeroes (`.bss`) that the file holds for what lies
+    /// behind them; Linux clears them itself, and mapped they cost an exit and
+    /// a copy for each page then.
+    zeroes: Vec<(u64, u64)>,
+}
+
+impl Sections {
+    fn read(&mut self, image: &Image, head: &[u8; 64], segments: &[Segment]) {
+        let count = u16_at(head, 60).unwrap_or(0).min(MAX_SECTIONS);
+        let offset = u64_at(head, 40).unwrap_or(0);
+        let mut table = vec![0; usize::from(count) * 64];
+        if u16_at(head, 58) == Some(64) && image.read(offset, &mut table).is_ok() {
+            for header in table.chunks_exact(64) {
+                self.add(header, segments);
+            }
+            self.zeroes.sort_unstable();
+        }
+    }
+
+    fn add(&mut self, header: &[u8], segments: &[Segment]) -> Option<()> {
+        let (kind, flags) = (u32_at(header, 4)?, u64_at(header, 8)?);
+        let (linked, size) = (u64_at(header, 16)?, u64_at(header, 32)?);
+        if flags & SHF_ALLOC == 0 || size < super::WORTH_MAPPING {
+            return None;
+        }
+        let place = |s: &Segment| {
+            let skip = linked.checked_sub(s.linked)?;
+            let fits = s.kind == PT_LOAD && size <= s.file_size.checked_sub(skip)?;
+            fits.then(|| s.address + skip)
+        };
+        let address = segments.iter().find_map(place)?;
+        if kind == SHT_NOBITS {
+            self.zeroes.push((address, size));
+        } else if flags & SHF_EXECINSTR != 0 {
+            self.code.push((address, size));
+        }
+        Some(())
+    }
 }

@@ -47,11 +47,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Bus {
-    /// The devices at power-on.
-    pub fn new(com1: Com1, show_marker: bool) -> Self {
+    /// The devices at power-on; the I/O APIC has `pins` pins, and the boot
+    /// marker may tell its time.
+    pub fn new(com1: Com1, pins: usize, show_marker: bool) -> Self {
         Self {
             com1: Mutex::new(com1),
-            ioapic: Mutex::new(IoApic::default()),
+            ioapic: Mutex::new(IoApic::new(pins)),
             show_marker,
             marker: AtomicU64::new(u64::MAX),
             unknown: AtomicU64::new(0),
@@ -179,7 +180,9 @@ impl Bus {
     /// # Errors
     /// The host is out of descriptors.
     pub fn reset(&self) -> std::io::Result<()> {
-        *self.ioapic() = IoApic::default();
+        let mut ioapic = self.ioapic();
+        *ioapic = IoApic::new(ioapic.pins());
+        drop(ioapic);
         self.com1().reset()
     }
 }
@@ -193,7 +196,11 @@ mod tests {
 
     fn bus() -> Bus {
         let fd = || EventFd::new(libc::EFD_NONBLOCK).unwrap();
-        Bus::new(Com1::new(fd(), Output::nowhere(), Arc::new(fd())), false)
+        Bus::new(
+            Com1::new(fd(), Output::nowhere(), Arc::new(fd())),
+            16,
+            false,
+        )
     }
 
     #[test]

@@ -6,8 +6,8 @@
 //! so all that is left to do here is to turn a redirection entry into a
 //! message-signalled route when the guest programs it.
 
-/// Pins, which are also the global system interrupts of the machine.
-pub const PINS: usize = 32;
+/// Most pins, which are also the global system interrupts of the machine.
+pub const MAX_PINS: usize = 32;
 
 /// Redirection entry: the pin is masked.
 const MASKED: u64 = 1 << 16;
@@ -31,20 +31,25 @@ pub struct Route {
 pub struct IoApic {
     select: u8,
     id: u8,
-    entries: [u64; PINS],
-}
-
-impl Default for IoApic {
-    fn default() -> Self {
-        Self {
-            select: 0,
-            id: 0,
-            entries: [MASKED; PINS],
-        }
-    }
+    entries: Box<[u64]>,
 }
 
 impl IoApic {
+    /// An I/O APIC at power-on with `pins` pins, at most [`MAX_PINS`]. Fewer
+    /// are better: a stock kernel makes 20 exits for each while it boots.
+    pub fn new(pins: usize) -> Self {
+        Self {
+            select: 0,
+            id: 0,
+            entries: vec![MASKED; pins.clamp(1, MAX_PINS)].into(),
+        }
+    }
+
+    /// Number of pins.
+    pub fn pins(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Reads a 32-bit register at byte `offset` of the window.
     pub fn read(&self, offset: u64) -> u32 {
         match offset {
@@ -58,7 +63,7 @@ impl IoApic {
         match self.select {
             0 | 2 => u32::from(self.id) << 24,
             // Version 0x11 has no EOI register, which edges do not need.
-            1 => 0x11 | (PINS as u32 - 1) << 16,
+            1 => 0x11 | (self.pins() as u32 - 1) << 16,
             select => match self.entry(select) {
                 Some(entry) if select % 2 == 0 => entry as u32,
                 Some(entry) => (entry >> 32) as u32,
@@ -103,7 +108,7 @@ impl IoApic {
     pub fn routes(&self) -> impl Iterator<Item = Route> + '_ {
         let unmasked = |(_, entry): &(u32, &u64)| **entry & MASKED == 0;
         (0u32..)
-            .zip(&self.entries)
+            .zip(self.entries.iter())
             .filter(unmasked)
             .map(|(gsi, entry)| {
                 let destination = (entry >> 56) as u32;
@@ -131,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_programmed_pin_becomes_a_route() {
-        let mut apic = IoApic::default();
+        let mut apic = IoApic::new(MAX_PINS);
         assert_eq!(apic.routes().count(), 0);
         // Masked writes change nothing for KVM; unmasking does.
         assert!(!set(&mut apic, 0x10 + 2 * 4 + 1, 3 << 24));
@@ -152,7 +157,7 @@ mod tests {
     /// data sheet makes writable changes.
     #[test]
     fn any_access_is_harmless() {
-        let mut apic = IoApic::default();
+        let mut apic = IoApic::new(MAX_PINS);
         for select in 0..=255u32 {
             for offset in 0..0x1000 {
                 apic.write(0, select);

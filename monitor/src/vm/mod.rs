@@ -228,7 +228,7 @@ pub fn create(host: &Kvm, ram: &GuestRam) -> Result<VmFd, Error> {
         cap: KVM_CAP_SPLIT_IRQCHIP,
         ..Default::default()
     };
-    split.args = [ioapic::PINS as u64, 0, 0, 0];
+    split.args = [ioapic::MAX_PINS as u64, 0, 0, 0];
     fd.enable_cap(&split)
         .map_err(kvm("create the interrupt controllers"))?;
     Ok(fd)

@@ -4,8 +4,8 @@ use std::io;
 use std::os::raw::c_int;
 use std::slice;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use kvm_bindings::kvm_run;
@@ -49,6 +49,8 @@ pub struct Vcpu {
 #[derive(Default)]
 pub struct Gate {
     running: AtomicBool,
+    /// The VM has ended: nobody waits any more.
+    over: AtomicBool,
     parked: Mutex<usize>,
     changed: Condvar,
 }
@@ -58,18 +60,19 @@ impl Gate {
         self.parked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Parks the calling vCPU until the VM runs.
-    fn wait(&self) {
+    /// Parks the calling vCPU until the VM runs; tells whether it ever will.
+    fn wait(&self) -> bool {
         let mut parked = self.parked();
         *parked += 1;
         self.changed.notify_all();
-        while !self.running.load(Ordering::Acquire) {
+        while !self.running.load(Ordering::Acquire) && !self.over.load(Ordering::Acquire) {
             parked = self
                 .changed
                 .wait(parked)
                 .unwrap_or_else(PoisonError::into_inner);
         }
         *parked -= 1;
+        !self.over.load(Ordering::Acquire)
     }
 
     /// Lets no vCPU enter the guest again; those inside stay there until they
@@ -119,13 +122,13 @@ impl Vcpu {
         }
     }
 
-    /// Runs the guest whenever the gate is open.
-    fn run(&self, shared: &Shared) {
+    /// Runs the guest on the calling thread whenever the gate is open, until
+    /// [`end`] is called.
+    pub fn run(&self, shared: &Shared) {
         // SAFETY: asks for the calling thread's own handle.
         let own = unsafe { libc::pthread_self() };
         *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(own);
-        loop {
-            shared.gate.wait();
+        while shared.gate.wait() {
             let mut fd = self.fd();
             self.immediate_exit.set(0);
             fence(Ordering::SeqCst);
@@ -269,31 +272,35 @@ pub fn allow_kicks() -> Result<(), Error> {
         .map_err(|e| Error::System("signal handler", io::Error::from_raw_os_error(e.errno())))
 }
 
-/// Starts the thread of a vCPU; it parks at the gate. `prepare` runs first, on
-/// the new thread, and hands over the vCPU when there is one.
+/// Starts the thread of a vCPU, whose work it is to [run](Vcpu::run) it.
 ///
 /// # Errors
 /// The host has no room for another thread.
-pub fn spawn<F>(id: usize, prepare: F) -> Result<(), Error>
+pub fn spawn<F>(id: usize, body: F) -> Result<JoinHandle<()>, Error>
 where
-    F: FnOnce() -> Option<(Arc<Vcpu>, Arc<Shared>)> + Send + 'static,
+    F: FnOnce() + Send + 'static,
 {
-    let body = move || {
-        if let Some((vcpu, shared)) = prepare() {
-            vcpu.run(&shared);
-        }
-    };
     thread::Builder::new()
         .name(format!("vcpu{id}"))
         .stack_size(STACK)
         .spawn(body)
-        .map(|_| ())
         .map_err(|e| Error::System("start a vCPU thread", e))
 }
 
 /// Lets all vCPUs run.
 pub fn open_gate(shared: &Shared) {
     shared.gate.open();
+}
+
+/// Makes all vCPUs leave the guest and their threads return from
+/// [`Vcpu::run`].
+pub fn end(shared: &Shared) {
+    shared.gate.halt();
+    shared.gate.over.store(true, Ordering::Release);
+    fence(Ordering::SeqCst);
+    shared.vcpus().iter().for_each(|vcpu| vcpu.kick());
+    let _parked = shared.gate.parked();
+    shared.gate.changed.notify_all();
 }
 
 /// Parks all vCPUs and returns when they are out of the guest.
