@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use lexopt::prelude::*;
 
-use crate::config::{self, OnReset, VmConfig};
+use crate::config::{self, Drive, Media, OnReset, VmConfig};
 use crate::error::Error;
 
 /// `mote --help`.
@@ -40,7 +40,11 @@ Usage: mote run --kernel FILE [OPTIONS]
 Options:
   --kernel FILE    Kernel: vmlinux (ELF), bzImage, or an ELF with a PVH note
   --initrd FILE    Initial RAM disk
+  --disk PATH[,ro][,id=ID][,size=8G,create][,direct][,threads=N]
+                   A disk in a raw image; may be given more than once
+  --cdrom PATH     A CD-ROM image, which is only read
   --cmdline TEXT   Kernel command line, instead of Mote's default
+  --cmdline-devices  Add the devices to the command line, for kernels without ACPI
   --memory SIZE    Guest memory: 128M, 1G, plain bytes   [default: 128M]
   --cpus N         vCPUs, 1 to 32                        [default: 1]
   --serial WHERE   stdio, file:PATH, pty, socket:PATH or none  [default: stdio]
@@ -107,6 +111,8 @@ struct Flags {
     file: Option<PathBuf>,
     kernel: Option<PathBuf>,
     initrd: Option<PathBuf>,
+    drives: Vec<Drive>,
+    cmdline_devices: bool,
     cmdline: Option<String>,
     memory: Option<u64>,
     cpus: Option<u8>,
@@ -144,6 +150,16 @@ fn run(mut parser: lexopt::Parser) -> Result<Command, Error> {
                 let what = on_reset(&text(&mut parser)?);
                 set(&mut flags.on_reset, &flag, named(&flag, what)?)?;
             }
+            "disk" => {
+                let disk = config::parse_disk(&text(&mut parser)?, flags.drives.len());
+                flags.drives.push(named(&flag, disk)?);
+            }
+            "cdrom" => {
+                let id = format!("cdrom{}", flags.drives.len());
+                let drive = Drive::new(Media::CdRom, path(&mut parser)?, id);
+                flags.drives.push(drive);
+            }
+            "cmdline-devices" => flags.cmdline_devices = true,
             "timings" => flags.timings = true,
             _ => return Err(usage(Long(&flag).unexpected())),
         }
@@ -156,7 +172,12 @@ fn merge(flags: Flags) -> Result<VmConfig, Error> {
         Some(file) => config::read_file(file)?,
         None => VmConfig::default(),
     };
+    let mut drives = base.drives;
+    drives.extend(flags.drives);
+    config::check_drives(&drives).map_err(Error::Usage)?;
     let config = VmConfig {
+        drives,
+        cmdline_devices: flags.cmdline_devices,
         kernel: flags.kernel.or(base.kernel),
         initrd: flags.initrd.or(base.initrd),
         cmdline: flags.cmdline.or(base.cmdline),

@@ -16,6 +16,138 @@ const DEFAULT_MEMORY: u64 = 128 << 20;
 /// A config file larger than this, in bytes, is not one.
 const MAX_CONFIG: u64 = 1 << 20;
 
+/// The most virtio devices a VM may have: their windows fill 64 KiB.
+pub const MAX_DEVICES: usize = 16;
+/// The most worker threads of a drive.
+const MAX_THREADS: u64 = 16;
+/// The longest identity of a drive, in bytes (virtio 1.2, 5.2.6).
+const MAX_ID: usize = 20;
+
+/// What a drive takes.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Media {
+    /// A disk in a raw image.
+    #[default]
+    Disk,
+    /// A CD-ROM, which can only be read.
+    CdRom,
+}
+
+/// A drive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drive {
+    /// Its identity, which the guest can read; at most 20 bytes.
+    pub id: String,
+    /// The image.
+    pub path: PathBuf,
+    /// What it is.
+    pub media: Media,
+    /// Open it to read only.
+    pub read_only: bool,
+    /// Make it with so many bytes if it is missing.
+    pub create: Option<u64>,
+    /// Bypass the host's page cache.
+    pub direct: bool,
+    /// Worker threads, 1 to 16.
+    pub threads: u8,
+}
+
+impl Drive {
+    /// A disk or CD-ROM at `path` with everything else as usual.
+    pub fn new(media: Media, path: PathBuf, id: String) -> Self {
+        Self {
+            id,
+            path,
+            media,
+            read_only: media == Media::CdRom,
+            create: None,
+            direct: false,
+            threads: 1,
+        }
+    }
+}
+
+/// Parses the value of `--disk`: `PATH[,ro][,id=…][,size=8G,create][,direct]
+/// [,threads=N]`. A path with a comma in it cannot be given this way.
+///
+/// # Errors
+/// A text that says what is wrong, without naming the flag.
+pub fn parse_disk(text: &str, number: usize) -> Result<Drive, String> {
+    let mut parts = text.split(',');
+    let path = parts.next().filter(|path| !path.is_empty());
+    let path = path.ok_or_else(|| "no path given".to_owned())?;
+    let mut drive = Drive::new(Media::Disk, path.into(), format!("disk{number}"));
+    let (mut size, mut create) = (None, false);
+    for part in parts {
+        match part.split_once('=') {
+            None if part == "ro" => drive.read_only = true,
+            None if part == "create" => create = true,
+            None if part == "direct" => drive.direct = true,
+            Some(("id", id)) => drive.id = check_id(id)?,
+            Some(("size", text)) => size = Some(parse_size(text)?),
+            Some(("threads", text)) => {
+                let threads = text.parse().ok().filter(|n| (1..=MAX_THREADS).contains(n));
+                let threads = threads.ok_or_else(|| format!("threads={text}: not 1 to 16"))?;
+                // At most 16.
+                drive.threads = threads as u8;
+            }
+            _ => {
+                return Err(format!(
+                    "'{part}' is none of ro, id=, size=, create, direct, threads="
+                ));
+            }
+        }
+    }
+    match (size, create) {
+        (Some(size), true) if size == 0 || !size.is_multiple_of(512) => {
+            return Err(format!("size={size}: not whole sectors of 512 bytes"));
+        }
+        (Some(_), false) | (None, true) => {
+            return Err("size= and create belong together".to_owned());
+        }
+        _ if create && drive.read_only => {
+            return Err("a new disk that can only be read is of no use".to_owned());
+        }
+        _ => drive.create = size,
+    }
+    Ok(drive)
+}
+
+/// Checks a drive's identity.
+fn check_id(id: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if id.is_empty() || id.len() > MAX_ID || !id.chars().all(plain) {
+        return Err(format!(
+            "'{id}' is no id: 1 to {MAX_ID} letters, digits, '-', '_', '.'"
+        ));
+    }
+    Ok(id.to_owned())
+}
+
+/// Checks a set of drives: their number, and that no identity is there twice.
+///
+/// # Errors
+/// A text that says what is wrong.
+pub fn check_drives(drives: &[Drive]) -> Result<(), String> {
+    if drives.len() > MAX_DEVICES {
+        return Err(format!(
+            "{} drives; a VM has at most {MAX_DEVICES}",
+            drives.len()
+        ));
+    }
+    for (index, drive) in drives.iter().enumerate() {
+        if drives
+            .iter()
+            .skip(index + 1)
+            .any(|other| other.id == drive.id)
+        {
+            return Err(format!("two drives have the id '{}'", drive.id));
+        }
+    }
+    Ok(())
+}
+
 /// Where the serial console goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SerialTo {
@@ -49,6 +181,10 @@ pub struct VmConfig {
     pub initrd: Option<PathBuf>,
     /// The kernel's command line; `None` means Mote's default.
     pub cmdline: Option<String>,
+    /// Drives, in the order in which the guest finds them.
+    pub drives: Vec<Drive>,
+    /// Name the devices on the kernel's command line, for one without ACPI.
+    pub cmdline_devices: bool,
     /// Guest memory in bytes.
     pub memory: u64,
     /// Number of vCPUs, 1 to [`MAX_CPUS`].
@@ -67,6 +203,8 @@ impl Default for VmConfig {
             kernel: None,
             initrd: None,
             cmdline: None,
+            drives: Vec::new(),
+            cmdline_devices: false,
             memory: DEFAULT_MEMORY,
             cpus: 1,
             serial: SerialTo::Stdio,
@@ -166,6 +304,21 @@ pub fn parse_serial(text: &str) -> Result<SerialTo, String> {
 struct File {
     boot_source: Option<BootSource>,
     machine_config: Option<MachineConfig>,
+    #[serde(default)]
+    drives: Vec<DriveEntry>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DriveEntry {
+    drive_id: String,
+    path_on_host: PathBuf,
+    #[serde(default)]
+    is_root_device: bool,
+    #[serde(default)]
+    is_read_only: bool,
+    #[serde(default)]
+    media: Media,
 }
 
 #[derive(Debug, Deserialize)]
@@ -221,6 +374,7 @@ pub fn parse(text: &[u8]) -> Result<VmConfig, (String, String)> {
         config.initrd = boot.initrd_path;
         config.cmdline = boot.boot_args;
     }
+    add_drives(&mut config, file.drives)?;
     if let Some(machine) = file.machine_config {
         let at = |key: &str| format!("machine-config.{key}");
         config.cpus = check_cpus(machine.vcpu_count).map_err(|why| (at("vcpu_count"), why))?;
@@ -241,6 +395,34 @@ pub fn parse(text: &[u8]) -> Result<VmConfig, (String, String)> {
         }
     }
     Ok(config)
+}
+
+/// Adds the drives of a config file. The root device comes first, and the
+/// kernel is told so, as Firecracker does.
+fn add_drives(config: &mut VmConfig, entries: Vec<DriveEntry>) -> Result<(), (String, String)> {
+    let mut root = None;
+    for (index, entry) in entries.into_iter().enumerate() {
+        let at = |key: &str| format!("drives[{index}].{key}");
+        let id = check_id(&entry.drive_id).map_err(|why| (at("drive_id"), why))?;
+        let mut drive = Drive::new(entry.media, entry.path_on_host, id);
+        drive.read_only |= entry.is_read_only;
+        if !entry.is_root_device {
+            config.drives.push(drive);
+        } else if root.replace(drive).is_some() {
+            let why = "there is a root device already".to_owned();
+            return Err((at("is_root_device"), why));
+        }
+    }
+    if let Some(drive) = root {
+        let mode = if drive.read_only { "ro" } else { "rw" };
+        let cmdline = config
+            .cmdline
+            .as_deref()
+            .unwrap_or(crate::boot::DEFAULT_CMDLINE);
+        config.cmdline = Some(format!("{cmdline} root=/dev/vda {mode}"));
+        config.drives.insert(0, drive);
+    }
+    check_drives(&config.drives).map_err(|why| ("drives".to_owned(), why))
 }
 
 #[cfg(test)]
@@ -325,6 +507,78 @@ mod tests {
             let (at, why) = parse(text.as_bytes()).unwrap_err();
             assert!(at.starts_with(path), "{text}: {at}");
             assert!(why.contains(word), "{text}: {why}");
+        }
+    }
+
+    #[test]
+    fn disks() {
+        let disk = parse_disk("a.img", 3).unwrap();
+        assert_eq!(
+            (disk.id.as_str(), disk.read_only, disk.threads),
+            ("disk3", false, 1)
+        );
+        let disk = parse_disk("a,ro,id=x.1,direct,threads=16", 0).unwrap();
+        assert!(disk.read_only && disk.direct);
+        assert_eq!((disk.id.as_str(), disk.threads), ("x.1", 16));
+        assert_eq!(
+            parse_disk("a,size=8G,create", 0).unwrap().create,
+            Some(8 << 30)
+        );
+        for text in [
+            "",
+            ",ro",
+            "a,rw",
+            "a,id=",
+            "a,id=a b",
+            "a,id=123456789012345678901",
+            "a,threads=0",
+            "a,threads=17",
+            "a,size=8G",
+            "a,create",
+            "a,size=0,create",
+            "a,size=513,create",
+            "a,size=1M,create,ro",
+            "a,size=x,create",
+            "a,ro=1",
+        ] {
+            assert!(parse_disk(text, 0).is_err(), "{text}");
+        }
+        let many: Vec<Drive> = (0..=MAX_DEVICES)
+            .map(|n| parse_disk("a", n).unwrap())
+            .collect();
+        assert!(check_drives(&many[1..]).is_ok());
+        assert!(check_drives(&many).is_err());
+        assert!(check_drives(&[many[0].clone(), many[0].clone()]).is_err());
+    }
+
+    #[test]
+    fn drives_of_a_file() {
+        let config = parse(
+            br#"{"boot-source":{"boot_args":"quiet"},"drives":[
+                 {"drive_id":"cd","path_on_host":"c.iso","media":"cdrom"},
+                 {"drive_id":"root","path_on_host":"r.img","is_root_device":true}]}"#,
+        )
+        .unwrap();
+        assert_eq!(config.cmdline.as_deref(), Some("quiet root=/dev/vda rw"));
+        assert_eq!(config.drives[0].id, "root");
+        assert!(config.drives[1].read_only && config.drives[1].media == Media::CdRom);
+        for (text, path) in [
+            (
+                r#"{"drives":[{"drive_id":"a b","path_on_host":"x"}]}"#,
+                "drives[0].drive_id",
+            ),
+            (
+                r#"{"drives":[{"drive_id":"a","path_on_host":"x","media":"tape"}]}"#,
+                "drives[0].media",
+            ),
+            (r#"{"drives":[{"drive_id":"a"}]}"#, "drives[0]"),
+            (
+                r#"{"drives":[{"drive_id":"a","path_on_host":"x","speed":1}]}"#,
+                "drives[0].speed",
+            ),
+        ] {
+            let (at, why) = parse(text.as_bytes()).unwrap_err();
+            assert!(at.starts_with(path), "{text}: {at}: {why}");
         }
     }
 

@@ -28,6 +28,11 @@ pub const ACPI_END: u64 = 0x10_0000;
 /// Kernels are loaded from here up.
 pub const HIGH_RAM: u64 = 0x10_0000;
 
+/// First virtio-mmio register window.
+pub const WINDOWS: u64 = 0xd000_0000;
+/// Bytes of a register window.
+pub const WINDOW_SIZE: u64 = 0x1000;
+
 /// The I/O APIC.
 pub const IOAPIC: u64 = 0xfec0_0000;
 /// Bytes of the I/O APIC's register window.

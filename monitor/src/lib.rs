@@ -4,10 +4,12 @@
 //! its interface is not stable.
 
 pub mod acpi;
+pub mod backend;
 pub mod boot;
 pub mod cli;
 pub mod config;
 pub mod console;
+pub mod devices;
 pub mod error;
 pub mod layout;
 pub mod memory;

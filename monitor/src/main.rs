@@ -9,12 +9,12 @@ use std::ffi::{c_char, c_int};
 use std::io::Write as _;
 use std::sync::Arc;
 
-use mote::boot::Source;
+use mote::boot::{DEFAULT_CMDLINE, Source};
 use mote::cli::{self, Command};
 use mote::config::VmConfig;
 use mote::error::Error;
 use mote::timings::Timings;
-use mote::{console, run};
+use mote::{console, devices, run};
 
 /// The entry point that the C library calls.
 // SAFETY: no other symbol of the program is called `main`.
@@ -34,6 +34,24 @@ extern "C" fn main(_argc: c_int, _argv: *const *const c_char) -> c_int {
             leave(error.exit_code())
         }
     }
+}
+
+/// The kernel's command line, with the devices on it if that was asked for
+/// (Linux: Documentation/admin-guide/kernel-parameters.txt, `virtio_mmio.device`).
+fn cmdline(config: &VmConfig) -> Option<String> {
+    if !config.cmdline_devices {
+        return config.cmdline.clone();
+    }
+    let mut text = config
+        .cmdline
+        .as_deref()
+        .unwrap_or(DEFAULT_CMDLINE)
+        .to_owned();
+    for window in devices::windows(config.drives.len()) {
+        let (size, base, gsi) = (window.size >> 10, window.base, window.gsi);
+        text += &format!(" virtio_mmio.device={size}K@{base:#x}:{gsi}");
+    }
+    Some(text)
 }
 
 /// Ends the process at once: threads still hold the VM, and taking it apart
@@ -89,7 +107,8 @@ fn start(timings: &Arc<Timings>) -> Result<u8, Error> {
         }
         Command::Run(config) => {
             let kernel = config.kernel.as_deref().unwrap_or_else(|| "".as_ref());
-            let source = Source::open(kernel, config.initrd.as_deref(), config.cmdline.as_deref())?;
+            let cmdline = cmdline(&config);
+            let source = Source::open(kernel, config.initrd.as_deref(), cmdline.as_deref())?;
             timings.mark("arguments, files");
             run::run(&config, source, timings, false)
         }

@@ -13,9 +13,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::acpi::VirtioWindow;
 use crate::boot::{Loaded, Source};
 use crate::config::{OnReset, VmConfig};
 use crate::console::{self, Console, Typed};
+use crate::devices::Devices;
 use crate::error::{Error, exit, kvm};
 use crate::memory::GuestRam;
 use crate::serial::Com1;
@@ -60,7 +62,7 @@ pub fn run(
 /// A running VM as its main thread sees it.
 struct Machine {
     shared: Arc<Shared>,
-    ram: Arc<GuestRam>,
+    ram: &'static GuestRam,
     source: Arc<Source>,
     wake: Arc<EventFd>,
     console: Console,
@@ -87,20 +89,26 @@ impl Machine {
         demo: bool,
     ) -> Result<Self, Error> {
         let host = Arc::new(vm::open_host()?);
-        let ram = Arc::new(memory::create(config.memory)?);
+        // Devices and threads use it until the process ends, so it is never
+        // given back.
+        let ram: &'static GuestRam = Box::leak(Box::new(memory::create(config.memory)?));
+        let devices = Devices::open(config, ram)?;
+        let windows = devices.windows();
         let ahead = Arc::new(WorkAhead::default());
         let (first, wait) = mpsc::sync_channel(1);
         let preparation = Preparation {
             host: Arc::clone(&host),
-            ram: Arc::clone(&ram),
+            ram,
             source: Arc::clone(&source),
+            windows,
             cpus: config.cpus,
             ahead: Arc::clone(&ahead),
         };
         let (let_go, released) = mpsc::sync_channel(0);
         let prepared = preparation.start(wait, let_go)?;
         timings.mark("open /dev/kvm, first thread");
-        let fd = vm::create(&host, &ram)?;
+        let fd = vm::create(&host, ram)?;
+        devices.map(&fd)?;
         timings.mark("VM, memory, interrupt controllers");
         let wake = Arc::new(event()?);
         signals::catch(&wake)?;
@@ -108,7 +116,7 @@ impl Machine {
         let (console, output) = console::open(&config.serial)?;
         let line = event()?;
         let com1 = Com1::new(copy(&line)?, output, Arc::clone(&wake));
-        let bus = Bus::new(com1, layout::FIRST_DEVICE_GSI as usize, demo);
+        let bus = Bus::new(com1, devices, demo);
         let shared = Arc::new(Shared::new(fd, bus, Arc::clone(timings), Arc::clone(&wake)));
         vm::create_vcpus(&shared, config.cpus)?;
         timings.mark("console, vCPUs");
@@ -120,6 +128,8 @@ impl Machine {
             .fd
             .register_irqfd(&line, layout::COM1_GSI)
             .map_err(kvm("connect an interrupt"))?;
+        shared.bus.devices().connect(&shared.fd)?;
+        shared.bus.devices().start()?;
         // Open before anybody waits there: nobody has to be woken.
         vcpu::open_gate(&shared);
         let threads = start_vcpus(&shared, &first)?;
@@ -168,8 +178,9 @@ impl Machine {
         if let Some(Ended::Error(error)) = self.shared.take_end() {
             return Err(error);
         }
-        memory::power_on(&self.ram).map_err(|e| Error::System("reset guest memory", e))?;
-        let loaded = load(&self.source, &self.ram, config.cpus)?;
+        memory::power_on(self.ram).map_err(|e| Error::System("reset guest memory", e))?;
+        let windows = self.shared.bus.devices().windows();
+        let loaded = load(&self.source, self.ram, config.cpus, &windows)?;
         vm::power_on(&self.shared, loaded.entry)?;
         self.ahead.put(loaded.patched);
         vcpu::open_gate(&self.shared);
@@ -178,7 +189,7 @@ impl Machine {
 
     /// Waits for news and moves console bytes; tells whether the user leaves.
     fn wait_and_serve_console(&mut self) -> Result<bool, Error> {
-        let ahead = self.ahead.step(&self.ram);
+        let ahead = self.ahead.step(self.ram);
         let (room, pending) = {
             let mut com1 = self.shared.bus.com1();
             (com1.room() > 0, com1.output().waiting())
@@ -369,8 +380,9 @@ impl TypedAhead {
 /// long, and on some hosts making a VM is mostly waiting.
 struct Preparation {
     host: Arc<Kvm>,
-    ram: Arc<GuestRam>,
+    ram: &'static GuestRam,
     source: Arc<Source>,
+    windows: Vec<VirtioWindow>,
     cpus: u8,
     ahead: Arc<WorkAhead>,
 }
@@ -388,7 +400,7 @@ impl Preparation {
             let _ = tell.send(self.prepare());
             let first = loop {
                 match wait.try_recv() {
-                    Err(TryRecvError::Empty) if self.ahead.step(&self.ram) => {}
+                    Err(TryRecvError::Empty) if self.ahead.step(self.ram) => {}
                     Err(TryRecvError::Empty) => break wait.recv().ok(),
                     other => break other.ok(),
                 }
@@ -398,14 +410,14 @@ impl Preparation {
             }
             drop(let_go);
             // The VM is over. What fails here the process's end does anyway.
-            let _ = memory::power_on(&self.ram);
+            let _ = memory::power_on(self.ram);
         })?;
         Ok(prepared)
     }
 
     fn prepare(&self) -> Prepared {
         let cpuid = vm::cpuid::supported(&self.host)?;
-        let mut loaded = load(&self.source, &self.ram, self.cpus)?;
+        let mut loaded = load(&self.source, self.ram, self.cpus, &self.windows)?;
         self.ahead.put(std::mem::take(&mut loaded.patched));
         Ok((cpuid, loaded))
     }
@@ -436,9 +448,14 @@ fn thread_lost() -> Error {
 }
 
 /// Writes everything the guest boots from into fresh memory.
-fn load(source: &Source, ram: &GuestRam, cpus: u8) -> Result<Loaded, Error> {
+fn load(
+    source: &Source,
+    ram: &GuestRam,
+    cpus: u8,
+    windows: &[VirtioWindow],
+) -> Result<Loaded, Error> {
     let no_room = |_| Error::Usage("--memory: too small for boot data".to_owned());
-    let rsdp = acpi::write(ram, cpus, &[]).map_err(no_room)?;
+    let rsdp = acpi::write(ram, cpus, windows).map_err(no_room)?;
     let loaded = source.load(ram, rsdp)?;
     vm::regs::write_tables(ram, loaded.entry).map_err(no_room)?;
     Ok(loaded)

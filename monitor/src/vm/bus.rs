@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::acpi::{RESET_VALUE, S5};
+use crate::devices::{Connect, Devices};
 use crate::layout;
 use crate::serial::Com1;
 
@@ -27,11 +28,14 @@ pub enum Request {
     Marker,
     /// An I/O APIC entry has changed: KVM's routes must follow.
     Routes,
+    /// A device was started for the first time: its doorbell can bypass us.
+    Doorbell(Connect),
 }
 
 /// All devices that the guest reaches by an exit.
 pub struct Bus {
     com1: Mutex<Com1>,
+    devices: Devices,
     ioapic: Mutex<IoApic>,
     /// Whether the guest may read how long it took to the boot marker: the
     /// demo may.
@@ -47,16 +51,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Bus {
-    /// The devices at power-on; the I/O APIC has `pins` pins, and the boot
-    /// marker may tell its time.
-    pub fn new(com1: Com1, pins: usize, show_marker: bool) -> Self {
+    /// The devices at power-on; the I/O APIC has a pin for each of them.
+    pub fn new(com1: Com1, devices: Devices, show_marker: bool) -> Self {
+        let pins = layout::FIRST_DEVICE_GSI as usize + devices.windows().len();
         Self {
+            devices,
             com1: Mutex::new(com1),
             ioapic: Mutex::new(IoApic::new(pins)),
             show_marker,
             marker: AtomicU64::new(u64::MAX),
             unknown: AtomicU64::new(0),
         }
+    }
+
+    /// The virtio devices.
+    pub fn devices(&self) -> &Devices {
+        &self.devices
     }
 
     /// The serial port.
@@ -163,6 +173,9 @@ impl Bus {
 
     /// Writes to an address that is not RAM.
     pub fn mmio_write(&self, address: u64, data: &[u8]) -> Option<Request> {
+        if let Some(request) = self.devices.write(address, data) {
+            return request.map(Request::Doorbell);
+        }
         match (address.checked_sub(layout::IOAPIC), data.first_chunk::<4>()) {
             (Some(offset), Some(value)) if offset < layout::IOAPIC_SIZE => {
                 let changed = self.ioapic().write(offset, u32::from_le_bytes(*value));
@@ -183,6 +196,7 @@ impl Bus {
         let mut ioapic = self.ioapic();
         *ioapic = IoApic::new(ioapic.pins());
         drop(ioapic);
+        self.devices.reset();
         self.com1().reset()
     }
 }
@@ -198,7 +212,7 @@ mod tests {
         let fd = || EventFd::new(libc::EFD_NONBLOCK).unwrap();
         Bus::new(
             Com1::new(fd(), Output::nowhere(), Arc::new(fd())),
-            16,
+            Devices::default(),
             false,
         )
     }

@@ -121,6 +121,9 @@ impl Shared {
                 self.wake();
             }
             Request::Routes => self.set_routes()?,
+            Request::Doorbell(which) => {
+                self.bus.devices().connect_doorbell(&self.fd, which)?;
+            }
         }
         Ok(())
     }

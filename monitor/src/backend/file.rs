@@ -1,0 +1,158 @@
+//! A disk in a raw image file. The format is stated, never guessed: whatever
+//! a guest writes into it, it stays raw.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use mote_virtio::GuestSlice;
+use mote_virtio::blk::{ReadAt, WriteAt};
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
+
+use super::vectored::{Way, transfer};
+use crate::error::Error;
+
+const WHAT: &str = "disk";
+
+/// How a disk image is opened.
+#[derive(Clone, Debug, Default)]
+pub struct OpenDisk {
+    /// Only read it; opened so that nothing can write.
+    pub read_only: bool,
+    /// Bypass the host's page cache (`O_DIRECT`).
+    pub direct: bool,
+    /// Make a missing file with this many bytes, without allocating them.
+    pub create: Option<u64>,
+}
+
+/// An open, locked image.
+#[derive(Debug)]
+pub struct DiskFile(File);
+
+/// Opens a regular file (or nothing), never blocking on a FIFO.
+pub(super) fn open_regular(
+    what: &'static str,
+    path: &Path,
+    write: bool,
+    direct: bool,
+) -> Result<File, Error> {
+    let unusable = |e: io::Error| Error::file(what, path, &e);
+    let flags = libc::O_NONBLOCK | if direct { libc::O_DIRECT } else { 0 };
+    let mut options = OpenOptions::new();
+    options.read(true).write(write).custom_flags(flags);
+    let file = options.open(path).map_err(|e| match e.raw_os_error() {
+        Some(libc::EINVAL) if direct => {
+            let why = "its file system has no direct I/O; leave 'direct' out";
+            Error::Input(what, path.into(), why.to_owned())
+        }
+        Some(libc::EISDIR) => Error::Input(what, path.into(), "is a directory".to_owned()),
+        _ => unusable(e),
+    })?;
+    if !file.metadata().map_err(unusable)?.is_file() {
+        return Err(Error::Input(
+            what,
+            path.into(),
+            "is not a regular file".to_owned(),
+        ));
+    }
+    Ok(file)
+}
+
+impl DiskFile {
+    /// Opens an image as `how` says and locks it.
+    ///
+    /// # Errors
+    /// It is missing and not to be made, is no regular file, is not permitted,
+    /// is in use by another VM, or is not whole sectors long but to be written.
+    pub fn open(path: &Path, how: &OpenDisk) -> Result<Self, Error> {
+        if let Some(size) = how.create {
+            create(path, size)?;
+        }
+        let file = open_regular(WHAT, path, !how.read_only, how.direct)?;
+        super::lock(&file, WHAT, path, !how.read_only)?;
+        let size = file
+            .metadata()
+            .map_err(|e| Error::file(WHAT, path, &e))?
+            .len();
+        if size == 0 {
+            let why = "is empty; add size=8G,create for a new disk".to_owned();
+            return Err(Error::Input(WHAT, path.into(), why));
+        }
+        if !how.read_only && !size.is_multiple_of(512) {
+            let why = format!("has {size} bytes, not whole sectors of 512; add ro to read it");
+            return Err(Error::Input(WHAT, path.into(), why));
+        }
+        Ok(Self(file))
+    }
+}
+
+/// Makes a new image; one that exists already stays as it is.
+fn create(path: &Path, size: u64) -> Result<(), Error> {
+    let failed = |e: io::Error| Error::file(WHAT, path, &e);
+    match OpenOptions::new().write(true).create_new(true).open(path) {
+        Ok(file) => file.set_len(size).map_err(failed),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) => Err(failed(e)),
+    }
+}
+
+impl ReadAt for DiskFile {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn read_at(&self, to: &[GuestSlice<'_>], offset: u64) -> io::Result<usize> {
+        transfer(&self.0, Way::Read, to, offset)
+    }
+}
+
+impl WriteAt for DiskFile {
+    fn write_at(&self, from: &[GuestSlice<'_>], offset: u64) -> io::Result<usize> {
+        transfer(&self.0, Way::Write, from, offset)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        Ok(fallocate(&self.0, flags, offset, len)?)
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, may_unmap: bool) -> io::Result<()> {
+        // A hole reads as zeroes and is quickest; without leave to unmap the
+        // space stays allocated.
+        let flags = if may_unmap {
+            FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE
+        } else {
+            FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE
+        };
+        match fallocate(&self.0, flags, offset, len) {
+            Err(Errno::OPNOTSUPP) => self.overwrite(offset, len),
+            result => Ok(result?),
+        }
+    }
+}
+
+impl DiskFile {
+    /// Writes zeroes the long way, on file systems that cannot be asked to.
+    fn overwrite(&self, mut offset: u64, mut len: u64) -> io::Result<()> {
+        /// Aligned, for direct I/O.
+        #[repr(align(4096))]
+        struct Zeroes([u8; 64 << 10]);
+        static ZEROES: Zeroes = Zeroes([0; 64 << 10]);
+        while len > 0 {
+            let part = usize::try_from(len)
+                .unwrap_or(usize::MAX)
+                .min(ZEROES.0.len());
+            let zeroes = ZEROES.0.get(..part).unwrap_or_default();
+            let written = std::os::unix::fs::FileExt::write_at(&self.0, zeroes, offset)?;
+            offset += written as u64;
+            len -= written as u64;
+        }
+        Ok(())
+    }
+}
