@@ -1,0 +1,267 @@
+//! Drives virtio-blk devices by polling, well-behaved or not, as the command
+//! line says: `do=check` writes, flushes and reads the first device back;
+//! `do=readonly` finds the second one a drive that only reads and goes on
+//! reading; `do=registers` reads and writes every register of the first one in
+//! every width, before and while it runs; `do=loop|head|address|order` builds a
+//! chain that no driver may build, and expects to be told to reset.
+#![no_std]
+#![no_main]
+
+use core::sync::atomic::{Ordering, fence};
+
+use rt::{Boot, Mmio, fail, machine, memory, println};
+
+const WINDOW: usize = 0x1000;
+/// Descriptors in the queue.
+const SIZE: u16 = 8;
+/// Queue memory of a device: descriptors, available ring, used ring, then
+/// request header, data and status. All of it lies in RAM that nothing else
+/// uses: from 16 MiB.
+const BASE: u64 = 16 << 20;
+const AVAILABLE: u64 = 0x1000;
+const USED: u64 = 0x2000;
+const HEADER: u64 = 0x3000;
+const STATUS: u64 = 0x3100;
+const DATA: u64 = 0x4000;
+const SECTORS: usize = 8;
+
+const WRITE: u16 = 2;
+const NEXT: u16 = 1;
+const NEEDS_RESET: u32 = 64;
+
+#[unsafe(no_mangle)]
+fn main(boot: &Boot) {
+    let todo = boot.option("do").unwrap_or("check");
+    let mut disk = Disk::new(0);
+    match todo {
+        "check" => check(&mut disk),
+        "readonly" => readonly(&mut Disk::new(1)),
+        "registers" => registers(&mut disk),
+        bad => attack(&mut disk, bad),
+    }
+    println(format_args!("{todo} ok"));
+}
+
+struct Disk {
+    window: Mmio,
+    ram: u64,
+    used: u16,
+    sent: u16,
+}
+
+/// Memory that the device changes: a window, or a ring.
+fn volatile(at: u64, len: u64) -> Mmio {
+    // SAFETY: a register window, or RAM that only this driver uses.
+    unsafe { Mmio::new(at, len) }
+}
+
+impl Disk {
+    fn new(index: usize) -> Self {
+        let at = machine::VIRTIO + (index * WINDOW) as u64;
+        Self {
+            window: volatile(at, WINDOW as u64),
+            ram: BASE + ((index as u64) << 16),
+            used: 0,
+            sent: 0,
+        }
+    }
+
+    fn expect(&self, what: &str, at: u64, value: u32) {
+        let found = self.window.read32(at);
+        if found != value {
+            fail(format_args!("{what} is {found:#x}, not {value:#x}"));
+        }
+    }
+
+    /// Resets the device and brings it up with VERSION_1 and FLUSH alone.
+    fn start(&mut self) {
+        self.expect("the magic value", 0, 0x7472_6976);
+        self.expect("the version", 4, 2);
+        self.expect("the device", 8, 2);
+        self.window.write32(0x70, 0);
+        self.expect("the status after a reset", 0x70, 0);
+        self.window.write32(0x70, 1);
+        self.window.write32(0x70, 3);
+        for (half, features) in [(0, 1 << 9), (1, 1)] {
+            self.window.write32(0x24, half);
+            self.window.write32(0x20, features);
+        }
+        self.window.write32(0x70, 11);
+        self.expect("the status with features", 0x70, 11);
+        self.bytes(0, DATA as usize + SECTORS * 512).fill(0);
+        self.window.write32(0x30, 0);
+        self.window.write32(0x38, SIZE.into());
+        for (register, offset) in [(0x80, 0), (0x90, AVAILABLE), (0xa0, USED)] {
+            self.window.write32(register, (self.ram + offset) as u32);
+            self.window.write32(register + 4, 0);
+        }
+        self.window.write32(0x44, 1);
+        self.window.write32(0x70, 15);
+        self.expect("the status of a running device", 0x70, 15);
+        (self.used, self.sent) = (0, 0);
+    }
+
+    fn bytes(&self, offset: u64, len: usize) -> &'static mut [u8] {
+        // SAFETY: RAM that only this program's driver uses, one slice at a
+        // time, and not while the device owns it.
+        unsafe { memory::bytes_mut(self.ram + offset, len) }
+    }
+
+    fn describe(&self, index: u16, address: u64, len: u32, flags: u16, next: u16) {
+        let descriptor = self.bytes(u64::from(index) * 16, 16);
+        descriptor[..8].copy_from_slice(&address.to_le_bytes());
+        descriptor[8..12].copy_from_slice(&len.to_le_bytes());
+        descriptor[12..14].copy_from_slice(&flags.to_le_bytes());
+        descriptor[14..].copy_from_slice(&next.to_le_bytes());
+    }
+
+    /// Makes the chain that starts at `head` available and rings.
+    fn send(&mut self, head: u16) {
+        let slot = 4 + 2 * u64::from(self.sent % SIZE);
+        self.bytes(AVAILABLE + slot, 2).copy_from_slice(&head.to_le_bytes());
+        self.sent = self.sent.wrapping_add(1);
+        fence(Ordering::SeqCst);
+        self.bytes(AVAILABLE + 2, 2).copy_from_slice(&self.sent.to_le_bytes());
+        fence(Ordering::SeqCst);
+        self.window.write32(0x50, 0);
+    }
+
+    fn used_index(&self) -> u16 {
+        volatile(self.ram + USED, 0x1000).read16(2)
+    }
+
+    /// Does one request and returns its status.
+    fn request(&mut self, kind: u32, sector: u64, len: usize) -> u8 {
+        let header = self.bytes(HEADER, 16);
+        header[..4].copy_from_slice(&kind.to_le_bytes());
+        header[4..8].fill(0);
+        header[8..].copy_from_slice(&sector.to_le_bytes());
+        self.bytes(STATUS, 1).fill(0xee);
+        let data = if kind == 0 { WRITE } else { 0 };
+        self.describe(0, self.ram + HEADER, 16, NEXT, if len > 0 { 1 } else { 2 });
+        self.describe(1, self.ram + DATA, len as u32, NEXT | data, 2);
+        self.describe(2, self.ram + STATUS, 1, WRITE, 0);
+        self.send(0);
+        while self.used_index() == self.used {
+            core::hint::spin_loop();
+        }
+        self.used = self.used.wrapping_add(1);
+        volatile(self.ram + STATUS, 1).read8(0)
+    }
+
+    fn must(&mut self, what: &str, kind: u32, sector: u64, len: usize, status: u8) {
+        let found = self.request(kind, sector, len);
+        if found != status {
+            fail(format_args!("{what}: status {found}, not {status}"));
+        }
+    }
+
+    fn sectors(&self) -> u64 {
+        u64::from(self.window.read32(0x100)) | u64::from(self.window.read32(0x104)) << 32
+    }
+}
+
+fn pattern(sector: u64) -> u8 {
+    (sector * 7 + 1) as u8
+}
+
+fn check(disk: &mut Disk) {
+    disk.start();
+    let sectors = disk.sectors();
+    println(format_args!("{sectors} sectors"));
+    let places = [0, 8, sectors / 2, sectors - SECTORS as u64];
+    for sector in places {
+        disk.bytes(DATA, SECTORS * 512).fill(pattern(sector));
+        disk.must("write", 1, sector, SECTORS * 512, 0);
+    }
+    disk.must("flush", 4, 0, 0, 0);
+    for sector in places {
+        disk.bytes(DATA, SECTORS * 512).fill(0);
+        disk.must("read", 0, sector, SECTORS * 512, 0);
+        if disk.bytes(DATA, SECTORS * 512).iter().any(|&byte| byte != pattern(sector)) {
+            fail(format_args!("sector {sector} reads back differently"));
+        }
+    }
+    // Past the end, partial sectors, far away, unknown: refused, and the next
+    // request is served.
+    disk.must("read past the end", 0, sectors - 1, 1024, 1);
+    disk.must("write past the end", 1, sectors, 512, 1);
+    disk.must("read at the end of the world", 0, u64::MAX - 1, 4096, 1);
+    for len in [1, 511, 513] {
+        disk.must("read of a partial sector", 0, 0, len, 1);
+    }
+    disk.must("an unknown request", 99, 0, 512, 2);
+    disk.must("read", 0, 0, 512, 0);
+}
+
+fn readonly(disk: &mut Disk) {
+    disk.start();
+    for _ in 0..50 {
+        disk.must("write", 1, 0, 512, 1);
+        disk.must("discard", 11, 0, 16, 1);
+        disk.must("flush", 4, 0, 0, 0);
+        disk.bytes(DATA, 512).fill(0);
+        disk.must("read", 0, 0, 512, 0);
+        if disk.bytes(DATA, 512).iter().any(|&byte| byte != b'c') {
+            fail(format_args!("the medium reads differently"));
+        }
+    }
+}
+
+/// Nothing that is read or written in any width, at any offset, does harm: the
+/// device comes up afterwards, and works.
+fn registers(disk: &mut Disk) {
+    for running in [false, true] {
+        if running {
+            disk.start();
+        }
+        for offset in 0..WINDOW as u64 - 7 {
+            let window = &disk.window;
+            let _ = (window.read8(offset), window.read64(offset & !7));
+            let _ = (window.read16(offset & !1), window.read32(offset & !3));
+            // The status last: a write there may well reset the device.
+            if !(0x70..0x74).contains(&offset) && offset % 16 == 0 {
+                window.write8(offset, 0xff);
+                window.write16(offset, 0xffff);
+                window.write32(offset, 0xffff_ffff);
+                window.write64(offset, u64::MAX);
+            }
+        }
+        for status in 0..=255 {
+            disk.window.write32(0x70, status);
+        }
+    }
+    check(disk);
+}
+
+/// Builds a bad chain; the device must say so, stay quiet, and come back after
+/// a reset.
+fn attack(disk: &mut Disk, how: &str) {
+    for _ in 0..20 {
+        disk.start();
+        let (header, status) = (disk.ram + HEADER, disk.ram + STATUS);
+        disk.describe(0, header, 16, NEXT, 1);
+        disk.describe(1, status, 1, WRITE, 0);
+        match how {
+            "loop" => disk.describe(1, disk.ram + DATA, 512, NEXT, 1),
+            "head" => {}
+            "address" => disk.describe(0, 0xffff_ffff_ffff_f000, 16, NEXT, 1),
+            "order" => {
+                disk.describe(0, status, 1, WRITE | NEXT, 1);
+                disk.describe(1, header, 16, 0, 0);
+            }
+            _ => fail(format_args!("do={how} is unknown")),
+        }
+        disk.send(if how == "head" { SIZE } else { 0 });
+        let start = rt::tsc();
+        while disk.window.read32(0x70) & NEEDS_RESET == 0 {
+            if rt::tsc() - start > 60_000_000_000 {
+                fail(format_args!("{how}: the device does not ask for a reset"));
+            }
+        }
+        if disk.used_index() != 0 {
+            fail(format_args!("{how}: the bad chain was used"));
+        }
+    }
+    check(disk);
+}

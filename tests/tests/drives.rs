@@ -1,0 +1,215 @@
+//! Disks and CD-ROMs as a guest finds them on the real KVM, and as their
+//! files look afterwards.
+
+use std::fs;
+use std::path::Path;
+
+use mote_tests::{Scratch, Vm, have_kvm, mote, run, tiny, wait_until};
+
+const INPUT: i32 = 3;
+const USAGE: i32 = 2;
+
+fn disk(scratch: &Scratch, name: &str, sectors: usize) -> String {
+    let path = scratch.file(name, vec![0; sectors * 512]);
+    path.to_str().unwrap().to_owned()
+}
+
+/// Runs the guest `disk` with a task on a fresh disk, and a CD beside it.
+fn task(what: &str) -> (Vec<u8>, String) {
+    let scratch = Scratch::new();
+    let image = disk(&scratch, "disk", 2048);
+    let cd = scratch.file("cd", [b'c'; 4096]);
+    let line = format!("do={what}");
+    let flags = [
+        "--disk",
+        &image,
+        "--cdrom",
+        cd.to_str().unwrap(),
+        "--cmdline",
+        &line,
+    ];
+    let end = run(&mut tiny("disk", flags));
+    end.expect(0);
+    assert!(end.out.contains(&format!("{what} ok")), "{}", end.out);
+    assert_eq!(fs::read(&cd).unwrap(), [b'c'; 4096], "the CD was written");
+    (fs::read(image).unwrap(), end.out)
+}
+
+/// What the guest wrote is in the file, at its place, and nothing else.
+#[test]
+fn a_disk_keeps_what_it_is_given() {
+    if !have_kvm() {
+        return;
+    }
+    let (bytes, out) = task("check");
+    assert!(out.contains("2048 sectors"), "{out}");
+    for (sector, bytes) in bytes.chunks(512).enumerate() {
+        let start = [0, 8, 1024, 2040]
+            .into_iter()
+            .find(|s| (*s..s + 8).contains(&sector));
+        let expected = start.map_or(0, |start| (start * 7 + 1) as u8);
+        assert!(bytes.iter().all(|b| *b == expected), "sector {sector}");
+    }
+}
+
+/// A read-only drive: flush succeeds, writes and discards fail, and the next
+/// read is served (Kata CVE-2020-2025, Cloud Hypervisor #7698).
+#[test]
+fn a_cdrom_only_reads() {
+    if have_kvm() {
+        task("readonly");
+    }
+}
+
+/// Every offset and width of the register window (kvmtool CVE-2021-45464), and
+/// registers written after activation (Firecracker CVE-2026-5747).
+#[test]
+fn any_register_access_is_harmless() {
+    if have_kvm() {
+        task("registers");
+    }
+}
+
+/// Chains that no driver may build: the device asks for a reset and works
+/// after it (QEMU CVE-2016-6490 and its kin).
+#[test]
+fn bad_chains_end_in_needs_reset() {
+    if have_kvm() {
+        for how in ["loop", "head", "address", "order"] {
+            task(how);
+        }
+    }
+}
+
+/// Headers of other formats that a guest plants are data (QEMU CVE-2008-2004):
+/// the disk stays raw, whatever its first bytes say.
+#[test]
+fn a_disk_is_raw_whatever_is_in_it() {
+    if !have_kvm() {
+        return;
+    }
+    for magic in [
+        &b"QFI\xfb\0\0\0\x03"[..],
+        b"KDMV",
+        b"vhdxfile",
+        b"LUKS\xba\xbe",
+    ] {
+        let scratch = Scratch::new();
+        let mut bytes = vec![0; 1 << 20];
+        bytes[..magic.len()].copy_from_slice(magic);
+        let image = scratch.file("disk", &bytes);
+        let end = run(&mut tiny("disk", ["--disk", image.to_str().unwrap()]));
+        end.expect(0);
+        assert!(end.out.contains("2048 sectors"), "{}", end.out);
+    }
+}
+
+#[test]
+fn a_new_disk_is_made_and_an_old_one_kept() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let path = scratch.join("new");
+    let flag = format!("{},size=8G,create", path.display());
+    for _ in 0..2 {
+        let end = run(&mut tiny("disk", ["--disk", &flag]));
+        end.expect(0);
+        assert!(end.out.contains("16777216 sectors"), "{}", end.out);
+    }
+    assert_eq!(fs::metadata(&path).unwrap().len(), 8 << 30);
+}
+
+/// A machine that restarts in place has its devices at power-on again.
+#[test]
+fn a_reset_resets_the_devices() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let image = disk(&scratch, "disk", 2048);
+    for threads in ["1", "4"] {
+        let flag = format!("{image},threads={threads}");
+        let mut vm = Vm::start(&mut tiny(
+            "reset",
+            ["--disk", &flag, "--cmdline", "by=acpi"],
+        ));
+        vm.send("rrr.");
+        drop(vm.take_input());
+        vm.end().expect(0);
+    }
+}
+
+/// A disk has one writer, or readers.
+#[test]
+fn drives_are_locked() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let image = disk(&scratch, "disk", 2048);
+    let read_only = format!("{image},ro");
+    let running = |flag: &str, name: &str| {
+        let mut vm = Vm::start(&mut tiny("spin", [flag, name]));
+        let pid = vm.pid();
+        wait_until("the drive is open", || {
+            assert!(!vm.has_ended());
+            let open = mote_tests::proc::descriptors(pid);
+            open.iter().any(|file| Path::new(file) == Path::new(&image))
+        });
+        vm
+    };
+    let refused = |flag: &str, name: &str| {
+        let end = run(&mut tiny("hello", [flag, name]));
+        end.expect(INPUT).complains(&[&image, "another VM"]);
+    };
+    let writer = running("--disk", &image);
+    refused("--disk", &image);
+    refused("--disk", &read_only);
+    refused("--cdrom", &image);
+    writer.signal(libc::SIGTERM);
+    writer.end().expect(143);
+    let reader = running("--disk", &read_only);
+    run(&mut tiny("hello", ["--cdrom", &image])).expect(0);
+    refused("--disk", &image);
+    reader.signal(libc::SIGTERM);
+    reader.end().expect(143);
+}
+
+#[test]
+fn bad_drives_are_refused_by_name() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let odd = scratch.file("odd", [0; 1000]);
+    let empty = scratch.file("empty", b"");
+    let missing = scratch.join("missing");
+    let directory = scratch.join("directory");
+    fs::create_dir(&directory).unwrap();
+    for (flag, path, words) in [
+        ("--disk", &odd, "whole sectors"),
+        ("--disk", &empty, "is empty"),
+        ("--disk", &missing, "no such file"),
+        ("--disk", &directory, "is a directory"),
+        ("--cdrom", &empty, "not even one sector"),
+        ("--cdrom", &missing, "no such file"),
+        ("--cdrom", &directory, "not a regular file"),
+    ] {
+        let name = path.to_str().unwrap();
+        let end = run(&mut tiny("hello", [flag, name]));
+        end.expect(INPUT).complains(&[name, words]);
+        assert_eq!(end.err.lines().count(), 1, "{}", end.err);
+    }
+    // What can only be read may end in the middle of a sector.
+    let name = format!("{},ro", odd.display());
+    run(&mut tiny("hello", ["--disk", &name])).expect(0);
+    let good = disk(&scratch, "good", 8);
+    let twice = [
+        "run", "--kernel", "k", "--disk", &good, "--disk", &good, "--disk",
+    ];
+    let same = format!("{good},id=disk0");
+    run(mote(twice).arg(&same))
+        .expect(USAGE)
+        .complains(&["disk0"]);
+}
