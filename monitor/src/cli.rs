@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use lexopt::prelude::*;
 
-use crate::config::{self, Drive, Media, OnReset, VmConfig};
+use crate::config::{self, Drive, Media, Nic, OnReset, VmConfig};
 use crate::error::Error;
 
 /// `mote --help`.
@@ -43,8 +43,10 @@ Options:
   --disk PATH[,ro][,id=ID][,size=8G,create][,direct][,threads=N]
                    A disk in a raw image; may be given more than once
   --cdrom PATH     A CD-ROM image, which is only read
+  --net tap=NAME[,mac=MAC][,mtu=BYTES]
+                   A network interface on a TAP of the host, or tap-fd=N
   --cmdline TEXT   Kernel command line, instead of Mote's default
-  --cmdline-devices  Add the devices to the command line, for kernels without ACPI
+  --cmdline-devices  Name the devices on it, for kernels without ACPI
   --memory SIZE    Guest memory: 128M, 1G, plain bytes   [default: 128M]
   --cpus N         vCPUs, 1 to 32                        [default: 1]
   --serial WHERE   stdio, file:PATH, pty, socket:PATH or none  [default: stdio]
@@ -112,6 +114,7 @@ struct Flags {
     kernel: Option<PathBuf>,
     initrd: Option<PathBuf>,
     drives: Vec<Drive>,
+    nics: Vec<Nic>,
     cmdline_devices: bool,
     cmdline: Option<String>,
     memory: Option<u64>,
@@ -159,6 +162,10 @@ fn run(mut parser: lexopt::Parser) -> Result<Command, Error> {
                 let drive = Drive::new(Media::CdRom, path(&mut parser)?, id);
                 flags.drives.push(drive);
             }
+            "net" => {
+                let nic = config::parse_net(&text(&mut parser)?, flags.nics.len());
+                flags.nics.push(named(&flag, nic)?);
+            }
             "cmdline-devices" => flags.cmdline_devices = true,
             "timings" => flags.timings = true,
             _ => return Err(usage(Long(&flag).unexpected())),
@@ -174,9 +181,12 @@ fn merge(flags: Flags) -> Result<VmConfig, Error> {
     };
     let mut drives = base.drives;
     drives.extend(flags.drives);
-    config::check_drives(&drives).map_err(Error::Usage)?;
+    let mut nics = base.nics;
+    nics.extend(flags.nics);
+    config::check_devices(&drives, &nics).map_err(Error::Usage)?;
     let config = VmConfig {
         drives,
+        nics,
         cmdline_devices: flags.cmdline_devices,
         kernel: flags.kernel.or(base.kernel),
         initrd: flags.initrd.or(base.initrd),

@@ -68,6 +68,102 @@ impl Drive {
     }
 }
 
+/// Where an interface's tap comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TapSource {
+    /// The name of a TAP interface of the host.
+    Name(String),
+    /// A descriptor that was passed in.
+    Fd(i32),
+}
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nic {
+    /// Its name, for messages.
+    pub id: String,
+    /// What is behind it.
+    pub tap: TapSource,
+    /// Its MAC address; `None` for [one of its own](Nic::own_mac).
+    pub mac: Option<[u8; 6]>,
+    /// The MTU to tell the guest, in bytes.
+    pub mtu: Option<u16>,
+}
+
+impl Nic {
+    /// A locally administered MAC address that is the same at every start of
+    /// the same tap on the same host.
+    pub fn own_mac(&self) -> [u8; 6] {
+        let host = rustix::system::uname();
+        let tap = format!("{:?}", self.tap);
+        // FNV-1a: good enough to tell a few machines apart.
+        let hash = host.nodename().to_bytes().iter().chain(tap.as_bytes());
+        let hash = hash.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+        });
+        let [a, b, c, d, e, ..] = hash.to_le_bytes();
+        [2, a, b, c, d, e]
+    }
+}
+
+/// Parses the value of `--net`: `tap=NAME` or `tap-fd=N`, then `,mac=…` and
+/// `,mtu=…` as wanted.
+///
+/// # Errors
+/// A text that says what is wrong, without naming the flag.
+pub fn parse_net(text: &str, number: usize) -> Result<Nic, String> {
+    let (mut tap, mut mac, mut mtu) = (None, None, None);
+    for part in text.split(',') {
+        let old = match part.split_once('=') {
+            Some(("tap", name)) => tap.replace(TapSource::Name(check_tap(name)?)).is_some(),
+            Some(("tap-fd", fd)) => {
+                // Below that are standard input, output and error.
+                let fd = fd.parse().ok().filter(|fd: &i32| *fd > 2);
+                let fd = fd.ok_or_else(|| format!("'{part}': not a descriptor above 2"))?;
+                tap.replace(TapSource::Fd(fd)).is_some()
+            }
+            Some(("mac", text)) => mac.replace(parse_mac(text)?).is_some(),
+            Some(("mtu", text)) => {
+                let size = text.parse().ok().filter(|mtu| (68..=65521).contains(mtu));
+                let size = size.ok_or_else(|| format!("mtu={text}: not 68 to 65521"))?;
+                mtu.replace(size).is_some()
+            }
+            _ => return Err(format!("'{part}' is none of tap=, tap-fd=, mac=, mtu=")),
+        };
+        if old {
+            return Err(format!("'{part}': said twice"));
+        }
+    }
+    let tap = tap.ok_or_else(|| "neither tap=NAME nor tap-fd=N".to_owned())?;
+    let id = format!("net{number}");
+    Ok(Nic { id, tap, mac, mtu })
+}
+
+/// Checks an interface's name: it becomes part of a path.
+fn check_tap(name: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_graphic() && c != '/';
+    if name.is_empty() || name.len() > 15 || name.starts_with('.') || !name.chars().all(plain) {
+        return Err(format!("'{name}' is no interface name: 1 to 15 characters"));
+    }
+    Ok(name.to_owned())
+}
+
+/// Parses six hexadecimal bytes with colons between them.
+fn parse_mac(text: &str) -> Result<[u8; 6], String> {
+    let wrong = || format!("'{text}' is no MAC address such as 02:00:00:00:00:01");
+    let mut mac = [0; 6];
+    let mut parts = text.split(':');
+    for byte in &mut mac {
+        let part = parts.next().filter(|part| part.len() == 2);
+        *byte = u8::from_str_radix(part.ok_or_else(wrong)?, 16).map_err(|_| wrong())?;
+    }
+    match (parts.next(), mac.first()) {
+        (None, Some(first)) if first & 1 == 0 => Ok(mac),
+        (None, _) => Err(format!("'{text}' is a multicast address")),
+        _ => Err(wrong()),
+    }
+}
+
 /// Parses the value of `--disk`: `PATH[,ro][,id=…][,size=8G,create][,direct]
 /// [,threads=N]`. A path with a comma in it cannot be given this way.
 ///
@@ -125,16 +221,15 @@ fn check_id(id: &str) -> Result<String, String> {
     Ok(id.to_owned())
 }
 
-/// Checks a set of drives: their number, and that no identity is there twice.
+/// Checks a set of devices: their number, and that no drive's identity is
+/// there twice.
 ///
 /// # Errors
 /// A text that says what is wrong.
-pub fn check_drives(drives: &[Drive]) -> Result<(), String> {
-    if drives.len() > MAX_DEVICES {
-        return Err(format!(
-            "{} drives; a VM has at most {MAX_DEVICES}",
-            drives.len()
-        ));
+pub fn check_devices(drives: &[Drive], nics: &[Nic]) -> Result<(), String> {
+    let count = drives.len() + nics.len();
+    if count > MAX_DEVICES {
+        return Err(format!("{count} devices; a VM has at most {MAX_DEVICES}"));
     }
     for (index, drive) in drives.iter().enumerate() {
         if drives
@@ -183,6 +278,8 @@ pub struct VmConfig {
     pub cmdline: Option<String>,
     /// Drives, in the order in which the guest finds them.
     pub drives: Vec<Drive>,
+    /// Network interfaces, behind the drives.
+    pub nics: Vec<Nic>,
     /// Name the devices on the kernel's command line, for one without ACPI.
     pub cmdline_devices: bool,
     /// Guest memory in bytes.
@@ -204,6 +301,7 @@ impl Default for VmConfig {
             initrd: None,
             cmdline: None,
             drives: Vec::new(),
+            nics: Vec::new(),
             cmdline_devices: false,
             memory: DEFAULT_MEMORY,
             cpus: 1,
@@ -306,6 +404,17 @@ struct File {
     machine_config: Option<MachineConfig>,
     #[serde(default)]
     drives: Vec<DriveEntry>,
+    #[serde(default)]
+    network_interfaces: Vec<NicEntry>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NicEntry {
+    iface_id: String,
+    host_dev_name: String,
+    guest_mac: Option<String>,
+    mtu: Option<u16>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -375,6 +484,21 @@ pub fn parse(text: &[u8]) -> Result<VmConfig, (String, String)> {
         config.cmdline = boot.boot_args;
     }
     add_drives(&mut config, file.drives)?;
+    for (index, entry) in file.network_interfaces.into_iter().enumerate() {
+        let at = |key: &str| format!("network-interfaces[{index}].{key}");
+        let tap = check_tap(&entry.host_dev_name).map_err(|why| (at("host_dev_name"), why))?;
+        let mac = entry.guest_mac.as_deref().map(parse_mac).transpose();
+        if entry.mtu.is_some_and(|mtu| !(68..=65521).contains(&mtu)) {
+            return Err((at("mtu"), "not 68 to 65521".to_owned()));
+        }
+        config.nics.push(Nic {
+            id: check_id(&entry.iface_id).map_err(|why| (at("iface_id"), why))?,
+            tap: TapSource::Name(tap),
+            mac: mac.map_err(|why| (at("guest_mac"), why))?,
+            mtu: entry.mtu,
+        });
+    }
+    check_devices(&config.drives, &config.nics).map_err(|why| (".".to_owned(), why))?;
     if let Some(machine) = file.machine_config {
         let at = |key: &str| format!("machine-config.{key}");
         config.cpus = check_cpus(machine.vcpu_count).map_err(|why| (at("vcpu_count"), why))?;
@@ -422,7 +546,7 @@ fn add_drives(config: &mut VmConfig, entries: Vec<DriveEntry>) -> Result<(), (St
         config.cmdline = Some(format!("{cmdline} root=/dev/vda {mode}"));
         config.drives.insert(0, drive);
     }
-    check_drives(&config.drives).map_err(|why| ("drives".to_owned(), why))
+    Ok(())
 }
 
 #[cfg(test)]
@@ -546,9 +670,43 @@ mod tests {
         let many: Vec<Drive> = (0..=MAX_DEVICES)
             .map(|n| parse_disk("a", n).unwrap())
             .collect();
-        assert!(check_drives(&many[1..]).is_ok());
-        assert!(check_drives(&many).is_err());
-        assert!(check_drives(&[many[0].clone(), many[0].clone()]).is_err());
+        assert!(check_devices(&many[1..], &[]).is_ok());
+        assert!(check_devices(&many, &[]).is_err());
+        assert!(check_devices(&[many[0].clone(), many[0].clone()], &[]).is_err());
+    }
+
+    #[test]
+    fn nets() {
+        let nic = parse_net("tap=vm0,mac=02:00:00:00:00:0a,mtu=9000", 1).unwrap();
+        assert_eq!(nic.tap, TapSource::Name("vm0".to_owned()));
+        assert_eq!((nic.mac, nic.mtu), (Some([2, 0, 0, 0, 0, 10]), Some(9000)));
+        let nic = parse_net("tap-fd=7", 0).unwrap();
+        assert_eq!(nic.tap, TapSource::Fd(7));
+        assert_eq!(nic.own_mac(), nic.own_mac());
+        assert_eq!(nic.own_mac()[0], 2);
+        for text in [
+            "",
+            "vm0",
+            "tap=",
+            "tap=a/b",
+            "tap=..",
+            "tap=sixteen-letters-",
+            "tap-fd=2",
+            "tap-fd=x",
+            "tap=a,tap=b",
+            "tap=a,mac=1",
+            "tap=a,mac=01:00:00:00:00:00",
+            "tap=a,mtu=67",
+            "tap=a,mac=02:00:00:00:00:00:00",
+            "tap=a,mac=2:0:0:0:0:0",
+            "tap=a,mtu=70000",
+            "mtu=1500",
+        ] {
+            assert!(parse_net(text, 0).is_err(), "{text}");
+        }
+        let config =
+            parse(br#"{"network-interfaces":[{"iface_id":"eth0","host_dev_name":"vm0"}]}"#);
+        assert_eq!(config.unwrap().nics[0].id, "eth0");
     }
 
     #[test]

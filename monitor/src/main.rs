@@ -47,7 +47,7 @@ fn cmdline(config: &VmConfig) -> Option<String> {
         .as_deref()
         .unwrap_or(DEFAULT_CMDLINE)
         .to_owned();
-    for window in devices::windows(config.drives.len()) {
+    for window in devices::windows(config.drives.len() + config.nics.len()) {
         let (size, base, gsi) = (window.size >> 10, window.base, window.gsi);
         text += &format!(" virtio_mmio.device={size}K@{base:#x}:{gsi}");
     }

@@ -5,10 +5,12 @@
 
 mod cdrom;
 mod file;
+mod tap;
 mod vectored;
 
 pub use cdrom::CdImage;
 pub use file::{DiskFile, OpenDisk};
+pub use tap::TapDevice;
 
 use std::fs::File;
 use std::io;

@@ -1,34 +1,33 @@
 //! The virtio devices of a VM: their register windows, interrupts and worker
 //! threads.
 
+mod drive;
+mod nic;
+
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
-use mote_virtio::blk::{Block, Medium, Options, Worker};
 use mote_virtio::transport::Window;
-use mote_virtio::{Effect, Endpoint, Step, WhenEmpty};
+use mote_virtio::{Device, Effect, Endpoint, Outcome};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vm_memory::MmapRegion;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::acpi::VirtioWindow;
-use crate::backend::{CdImage, DiskFile, OpenDisk};
-use crate::config::{Drive, MAX_DEVICES, Media, VmConfig};
+use crate::config::{MAX_DEVICES, VmConfig};
 use crate::error::{Error, kvm};
 use crate::layout;
 use crate::memory::GuestRam;
 
 /// Stack of a worker thread in bytes.
 const STACK: usize = 128 << 10;
-/// Requests that a worker serves before it looks at its other queues.
+/// Requests or frames that a worker serves before it looks at other work.
 const BUDGET: usize = 64;
-/// How long a worker waits before it tries a full disk again.
-const NO_SPACE: Duration = Duration::from_millis(500);
 /// Register offset of the doorbell (virtio 1.2, 4.2.2).
 const QUEUE_NOTIFY: u64 = 0x50;
 /// Register offset of the interrupt acknowledge.
@@ -37,13 +36,17 @@ const INTERRUPT_ACK: u64 = 0x64;
 /// arrive as a store.
 const ACK_USED: u32 = 1;
 
+/// What a device's worker threads serve.
+enum Work {
+    Drive(drive::Work),
+    Nic(nic::Work),
+}
+
 /// One device and what connects it.
 struct Slot {
     endpoint: Mutex<Endpoint<'static>>,
-    drive: Arc<Block<'static>>,
+    work: Work,
     name: String,
-    queues: usize,
-    threads: usize,
     base: u64,
     doorbell: EventFd,
     interrupt: EventFd,
@@ -60,6 +63,14 @@ impl Slot {
     fn ring(&self) {
         // The counter is emptied by the worker; it cannot overflow.
         let _ = self.doorbell.write(1);
+    }
+
+    /// Tells the guest what a `run` of its device came to.
+    fn answer(&self, outcome: &Outcome) {
+        let refreshed = outcome.refresh && self.endpoint().refresh();
+        if outcome.signal || refreshed {
+            self.raise();
+        }
     }
 
     fn raise(&self) {
@@ -87,16 +98,24 @@ impl Devices {
     /// A file is missing, unusable or in use; the host is out of descriptors
     /// or memory.
     pub fn open(config: &VmConfig, ram: &'static GuestRam) -> Result<Self, Error> {
-        if config.drives.is_empty() {
+        let count = config.drives.len() + config.nics.len();
+        if count == 0 {
             return Ok(Self::default());
         }
         let size = MAX_DEVICES * layout::WINDOW_SIZE as usize;
         let region = MmapRegion::new(size)
             .map_err(|e| Error::System("register windows", io::Error::other(e)))?;
         let region = Arc::new(region);
-        let mut slots = Vec::with_capacity(config.drives.len());
-        for (index, drive) in config.drives.iter().enumerate() {
-            slots.push(Arc::new(slot(drive, index, &region, config.cpus, ram)?));
+        let mut slots = Vec::with_capacity(count);
+        for drive in &config.drives {
+            let (device, work) = drive::open(drive, config.cpus, ram)?;
+            let slot = slot(device, Work::Drive(work), &drive.id, slots.len(), &region)?;
+            slots.push(Arc::new(slot));
+        }
+        for nic in &config.nics {
+            let (device, work) = nic::open(nic, ram)?;
+            let slot = slot(device, Work::Nic(work), &nic.id, slots.len(), &region)?;
+            slots.push(Arc::new(slot));
         }
         Ok(Self {
             slots,
@@ -149,13 +168,21 @@ impl Devices {
     /// The host has no room for another thread.
     pub fn start(&self) -> Result<(), Error> {
         for slot in &self.slots {
-            for _ in 0..slot.threads {
+            let threads = match &slot.work {
+                Work::Drive(work) => work.threads,
+                Work::Nic(_) => 1,
+            };
+            for _ in 0..threads {
                 let slot = Arc::clone(slot);
                 thread::Builder::new()
-                    .name(format!("blk-{}", slot.name).chars().take(15).collect())
+                    // A thread's name has 15 characters at most.
+                    .name(slot.name.chars().take(15).collect())
                     .stack_size(STACK)
-                    .spawn(move || work(&slot))
-                    .map_err(|e| Error::System("start a block worker", e))?;
+                    .spawn(move || match &slot.work {
+                        Work::Drive(work) => work.serve(&slot),
+                        Work::Nic(work) => work.serve(&slot),
+                    })
+                    .map_err(|e| Error::System("start a worker", e))?;
             }
         }
         Ok(())
@@ -226,50 +253,26 @@ pub fn windows(count: usize) -> Vec<VirtioWindow> {
     (0u32..).take(count).map(window).collect()
 }
 
+/// The parts of a slot that every device has.
 fn slot(
-    drive: &Drive,
+    device: Arc<dyn Device>,
+    work: Work,
+    name: &str,
     index: usize,
     region: &Arc<MmapRegion>,
-    cpus: u8,
-    ram: &'static GuestRam,
 ) -> Result<Slot, Error> {
-    let medium = match drive.media {
-        Media::CdRom => Medium::ReadOnly(Box::new(CdImage::open(&drive.path)?)),
-        Media::Disk => {
-            let how = OpenDisk {
-                read_only: drive.read_only,
-                direct: drive.direct,
-                create: drive.create,
-            };
-            let disk = Box::new(DiskFile::open(&drive.path, &how)?);
-            if drive.read_only {
-                Medium::ReadOnly(disk)
-            } else {
-                Medium::Disk(disk)
-            }
-        }
-    };
-    let refused = |e: mote_virtio::Error| Error::Input("drive", drive.path.clone(), e.to_string());
-    let queues = u16::from(cpus);
-    let options = Options {
-        id: drive.id.clone(),
-        queues,
-        ..Options::default()
-    };
-    let block = Arc::new(Block::new(ram, medium, options).map_err(refused)?);
+    let refused = |e: mote_virtio::Error| Error::Usage(format!("device {name}: {e}"));
     let offset = index * layout::WINDOW_SIZE as usize;
     let window = Window::new(Arc::clone(region), offset).map_err(refused)?;
-    let endpoint = Endpoint::new(window, block.clone()).map_err(refused)?;
+    let endpoint = Endpoint::new(window, device).map_err(refused)?;
     let event = || {
         EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
             .map_err(|e| Error::System("eventfd", e))
     };
     Ok(Slot {
         endpoint: Mutex::new(endpoint),
-        drive: block,
-        name: drive.id.clone(),
-        queues: queues.into(),
-        threads: drive.threads.into(),
+        work,
+        name: name.to_owned(),
         base: layout::WINDOWS + offset as u64,
         doorbell: event()?,
         interrupt: event()?,
@@ -278,58 +281,16 @@ fn slot(
     })
 }
 
-/// What a worker thread does: serve all queues, sleep on the doorbell.
-fn work(slot: &Slot) {
-    let clock = Instant::now();
-    let mut worker = Worker::default();
-    let mut told = false;
-    loop {
-        let mut until = None;
-        let mut more = false;
-        for queue in 0..slot.queues {
-            let now = clock.elapsed();
-            let outcome = slot
-                .drive
-                .run(&mut worker, queue, now, BUDGET, WhenEmpty::Arm);
-            let refreshed = outcome.refresh && slot.endpoint().refresh();
-            if outcome.signal || refreshed {
-                slot.raise();
-            }
-            let wake = match outcome.step {
-                Step::More => {
-                    more = true;
-                    None
-                }
-                Step::WaitUntil(at) => Some(at),
-                Step::Paused => {
-                    if !std::mem::replace(&mut told, true) {
-                        let name = &slot.name;
-                        crate::console::say(&format!(
-                            "mote: disk {name}: the host has no room left; its guest waits\r\n"
-                        ));
-                    }
-                    Some(now + NO_SPACE)
-                }
-                _ => None,
-            };
-            until = [until, wake].into_iter().flatten().min();
-        }
-        if !more {
-            sleep(
-                slot.doorbell.as_raw_fd(),
-                until.map(|at| at.saturating_sub(clock.elapsed())),
-            );
-            // Says only that there may be something; several may have rung.
-            let _ = slot.doorbell.read();
-        }
-    }
-}
-
-fn sleep(doorbell: i32, limit: Option<Duration>) {
-    // SAFETY: the doorbell belongs to the slot, which outlives its worker.
-    let doorbell = unsafe { BorrowedFd::borrow_raw(doorbell) };
-    let mut fds = [PollFd::from_borrowed_fd(doorbell.as_fd(), PollFlags::IN)];
+/// Sleeps until the doorbell rings, `other` can be read, or `limit` is over.
+fn sleep(slot: &Slot, other: Option<BorrowedFd<'_>>, limit: Option<Duration>) {
+    // SAFETY: the descriptor belongs to the slot, which outlives this.
+    let doorbell = unsafe { BorrowedFd::borrow_raw(slot.doorbell.as_raw_fd()) };
+    let both = [doorbell, other.unwrap_or(doorbell)];
+    let mut fds = both.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
     let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
+    let count = if other.is_some() { 2 } else { 1 };
     // A signal or a failure only makes it look once more.
-    let _ = poll(&mut fds, limit.as_ref());
+    let _ = poll(fds.get_mut(..count).unwrap_or_default(), limit.as_ref());
+    // Says only that there may be something; several may have rung.
+    let _ = slot.doorbell.read();
 }
