@@ -3,8 +3,9 @@
 # own image. Sourced by lab. All of it lands in $cache and can be built again.
 
 # Modules of the lab host, and of the guests: their dependencies come along.
-readonly LAB_MODULES=(kvm-amd tun virtio_pci virtio_blk loop isofs dm-flakey dm-log-writes)
+readonly LAB_MODULES=(kvm-amd tun virtio_pci virtio_blk loop ext4 crc32c_generic isofs dm-flakey dm-log-writes)
 readonly GUEST_MODULES=(virtio_mmio virtio_blk virtio_net isofs button)
+readonly BLOCK_MODULES=(virtio_mmio virtio_blk ext4 crc32c_generic isofs)
 
 # Two labs may start at once: one builds, the other waits.
 with_lock() {
@@ -18,7 +19,7 @@ with_lock() {
 need_packages() {
     local missing=() pair
     for pair in qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio gcc:gcc \
-        python3:python3 depmod:kmod lz4:lz4 xz:xz-utils zstd:zstd; do
+        python3:python3 depmod:kmod lz4:lz4 xz:xz-utils zstd:zstd mke2fs:e2fsprogs xorriso:xorriso; do
         PATH=$PATH:/sbin:/usr/sbin command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
     done
     # A dynamic busybox or a compiler without a static C library would do nothing in an initrd.
@@ -119,6 +120,36 @@ guest_initrd() {
     pack "$stage" >"$work/guest/$name.cpio"
 }
 
+# put_tools DIR TOOL...: dynamic programs into DIR/sbin, and their libraries.
+put_tools() {
+    local into=$1 tool library
+    shift
+    mkdir -p "$into/sbin"
+    for tool in "$@"; do
+        tool=$(PATH=$PATH:/sbin:/usr/sbin command -v "$tool")
+        cp -L "$tool" "$into/sbin"
+        ldd "$tool" | grep -o '/[^ ]*' | while read -r library; do
+            mkdir -p "$into$(dirname "$library")"
+            cp -L "$library" "$into$library"
+        done
+    done
+}
+
+# A guest with a real ext4's tools, and a CD for it.
+block_initrd() {
+    local stage=$work/init-block cd=$work/cd
+    put_tools "$stage" mke2fs e2fsck
+    mkdir -p "$stage/etc" "$cd/deep/directory"
+    cp /etc/mke2fs.conf "$stage/etc"
+    guest_initrd init-block init-block "${BLOCK_MODULES[@]}"
+    # Not a whole number of sectors, and nothing that compresses.
+    head -c 1000001 "$work/guest/vmlinuz" >"$cd/data"
+    echo 'Mote reads this.' >"$cd/deep/directory/a file with a long name.text"
+    (cd "$cd" && find . -type f -exec sha256sum {} + >"$work/sums")
+    mv "$work/sums" "$cd/sums"
+    xorriso -as mkisofs -quiet -R -J -V MOTELAB -o "$work/guest/cd.iso" "$cd"
+}
+
 # The smallest user space there is, so that a benchmark times the machine and the kernel.
 tiny_initrd() {
     mkdir -p "$work/tiny"
@@ -145,10 +176,12 @@ build_base() {
     ln "$kernel"/boot/vmlinuz-* "$work/guest/vmlinuz"
     ln "$kernel/boot/vmlinux" "$work/guest/vmlinux"
     guest_initrd init-check init-check "${GUEST_MODULES[@]}"
+    block_initrd
     tiny_initrd
 
     put_busybox "$work/base"
     put_modules "$work/base" "${LAB_MODULES[@]}"
+    put_tools "$work/base" e2fsck
     install -m 755 "$lab/init" "$work/base/init"
     for source in "$lab"/tools/*.c; do
         gcc -O2 -Wall -Werror -static -o "$work/base/bin/$(basename "$source" .c)" "$source"

@@ -22,6 +22,11 @@ fn lab(name: &str) {
 }
 
 #[test]
+fn lab_block() {
+    lab("block");
+}
+
+#[test]
 fn lab_boot() {
     lab("boot");
 }
