@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::mpsc::{self, Receiver, SyncSender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::time::Duration;
 
 use kvm_bindings::CpuId;
 use kvm_ioctls::Kvm;
@@ -27,6 +27,8 @@ use crate::vm::vcpu::{self, Vcpu};
 use crate::vm::{self, Ended, Shared};
 use crate::{acpi, layout, memory, signals};
 
+/// How long the end of a VM waits for its vCPUs to leave their devices.
+const END_PATIENCE: Duration = Duration::from_secs(1);
 /// Input that is read from the console in one go, in bytes.
 const INPUT: usize = 64;
 
@@ -42,20 +44,19 @@ pub fn run(
 ) -> Result<u8, Error> {
     let mut machine = Machine::start(config, Arc::new(source), timings, demo)?;
     let result = machine.serve(config);
+    vcpu::end(&machine.shared);
     machine.shared.bus.com1().output().finish();
     // Gives the terminal back before anything is printed.
-    drop(machine.console);
+    machine.console.close();
+    machine.tell_marker();
     if config.timings {
         console::say(&timings.table());
     }
-    vcpu::end(&machine.shared);
-    for thread in machine.threads {
-        // It has nothing left to tell.
-        let _ = thread.join();
-    }
-    // Nobody else holds the VM now: returning closes it, which is mostly
-    // waiting, while the first vCPU's thread gives memory back.
-    let _ = machine.released.recv();
+    // Usually nobody else holds the VM a moment later: returning closes it,
+    // which is mostly waiting, while the first vCPU's thread gives memory
+    // back. A vCPU may also wait for a device whose host file is stuck; then
+    // the process's end is what ends it.
+    let _ = machine.released.recv_timeout(END_PATIENCE);
     result
 }
 
@@ -68,9 +69,7 @@ struct Machine {
     console: Console,
     typed: TypedAhead,
     ahead: Arc<WorkAhead>,
-    /// Threads of all vCPUs but the first.
-    threads: Vec<JoinHandle<()>>,
-    /// Hangs up when the first vCPU's thread has let go of the VM.
+    /// Hangs up when all vCPUs' threads have let go of the VM.
     released: Receiver<()>,
 }
 
@@ -97,7 +96,7 @@ impl Machine {
         let ahead = Arc::new(WorkAhead::default());
         let (first, wait) = mpsc::sync_channel(1);
         let preparation = Preparation {
-            host: Arc::clone(&host),
+            host: Some(Arc::clone(&host)),
             ram,
             source: Arc::clone(&source),
             windows,
@@ -105,7 +104,7 @@ impl Machine {
             ahead: Arc::clone(&ahead),
         };
         let (let_go, released) = mpsc::sync_channel(0);
-        let prepared = preparation.start(wait, let_go)?;
+        let prepared = preparation.start(wait, SyncSender::clone(&let_go))?;
         timings.mark("open /dev/kvm, first thread");
         let fd = vm::create(&host, ram)?;
         devices.map(&fd)?;
@@ -130,10 +129,10 @@ impl Machine {
             .map_err(kvm("connect an interrupt"))?;
         shared.bus.devices().connect(&shared.fd)?;
         shared.bus.devices().start()?;
+        timings.mark("interrupts, workers");
         // Open before anybody waits there: nobody has to be woken.
         vcpu::open_gate(&shared);
-        let threads = start_vcpus(&shared, &first)?;
-        timings.mark("interrupts, start vCPUs");
+        start_vcpus(&shared, &first, &let_go)?;
         Ok(Self {
             shared,
             ram,
@@ -142,9 +141,15 @@ impl Machine {
             console,
             typed: TypedAhead::default(),
             ahead,
-            threads,
             released,
         })
+    }
+
+    /// Says, once, when the guest wrote the boot marker.
+    fn tell_marker(&self) {
+        if let Some(us) = self.shared.take_marker() {
+            console::say(&format!("mote: boot marker after {us} us\n"));
+        }
     }
 
     /// Serves console, signals and the guest's requests until the VM ends.
@@ -155,8 +160,10 @@ impl Machine {
             if let Some(signal) = signals::received() {
                 return Ok(exit::SIGNAL + signal);
             }
-            if let Some(us) = self.shared.take_marker() {
-                console::say(&format!("mote: boot marker after {us} us\r\n"));
+            // On a terminal the line would land in the guest's own: it waits
+            // for the end there.
+            if self.console.escape.is_none() {
+                self.tell_marker();
             }
             match self.shared.take_end() {
                 None => {}
@@ -173,11 +180,18 @@ impl Machine {
 
     /// Restarts the VM in place: power-on state, boot source read again.
     fn reset(&self, config: &VmConfig) -> Result<(), Error> {
-        vcpu::close_gate(&self.shared);
+        if !vcpu::close_gate(&self.shared) {
+            // A signal wants the end, and a vCPU waits for a stuck device.
+            return Ok(());
+        }
         // Another vCPU may have asked for the same in the meantime.
         if let Some(Ended::Error(error)) = self.shared.take_end() {
             return Err(error);
         }
+        // Devices first: their workers must not move data any more when
+        // memory is given back and filled anew.
+        let devices = self.shared.bus.reset();
+        devices.map_err(|e| Error::System("reset the devices", e))?;
         memory::power_on(self.ram).map_err(|e| Error::System("reset guest memory", e))?;
         let windows = self.shared.bus.devices().windows();
         let loaded = load(&self.source, self.ram, config.cpus, &windows)?;
@@ -379,7 +393,8 @@ impl TypedAhead {
 /// What the first vCPU's thread does while the VM is made: it takes about as
 /// long, and on some hosts making a VM is mostly waiting.
 struct Preparation {
-    host: Arc<Kvm>,
+    /// Given up when it has been asked: it could make further VMs.
+    host: Option<Arc<Kvm>>,
     ram: &'static GuestRam,
     source: Arc<Source>,
     windows: Vec<VirtioWindow>,
@@ -390,7 +405,7 @@ struct Preparation {
 impl Preparation {
     /// Starts the thread; it becomes a vCPU when it is handed one.
     fn start(
-        self,
+        mut self,
         wait: Receiver<FirstVcpu>,
         let_go: SyncSender<()>,
     ) -> Result<Receiver<Prepared>, Error> {
@@ -410,13 +425,19 @@ impl Preparation {
             }
             drop(let_go);
             // The VM is over. What fails here the process's end does anyway.
-            let _ = memory::power_on(self.ram);
+            // A device's worker may still be writing guest memory to a disk,
+            // which must not turn into zeroes meanwhile.
+            if self.windows.is_empty() {
+                let _ = memory::power_on(self.ram);
+            }
         })?;
         Ok(prepared)
     }
 
-    fn prepare(&self) -> Prepared {
-        let cpuid = vm::cpuid::supported(&self.host)?;
+    fn prepare(&mut self) -> Prepared {
+        let host = self.host.take().ok_or_else(thread_lost)?;
+        let cpuid = vm::cpuid::supported(&host)?;
+        drop(host);
         let mut loaded = load(&self.source, self.ram, self.cpus, &self.windows)?;
         self.ahead.put(std::mem::take(&mut loaded.patched));
         Ok((cpuid, loaded))
@@ -427,19 +448,23 @@ impl Preparation {
 fn start_vcpus(
     shared: &Arc<Shared>,
     first: &SyncSender<FirstVcpu>,
-) -> Result<Vec<JoinHandle<()>>, Error> {
-    let mut threads = Vec::new();
+    let_go: &SyncSender<()>,
+) -> Result<(), Error> {
     for (id, vcpu) in shared.vcpus().iter().enumerate().skip(1) {
         let (vcpu, shared) = (Arc::clone(vcpu), Arc::clone(shared));
-        threads.push(vcpu::spawn(id, move || vcpu.run(&shared))?);
+        let let_go = SyncSender::clone(let_go);
+        vcpu::spawn(id, move || {
+            vcpu.run(&shared);
+            drop((vcpu, shared));
+            drop(let_go);
+        })?;
     }
     match shared.vcpus().first() {
         Some(vcpu) => {
             let pair = (Arc::clone(vcpu), Arc::clone(shared));
-            first.send(pair).map_err(|_| thread_lost())?;
-            Ok(threads)
+            first.send(pair).map_err(|_| thread_lost())
         }
-        None => Ok(threads),
+        None => Ok(()),
     }
 }
 

@@ -134,9 +134,15 @@ fn a_reset_resets_the_devices() {
             "reset",
             ["--disk", &flag, "--cmdline", "by=acpi"],
         ));
-        vm.send("rrr.");
-        drop(vm.take_input());
-        vm.end().expect(0);
+        for start in 1..=3 {
+            vm.wait_for_times("boot\n", start);
+            vm.send("r");
+        }
+        vm.wait_for_times("boot\n", 4);
+        vm.send("q");
+        let end = vm.end();
+        end.expect(0);
+        assert!(!end.out.contains("FAIL"), "{}", end.out);
     }
 }
 

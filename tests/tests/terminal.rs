@@ -128,7 +128,7 @@ fn ctrl_a_h_shows_the_keys_and_ctrl_a_ctrl_a_is_one() {
     shows(&terminal, "ready");
     terminal.keys(format!("{CTRL_A}h"));
     shows(&terminal, "Ctrl-A x");
-    shows(&terminal, "Ctrl-A h");
+    shows(&terminal, "this help\r\n");
     let before = terminal.screen.bytes().len();
     // Ctrl-A twice sends one; one before anything else sends neither; the rest
     // is the guest's: Ctrl-C, Ctrl-Z, Ctrl-\, carriage return.

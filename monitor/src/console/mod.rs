@@ -198,12 +198,19 @@ impl Console {
     }
 }
 
-impl Drop for Console {
-    fn drop(&mut self) {
-        if let Some((_, path)) = &self.listener {
+impl Console {
+    /// Removes the socket and gives the terminal its modes back.
+    pub fn close(&mut self) {
+        if let Some((_, path)) = self.listener.take() {
             // It was made by us; if somebody took it away, so be it.
             let _ = fs::remove_file(path);
         }
         restore();
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        self.close();
     }
 }

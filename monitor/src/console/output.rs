@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -144,7 +145,11 @@ impl Output {
 
     /// Gives pending bytes a last, bounded chance before the process ends.
     pub fn finish(&mut self) {
+        /// However steadily a slow reader reads.
+        const LIMIT: Duration = Duration::from_secs(2);
+        let start = Instant::now();
         while !self.stalled
+            && start.elapsed() < LIMIT
             && let Some(fd) = self.waiting_for()
         {
             self.stalled = !ready(fd, PATIENCE_MS);

@@ -79,12 +79,14 @@ impl Bus {
         lock(&self.ioapic)
     }
 
-    /// Notes when the boot marker was written; the first time counts.
-    pub fn note_marker(&self, microseconds: u64) {
-        let first = |old| (self.show_marker && old == u64::MAX).then_some(microseconds);
-        let _ = self
-            .marker
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, first);
+    /// Notes when the boot marker was written; tells whether it was for the
+    /// first time, which is the one that counts.
+    pub fn note_marker(&self, microseconds: u64) -> bool {
+        let (never, now) = (u64::MAX, microseconds);
+        let noted = &self.marker;
+        noted
+            .compare_exchange(never, now, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
     }
 
     /// Accesses that met no device.
@@ -113,7 +115,10 @@ impl Bus {
             layout::I8042_COMMAND => 0,
             layout::SLEEP_CONTROL | layout::SLEEP_STATUS | layout::RESET => 0,
             layout::BOOT_MARKER..=MARKER_END => {
-                let shown = self.marker.load(Ordering::Relaxed);
+                let shown = match self.show_marker {
+                    true => self.marker.load(Ordering::Relaxed),
+                    false => u64::MAX,
+                };
                 (shown >> (8 * (port - layout::BOOT_MARKER))) as u8
             }
             _ => {

@@ -1,6 +1,8 @@
 //! The CPUID leaves a guest sees.
 
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
+use kvm_bindings::{
+    CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2,
+};
 use kvm_ioctls::Kvm;
 
 use crate::error::{Error, kvm};
@@ -16,13 +18,30 @@ pub fn supported(host: &Kvm) -> Result<CpuId, Error> {
         .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
         .map_err(kvm("get the supported CPUID"))?;
     let amd = is_amd(&cpuid);
+    // The topology is ours alone; see `for_vcpu`.
+    cpuid.retain(|entry| !matches!(entry.function, 0xb | 0x1f));
     for entry in cpuid.as_mut_slice() {
         match (entry.function, entry.index) {
+            // No virtualization inside: it is the part of KVM with the most
+            // holes, and a vCPU inside a guest of its own cannot be reset.
+            (0x1, _) => entry.ecx &= !(1 << 5),
+            // Nor AMD's, its watchpoints' and counters' extensions.
+            (0x8000_0001, _) => entry.ecx &= !(1 << 2 | 1 << 23 | 1 << 24 | 1 << 28),
+            (0x8000_000a | 0x8000_0022 | 0x12, _) => {
+                (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0);
+            }
             // Power management hints (EPB) that no MSR stands behind.
             (0x6, _) => entry.ecx &= !(1 << 3),
             // AMD processors have no ARCH_CAPABILITIES; KVM offers it all the
             // same, and a guest that believes it reads an MSR for nothing.
-            (0x7, 0) if amd => entry.edx &= !(1 << 29),
+            (0x7, 0) => {
+                if amd {
+                    entry.edx &= !(1 << 29);
+                }
+                // SGX: there are no enclaves.
+                entry.ebx &= !(1 << 2);
+                entry.ecx &= !(1 << 30);
+            }
             // No performance counters: they tell a guest about its neighbours.
             (0xa, _) => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
             _ => {}
@@ -41,6 +60,8 @@ fn is_amd(cpuid: &CpuId) -> bool {
 }
 
 /// The leaves of one vCPU: every vCPU is a core of its own in one package.
+/// Leaf 0xb (extended topology) is made here: its level 0 is the thread, level 1
+/// the core.
 pub fn for_vcpu(supported: &CpuId, cpu: u8, cpus: u8) -> CpuId {
     let mut cpuid = supported.clone();
     let (id, count) = (u32::from(cpu), u32::from(cpus));
@@ -62,7 +83,6 @@ pub fn for_vcpu(supported: &CpuId, cpu: u8, cpus: u8) -> CpuId {
                 let cores = (1 << core_bits) - 1;
                 entry.eax = entry.eax & 0x3fff | sharing << 14 | cores << 26;
             }
-            0xb | 0x1f => topology(entry, core_bits, count, id),
             // AMD: core count and APIC id size.
             0x8000_0008 => entry.ecx = core_bits << 12 | (count - 1),
             0x8000_001d if entry.eax & 0x1f != 0 => {
@@ -75,27 +95,31 @@ pub fn for_vcpu(supported: &CpuId, cpu: u8, cpus: u8) -> CpuId {
             _ => {}
         }
     }
+    for (eax, ebx, index, kind) in [(0, 1, 0, 1), (core_bits, count, 1, 2), (0, 0, 2, 0)] {
+        let level = kvm_cpuid_entry2 {
+            function: 0xb,
+            index,
+            flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+            eax,
+            ebx,
+            ecx: kind << 8 | index,
+            edx: id,
+            ..Default::default()
+        };
+        // There is room: KVM supports fewer leaves than the table holds. A
+        // guest without this one still has the older ones.
+        let _ = cpuid.push(level);
+    }
     cpuid
-}
-
-/// Extended topology: level 0 is the thread, level 1 the core.
-fn topology(entry: &mut kvm_bindings::kvm_cpuid_entry2, core_bits: u32, count: u32, id: u32) {
-    entry.edx = id;
-    (entry.eax, entry.ebx, entry.ecx) = match entry.index {
-        0 => (0, 1, 1 << 8),
-        1 => (core_bits, count, 2 << 8 | 1),
-        index => (0, 0, index),
-    };
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kvm_bindings::kvm_cpuid_entry2;
 
     #[test]
     fn every_vcpu_is_a_core_with_its_own_id() {
-        let leaves: Vec<kvm_cpuid_entry2> = [(1, 0), (0xb, 0), (0xb, 1), (0x8000_001e, 0)]
+        let leaves: Vec<kvm_cpuid_entry2> = [(1, 0), (0x8000_001e, 0)]
             .map(|(function, index)| kvm_cpuid_entry2 {
                 function,
                 index,
@@ -107,8 +131,9 @@ mod tests {
         let leaf = |n: usize| cpuid.as_slice()[n];
         assert_eq!(leaf(0).ebx, 5 << 24 | 6 << 16);
         assert_eq!(leaf(0).edx >> 28 & 1, 1);
-        assert_eq!((leaf(2).eax, leaf(2).ebx, leaf(2).edx), (3, 6, 5));
-        assert_eq!(leaf(3).eax, 5);
+        assert_eq!(leaf(1).eax, 5);
+        assert_eq!((leaf(2).eax, leaf(2).ebx, leaf(2).ecx), (0, 1, 1 << 8));
+        assert_eq!((leaf(3).eax, leaf(3).ebx, leaf(3).edx), (3, 6, 5));
         let single = for_vcpu(&supported, 0, 1);
         assert_eq!(single.as_slice()[0].edx >> 28 & 1, 0);
     }

@@ -115,10 +115,12 @@ impl Shared {
             Request::Reset => self.end(Ended::Reset),
             Request::Marker => {
                 let us = u64::try_from(self.timings.elapsed().as_micros()).unwrap_or(u64::MAX);
-                self.timings.mark("boot marker");
-                self.marker.store(us.max(1), Ordering::Relaxed);
-                self.bus.note_marker(us);
-                self.wake();
+                // Once: a guest must not fill a log or memory with it.
+                if self.bus.note_marker(us) {
+                    self.timings.mark("boot marker");
+                    self.marker.store(us.max(1), Ordering::Relaxed);
+                    self.wake();
+                }
             }
             Request::Routes => self.set_routes()?,
             Request::Doorbell(which) => {
@@ -275,16 +277,12 @@ pub fn set_up_vcpus(shared: &Shared, supported: &CpuId, entry: Entry) -> Result<
     Ok(())
 }
 
-/// Brings vCPUs, interrupt controllers and devices back to power-on. All
+/// Brings vCPUs and interrupt routes back to power-on, after the bus. All
 /// vCPUs must be parked.
 ///
 /// # Errors
 /// KVM or the host refuses a part of it.
 pub fn power_on(shared: &Shared, entry: Entry) -> Result<(), Error> {
-    shared
-        .bus
-        .reset()
-        .map_err(|e| Error::System("reset the devices", e))?;
     shared.set_routes()?;
     for (id, vcpu) in shared.vcpus().iter().enumerate() {
         regs::power_on(&vcpu.fd(), (id == 0).then_some(entry))?;

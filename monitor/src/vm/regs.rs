@@ -1,9 +1,10 @@
 //! The registers with which a vCPU starts, at power-on and after a reset.
 
 use kvm_bindings::{
-    KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_UNINITIALIZED, Msrs, kvm_debugregs, kvm_dtable, kvm_fpu,
-    kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs,
-    kvm_vcpu_events, kvm_xcrs,
+    KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_UNINITIALIZED, KVM_VCPUEVENT_VALID_NMI_PENDING,
+    KVM_VCPUEVENT_VALID_SHADOW, KVM_VCPUEVENT_VALID_SIPI_VECTOR, KVM_VCPUEVENT_VALID_SMM, Msrs,
+    kvm_debugregs, kvm_dtable, kvm_fpu, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs,
+    kvm_segment, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
@@ -223,8 +224,7 @@ pub fn set_entry(fd: &VcpuFd, entry: Entry) -> Result<(), Error> {
 /// KVM refuses a part of it.
 pub fn power_on(fd: &VcpuFd, entry: Option<Entry>) -> Result<(), Error> {
     const WHAT: &str = "reset a vCPU";
-    fd.set_vcpu_events(&kvm_vcpu_events::default())
-        .map_err(kvm(WHAT))?;
+    reset_events(fd).map_err(kvm(WHAT))?;
     // Fixed bits of DR6 and DR7 (Intel SDM 3A, table 10-1).
     let debug = kvm_debugregs {
         dr6: 0xffff_0ff0,
@@ -261,6 +261,14 @@ pub fn power_on(fd: &VcpuFd, entry: Option<Entry>) -> Result<(), Error> {
         ..Default::default()
     };
     fd.set_fpu(&fpu).map_err(kvm(WHAT))?;
+    // With no component marked present all of them, AVX too, become initial;
+    // MXCSR (24 bytes in) is taken all the same. Hosts without XSAVE refuse it.
+    let mut xsave = kvm_xsave::default();
+    if let Some(mxcsr) = xsave.region.get_mut(6) {
+        *mxcsr = 0x1f80;
+    }
+    // SAFETY: no dynamic feature is enabled, so KVM reads no more than this.
+    let _ = unsafe { fd.set_xsave(&xsave) };
     let mut lapic = fd.get_lapic().map_err(kvm(WHAT))?;
     reset_lapic(&mut lapic);
     fd.set_lapic(&lapic).map_err(kvm(WHAT))?;
@@ -278,6 +286,23 @@ pub fn power_on(fd: &VcpuFd, entry: Option<Entry>) -> Result<(), Error> {
     fd.set_regs(&regs).map_err(kvm(WHAT))?;
     fd.set_mp_state(kvm_mp_state { mp_state: state })
         .map_err(kvm(WHAT))
+}
+
+/// Forgets exceptions, interrupts, NMIs and INITs under way, and leaves SMM.
+fn reset_events(fd: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
+    let all = KVM_VCPUEVENT_VALID_NMI_PENDING
+        | KVM_VCPUEVENT_VALID_SIPI_VECTOR
+        | KVM_VCPUEVENT_VALID_SHADOW;
+    let mut events = kvm_vcpu_events {
+        flags: all | KVM_VCPUEVENT_VALID_SMM,
+        ..Default::default()
+    };
+    if fd.set_vcpu_events(&events).is_ok() {
+        return Ok(());
+    }
+    // A KVM without system management mode does not take that flag.
+    events.flags = all;
+    fd.set_vcpu_events(&events)
 }
 
 /// System registers at power-on, before INIT and SIPI (Intel SDM 3A, 10.1.1).

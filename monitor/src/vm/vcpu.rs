@@ -8,7 +8,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use kvm_bindings::kvm_run;
+use kvm_bindings::{KVM_MP_STATE_UNINITIALIZED, kvm_run};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
@@ -116,8 +116,9 @@ impl Vcpu {
         fence(Ordering::SeqCst);
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(thread) = *thread {
-            // SAFETY: vCPU threads live as long as the process, so the handle
-            // is valid; the signal's handler does nothing.
+            // SAFETY: the thread takes its handle away, under this lock, before
+            // it ends, so the handle is valid; the signal's handler does
+            // nothing.
             unsafe { libc::pthread_kill(thread, kick_signal()) };
         }
     }
@@ -136,6 +137,11 @@ impl Vcpu {
             while shared.gate.running.load(Ordering::Acquire) {
                 match self.enter(&mut fd, shared) {
                     Ok(()) => retries = 0,
+                    // One that waits for its start signal: KVM was woken by
+                    // something else.
+                    Err(Stop::Retry) if Self::waits_for_start(&fd) => {
+                        thread::sleep(Duration::from_millis(1));
+                    }
                     Err(Stop::Retry) if retries < MAX_RETRIES => {
                         retries += 1;
                         // KVM could not start its helper thread; give the
@@ -149,6 +155,32 @@ impl Vcpu {
                     }
                     Err(Stop::Error(error)) => shared.stop(error),
                 }
+            }
+            if !shared.gate.over.load(Ordering::Acquire) {
+                self.settle(&mut fd);
+            }
+        }
+        // Nobody may signal a thread that has gone.
+        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn waits_for_start(fd: &VcpuFd) -> bool {
+        fd.get_mp_state()
+            .is_ok_and(|state| state.mp_state == KVM_MP_STATE_UNINITIALIZED)
+    }
+
+    /// Lets KVM finish the access at which the vCPU left the guest. Until then
+    /// KVM holds back part of the vCPU's state, and would put it over what is
+    /// set meanwhile (KVM API, "KVM_RUN": pending operations).
+    fn settle(&self, fd: &mut VcpuFd) {
+        // A string instruction has a few accesses under way at most.
+        for _ in 0..64 {
+            self.immediate_exit.set(1);
+            match fd.run() {
+                Ok(VcpuExit::IoIn(_, data) | VcpuExit::MmioRead(_, data)) => data.fill(0xff),
+                Ok(_) => {}
+                // EINTR is the good answer; any other comes again later.
+                Err(_) => return,
             }
         }
     }
@@ -303,17 +335,22 @@ pub fn end(shared: &Shared) {
     shared.gate.changed.notify_all();
 }
 
-/// Parks all vCPUs and returns when they are out of the guest.
-pub fn close_gate(shared: &Shared) {
+/// Parks all vCPUs and returns when they are out of the guest, or false when
+/// a signal came while one of them would not park: it may wait for a device
+/// whose host file is stuck.
+#[must_use]
+pub fn close_gate(shared: &Shared) -> bool {
+    const LOOK: Duration = Duration::from_millis(100);
     shared.gate.halt();
     fence(Ordering::SeqCst);
     shared.vcpus().iter().for_each(|vcpu| vcpu.kick());
     let mut parked = shared.gate.parked();
     while *parked < shared.vcpus().len() {
-        parked = shared
-            .gate
-            .changed
-            .wait(parked)
-            .unwrap_or_else(PoisonError::into_inner);
+        if crate::signals::received().is_some() {
+            return false;
+        }
+        let waited = shared.gate.changed.wait_timeout(parked, LOOK);
+        (parked, _) = waited.unwrap_or_else(PoisonError::into_inner);
     }
+    true
 }
