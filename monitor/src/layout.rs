@@ -25,6 +25,8 @@ pub const LOW_RAM_END: u64 = 0x9_fc00;
 pub const ACPI_START: u64 = 0xe_0000;
 /// End of the area that holds ACPI tables.
 pub const ACPI_END: u64 = 0x10_0000;
+/// Where a processor in real mode starts, and where a PC's BIOS would be.
+pub const RESET_VECTOR: u64 = 0xf_fff0;
 /// Kernels are loaded from here up.
 pub const HIGH_RAM: u64 = 0x10_0000;
 

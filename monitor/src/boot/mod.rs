@@ -30,6 +30,22 @@ pub const DEFAULT_CMDLINE: &str = "console=ttyS0 quiet panic=-1 pci=off cryptomg
 /// Below this many bytes a copy is cheaper than a mapping.
 const WORTH_MAPPING: u64 = 128 << 10;
 
+/// Real-mode code that resets the machine by its ACPI register.
+///
+/// Linux takes a hardware-reduced machine for one with EFI, and reboots one
+/// without it the way of old: by a jump to the BIOS. There is none, but what
+/// it would do fits into nine bytes.
+const RESET_CODE: [u8; 9] = [
+    0xba, 0x02, 0x06, // mov dx, 0x602 (the reset register)
+    0xb0, 0x06, // mov al, 6 (the value it waits for)
+    0xee, // out dx, al
+    0xf4, // hlt
+    0xeb, 0xfd, // jmp to the hlt
+];
+const _: () = {
+    assert!(layout::RESET == 0x602 && crate::acpi::RESET_VALUE == 6);
+};
+
 /// How the first vCPU enters the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
@@ -209,6 +225,8 @@ impl Source {
         cmdline.push(0);
         let no_room = |_| Error::Usage("--memory: too small for boot data".to_owned());
         ram.write_slice(&cmdline, GuestAddress(layout::CMDLINE))
+            .map_err(no_room)?;
+        ram.write_slice(&RESET_CODE, GuestAddress(layout::RESET_VECTOR))
             .map_err(no_room)?;
         let facts = Facts { initrd, rsdp };
         match kernel.entry {

@@ -9,7 +9,7 @@ guest() {
     test=$1 way=$2
     shift 2
     exec mote run --kernel /lab/vmlinux --initrd /lab/init-check.cpio --memory 256M --cpus 2 "$@" \
-        --cmdline "console=ttyS0 panic=-1 quiet reboot=$way mote.test=$test" </dev/null
+        --cmdline "console=ttyS0 panic=-1 quiet ${way:+reboot=$way} mote.test=$test" </dev/null
 }
 
 restarts() {
@@ -44,6 +44,8 @@ for way in k a; do
     check "reboot=$way: starts again, twice" restarts $way
     check "reboot=$way: --on-reset exit ends the VM" exits 7 reboot $way --on-reset exit
 done
+# Left alone, a kernel on a hardware-reduced machine without EFI jumps to the BIOS.
+check "no reboot=: starts again, twice" restarts ""
 check "a kernel that panics resets too" exits 7 panic k --on-reset exit
 check "a triple fault ends the VM" exits 5 reboot t
 finish
