@@ -125,7 +125,8 @@ fn ctrl_a_h_shows_the_keys_and_ctrl_a_ctrl_a_is_one() {
         return;
     }
     let (mut terminal, vm) = start("echo", &[]);
-    shows(&terminal, "ready");
+    // With its newline, which would land behind the help otherwise.
+    shows(&terminal, "ready\n");
     terminal.keys(format!("{CTRL_A}h"));
     shows(&terminal, "Ctrl-A x");
     shows(&terminal, "this help\r\n");
