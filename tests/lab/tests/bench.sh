@@ -3,7 +3,7 @@
 # kernel's init, and to the monitor's exit. For comparison: Firecracker 1.16.1 took
 # 1.64 s to its exit, with the shared command line. Arguments are one more command line
 # to measure.
-# lab: --icount --timeout 1100
+# lab: --icount --timeout 1500
 . /lab/lib.sh
 
 seconds() { awk "BEGIN { printf \"%.3f\", $1 / 1000000 }"; }
@@ -13,7 +13,12 @@ measure() {
     name=$1
     shift
     # Once is enough: the clock is deterministic, and a second run differs by half a percent.
-    result=$(stopwatch init "$@" </dev/null 2>/tmp/output)
+    # But now and then the emulator hangs a guest (see the README), which is no result.
+    for _ in 1 2 3; do
+        result=$(stopwatch 5 init "$@" </dev/null 2>/tmp/output)
+        [ "${result##* }" = 137 ] || break
+        echo "$name: the guest hung, once more"
+    done
     # first F string S exit E code C
     # shellcheck disable=SC2086
     set -- $result
@@ -25,7 +30,7 @@ measure() {
     printf '%-24s first byte %s  init %s  exit %s\n' "$name" "$(seconds "$2")" "$(seconds "$4")" "$(seconds "$6")"
 }
 
-result=$(stopwatch ok kvm-least 2>/dev/null)
+result=$(stopwatch 5 ok kvm-least 2>/dev/null)
 printf '%-24s %s\n' "a least monitor (us)" "$result"
 measure "shared command line" mote run --kernel /lab/vmlinux --initrd /lab/init-tiny.cpio --memory 128M \
     --cmdline "console=ttyS0 reboot=k panic=-1 quiet"
