@@ -1,0 +1,198 @@
+//! A guest that works when told to, and the same work done beside it by this
+//! program: what both benchmarks of the devices share.
+
+use std::env;
+use std::error::Error;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use mote_tests::Vm;
+
+pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// What a benchmark of a device is told.
+pub struct Options {
+    pub mote: PathBuf,
+    /// Measurements of each case, on either side.
+    pub runs: usize,
+    /// Only cases with this in their name.
+    pub only: String,
+    /// More for the `--disk` or `--net` flag.
+    pub device: String,
+    pub extra: Vec<OsString>,
+}
+
+impl Options {
+    /// From the command line; `None` if this is not a benchmark run.
+    pub fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Option<Self>> {
+        const USAGE: &str = "\
+usage: cargo bench -p mote-tests --bench NAME -- [OPTIONS] [-- ARGUMENTS OF `mote run`]
+  --mote PATH      the monitor (built beside this program if not given)
+  --runs N         measurements of each case on either side (15)
+  --only TEXT      only cases with this in their name
+  --device TEXT    more for the device's flag, such as poll_us=0";
+        let mut asked = false;
+        let mut options = Self {
+            mote: env::current_exe()?.with_file_name("../mote"),
+            runs: 15,
+            only: String::new(),
+            device: String::new(),
+            extra: Vec::new(),
+        };
+        while let Some(argument) = arguments.next() {
+            let mut value = || arguments.next().and_then(|v| v.into_string().ok());
+            match argument.to_str() {
+                Some("--bench") => asked = true, // given by `cargo bench`
+                Some("--mote") => options.mote = value().ok_or(USAGE)?.into(),
+                Some("--runs") => options.runs = value().ok_or(USAGE)?.parse::<usize>()?.max(1),
+                Some("--only") => options.only = value().ok_or(USAGE)?,
+                Some("--device") => options.device = format!(",{}", value().ok_or(USAGE)?),
+                Some("--") => options.extra.extend(arguments.by_ref()),
+                _ => return Err(USAGE.into()),
+            }
+        }
+        let mote = options.mote.canonicalize();
+        options.mote = mote.map_err(|e| format!("{}: {e}", options.mote.display()))?;
+        // `cargo test --all-targets` runs benchmarks too, without that flag.
+        Ok(asked.then_some(options))
+    }
+}
+
+/// A benchmark guest (`tests/guests/bench/driver.rs`), which sleeps until it
+/// is told what to do.
+pub struct Guest {
+    vm: Vm,
+    ticks_per_us: f64,
+    answers: usize,
+}
+
+impl Guest {
+    /// Starts the guest `name` with a device: `flag` and its value.
+    pub fn start(name: &str, [flag, value]: [&str; 2], options: &Options) -> Self {
+        let mut command = Command::new(&options.mote);
+        command.args(["run", "--kernel"]);
+        command.arg(mote_tests::guest(name));
+        command.args([flag, &format!("{value}{}", options.device)]);
+        command.args(&options.extra).stderr(Stdio::inherit());
+        let vm = Vm::start(&mut command);
+        vm.wait_for("ready\n");
+        Self {
+            vm,
+            ticks_per_us: ticks_per_us(),
+            answers: 0,
+        }
+    }
+
+    /// Tells it what to do; [`answer`](Self::answer) waits for the end of it.
+    pub fn tell(&mut self, order: &str) {
+        self.vm.send(format!("{order}\n"));
+    }
+
+    /// Microseconds by the guest's own clock, and its doorbells.
+    pub fn answer(&mut self) -> Result<(f64, u64)> {
+        self.answers += 1;
+        self.vm.wait_for_times("took ", self.answers);
+        let text = loop {
+            // The line may be on its way still.
+            let text = self.vm.out.text();
+            if text.ends_with('\n') {
+                break text;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        let line = text.lines().last().unwrap_or_default();
+        let mut numbers = line.split(' ').skip(1).map(str::parse::<u64>);
+        let mut number = || numbers.next().ok_or_else(|| text.clone());
+        let (ticks, kicks) = (number()??, number()??);
+        Ok((ticks as f64 / self.ticks_per_us, kicks))
+    }
+
+    pub fn ask(&mut self, order: &str) -> Result<(f64, u64)> {
+        self.tell(order);
+        self.answer()
+    }
+
+    /// Ends it.
+    pub fn stop(mut self) -> Result<()> {
+        self.tell("q");
+        let end = self.vm.end();
+        if end.code == 0 && !end.out.contains("FAIL") {
+            return Ok(());
+        }
+        Err(format!("the guest ended with {}: {}", end.code, end.out).into())
+    }
+}
+
+/// The rate of the time-stamp counter, which guest and host share.
+fn ticks_per_us() -> f64 {
+    // SAFETY: reads a counter, which every x86-64 processor has.
+    let ticks = || unsafe { std::arch::x86_64::_rdtsc() };
+    let (begin, first) = (Instant::now(), ticks());
+    std::thread::sleep(Duration::from_millis(100));
+    (ticks() - first) as f64 / (begin.elapsed().as_nanos() as f64 / 1e3)
+}
+
+/// What came out of one case, in microseconds a request.
+#[derive(Default)]
+pub struct Row {
+    pub host: Vec<f64>,
+    pub guest: Vec<f64>,
+    pub kicks: u64,
+}
+
+pub fn print_head(runs: usize) {
+    println!("{runs} runs each, by turns; µs a request; doorbells in a thousand requests");
+    println!(
+        "{:<26}{:>9}{:>9}{:>7}{:>18}{:>8}",
+        "", "host", "guest", "ratio", "[of quartiles]", "bells"
+    );
+}
+
+impl Row {
+    /// Prints medians, their ratio, and how far it may be off: the ratios of
+    /// the guest's quartiles to the host's median.
+    pub fn print(mut self, name: &str, count: u64) {
+        let sorted = |values: &mut Vec<f64>| values.sort_by(f64::total_cmp);
+        sorted(&mut self.host);
+        sorted(&mut self.guest);
+        let host = median(&self.host);
+        let at = |quarter: usize| self.guest[(self.guest.len() - 1) * quarter / 4] / host;
+        let guest = median(&self.guest);
+        let bells = self.kicks as f64 * 1000.0 / (count * self.guest.len() as u64) as f64;
+        println!(
+            "{name:<26}{host:>9.2}{guest:>9.2}{:>7.2}{:>18}{bells:>8.1}",
+            guest / host,
+            format!("[{:.2} {:.2}]", at(1), at(3)),
+        );
+    }
+}
+
+fn median(sorted: &[f64]) -> f64 {
+    (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0
+}
+
+/// Memory as the guest's is: zeroed, and in huge pages where the host has them.
+pub fn memory(len: usize) -> Result<&'static mut [u8]> {
+    const HUGE: usize = 2 << 20;
+    let len = len.next_multiple_of(HUGE);
+    let (access, kind) = (
+        libc::PROT_READ | libc::PROT_WRITE,
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+    );
+    // SAFETY: a new mapping.
+    let start =
+        unsafe { libc::mmap(std::ptr::null_mut(), len + HUGE, access, kind, -1, 0) }.cast::<u8>();
+    if start.cast() == libc::MAP_FAILED {
+        return Err(std::io::Error::last_os_error().into());
+    }
+    let start = start.wrapping_add(start.align_offset(HUGE));
+    // SAFETY: inside the new mapping, which nobody else knows and nobody unmaps.
+    let memory = unsafe {
+        libc::madvise(start.cast(), len, libc::MADV_HUGEPAGE);
+        std::slice::from_raw_parts_mut(start, len)
+    };
+    memory.fill(0x5a);
+    Ok(memory)
+}

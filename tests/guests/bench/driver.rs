@@ -1,0 +1,195 @@
+//! What the benchmark guests share: a polling virtio driver and the talk with
+//! the program that measures.
+//!
+//! The driver negotiates what a stock driver does (VERSION_1, EVENT_IDX,
+//! indirect descriptors), asks for no interrupts, and rings only where the
+//! device asked for it.
+
+use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
+
+use rt::irq::{self, Trigger};
+use rt::{Mmio, fail, has_byte, machine, port, println, read_byte};
+
+/// Entries in every queue.
+pub const SIZE: u16 = 256;
+/// Bytes of memory that a queue takes.
+pub const RING_LEN: u64 = 0x3000;
+const AVAILABLE: u64 = 0x1000;
+const USED: u64 = 0x2000;
+
+pub const NEXT: u16 = 1;
+pub const WRITE: u16 = 2;
+pub const INDIRECT: u16 = 4;
+/// VERSION_1, EVENT_IDX, INDIRECT_DESC.
+const FEATURES: u64 = 1 << 32 | 1 << 29 | 1 << 28;
+
+const VECTOR: u8 = 0x40;
+
+/// A device's register window.
+#[derive(Clone, Copy)]
+pub struct Device(Mmio);
+
+impl Device {
+    /// The device in the first window, reset, and `queues` given to it.
+    pub fn start(kind: u32, features: u64, queues: &[&Ring]) -> Device {
+        // SAFETY: a register window; its device is given RAM that only this
+        // program's driver uses.
+        let window = unsafe { Mmio::new(machine::VIRTIO, 0x1000) };
+        if window.read32(8) != kind {
+            fail(format_args!("no device of type {kind}"));
+        }
+        for status in [0, 1, 3] {
+            window.write32(0x70, status);
+        }
+        let features = features | FEATURES;
+        for half in [0, 1] {
+            window.write32(0x24, half);
+            window.write32(0x20, (features >> (32 * half)) as u32);
+        }
+        window.write32(0x70, 11);
+        if window.read32(0x70) != 11 {
+            fail(format_args!("the device refuses the features"));
+        }
+        for (number, ring) in (0..).zip(queues) {
+            window.write32(0x30, number);
+            window.write32(0x38, SIZE.into());
+            for (register, offset) in [(0x80, 0), (0x90, AVAILABLE), (0xa0, USED)] {
+                window.write32(register, (ring.base + offset) as u32);
+                window.write32(register + 4, 0);
+            }
+            window.write32(0x44, 1);
+        }
+        window.write32(0x70, 15);
+        Device(window)
+    }
+
+    /// Eight bytes of the configuration space.
+    pub fn config(&self) -> u64 {
+        u64::from(self.0.read32(0x100)) | u64::from(self.0.read32(0x104)) << 32
+    }
+}
+
+/// RAM that driver and device share.
+fn shared<T>(at: u64) -> &'static T {
+    // SAFETY: only called for the atomic integers below, inside a ring's or a
+    // request's memory, which is RAM that nothing else uses.
+    unsafe { &*(at as *const T) }
+}
+
+/// A descriptor at `at`.
+pub fn describe(at: u64, address: u64, len: u32, flags: u16, next: u16) {
+    let rest = u64::from(len) | u64::from(flags) << 32 | u64::from(next) << 48;
+    shared::<AtomicU64>(at).store(address, Ordering::Relaxed);
+    shared::<AtomicU64>(at + 8).store(rest, Ordering::Relaxed);
+}
+
+/// The driver's side of a queue.
+pub struct Ring {
+    base: u64,
+    sent: u16,
+    published: u16,
+    seen: u16,
+    /// Doorbells rung.
+    pub kicks: u64,
+}
+
+impl Ring {
+    /// An empty queue in the [`RING_LEN`] bytes from `base`.
+    pub fn new(base: u64) -> Ring {
+        for at in (base..base + RING_LEN).step_by(8) {
+            shared::<AtomicU64>(at).store(0, Ordering::Relaxed);
+        }
+        let ring = Ring {
+            base,
+            sent: 0,
+            published: 0,
+            seen: 0,
+            kicks: 0,
+        };
+        ring.want_no_interrupt();
+        ring
+    }
+
+    /// Where descriptor `index` is.
+    pub fn descriptor(&self, index: u16) -> u64 {
+        self.base + 16 * u64::from(index)
+    }
+
+    /// Names as the entry to be told of one that has been used already.
+    fn want_no_interrupt(&self) {
+        let event = self.base + AVAILABLE + 4 + 2 * u64::from(SIZE);
+        shared::<AtomicU16>(event).store(self.seen.wrapping_sub(1), Ordering::Relaxed);
+    }
+
+    /// Puts a chain into the ring; the device sees it after `publish`.
+    pub fn offer(&mut self, head: u16) {
+        let at = self.base + AVAILABLE + 4 + 2 * u64::from(self.sent % SIZE);
+        shared::<AtomicU16>(at).store(head, Ordering::Relaxed);
+        self.sent = self.sent.wrapping_add(1);
+    }
+
+    /// Shows what was offered, and rings if the device sleeps.
+    pub fn publish(&mut self, device: &Device, queue: u32) {
+        if self.sent == self.published {
+            return;
+        }
+        let index = shared::<AtomicU16>(self.base + AVAILABLE + 2);
+        index.store(self.sent, Ordering::Release);
+        fence(Ordering::SeqCst);
+        let event = self.base + USED + 4 + 8 * u64::from(SIZE);
+        let event = shared::<AtomicU16>(event).load(Ordering::Relaxed);
+        let ahead = self.sent.wrapping_sub(event).wrapping_sub(1);
+        if ahead < self.sent.wrapping_sub(self.published) {
+            device.0.write32(0x50, queue);
+            self.kicks += 1;
+        }
+        self.published = self.sent;
+    }
+
+    /// The next used chain and how many of its bytes were written.
+    pub fn take(&mut self) -> Option<(u16, u32)> {
+        let index = shared::<AtomicU16>(self.base + USED + 2).load(Ordering::Acquire);
+        if index == self.seen {
+            return None;
+        }
+        let at = self.base + USED + 4 + 8 * u64::from(self.seen % SIZE);
+        let head = shared::<AtomicU32>(at).load(Ordering::Relaxed);
+        let len = shared::<AtomicU32>(at + 4).load(Ordering::Relaxed);
+        self.seen = self.seen.wrapping_add(1);
+        self.want_no_interrupt();
+        Some((head as u16, len))
+    }
+}
+
+/// Prepares to sleep until the serial port has a line, and says so.
+pub fn ready() {
+    irq::route(machine::COM1_GSI, VECTOR, Trigger::Edge);
+    port::out8(machine::COM1 + 4, 0b1011);
+    port::out8(machine::COM1 + 1, 1);
+    println(format_args!("ready"));
+}
+
+/// A line from the serial port: a word and up to four numbers. Sleeps until it
+/// is there: the program that measures wants the processors for itself.
+pub fn order() -> (u8, [u64; 4]) {
+    let (mut word, mut numbers, mut field) = (0, [0; 4], 0);
+    loop {
+        while !has_byte() {
+            irq::wait();
+        }
+        let byte = read_byte().unwrap_or(0);
+        match byte {
+            b'\n' => return (word, numbers),
+            b' ' => field += 1,
+            b'0'..=b'9' if field > 0 => {
+                numbers[field - 1] = numbers[field - 1] * 10 + u64::from(byte - b'0');
+            }
+            _ => word = byte,
+        }
+    }
+}
+
+/// What an order took.
+pub fn answer(cycles: u64, kicks: u64) {
+    println(format_args!("took {cycles} {kicks}"));
+}
