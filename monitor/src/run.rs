@@ -1,6 +1,5 @@
 //! One VM from start to end.
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::mpsc::{self, Receiver, SyncSender, TryRecvError};
@@ -20,7 +19,7 @@ use crate::console::{self, Console, Typed};
 use crate::devices::Devices;
 use crate::error::{Error, exit, kvm};
 use crate::memory::GuestRam;
-use crate::serial::Com1;
+use crate::serial::{Com1, TypedAhead};
 use crate::timings::Timings;
 use crate::vm::bus::Bus;
 use crate::vm::vcpu::{self, Vcpu};
@@ -208,7 +207,7 @@ impl Machine {
             let mut com1 = self.shared.bus.com1();
             (com1.room() > 0, com1.output().waiting())
         };
-        self.typed.hand_over(&self.shared);
+        self.typed.hand_over(&mut self.shared.bus.com1());
         // A person is always listened to, to be able to leave.
         let listen = self.console.escape.is_some() || (room && self.typed.is_empty());
         let (input, input_flags) = match self.console.input() {
@@ -308,7 +307,7 @@ impl Machine {
                 Typed::Leave => return true,
             }
         }
-        self.typed.hand_over(&self.shared);
+        self.typed.hand_over(&mut self.shared.bus.com1());
         false
     }
 }
@@ -353,40 +352,6 @@ impl WorkAhead {
             memory::prepare_writes(ram, address, length as usize);
         }
         piece.is_some()
-    }
-}
-
-/// Typed bytes that the guest has no room for yet.
-#[derive(Default)]
-struct TypedAhead(VecDeque<u8>);
-
-impl TypedAhead {
-    /// Bytes that are kept; what is typed beyond that is lost.
-    const MOST: usize = 4096;
-
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn push(&mut self, byte: u8) {
-        if self.0.len() < Self::MOST {
-            self.0.push_back(byte);
-        }
-    }
-
-    /// Gives the guest as much as it has room for.
-    fn hand_over(&mut self, shared: &Shared) {
-        if self.0.is_empty() {
-            return;
-        }
-        let mut com1 = shared.bus.com1();
-        let count = com1.room().min(self.0.len());
-        let bytes: Vec<u8> = self.0.drain(..count).collect();
-        com1.input(&bytes);
-        if !self.0.is_empty() {
-            // Asked while nobody can make room: the wake-up will come.
-            com1.room();
-        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! COM1: vm-superio's 16550A between the guest and the console.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -108,6 +109,42 @@ impl Com1 {
         let output = std::mem::replace(self.uart.writer_mut(), Output::nowhere());
         *self = Self::new(line, output, Arc::clone(&self.wake));
         Ok(())
+    }
+}
+
+/// Typed bytes that the guest has no room for yet.
+#[derive(Debug, Default)]
+pub struct TypedAhead(VecDeque<u8>);
+
+impl TypedAhead {
+    /// Bytes that are kept; what is typed beyond that is lost.
+    pub const MOST: usize = 4096;
+
+    /// Whether the guest has been given everything.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Takes a typed byte.
+    pub fn push(&mut self, byte: u8) {
+        if self.0.len() < Self::MOST {
+            self.0.push_back(byte);
+        }
+    }
+
+    /// Gives the guest as much as it has room for. If that is not all, the
+    /// port wakes the main thread when there is room again.
+    pub fn hand_over(&mut self, com1: &mut Com1) {
+        if self.0.is_empty() {
+            return;
+        }
+        let count = com1.room().min(self.0.len());
+        let bytes: Vec<u8> = self.0.drain(..count).collect();
+        com1.input(&bytes);
+        if !self.0.is_empty() {
+            // Asked while nobody can make room: the wake-up will come.
+            com1.room();
+        }
     }
 }
 
