@@ -3,13 +3,15 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::iter;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 
 use mote_virtio::GuestSlice;
 use mote_virtio::net::{HEADER_LEN, Offload, Tap};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net;
 
 use crate::error::{Error, os_message};
 
@@ -26,9 +28,13 @@ const TUN_F_TSO4: libc::c_ulong = 2;
 const TUN_F_TSO6: libc::c_ulong = 4;
 const TUN_F_USO4: libc::c_ulong = 0x20;
 const TUN_F_USO6: libc::c_ulong = 0x40;
-/// Pieces of guest memory in one frame: a header and 64 KiB in 4 KiB pages,
-/// with room to spare; a frame of more is dropped by the device as too large.
+/// Pieces of a frame that need no allocation: 64 KiB in the buffers of a stock
+/// driver, of one and a half KiB each, with room to spare.
 const PIECES: usize = 64;
+const EMPTY: libc::iovec = libc::iovec {
+    iov_base: std::ptr::null_mut(),
+    iov_len: 0,
+};
 
 /// `struct ifreq` with its union as flags.
 #[repr(C)]
@@ -58,7 +64,8 @@ impl TapDevice {
              'ip link set {name} up'"
         );
         let refuse = |why: String| Error::Host(format!("tap {name}: {why}"));
-        if !Path::new("/sys/class/net").join(name).exists() {
+        // The kernel would make a missing one, for as long as it is open.
+        if !exists(name).map_err(|e| refuse(os_message(&e)))? {
             return Err(refuse(format!("there is no such interface; {advice}")));
         }
         let mut options = OpenOptions::new();
@@ -139,6 +146,17 @@ impl TapDevice {
     }
 }
 
+/// Whether this network namespace has an interface of that name. /sys would
+/// show those of the namespace that it was mounted in.
+fn exists(name: &str) -> io::Result<bool> {
+    let socket = net::socket(net::AddressFamily::UNIX, net::SocketType::DGRAM, None)?;
+    match net::netdevice::name_to_index(&socket, name) {
+        Ok(_) => Ok(true),
+        Err(Errno::NODEV | Errno::NXIO) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// An ioctl whose argument is a number, or a pointer to what its command wants.
 fn control(file: &File, command: libc::c_ulong, argument: libc::c_ulong) -> io::Result<()> {
     // SAFETY: every caller passes what the command takes: a number, or a
@@ -156,10 +174,32 @@ fn piece(base: *mut u8, len: usize) -> libc::iovec {
     }
 }
 
-/// Retries what a signal interrupted; "would block" is `None`.
-fn finished(mut call: impl FnMut() -> isize) -> io::Result<Option<usize>> {
+/// Has `call` move the pieces, and again if a signal interrupted it; "would
+/// block" is `None`.
+fn transfer(
+    pieces: impl Iterator<Item = libc::iovec> + Clone,
+    call: impl Fn(*const libc::iovec, libc::c_int) -> isize,
+) -> io::Result<Option<usize>> {
+    let mut few = [EMPTY; PIECES];
+    let mut count = 0;
+    for (to, from) in few.iter_mut().zip(pieces.clone()) {
+        *to = from;
+        count += 1;
+    }
+    // A driver that cuts its frames into more pieces than any stock one does.
+    let many: Vec<_> = if pieces.clone().nth(PIECES).is_some() {
+        pieces.collect()
+    } else {
+        Vec::new()
+    };
+    let pieces = if many.is_empty() {
+        few.get(..count).unwrap_or_default()
+    } else {
+        &many
+    };
+    let count = libc::c_int::try_from(pieces.len()).unwrap_or(libc::c_int::MAX);
     loop {
-        if let Ok(count) = usize::try_from(call()) {
+        if let Ok(count) = usize::try_from(call(pieces.as_ptr(), count)) {
             return Ok(Some(count));
         }
         let error = io::Error::last_os_error();
@@ -171,19 +211,20 @@ fn finished(mut call: impl FnMut() -> isize) -> io::Result<Option<usize>> {
     }
 }
 
+/// The slices as the kernel wants them.
+fn pieces(slices: &[GuestSlice<'_>]) -> impl Iterator<Item = libc::iovec> + Clone {
+    let guest = |slice: &GuestSlice<'_>| piece(slice.ptr_guard_mut().as_ptr(), slice.len());
+    slices.iter().map(guest)
+}
+
 impl Tap for TapDevice {
     fn read_frame(&self, to: &[GuestSlice<'_>], overflow: &mut [u8]) -> io::Result<Option<usize>> {
-        let mut pieces = Vec::with_capacity(PIECES);
-        pieces.extend(
-            to.iter()
-                .map(|s| piece(s.ptr_guard_mut().as_ptr(), s.len())),
-        );
-        pieces.push(piece(overflow.as_mut_ptr(), overflow.len()));
-        let count = libc::c_int::try_from(pieces.len()).unwrap_or(libc::c_int::MAX);
-        finished(|| {
-            // SAFETY: the pieces lie in guest memory, which stays mapped until
-            // the process ends, and in `overflow`, which is borrowed for this.
-            unsafe { libc::readv(self.file.as_raw_fd(), pieces.as_ptr(), count) }
+        let last = piece(overflow.as_mut_ptr(), overflow.len());
+        let pieces = pieces(to).chain(iter::once(last));
+        // SAFETY: the pieces lie in guest memory, which stays mapped until the
+        // process ends, and in `overflow`, which is borrowed for this.
+        transfer(pieces, |pieces, count| unsafe {
+            libc::readv(self.file.as_raw_fd(), pieces, count)
         })
     }
 
@@ -192,16 +233,11 @@ impl Tap for TapDevice {
         header: &[u8; HEADER_LEN],
         from: &[GuestSlice<'_>],
     ) -> io::Result<Option<usize>> {
-        let mut pieces = Vec::with_capacity(PIECES);
-        pieces.push(piece(header.as_ptr().cast_mut(), HEADER_LEN));
-        pieces.extend(
-            from.iter()
-                .map(|s| piece(s.ptr_guard_mut().as_ptr(), s.len())),
-        );
-        let count = libc::c_int::try_from(pieces.len()).unwrap_or(libc::c_int::MAX);
-        finished(|| {
-            // SAFETY: as in `read_frame`, and the kernel only reads.
-            unsafe { libc::writev(self.file.as_raw_fd(), pieces.as_ptr(), count) }
+        let first = piece(header.as_ptr().cast_mut(), HEADER_LEN);
+        let pieces = iter::once(first).chain(pieces(from));
+        // SAFETY: as in `read_frame`, and the kernel only reads.
+        transfer(pieces, |pieces, count| unsafe {
+            libc::writev(self.file.as_raw_fd(), pieces, count)
         })
     }
 
