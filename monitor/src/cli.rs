@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use lexopt::prelude::*;
 
-use crate::config::{self, Drive, Media, Nic, OnReset, VmConfig};
+use crate::config::{self, Drive, Media, Nic, OnNoSpace, OnReset, VmConfig};
 use crate::error::Error;
 
 /// `mote --help`.
@@ -40,16 +40,23 @@ Usage: mote run --kernel FILE [OPTIONS]
 Options:
   --kernel FILE    Kernel: vmlinux (ELF), bzImage, or an ELF with a PVH note
   --initrd FILE    Initial RAM disk
-  --disk PATH[,ro][,id=ID][,size=8G,create][,direct][,threads=N]
-                   A disk in a raw image; may be given more than once
+  --disk PATH[,ro][,id=ID][,size=8G,create][,direct][,threads=N][,poll_us=N]
+             [,bw=10M][,ops=1000]
+                   A disk in a raw image; may be given more than once. bw and
+                   ops limit its bytes and requests per second
   --cdrom PATH     A CD-ROM image, which is only read
-  --net tap=NAME[,mac=MAC][,mtu=BYTES]
-                   A network interface on a TAP of the host, or tap-fd=N
+  --net tap=NAME[,mac=MAC][,mtu=BYTES][,poll_us=N][,bw=10M][,ops=1000]
+                   A network interface on a TAP of the host, or tap-fd=N. bw
+                   and ops limit bytes and frames per second in each direction,
+                   or in one: rx-bw, rx-ops, tx-bw, tx-ops
   --cmdline TEXT   Kernel command line, instead of Mote's default
   --cmdline-devices  Name the devices on it, for kernels without ACPI
   --memory SIZE    Guest memory: 128M, 1G, plain bytes   [default: 128M]
   --cpus N         vCPUs, 1 to 32                        [default: 1]
   --serial WHERE   stdio, file:PATH, pty, socket:PATH or none  [default: stdio]
+  --on-enospc WHAT When the host's disk is full, a write to any disk of the
+                   guest has to pause until there is room, or to fail with an
+                   error                                  [default: pause]
   --on-reset WHAT  restart in place, or exit with code 7  [default: restart]
   --config FILE    Read Firecracker's config JSON; flags go before it
   --timings        Say at the end where start-up time went, in microseconds
@@ -121,6 +128,7 @@ struct Flags {
     cpus: Option<u8>,
     serial: Option<config::SerialTo>,
     on_reset: Option<OnReset>,
+    on_no_space: Option<OnNoSpace>,
     timings: bool,
 }
 
@@ -153,6 +161,10 @@ fn run(mut parser: lexopt::Parser) -> Result<Command, Error> {
                 let what = on_reset(&text(&mut parser)?);
                 set(&mut flags.on_reset, &flag, named(&flag, what)?)?;
             }
+            "on-enospc" => {
+                let what = on_no_space(&text(&mut parser)?);
+                set(&mut flags.on_no_space, &flag, named(&flag, what)?)?;
+            }
             "disk" => {
                 let disk = config::parse_disk(&text(&mut parser)?, flags.drives.len());
                 flags.drives.push(named(&flag, disk)?);
@@ -181,6 +193,9 @@ fn merge(flags: Flags) -> Result<VmConfig, Error> {
     };
     let mut drives = base.drives;
     drives.extend(flags.drives);
+    if let Some(what) = flags.on_no_space {
+        drives.iter_mut().for_each(|drive| drive.on_no_space = what);
+    }
     let mut nics = base.nics;
     nics.extend(flags.nics);
     config::check_devices(&drives, &nics).map_err(Error::Usage)?;
@@ -209,6 +224,14 @@ fn on_reset(text: &str) -> Result<OnReset, String> {
         "restart" => Ok(OnReset::Restart),
         "exit" => Ok(OnReset::Exit),
         _ => Err(format!("'{text}' is neither restart nor exit")),
+    }
+}
+
+fn on_no_space(text: &str) -> Result<OnNoSpace, String> {
+    match text {
+        "pause" => Ok(OnNoSpace::Pause),
+        "error" => Ok(OnNoSpace::Error),
+        _ => Err(format!("'{text}' is neither pause nor error")),
     }
 }
 
@@ -279,6 +302,9 @@ mod tests {
             ("run --kernel k --serial com2", "--serial"),
             ("run --kernel k --serial file:", "--serial"),
             ("run --kernel k --on-reset sleep", "--on-reset"),
+            ("run --kernel k --on-enospc stop", "--on-enospc"),
+            ("run --kernel k --disk a,bw=0", "--disk: bw=0"),
+            ("run --kernel k --net tap=a,rx-ops=0", "--net: ops=0"),
             ("run --kernel k --color", "--color"),
             ("run --kernel k extra", "extra"),
             ("demo --fast", "--fast"),

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mote_virtio::blk::{Block, Medium, Options, Worker};
+use mote_virtio::blk::{self, Block, Medium, Options, Worker};
 use mote_virtio::{Device, Step, WhenEmpty};
 
 use super::{BUDGET, Slot, sleep};
 use crate::backend::{CdImage, DiskFile, OpenDisk};
-use crate::config::{Drive, Media};
+use crate::config::{Drive, Media, OnNoSpace};
 use crate::error::Error;
 use crate::memory::GuestRam;
 
@@ -48,6 +48,11 @@ pub(super) fn open(
     let options = Options {
         id: drive.id.clone(),
         queues: cpus.into(),
+        on_no_space: match drive.on_no_space {
+            OnNoSpace::Pause => blk::OnNoSpace::Pause,
+            OnNoSpace::Error => blk::OnNoSpace::Error,
+        },
+        limiter: drive.limiter,
         ..Options::default()
     };
     let block = Block::new(ram, medium, options)

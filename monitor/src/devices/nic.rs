@@ -30,6 +30,8 @@ pub(super) fn open(nic: &Nic, ram: &'static GuestRam) -> Result<(Arc<dyn Device>
         mac: nic.mac.unwrap_or_else(|| nic.own_mac()),
         mtu: nic.mtu,
         udp_offload: tap.has_udp_offload(),
+        rx_limiter: nic.rx_limiter,
+        tx_limiter: nic.tx_limiter,
         ..Options::default()
     };
     let watch = tap.watch()?;

@@ -1,0 +1,201 @@
+//! Drives: disks and CD-ROMs.
+
+use std::path::PathBuf;
+
+use mote_virtio::rate::RateLimiter;
+use serde::Deserialize;
+
+use super::limit::PerSecond;
+use super::{POLL_US, parse_poll, parse_size};
+
+/// The most worker threads of a drive.
+const MAX_THREADS: u64 = 16;
+/// The longest identity of a drive, in bytes (virtio 1.2, 5.2.6).
+const MAX_ID: usize = 20;
+
+/// What a drive takes.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Media {
+    /// A disk in a raw image.
+    #[default]
+    Disk,
+    /// A CD-ROM, which can only be read.
+    CdRom,
+}
+
+/// What happens when the host has no room for what the guest writes.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum OnNoSpace {
+    /// The guest's write waits until there is room.
+    #[default]
+    Pause,
+    /// The guest's write fails.
+    Error,
+}
+
+/// A drive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drive {
+    /// Its identity, which the guest can read; at most 20 bytes.
+    pub id: String,
+    /// The image.
+    pub path: PathBuf,
+    /// What it is.
+    pub media: Media,
+    /// Open it to read only.
+    pub read_only: bool,
+    /// Make it with so many bytes if it is missing.
+    pub create: Option<u64>,
+    /// Bypass the host's page cache.
+    pub direct: bool,
+    /// Worker threads, 1 to 16.
+    pub threads: u8,
+    /// Microseconds that its worker looks on before it sleeps, at most.
+    pub poll_us: u16,
+    /// What happens when the host has no room for what the guest writes.
+    pub on_no_space: OnNoSpace,
+    /// Limits of bytes and requests.
+    pub limiter: RateLimiter,
+}
+
+impl Drive {
+    /// A disk or CD-ROM at `path` with everything else as usual.
+    pub fn new(media: Media, path: PathBuf, id: String) -> Self {
+        Self {
+            id,
+            path,
+            media,
+            read_only: media == Media::CdRom,
+            create: None,
+            direct: false,
+            threads: 1,
+            poll_us: POLL_US,
+            on_no_space: OnNoSpace::default(),
+            limiter: RateLimiter::default(),
+        }
+    }
+}
+
+/// Parses the value of `--disk`: `PATH[,ro][,id=…][,size=8G,create][,direct]
+/// [,threads=N][,poll_us=N][,bw=10M][,ops=1000]`. A path with a comma in it cannot be given this way.
+///
+/// # Errors
+/// A text that says what is wrong, without naming the flag.
+pub fn parse_disk(text: &str, number: usize) -> Result<Drive, String> {
+    let mut parts = text.split(',');
+    let path = parts.next().filter(|path| !path.is_empty());
+    let path = path.ok_or_else(|| "no path given".to_owned())?;
+    let mut drive = Drive::new(Media::Disk, path.into(), format!("disk{number}"));
+    let (mut size, mut create) = (None, false);
+    let mut limits = PerSecond::default();
+    for part in parts {
+        match part.split_once('=') {
+            None if part == "ro" => drive.read_only = true,
+            None if part == "create" => create = true,
+            None if part == "direct" => drive.direct = true,
+            Some(("id", id)) => drive.id = check_id(id)?,
+            Some(("size", text)) => size = Some(parse_size(text)?),
+            Some(("threads", text)) => {
+                let threads = text.parse().ok().filter(|n| (1..=MAX_THREADS).contains(n));
+                let threads = threads.ok_or_else(|| format!("threads={text}: not 1 to 16"))?;
+                // At most 16.
+                drive.threads = threads as u8;
+            }
+            Some(("poll_us", text)) => drive.poll_us = parse_poll(text)?,
+            Some(("bw", text)) if !limits.set_bytes(text)? => {}
+            Some(("ops", text)) if !limits.set_operations(text)? => {}
+            Some(("bw" | "ops", _)) => return Err(format!("'{part}': said twice")),
+            _ => {
+                return Err(format!(
+                    "'{part}' is none of ro, id=, size=, create, direct, threads=, poll_us=, bw=, ops="
+                ));
+            }
+        }
+    }
+    drive.limiter = limits.limiter();
+    match (size, create) {
+        (Some(size), true) if size == 0 || !size.is_multiple_of(512) => {
+            return Err(format!("size={size}: not whole sectors of 512 bytes"));
+        }
+        (Some(_), false) | (None, true) => {
+            return Err("size= and create belong together".to_owned());
+        }
+        _ if create && drive.read_only => {
+            return Err("a new disk that can only be read is of no use".to_owned());
+        }
+        _ => drive.create = size,
+    }
+    Ok(drive)
+}
+
+/// Checks a drive's identity.
+pub(super) fn check_id(id: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if id.is_empty() || id.len() > MAX_ID || !id.chars().all(plain) {
+        return Err(format!(
+            "'{id}' is no id: 1 to {MAX_ID} letters, digits, '-', '_', '.'"
+        ));
+    }
+    Ok(id.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{MAX_DEVICES, check_devices};
+    use super::*;
+
+    #[test]
+    fn disks() {
+        let disk = parse_disk("a.img", 3).unwrap();
+        assert_eq!(
+            (disk.id.as_str(), disk.read_only, disk.threads),
+            ("disk3", false, 1)
+        );
+        let disk = parse_disk("a,ro,id=x.1,direct,threads=16,poll_us=0", 0).unwrap();
+        assert!(disk.read_only && disk.direct && disk.poll_us == 0);
+        assert_eq!((disk.id.as_str(), disk.threads), ("x.1", 16));
+        assert_eq!(
+            parse_disk("a,size=8G,create", 0).unwrap().create,
+            Some(8 << 30)
+        );
+        assert!(!disk.limiter.is_limiting());
+        for limit in ["bw=10M", "ops=1", "bw=1,ops=1000000"] {
+            let disk = parse_disk(&format!("a,{limit}"), 0).unwrap();
+            assert!(disk.limiter.is_limiting(), "{limit}");
+        }
+        for text in [
+            "",
+            ",ro",
+            "a,rw",
+            "a,id=",
+            "a,id=a b",
+            "a,id=123456789012345678901",
+            "a,threads=0",
+            "a,threads=17",
+            "a,poll_us=1001",
+            "a,poll_us=",
+            "a,size=8G",
+            "a,create",
+            "a,size=0,create",
+            "a,size=513,create",
+            "a,size=1M,create,ro",
+            "a,size=x,create",
+            "a,ro=1",
+            "a,bw=0",
+            "a,bw=fast",
+            "a,bw=1M,bw=2M",
+            "a,ops=0",
+            "a,ops=1K",
+        ] {
+            assert!(parse_disk(text, 0).is_err(), "{text}");
+        }
+        let many: Vec<Drive> = (0..=MAX_DEVICES)
+            .map(|n| parse_disk("a", n).unwrap())
+            .collect();
+        assert!(check_devices(&many[1..], &[]).is_ok());
+        assert!(check_devices(&many, &[]).is_err());
+        assert!(check_devices(&[many[0].clone(), many[0].clone()], &[]).is_err());
+    }
+}

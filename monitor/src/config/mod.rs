@@ -1,0 +1,145 @@
+//! What a VM is made of, from flags or from a config file.
+//!
+//! One file per topic: `drive`, `nic`, `limit` (their rate limits), `machine`
+//! (memory and processors), and `file`, which reads all of it from JSON.
+
+mod drive;
+mod file;
+mod limit;
+mod machine;
+mod nic;
+
+use std::path::PathBuf;
+
+pub use drive::{Drive, Media, OnNoSpace, parse_disk};
+pub use file::{parse, read_file};
+pub use machine::{MAX_CPUS, MIN_MEMORY, check_cpus, check_memory, parse_size};
+pub use nic::{Nic, TapSource, parse_net};
+
+/// The most virtio devices a VM may have: their windows fill 64 KiB.
+pub const MAX_DEVICES: usize = 16;
+/// How long a worker looks on at most before it sleeps, in microseconds.
+pub const POLL_US: u16 = 50;
+/// The longest that may be asked for.
+const MAX_POLL_US: u16 = 1000;
+/// Guest memory if nothing is said, in bytes.
+const DEFAULT_MEMORY: u64 = 128 << 20;
+
+/// Where the serial console goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SerialTo {
+    /// Standard input and output.
+    Stdio,
+    /// Output to a file, no input.
+    File(PathBuf),
+    /// A new pseudo-terminal; its name is printed.
+    Pty,
+    /// A listening Unix socket, one client at a time.
+    Socket(PathBuf),
+    /// Nowhere.
+    None,
+}
+
+/// What a guest's reset does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnReset {
+    /// The same VM starts again in place.
+    Restart,
+    /// The process ends.
+    Exit,
+}
+
+/// Everything a VM is made of.
+#[derive(Clone, Debug)]
+pub struct VmConfig {
+    /// The kernel file.
+    pub kernel: Option<PathBuf>,
+    /// The initial RAM disk, if any.
+    pub initrd: Option<PathBuf>,
+    /// The kernel's command line; `None` means Mote's default.
+    pub cmdline: Option<String>,
+    /// Drives, in the order in which the guest finds them.
+    pub drives: Vec<Drive>,
+    /// Network interfaces, behind the drives.
+    pub nics: Vec<Nic>,
+    /// Name the devices on the kernel's command line, for one without ACPI.
+    pub cmdline_devices: bool,
+    /// Guest memory in bytes.
+    pub memory: u64,
+    /// Number of vCPUs, 1 to [`MAX_CPUS`].
+    pub cpus: u8,
+    /// The serial console.
+    pub serial: SerialTo,
+    /// What a reset does.
+    pub on_reset: OnReset,
+    /// Print where start-up time went when the VM ends.
+    pub timings: bool,
+}
+
+impl Default for VmConfig {
+    fn default() -> Self {
+        Self {
+            kernel: None,
+            initrd: None,
+            cmdline: None,
+            drives: Vec::new(),
+            nics: Vec::new(),
+            cmdline_devices: false,
+            memory: DEFAULT_MEMORY,
+            cpus: 1,
+            serial: SerialTo::Stdio,
+            on_reset: OnReset::Restart,
+            timings: false,
+        }
+    }
+}
+
+/// Parses the value of `--serial`.
+///
+/// # Errors
+/// A text that says what is wrong, without naming the flag.
+pub fn parse_serial(text: &str) -> Result<SerialTo, String> {
+    match text.split_once(':') {
+        Some(("file", path)) if !path.is_empty() => Ok(SerialTo::File(path.into())),
+        Some(("socket", path)) if !path.is_empty() => Ok(SerialTo::Socket(path.into())),
+        None if text == "stdio" => Ok(SerialTo::Stdio),
+        None if text == "pty" => Ok(SerialTo::Pty),
+        None if text == "none" => Ok(SerialTo::None),
+        _ => Err(format!(
+            "'{text}' is none of stdio, file:PATH, pty, socket:PATH, none"
+        )),
+    }
+}
+
+/// Checks a set of devices: their number, and that no drive's identity is
+/// there twice.
+///
+/// # Errors
+/// A text that says what is wrong.
+pub fn check_devices(drives: &[Drive], nics: &[Nic]) -> Result<(), String> {
+    let count = drives.len() + nics.len();
+    if count > MAX_DEVICES {
+        return Err(format!("{count} devices; a VM has at most {MAX_DEVICES}"));
+    }
+    for (index, drive) in drives.iter().enumerate() {
+        if drives
+            .iter()
+            .skip(index + 1)
+            .any(|other| other.id == drive.id)
+        {
+            return Err(format!("two drives have the id '{}'", drive.id));
+        }
+    }
+    Ok(())
+}
+
+/// Checks how many microseconds a worker may look on before it sleeps.
+fn check_poll(us: u64) -> Result<u16, String> {
+    let within = u16::try_from(us).ok().filter(|us| *us <= MAX_POLL_US);
+    within.ok_or_else(|| format!("{us}: not 0 to {MAX_POLL_US} microseconds"))
+}
+
+fn parse_poll(text: &str) -> Result<u16, String> {
+    let us = text.parse().map_err(|_| format!("'{text}' is no number"));
+    check_poll(us?).map_err(|why| format!("poll_us={why}"))
+}
