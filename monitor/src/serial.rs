@@ -11,6 +11,11 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::console::Output;
 
+/// Modem control register (16550A).
+const MODEM_CONTROL: u8 = 4;
+/// Its bit that connects the transmitter to the receiver.
+const LOOPBACK: u8 = 1 << 4;
+
 /// The interrupt line: an edge for each trigger.
 #[derive(Debug)]
 pub struct Line(pub EventFd);
@@ -30,16 +35,22 @@ pub struct RoomForInput {
     wake: Arc<EventFd>,
 }
 
+impl RoomForInput {
+    fn tell(&self) {
+        if self.wanted.swap(false, Ordering::AcqRel) {
+            // The counter is far from full, so this cannot fail.
+            let _ = self.wake.write(1);
+        }
+    }
+}
+
 impl SerialEvents for RoomForInput {
     fn buffer_read(&self) {}
     fn out_byte(&self) {}
     fn tx_lost_byte(&self) {}
 
     fn in_buffer_empty(&self) {
-        if self.wanted.swap(false, Ordering::AcqRel) {
-            // The counter is far from full, so this cannot fail.
-            let _ = self.wake.write(1);
-        }
+        self.tell();
     }
 }
 
@@ -72,15 +83,24 @@ impl Com1 {
         let before = self.uart.writer().waiting();
         // Output never fails, and the interrupt's counter cannot overflow.
         let _ = self.uart.write(offset, value);
+        if offset == MODEM_CONTROL && value & LOOPBACK == 0 {
+            self.uart.events().tell();
+        }
         if !before && self.uart.writer().waiting() {
             let _ = self.wake.write(1);
         }
     }
 
-    /// Bytes of input that the guest has room for. When there is none, the
-    /// main thread is woken as soon as there is.
-    pub fn room(&self) -> usize {
-        let room = self.uart.fifo_capacity();
+    /// Bytes of input that the guest has room for: none in loopback, as its
+    /// driver tests the port then. When there is none, the main thread is
+    /// woken as soon as there is.
+    pub fn room(&mut self) -> usize {
+        let loopback = self.uart.read(MODEM_CONTROL) & LOOPBACK != 0;
+        let room = if loopback {
+            0
+        } else {
+            self.uart.fifo_capacity()
+        };
         self.uart
             .events()
             .wanted
@@ -90,8 +110,7 @@ impl Com1 {
 
     /// Hands input to the guest, at most [`Com1::room`] bytes.
     pub fn input(&mut self, bytes: &[u8]) {
-        // More than there is room for, and bytes sent while the guest has the
-        // port in loopback, are lost, as on a wire.
+        // More than there is room for is lost, as on a wire.
         let _ = self.uart.enqueue_raw_bytes(bytes);
     }
 
@@ -192,8 +211,12 @@ mod tests {
     #[test]
     fn input_is_bounded() {
         let (mut com1, _far, _line, wake) = port();
-        while com1.room() > 0 {
-            com1.input(&vec![b'x'; com1.room()]);
+        loop {
+            let room = com1.room();
+            if room == 0 {
+                break;
+            }
+            com1.input(&vec![b'x'; room]);
         }
         com1.input(&[b'y'; 4096]);
         assert!(wake.read().is_err());
@@ -204,6 +227,30 @@ mod tests {
         }
         assert_eq!(got, 64);
         assert_eq!(wake.read().unwrap(), 1);
+    }
+
+    /// A driver that tries the port out in loopback, while somebody types,
+    /// takes nothing away from him and leaves nobody asleep.
+    #[test]
+    fn loopback_keeps_what_is_typed() {
+        let (mut com1, _far, _line, wake) = port();
+        let mut typed = TypedAhead::default();
+        com1.write(4, 0x10);
+        (0..100).for_each(|key| typed.push(key));
+        typed.hand_over(&mut com1);
+        com1.write(0, b'?');
+        assert_eq!((com1.read(0), com1.read(5) & 1), (b'?', 0));
+        typed.hand_over(&mut com1);
+        let _ = wake.read();
+        com1.write(4, 0);
+        for key in 0..100 {
+            if com1.read(5) & 1 == 0 {
+                assert_eq!(wake.read().unwrap(), 1, "nobody told of room");
+                typed.hand_over(&mut com1);
+            }
+            assert_eq!(com1.read(0), key);
+        }
+        assert!(typed.is_empty());
     }
 
     #[test]
