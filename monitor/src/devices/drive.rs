@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use mote_virtio::blk::{self, Block, Medium, Options, Worker};
 use mote_virtio::{Device, Step, WhenEmpty};
 
+use super::poll::Poll;
 use super::{BUDGET, Slot, sleep};
 use crate::backend::{CdImage, DiskFile, OpenDisk};
 use crate::config::{Drive, Media, OnNoSpace};
@@ -21,6 +22,7 @@ pub(super) struct Work {
     queues: usize,
     /// Worker threads.
     pub(super) threads: usize,
+    poll_us: u16,
 }
 
 /// Opens a drive's image and makes its device, with a queue for each vCPU.
@@ -62,48 +64,113 @@ pub(super) fn open(
         block: Arc::clone(&block),
         queues: cpus.into(),
         threads: drive.threads.into(),
+        poll_us: drive.poll_us,
     };
     Ok((block, work))
 }
 
+/// How a worker goes on after it has looked at every queue.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// There is more to do.
+    Work,
+    /// There is nothing, and no doorbell would ring.
+    Empty,
+    /// Until the doorbell rings, or this time at most.
+    Sleep(Option<Duration>),
+}
+
 impl Work {
-    /// What a worker thread does: serve all queues, sleep on the doorbell.
+    /// What a worker thread does: serve all queues, look on for a moment where
+    /// that pays, sleep on the doorbell.
     pub(super) fn serve(&self, slot: &Slot) {
-        let clock = Instant::now();
-        let mut worker = Worker::default();
-        let mut told = false;
+        let mut worker = DriveWorker {
+            work: self,
+            slot,
+            clock: Instant::now(),
+            told: false,
+            own: Worker::default(),
+        };
+        // Several that look on would take each other's requests, and a drive
+        // has several because its requests take long.
+        let mut poll = Poll::new(if self.threads == 1 { self.poll_us } else { 0 });
         loop {
-            let mut until = None;
-            let mut more = false;
-            for queue in 0..self.queues {
-                let now = clock.elapsed();
-                let outcome = self
-                    .block
-                    .run(&mut worker, queue, now, BUDGET, WhenEmpty::Arm);
-                slot.answer(&outcome);
-                let wake = match outcome.step {
-                    Step::More => {
-                        more = true;
-                        None
-                    }
-                    Step::WaitUntil(at) => Some(at),
-                    Step::Paused => {
-                        if !std::mem::replace(&mut told, true) {
-                            let name = &slot.name;
-                            crate::console::say(&format!(
-                                "mote: disk {name}: the host has no room left; its guest waits\r\n"
-                            ));
-                        }
-                        Some(now + NO_SPACE)
-                    }
-                    _ => None,
-                };
-                until = [until, wake].into_iter().flatten().min();
+            if poll.pays() {
+                match worker.round(WhenEmpty::Poll) {
+                    Next::Work => continue,
+                    Next::Empty if poll.watch(|| self.has_work()) => continue,
+                    Next::Empty | Next::Sleep(_) => {}
+                }
             }
-            if !more {
-                let limit = until.map(|at| at.saturating_sub(clock.elapsed()));
-                sleep(slot, None, limit);
+            if let Next::Sleep(until) = worker.round(WhenEmpty::Arm) {
+                worker.sleep(until, &mut poll);
             }
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        (0..self.queues).any(|queue| self.block.pending(queue) > 0)
+    }
+}
+
+/// A worker thread.
+struct DriveWorker<'a> {
+    work: &'a Work,
+    slot: &'a Slot,
+    clock: Instant,
+    /// The user knows that the host has no room left.
+    told: bool,
+    own: Worker<'static>,
+}
+
+impl DriveWorker<'_> {
+    /// Serves each queue once.
+    fn round(&mut self, when_empty: WhenEmpty) -> Next {
+        let (mut until, mut more, mut empty) = (None, false, false);
+        for queue in 0..self.work.queues {
+            let now = self.clock.elapsed();
+            let block = &self.work.block;
+            let outcome = block.run(&mut self.own, queue, now, BUDGET, when_empty);
+            self.slot.answer(&outcome);
+            let wake = match outcome.step {
+                Step::More => {
+                    more = true;
+                    None
+                }
+                Step::Empty => {
+                    empty = true;
+                    None
+                }
+                Step::WaitUntil(at) => Some(at),
+                Step::Paused => {
+                    self.tell();
+                    Some(now + NO_SPACE)
+                }
+                _ => None,
+            };
+            until = [until, wake].into_iter().flatten().min();
+        }
+        match until {
+            _ if more => Next::Work,
+            None if empty => Next::Empty,
+            until => Next::Sleep(until),
+        }
+    }
+
+    fn tell(&mut self) {
+        if !std::mem::replace(&mut self.told, true) {
+            let name = &self.slot.name;
+            crate::console::say(&format!(
+                "mote: disk {name}: the host has no room left; its guest waits\r\n"
+            ));
+        }
+    }
+
+    fn sleep(&self, until: Option<Duration>, poll: &mut Poll) {
+        let begin = self.clock.elapsed();
+        sleep(self.slot, None, until.map(|at| at.saturating_sub(begin)));
+        if until.is_none() {
+            poll.slept(self.clock.elapsed().saturating_sub(begin));
         }
     }
 }

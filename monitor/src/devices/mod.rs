@@ -3,6 +3,7 @@
 
 mod drive;
 mod nic;
+mod poll;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};

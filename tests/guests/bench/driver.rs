@@ -115,10 +115,11 @@ impl Ring {
         self.base + 16 * u64::from(index)
     }
 
-    /// Names as the entry to be told of one that has been used already.
+    /// Names as the entry to be told of one that is far from being used. (The
+    /// last one would not do: the device may look after the next was taken.)
     fn want_no_interrupt(&self) {
         let event = self.base + AVAILABLE + 4 + 2 * u64::from(SIZE);
-        shared::<AtomicU16>(event).store(self.seen.wrapping_sub(1), Ordering::Relaxed);
+        shared::<AtomicU16>(event).store(self.seen.wrapping_add(1 << 15), Ordering::Relaxed);
     }
 
     /// Puts a chain into the ring; the device sees it after `publish`.
