@@ -4,7 +4,9 @@
 pub mod backend;
 #[path = "../../virtio/src/driver.rs"]
 pub mod driver;
+pub mod machine;
 pub mod oracle;
+pub mod tap;
 
 use std::cell::RefCell;
 use std::ops::Deref;
