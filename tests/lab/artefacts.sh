@@ -5,6 +5,7 @@
 # Modules of the lab host, and of the guests: their dependencies come along.
 readonly LAB_MODULES=(kvm-amd tun virtio_pci virtio_blk loop ext4 crc32c_generic isofs dm-flakey dm-log-writes)
 readonly GUEST_MODULES=(virtio_mmio virtio_blk virtio_net isofs button)
+readonly NET_MODULES=(virtio_mmio virtio_net)
 readonly BLOCK_MODULES=(virtio_mmio virtio_blk ext4 crc32c_generic isofs)
 
 # Two labs may start at once: one builds, the other waits.
@@ -19,7 +20,8 @@ with_lock() {
 need_packages() {
     local missing=() pair
     for pair in qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio gcc:gcc \
-        python3:python3 depmod:kmod lz4:lz4 xz:xz-utils zstd:zstd mke2fs:e2fsprogs xorriso:xorriso; do
+        python3:python3 depmod:kmod lz4:lz4 xz:xz-utils zstd:zstd mke2fs:e2fsprogs xorriso:xorriso \
+        iperf3:iperf3 ethtool:ethtool ping:iputils-ping ip:iproute2; do
         PATH=$PATH:/sbin:/usr/sbin command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
     done
     # A dynamic busybox or a compiler without a static C library would do nothing in an initrd.
@@ -150,6 +152,14 @@ block_initrd() {
     xorriso -as mkisofs -quiet -R -J -V MOTELAB -o "$work/guest/cd.iso" "$cd"
 }
 
+# What tests a network, at both of its ends.
+readonly NET_TOOLS=(iperf3 ethtool ping ip)
+
+net_initrd() {
+    put_tools "$work/init-shell" "${NET_TOOLS[@]}"
+    guest_initrd init-shell init-shell "${NET_MODULES[@]}"
+}
+
 # The smallest user space there is, so that a benchmark times the machine and the kernel.
 tiny_initrd() {
     mkdir -p "$work/tiny"
@@ -177,11 +187,12 @@ build_base() {
     ln "$kernel/boot/vmlinux" "$work/guest/vmlinux"
     guest_initrd init-check init-check "${GUEST_MODULES[@]}"
     block_initrd
+    net_initrd
     tiny_initrd
 
     put_busybox "$work/base"
     put_modules "$work/base" "${LAB_MODULES[@]}"
-    put_tools "$work/base" e2fsck
+    put_tools "$work/base" e2fsck "${NET_TOOLS[@]}"
     install -m 755 "$lab/init" "$work/base/init"
     for source in "$lab"/tools/*.c; do
         gcc -O2 -Wall -Werror -static -o "$work/base/bin/$(basename "$source" .c)" "$source"

@@ -37,6 +37,11 @@ fn lab_console() {
 }
 
 #[test]
+fn lab_net() {
+    lab("net");
+}
+
+#[test]
 fn lab_reset() {
     lab("reset");
 }
