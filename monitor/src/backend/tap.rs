@@ -84,9 +84,12 @@ impl TapDevice {
         }
         let attached = control(&file, TUNSETIFF, (&raw mut request) as libc::c_ulong);
         attached.map_err(|e| match e.raw_os_error() {
-            Some(libc::EPERM) => refuse(format!("not permitted; {advice}")),
+            Some(libc::EPERM) => refuse(format!(
+                "not permitted, it is another user's; remove it with 'ip link delete {name}', \
+                 {advice}"
+            )),
             Some(libc::EBUSY) => refuse("is in use".to_owned()),
-            Some(libc::EINVAL) => refuse("is no TAP interface".to_owned()),
+            Some(libc::EINVAL) => refuse("is no TAP interface of one queue".to_owned()),
             _ => refuse(os_message(&e)),
         })?;
         Self::prepare(file).map_err(|e| refuse(os_message(&e)))

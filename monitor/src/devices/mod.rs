@@ -29,6 +29,9 @@ use crate::memory::GuestRam;
 const STACK: usize = 128 << 10;
 /// Requests or frames that a worker serves before it looks at other work.
 const BUDGET: usize = 64;
+/// The shortest that a worker sleeps for a rate limit: as long as the shortest
+/// time in which a bucket fills, so that it fills meanwhile and does not drip.
+const NAP: Duration = Duration::from_millis(1);
 /// Register offset of the doorbell (virtio 1.2, 4.2.2).
 const QUEUE_NOTIFY: u64 = 0x50;
 /// Register offset of the interrupt acknowledge.
@@ -282,13 +285,14 @@ fn slot(
     })
 }
 
-/// Sleeps until the doorbell rings, `other` can be read, or `limit` is over.
+/// Sleeps until the doorbell rings, `other` can be read, or `limit` is over,
+/// which is [`NAP`] at least.
 fn sleep(slot: &Slot, other: Option<BorrowedFd<'_>>, limit: Option<Duration>) {
     // SAFETY: the descriptor belongs to the slot, which outlives this.
     let doorbell = unsafe { BorrowedFd::borrow_raw(slot.doorbell.as_raw_fd()) };
     let both = [doorbell, other.unwrap_or(doorbell)];
     let mut fds = both.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
-    let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
+    let limit = limit.and_then(|limit| Timespec::try_from(limit.max(NAP)).ok());
     let count = if other.is_some() { 2 } else { 1 };
     // A signal or a failure only makes it look once more.
     let _ = poll(fds.get_mut(..count).unwrap_or_default(), limit.as_ref());

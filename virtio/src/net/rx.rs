@@ -149,7 +149,7 @@ impl<'m> Net<'m> {
     ) -> Result<Option<Step>, Error> {
         self.gather(ring, worker, running, tally)?;
         if worker.held.is_empty() {
-            return Ok(ring.arm()?.then_some(Step::NoBuffers));
+            return Ok(ring.arm()?.then(|| self.no_buffers(now)));
         }
         let allowed = lock(&self.rx_limiter).ready(now, 1);
         if let Err(at) = allowed {
@@ -167,7 +167,7 @@ impl<'m> Net<'m> {
             tally.dropped += 1;
             return self.drop_useless(ring, worker, running).map(|()| None);
         }
-        lock(&self.rx_limiter).charge(len as u64);
+        lock(&self.rx_limiter).charge((len - HEADER_LEN) as u64);
         deliver(ring, worker, running.features, len)?;
         tally.frames += 1;
         tally.bytes += len as u64;
@@ -235,6 +235,16 @@ impl<'m> Net<'m> {
             self.set_link(true);
         }
         Step::Idle
+    }
+
+    /// The driver gave nothing to read into. While the link is down, the tap
+    /// is asked all the same.
+    fn no_buffers(&self, now: Duration) -> Step {
+        if self.link_is_up() {
+            return Step::NoBuffers;
+        }
+        self.set_link(self.tap.is_up());
+        Step::WaitUntil(now.saturating_add(PROBE))
     }
 
     fn read_failed(

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::fake::{DATA, Rig};
-use super::{Net, Offload, Options};
+use super::{HEADER_LEN, Net, Offload, Options};
 use crate::driver::{Driver, INDIRECT, WRITE, memory};
 use crate::rate::{BucketConfig, RateLimiter};
 use crate::{Device, Error, Step, features};
@@ -341,6 +341,22 @@ fn a_tap_that_is_down_takes_the_link_down_until_it_is_up() {
     assert!(rig.run_rx().signal);
 }
 
+/// Without buffers there is nothing to read into, and still the link is.
+#[test]
+fn a_link_comes_back_also_without_buffers() {
+    let mut rig = Rig::new();
+    assert_eq!(rig.run_rx().step, Step::NoBuffers);
+    rig.net.set_link(false);
+    rig.wire.down.store(true, Relaxed);
+    let probe = Step::WaitUntil(Duration::from_secs(1));
+    assert_eq!(rig.run_rx().step, probe);
+    assert!(!rig.net.link_is_up());
+    rig.wire.down.store(false, Relaxed);
+    let outcome = rig.run_rx();
+    assert!(outcome.refresh && rig.net.link_is_up());
+    assert_eq!(rig.run_rx().step, Step::NoBuffers);
+}
+
 #[test]
 fn a_rate_limit_waits_and_owes() {
     let bucket = BucketConfig {
@@ -355,7 +371,8 @@ fn a_rate_limit_waits_and_owes() {
     let mut rig = Rig::with(options, u64::MAX);
     for i in 0..3 {
         rig.rx.send(&[(DATA + 4096 * i, 4096, true)]);
-        rig.arrive(1500);
+        // The header does not count, as it does not in the other direction.
+        rig.arrive(HEADER_LEN + 1500);
     }
     let outcome = rig.run_rx();
     assert_eq!(outcome.step, Step::WaitUntil(Duration::from_millis(501)));
