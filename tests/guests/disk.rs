@@ -2,7 +2,8 @@
 //! line says: `do=check` writes, flushes and reads the first device back;
 //! `do=readonly` finds the second one a drive that only reads and goes on
 //! reading; `do=registers` reads and writes every register of the first one in
-//! every width, before and while it runs; `do=loop|head|address|order` builds a
+//! every width, before and while it runs; `do=pace` says how long reads take;
+//! `do=fill` writes to it until a write fails; `do=loop|head|address|order` builds a
 //! chain that no driver may build, and expects to be told to reset.
 #![no_std]
 #![no_main]
@@ -37,6 +38,8 @@ fn main(boot: &Boot) {
         "check" => check(&mut disk),
         "readonly" => readonly(&mut Disk::new(1)),
         "registers" => registers(&mut disk),
+        "pace" => pace(&mut disk),
+        "fill" => fill(&mut disk),
         bad => attack(&mut disk, bad),
     }
     println(format_args!("{todo} ok"));
@@ -232,6 +235,24 @@ fn registers(disk: &mut Disk) {
         }
     }
     check(disk);
+}
+
+/// Says how long 120 reads of 4 KiB take.
+fn pace(disk: &mut Disk) {
+    disk.start();
+    let start = rt::tsc();
+    (0..120).for_each(|_| disk.must("read", 0, 0, SECTORS * 512, 0));
+    println(format_args!("pace took {}", rt::tsc() - start));
+}
+
+/// Writes everywhere until the host has no more room and says so.
+fn fill(disk: &mut Disk) {
+    disk.start();
+    let places = (0..disk.sectors()).step_by(SECTORS);
+    disk.bytes(DATA, SECTORS * 512).fill(0x77);
+    let full = places.into_iter().find(|sector| disk.request(1, *sector, SECTORS * 512) != 0);
+    println(format_args!("error at {full:?}"));
+    disk.must("read", 0, 0, SECTORS * 512, 0);
 }
 
 /// Builds a bad chain; the device must say so, stay quiet, and come back after

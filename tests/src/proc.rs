@@ -65,12 +65,30 @@ pub fn state(pid: u32) -> char {
 /// The process is not there.
 #[must_use]
 pub fn ticks(pid: u32) -> u64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat_ticks(&format!("/proc/{pid}/stat")).unwrap()
+}
+
+/// The same of the thread with this name, 0 if there is none.
+#[must_use]
+pub fn thread_ticks(pid: u32, name: &str) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"));
+    let named = threads.into_iter().flatten().flatten().find(|thread| {
+        let comm = fs::read_to_string(thread.path().join("comm"));
+        comm.is_ok_and(|comm| comm.trim() == name)
+    });
+    let stat = named.map(|thread| thread.path().join("stat"));
+    // It may end at any time.
+    stat.and_then(|stat| stat_ticks(&stat.to_string_lossy()).ok())
+        .unwrap_or(0)
+}
+
+fn stat_ticks(path: &str) -> std::io::Result<u64> {
+    let stat = fs::read_to_string(path)?;
     // Behind the name, which may hold anything: state is field 3, user and
     // system time are 14 and 15 (proc_pid_stat(5)).
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
     let time = [fields[11], fields[12]];
-    time.iter().map(|field| field.parse::<u64>().unwrap()).sum()
+    Ok(time.iter().map(|field| field.parse::<u64>().unwrap()).sum())
 }
 
 /// KiB of all mappings of a file, from `/proc/PID/smaps`.

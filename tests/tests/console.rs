@@ -125,6 +125,8 @@ fn deaf() -> Command {
     tiny("deaf", ["--cmdline", "ticks=1000000000000"])
 }
 
+/// Line 5 of the flaws that hit systems like this one: input for a guest that
+/// never reads grew a buffer without bound (CVE-2020-27173).
 #[test]
 fn a_hundred_megabytes_for_a_guest_that_never_reads_cost_nothing() {
     if !have_kvm() {
@@ -260,6 +262,8 @@ fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
     (reader, writer)
 }
 
+/// Line 11: whoever logs to a pipe that is full must not wait for ever
+/// (Firecracker #6086).
 #[test]
 fn output_that_nobody_reads_does_not_matter() {
     if !have_kvm() {
