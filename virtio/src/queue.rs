@@ -23,6 +23,9 @@ use crate::{Error, RingPart, features};
 /// kernel takes in one vector, so that a chain always fits one system call.
 pub const MAX_QUEUE_SIZE: u16 = 1024;
 
+/// Chains that [`Queue::publish_some`] shows at once.
+const SOME: u16 = 16;
+
 /// Size and place of a queue, as the driver wrote them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct QueueConfig {
@@ -109,6 +112,8 @@ pub struct Queue<'m> {
     /// The driver's index when it was last looked at.
     seen_available: Wrapping<u16>,
     next_used: Wrapping<u16>,
+    /// `next_used` as the driver sees it.
+    published: Wrapping<u16>,
     /// `next_used` when the driver was last told, or not told by its wish.
     signalled: Wrapping<u16>,
     /// The driver's wish is unknown after a start: tell it once regardless.
@@ -155,6 +160,7 @@ impl<'m> Queue<'m> {
             next_available: Wrapping(state.next_available),
             seen_available: Wrapping(state.next_available),
             next_used: Wrapping(state.next_used),
+            published: Wrapping(state.next_used),
             signalled: Wrapping(state.next_used),
             signal_once: true,
             armed: true,
@@ -302,8 +308,20 @@ impl<'m> Queue<'m> {
         Ok(())
     }
 
+    /// Shows the driver the chains given back if there are some by now: each
+    /// showing takes the index out of the driver's cache.
+    pub fn publish_some(&mut self) {
+        if (self.next_used - self.published).0 >= SOME {
+            self.publish();
+        }
+    }
+
     /// Shows the driver every chain given back.
     pub fn publish(&mut self) {
+        if self.published == self.next_used {
+            return;
+        }
+        self.published = self.next_used;
         // Release: the entries and the buffers are written before the index.
         self.used_idx
             .store(self.next_used.0.to_le(), Ordering::Release);

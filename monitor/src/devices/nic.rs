@@ -2,11 +2,13 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use mote_virtio::net::{Net, Options, RxWorker, TxWorker};
+use mote_virtio::net::{Net, Options, RX_QUEUE, RxWorker, TX_QUEUE, TxWorker};
 use mote_virtio::{Device, Step, WhenEmpty};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::poll::Poll;
 use super::{BUDGET, Slot, sleep};
 use crate::backend::TapDevice;
 use crate::config::{Nic, TapSource};
@@ -18,6 +20,7 @@ pub(super) struct Work {
     net: Arc<Net<'static>>,
     /// The tap, to wait for frames on.
     watch: OwnedFd,
+    poll_us: u16,
 }
 
 /// Attaches to an interface's tap and makes its device.
@@ -41,35 +44,86 @@ pub(super) fn open(nic: &Nic, ram: &'static GuestRam) -> Result<(Arc<dyn Device>
     let work = Work {
         net: Arc::clone(&net),
         watch,
+        poll_us: nic.poll_us,
     };
     Ok((net, work))
 }
 
+/// Why a worker has nothing to do.
+struct Pause {
+    /// There is more to do after all.
+    more: bool,
+    /// Nothing is sent, and no doorbell would ring for it.
+    unarmed: bool,
+    /// What became of receiving.
+    received: Step,
+    /// When to go on at the latest.
+    until: Option<Duration>,
+}
+
 impl Work {
-    /// What the worker thread does: receive and send by turns, sleep on the
-    /// doorbell and, while there is room for a frame, on the tap.
+    /// What the worker thread does: receive and send by turns, look on for a
+    /// moment where that pays, sleep on the doorbell and, while there is room
+    /// for a frame, on the tap.
     pub(super) fn serve(&self, slot: &Slot) {
         let clock = Instant::now();
         let (mut rx, mut tx) = (RxWorker::default(), TxWorker::default());
-        loop {
+        let mut poll = Poll::new(self.poll_us);
+        let mut round = |when_empty| {
             let sent = self
                 .net
-                .run_tx(&mut tx, clock.elapsed(), BUDGET, WhenEmpty::Arm);
+                .run_tx(&mut tx, clock.elapsed(), BUDGET, when_empty);
             slot.answer(&sent);
             // After it, because only this says when to look for a lost tap.
             let received = self.net.run_rx(&mut rx, clock.elapsed(), BUDGET);
             slot.answer(&received);
             let steps = [sent.step, received.step];
-            if steps.contains(&Step::More) {
-                continue;
-            }
             let until = steps.into_iter().filter_map(|step| match step {
                 Step::WaitUntil(at) => Some(at),
                 _ => None,
             });
-            let limit = until.min().map(|at| at.saturating_sub(clock.elapsed()));
-            let tap = (received.step == Step::Idle).then(|| self.watch.as_fd());
+            Pause {
+                more: steps.contains(&Step::More),
+                unarmed: sent.step == Step::Empty,
+                received: received.step,
+                until: until.min(),
+            }
+        };
+        loop {
+            if poll.pays() {
+                let pause = round(WhenEmpty::Poll);
+                if pause.more || poll.watch(|| self.has_work(&pause)) {
+                    continue;
+                }
+            }
+            let pause = round(WhenEmpty::Arm);
+            if pause.more {
+                continue;
+            }
+            let begin = clock.elapsed();
+            let limit = pause.until.map(|at| at.saturating_sub(begin));
+            let tap = (pause.received == Step::Idle).then(|| self.watch.as_fd());
             sleep(slot, tap, limit);
+            if limit.is_none() {
+                poll.slept(clock.elapsed().saturating_sub(begin));
+            }
         }
     }
+
+    /// Whether a worker that paused like this could do something now.
+    fn has_work(&self, pause: &Pause) -> bool {
+        if pause.unarmed && self.net.pending(TX_QUEUE) > 0 {
+            return true;
+        }
+        match pause.received {
+            Step::Idle => is_readable(&self.watch),
+            Step::NoBuffers => self.net.pending(RX_QUEUE) > 0,
+            _ => false,
+        }
+    }
+}
+
+fn is_readable(tap: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(tap, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec::default())).is_ok_and(|count| count > 0)
 }

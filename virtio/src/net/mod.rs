@@ -79,7 +79,7 @@ pub struct Net<'m> {
 }
 
 impl<'m> Net<'m> {
-    /// A stopped device on `tap`, with the link as it is there.
+    /// A stopped device on `tap`, with the link up.
     ///
     /// # Errors
     /// [`Error::Option`].
@@ -87,8 +87,8 @@ impl<'m> Net<'m> {
         options.check()?;
         Ok(Self {
             mem,
-            link_up: AtomicBool::new(tap.is_up()),
             tap,
+            link_up: AtomicBool::new(true),
             link_news: AtomicBool::new(false),
             rx_limiter: Mutex::new(options.rx_limiter),
             tx_limiter: Mutex::new(options.tx_limiter),
@@ -119,6 +119,15 @@ impl<'m> Net<'m> {
         *lock(&self.tx_limiter) = tx;
     }
 
+    /// How many chains wait in `queue`, for a worker that looks on instead of
+    /// arming the doorbell.
+    #[must_use]
+    pub fn pending(&self, queue: usize) -> u16 {
+        let running = self.running.read().unwrap_or_else(PoisonError::into_inner);
+        let queue = running.as_ref().and_then(|r| r.queues.get(queue)?.as_ref());
+        queue.map_or(0, |queue| lock(queue).pending())
+    }
+
     fn set_link(&self, up: bool) {
         // A load first: this is asked for each frame.
         if self.link_up.load(Ordering::Relaxed) != up {
@@ -146,6 +155,7 @@ impl<'m> Net<'m> {
         };
         let mut ring = lock(queue);
         let step = work(running, &mut ring);
+        ring.publish();
         let broken = step == Step::Broken;
         if broken && !running.broken.swap(true, Ordering::Relaxed) {
             self.counters.broken.add(1);

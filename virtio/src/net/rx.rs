@@ -44,6 +44,18 @@ pub struct RxWorker<'m> {
     /// Bytes in `slices`.
     room: usize,
     overflow: Vec<u8>,
+    /// A frame that has been read and waits for more buffers.
+    tail: Option<Tail>,
+}
+
+/// A frame of which the front lies in all buffers that were held, and the rest
+/// in the overflow.
+#[derive(Debug, Clone, Copy)]
+struct Tail {
+    /// Bytes of the frame, header included.
+    len: usize,
+    /// Bytes of it that lie in buffers.
+    placed: usize,
 }
 
 impl Default for RxWorker<'_> {
@@ -56,6 +68,7 @@ impl Default for RxWorker<'_> {
             room: 0,
             // Zeroed lazily by the kernel: costs memory only if used.
             overflow: vec![0; MAX_FRAME],
+            tail: None,
         }
     }
 }
@@ -68,6 +81,7 @@ impl<'m> RxWorker<'m> {
             self.held.clear();
             self.slices.clear();
             self.room = 0;
+            self.tail = None;
         }
     }
 
@@ -147,7 +161,10 @@ impl<'m> Net<'m> {
         (running, now): (&Running<'m>, Duration),
         tally: &mut Tally,
     ) -> Result<Option<Step>, Error> {
-        self.gather(ring, worker, running, tally)?;
+        let dry = self.gather(ring, worker, running, tally)?;
+        if let Some(tail) = worker.tail {
+            return self.finish(ring, worker, (running, tail, dry), tally);
+        }
         if worker.held.is_empty() {
             return Ok(ring.arm()?.then(|| self.no_buffers(now)));
         }
@@ -163,33 +180,81 @@ impl<'m> Net<'m> {
             Err(error) => return Ok(self.read_failed(&error, now, tally)),
         };
         self.set_link(true);
+        // A driver that takes segments gives small buffers, and the next ones
+        // are on their way: the frame is kept until they come.
+        let segments = running.merges() && running.offload.has_segments();
+        if len > worker.room && len <= running.largest_frame && segments && dry {
+            let placed = worker.room;
+            worker.tail = Some(Tail { len, placed });
+            return Ok(None);
+        }
         if len < HEADER_LEN || len > worker.room {
             tally.dropped += 1;
             return self.drop_useless(ring, worker, running).map(|()| None);
         }
+        self.deliver(ring, worker, (running, len), tally)?;
+        Ok(None)
+    }
+
+    /// Goes on with a frame that lacked room: delivers it once there is room
+    /// for all of it, or drops it if the driver has no more buffers to give.
+    fn finish(
+        &self,
+        ring: &mut Queue<'m>,
+        worker: &mut RxWorker<'m>,
+        (running, tail, dry): (&Running<'m>, Tail, bool),
+        tally: &mut Tally,
+    ) -> Result<Option<Step>, Error> {
+        if worker.room < tail.len {
+            let all_held = worker.held.len() >= usize::from(ring.size());
+            if dry && !all_held {
+                return Ok(ring.arm()?.then_some(Step::NoBuffers));
+            }
+            worker.tail = None;
+            tally.dropped += 1;
+            return Ok(None);
+        }
+        worker.tail = None;
+        let rest = tail.len.saturating_sub(tail.placed);
+        let rest = worker.overflow.get(..rest).unwrap_or_default();
+        place(&worker.slices, tail.placed, rest);
+        self.deliver(ring, worker, (running, tail.len), tally)?;
+        Ok(None)
+    }
+
+    /// Gives the guest a frame that lies in the held buffers, and counts it.
+    fn deliver(
+        &self,
+        ring: &mut Queue<'m>,
+        worker: &mut RxWorker<'m>,
+        (running, len): (&Running<'m>, usize),
+        tally: &mut Tally,
+    ) -> Result<(), Error> {
         lock(&self.rx_limiter).charge((len - HEADER_LEN) as u64);
         deliver(ring, worker, running.features, len)?;
         tally.frames += 1;
         tally.bytes += len as u64;
-        Ok(None)
+        Ok(())
     }
 
     /// Takes buffers from the ring until the largest frame fits, or one
-    /// buffer where a frame may only fill one.
+    /// buffer where a frame may only fill one. True if the ring is empty.
     fn gather(
         &self,
         ring: &mut Queue<'m>,
         worker: &mut RxWorker<'m>,
         running: &Running<'m>,
         tally: &mut Tally,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let most = if running.merges() { usize::MAX } else { 1 };
         let spare = MAX_SLICES - usize::from(ring.size());
         while worker.room < running.largest_frame
             && worker.held.len() < most
             && worker.slices.len() <= spare
-            && ring.take(&mut worker.chain)?
         {
+            if !ring.take(&mut worker.chain)? {
+                return Ok(true);
+            }
             if (worker.chain.writable_len() as usize) >= HEADER_LEN {
                 worker.hold();
                 continue;
@@ -203,7 +268,7 @@ impl<'m> Net<'m> {
                 break;
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// After a frame that did not fit: where a frame fills one buffer and
@@ -284,9 +349,24 @@ fn deliver<'m>(
         ring.stage(held.head, u32::try_from(written).unwrap_or(u32::MAX))?;
     }
     mark_dirty(&worker.slices, len);
-    ring.publish();
+    // All of a frame's buffers or none: 5.1.6.4.
+    ring.publish_some();
     worker.release(count);
     Ok(())
+}
+
+/// Copies `bytes` into the slices from byte `skip` of them on.
+fn place(slices: &[GuestSlice<'_>], skip: usize, bytes: &[u8]) {
+    let (mut skip, mut rest) = (skip, bytes);
+    for slice in slices {
+        let Ok(tail) = slice.offset(skip.min(slice.len())) else {
+            return;
+        };
+        skip = skip.saturating_sub(slice.len());
+        let (now, later) = rest.split_at(rest.len().min(tail.len()));
+        tail.copy_from(now);
+        rest = later;
+    }
 }
 
 /// Tells page tracking of what the kernel wrote behind its back.

@@ -97,7 +97,8 @@ impl<'m> Net<'m> {
                 return Ok(Some(Step::WaitUntil(now.saturating_add(BUSY))));
             }
         }
-        ring.complete(head, 0)?;
+        ring.stage(head, 0)?;
+        ring.publish_some();
         Ok(None)
     }
 
