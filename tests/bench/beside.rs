@@ -4,6 +4,7 @@
 use std::env;
 use std::error::Error;
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -69,14 +70,27 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Starts the guest `name` with a device: `flag` and its value.
-    pub fn start(name: &str, [flag, value]: [&str; 2], options: &Options) -> Self {
-        let mut command = Command::new(&options.mote);
+    /// Starts the guest `name` with a device: `flag` and its value. A
+    /// descriptor to be passed on is number 3 there.
+    pub fn start(
+        name: &str,
+        [flag, value]: [&str; 2],
+        passed: Option<OwnedFd>,
+        options: &Options,
+    ) -> Self {
+        let mut command = Command::new("sh");
+        // It travels as standard error, which is not closed on the way.
+        match passed {
+            Some(fd) => command.args(["-c", "exec \"$@\" 3>&2 2>&1"]).stderr(fd),
+            None => command.args(["-c", "exec \"$@\""]).stderr(Stdio::inherit()),
+        };
+        command.arg("sh").arg(&options.mote);
         command.args(["run", "--kernel"]);
         command.arg(mote_tests::guest(name));
         command.args([flag, &format!("{value}{}", options.device)]);
-        command.args(&options.extra).stderr(Stdio::inherit());
-        let vm = Vm::start(&mut command);
+        command.args(&options.extra);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let vm = Vm::spawn(&mut command);
         vm.wait_for("ready\n");
         Self {
             vm,

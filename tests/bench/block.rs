@@ -85,7 +85,7 @@ fn measure_in(dir: &Path, options: &Options) -> Result<()> {
         .open(&path)?;
     file.set_len(SIZE)?;
     let path = path.to_str().ok_or("the directory has no name in UTF-8")?;
-    let mut guest = Guest::start("bench_block", ["--disk", path], options);
+    let mut guest = Guest::start("bench_block", ["--disk", path], None, options);
     let mut host = Host {
         file,
         buffers: beside::memory(8 << 20)?,
