@@ -45,6 +45,9 @@ pub fn create(size: u64) -> Result<GuestRam, Error> {
     for (start, length) in ranges(size) {
         let length = usize::try_from(length).map_err(|e| failed(e.to_string()))?;
         let host = reserve(length).map_err(|e| failed(os_message(&e)))?;
+        if start == 0 {
+            keep_small(host, length);
+        }
         let builder = MmapRegionBuilder::new(length)
             .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
             .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
@@ -96,6 +99,16 @@ fn reserve(length: usize) -> io::Result<*mut u8> {
         unsafe { mm::munmap(aligned.wrapping_byte_add(length), rest) }?;
     }
     Ok(aligned.cast())
+}
+
+/// Keeps the start of memory from becoming a huge page: a few of its pages are
+/// used to boot, and many guests never use another. Failing is harmless.
+fn keep_small(host: *mut u8, length: usize) {
+    const LOW: usize = 2 << 20;
+    let advice = mm::Advice::LinuxNoHugepage;
+    // SAFETY: the range lies in a mapping that was just made, and no byte of
+    // it changes.
+    let _ = unsafe { mm::madvise(host.cast(), length.min(LOW), advice) };
 }
 
 /// Puts `length` bytes of `file` from `offset` at guest address `address`,

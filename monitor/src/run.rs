@@ -10,6 +10,7 @@ use kvm_bindings::CpuId;
 use kvm_ioctls::Kvm;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use vm_memory::{Bytes as _, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::acpi::VirtioWindow;
@@ -195,7 +196,7 @@ impl Machine {
         let windows = self.shared.bus.devices().windows();
         let loaded = load(&self.source, self.ram, config.cpus, &windows)?;
         vm::power_on(&self.shared, loaded.entry)?;
-        self.ahead.put(loaded.patched);
+        self.ahead.put(loaded.written);
         vcpu::open_gate(&self.shared);
         Ok(())
     }
@@ -328,7 +329,10 @@ struct WorkAhead(Mutex<Vec<(u64, u64)>>);
 
 impl WorkAhead {
     /// Bytes between two looks at what else there is to do.
-    const PIECE: u64 = 512 << 10;
+    const PIECE: u64 = 256 << 10;
+    /// What linkers fill code with, up to the next huge page (`int3`). Such a
+    /// piece is never written to.
+    const PADDING: [u8; 16] = [0xcc; 16];
 
     fn put(&self, ranges: Vec<(u64, u64)>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = ranges;
@@ -347,11 +351,15 @@ impl WorkAhead {
 
     /// Does a piece of the work; tells whether there was one.
     fn step(&self, ram: &GuestRam) -> bool {
-        let piece = self.take();
-        if let Some((address, length)) = piece {
+        let Some((address, length)) = self.take() else {
+            return false;
+        };
+        let mut start = [0; 16];
+        let _ = ram.read_slice(&mut start, GuestAddress(address));
+        if start != Self::PADDING {
             memory::prepare_writes(ram, address, length as usize);
         }
-        piece.is_some()
+        true
     }
 }
 
@@ -404,7 +412,7 @@ impl Preparation {
         let cpuid = vm::cpuid::supported(&host)?;
         drop(host);
         let mut loaded = load(&self.source, self.ram, self.cpus, &self.windows)?;
-        self.ahead.put(std::mem::take(&mut loaded.patched));
+        self.ahead.put(std::mem::take(&mut loaded.written));
         Ok((cpuid, loaded))
     }
 }

@@ -20,7 +20,7 @@ const SCRATCH: u16 = machine::COM1 + 7;
 const SPURIOUS: u64 = 0xf0;
 const SPURIOUS_RESET: u32 = 0xff;
 /// I/O APIC: low half of a redirection entry, and its value at power-on.
-const GSI: u32 = 10;
+const GSI: u32 = 5;
 const MASKED: u32 = 1 << 16;
 /// An MSR that nothing here needs: target of `syscall`.
 const LSTAR: u32 = 0xc000_0082;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{Entry, Source, check_cmdline};
+use super::{Entry, Source, check_cmdline, worth_mapping};
 use crate::layout;
 use crate::memory::{self, GuestRam};
 
@@ -86,7 +86,7 @@ fn pattern(length: usize) -> Vec<u8> {
 /// bytes either way, and zeroes around them.
 #[test]
 fn segments_are_placed_whole() {
-    let bytes = pattern(300_001);
+    let bytes = pattern(1_300_001);
     for (address, offset) in [
         (0x20_0000, 0x1000),   // lined up, page-aligned: mapped, tail copied
         (0x20_0123, 0x1123),   // lined up, not aligned: head and tail copied
@@ -104,6 +104,91 @@ fn segments_are_placed_whole() {
         let after = address + bytes.len() as u64;
         assert!(read(&ram, after, 9000).iter().all(|b| *b == 0));
     }
+}
+
+/// Small leftovers of a mapping in a block of 2 MiB are copied, so that the
+/// block can become a huge page; nothing is left out or mapped twice.
+#[test]
+fn what_is_worth_mapping() {
+    const M: u64 = 1 << 20;
+    for (range, mapped) in [
+        ((16 * M, 20 * M), (16 * M, 20 * M)),
+        ((16 * M, 20 * M + 0x26634), (16 * M, 20 * M)),
+        ((16 * M, 21 * M), (16 * M, 21 * M)),
+        ((17 * M + 1, 20 * M), (18 * M, 20 * M)),
+        ((17 * M, 19 * M + 4095), (17 * M, 19 * M)),
+        (
+            (16 * M + 0x4e000, 18 * M + 0xb1000),
+            (16 * M + 0x4e000, 18 * M),
+        ),
+    ] {
+        assert_eq!(worth_mapping(range.0, range.1), mapped, "{range:x?}");
+    }
+    for range in [(16 * M, 16 * M + 4096), (17 * M + 1, 18 * M), (5, 6)] {
+        let (start, end) = worth_mapping(range.0, range.1);
+        assert_eq!(start, end, "{range:x?}");
+    }
+}
+
+/// What a Linux kernel's sections say is scratch space, or in between two of
+/// them, is zero and its own; what it will write to is known.
+#[test]
+fn sections_of_linux_are_hints() {
+    let mut bytes = pattern(6 << 20);
+    let (base, offset) = (0x100_0000, 0x1000);
+    // The note that says it is Linux lies in the first page.
+    let note = [6, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0];
+    bytes[..12].copy_from_slice(&note);
+    bytes[12..20].copy_from_slice(b"Linux\0\0\0");
+    let mut file = elf(&[
+        (base, &bytes, offset, bytes.len() as u64),
+        (0, &[], 0x1000, 0),
+    ]);
+    file[64 + 56] = 4;
+    file[64 + 56 + 32] = 20;
+    let names = b"\0.text\0.rodata\0.init.scratch\0";
+    let names_at = file.len();
+    file.extend_from_slice(names);
+    let table = file.len();
+    // Name, type, flags, offset into the segment, bytes.
+    let text = (1, 1, 6, 0x1000, 0x20_0000);
+    let rodata = (7, 1, 2, 0x30_0000, 0x1000);
+    let scratch = (15, 1, 3, 0x40_0000, 0x20_0000);
+    for (name, kind, flags, at, size) in [text, rodata, scratch] {
+        let mut header = [0; 64];
+        header[0] = name;
+        header[4] = kind;
+        header[8] = flags;
+        header[16..24].copy_from_slice(&u64::to_le_bytes(at));
+        header[32..40].copy_from_slice(&u64::to_le_bytes(size));
+        file.extend_from_slice(&header);
+    }
+    let mut header = [0; 64];
+    header[4] = 3;
+    header[24..32].copy_from_slice(&(names_at as u64).to_le_bytes());
+    header[32..40].copy_from_slice(&(names.len() as u64).to_le_bytes());
+    file.extend_from_slice(&header);
+    file[40..48].copy_from_slice(&(table as u64).to_le_bytes());
+    file[58..64].copy_from_slice(&[64, 0, 4, 0, 3, 0]);
+
+    let ram = ram();
+    let kernel = Scratch::new(&file);
+    let source = Source::open(&kernel.0, None, None).unwrap();
+    let loaded = source.load(&ram, 0).unwrap();
+    assert_eq!(loaded.written, [(base + 0x1000, 0x20_0000)]);
+    let seen = read(&ram, base, bytes.len());
+    let zero = |range: std::ops::Range<usize>| seen[range].iter().all(|b| *b == 0);
+    assert!(seen[..0x20_1000] == bytes[..0x20_1000]);
+    assert!(zero(0x20_1000..0x30_0000), "between two sections");
+    // Between a section and scratch space of a segment that is read-only.
+    assert!(seen[0x30_0000..0x30_1000] == bytes[0x30_0000..0x30_1000]);
+    assert!(zero(0x40_0000..0x60_0000), "scratch space");
+    // The same file is loaded as it is if it does not say that it is Linux.
+    let mut other = file.clone();
+    other[offset + 12] = b'l';
+    let ram = self::ram();
+    load(&ram, &other, None).unwrap();
+    assert!(read(&ram, base + 64, bytes.len() - 64) == bytes[64..]);
 }
 
 /// A mapped kernel belongs to the guest: its writes never reach the file, and

@@ -58,7 +58,7 @@ pub(super) fn load(ram: &GuestRam, image: &Image, head: &[u8]) -> Result<Kernel,
     Ok(Kernel {
         entry: Entry::Linux64(address + 0x200),
         end: address + needs,
-        patched: Vec::new(),
+        written: Vec::new(),
         header: Some(Header(header)),
     })
 }

@@ -16,6 +16,14 @@ const MAX_SECTIONS: u16 = 256;
 const SHT_NOBITS: u32 = 8;
 const SHF_ALLOC: u64 = 2;
 const SHF_EXECINSTR: u64 = 4;
+/// Bytes of section names that are looked at; Linux has 400.
+const MAX_NAMES: u64 = 4 << 10;
+/// Linux's room for early scratch data, which it expects nothing in; the file
+/// holds 4 MiB of zeroes for it.
+const SCRATCH: &[u8] = b".init.scratch\0";
+/// Data that Linux overwrites when it gives it back after its start.
+const DISCARDED: [&[u8]; 2] = [b".init.data\0", b".data..percpu\0"];
+const PF_W: u32 = 2;
 /// `XEN_ELFNOTE_PHYS32_ENTRY`: the PVH entry point.
 const PHYS32_ENTRY: u32 = 18;
 
@@ -23,6 +31,7 @@ const PHYS32_ENTRY: u32 = 18;
 #[derive(Clone, Copy, Debug)]
 struct Segment {
     kind: u32,
+    flags: u32,
     offset: u64,
     /// Where it is linked to run.
     linked: u64,
@@ -69,12 +78,14 @@ pub(super) fn load(ram: &GuestRam, image: &Image, head: &[u8]) -> Result<Kernel,
     if notes.linux {
         sections.read(image, head, &segments);
     }
-    for segment in segments.iter().filter(|s| s.kind == PT_LOAD) {
+    // From the end: a kernel's last segment is a large one that is mapped, and
+    // copying a few bytes next to it first would clear a huge page for nothing.
+    for segment in segments.iter().rev().filter(|s| s.kind == PT_LOAD) {
         place(ram, image, segment, &sections.zeroes)?;
     }
     Ok(Kernel {
         entry,
-        patched: sections.code,
+        written: sections.written,
         end,
         header: None,
     })
@@ -132,6 +143,7 @@ fn segments(image: &Image, head: &[u8; 64]) -> Result<Vec<Segment>, Error> {
     let parse = |raw: &[u8]| {
         Some(Segment {
             kind: u32_at(raw, 0)?,
+            flags: u32_at(raw, 4)?,
             offset: u64_at(raw, 8)?,
             linked: u64_at(raw, 16)?,
             address: u64_at(raw, 24)?,
@@ -263,16 +275,20 @@ fn place(
 }
 
 /// Sections of a Linux kernel that boot faster when they are known, as guest
-/// physical ranges in ascending order. Only hints: a kernel without section
-/// headers, or with odd ones, has none.
+/// physical ranges. Only hints: a kernel without section headers, or with odd
+/// ones, has none.
 #[derive(Default)]
 struct Sections {
-    /// Large pieces of code, which Linux patches while it boots.
-    code: Vec<(u64, u64)>,
-    /// Large pieces of zeroes (`.bss`) that the file holds for what lies
-    /// behind them; Linux clears them itself, and mapped they cost an exit and
-    /// a copy for each page then.
+    /// Large pieces of code, which Linux patches while it boots, and of data
+    /// that it only boots with.
+    written: Vec<(u64, u64)>,
+    /// Large pieces of zeroes that the file holds for what lies behind them,
+    /// in ascending order: such as `.bss`, or from code to constants. Linux
+    /// fills them itself, and mapped they cost an exit and a copy for each
+    /// page then.
     zeroes: Vec<(u64, u64)>,
+    /// End of the section before, if the guest may not write there.
+    constant_end: Option<u64>,
 }
 
 impl Sections {
@@ -280,31 +296,57 @@ impl Sections {
         let count = u16_at(head, 60).unwrap_or(0).min(MAX_SECTIONS);
         let offset = u64_at(head, 40).unwrap_or(0);
         let mut table = vec![0; usize::from(count) * 64];
-        if u16_at(head, 58) == Some(64) && image.read(offset, &mut table).is_ok() {
-            for header in table.chunks_exact(64) {
-                self.add(header, segments);
-            }
-            self.zeroes.sort_unstable();
+        if u16_at(head, 58) != Some(64) || image.read(offset, &mut table).is_err() {
+            return;
         }
+        let names = u16_at(head, 62).unwrap_or(0);
+        let names = table.chunks_exact(64).nth(names.into());
+        let names = names.and_then(|header| read_names(image, header));
+        for header in table.chunks_exact(64) {
+            self.add(header, segments, names.as_deref().unwrap_or_default());
+        }
+        self.zeroes.sort_unstable();
     }
 
-    fn add(&mut self, header: &[u8], segments: &[Segment]) -> Option<()> {
-        let (kind, flags) = (u32_at(header, 4)?, u64_at(header, 8)?);
+    fn add(&mut self, header: &[u8], segments: &[Segment], names: &[u8]) -> Option<()> {
+        let (name, kind) = (u32_at(header, 0)?, u32_at(header, 4)?);
+        let flags = u64_at(header, 8)?;
         let (linked, size) = (u64_at(header, 16)?, u64_at(header, 32)?);
-        if flags & SHF_ALLOC == 0 || size < super::WORTH_MAPPING {
+        if flags & SHF_ALLOC == 0 {
             return None;
         }
         let place = |s: &Segment| {
             let skip = linked.checked_sub(s.linked)?;
             let fits = s.kind == PT_LOAD && size <= s.file_size.checked_sub(skip)?;
-            fits.then(|| s.address + skip)
+            fits.then(|| (s.address + skip, s.flags & PF_W != 0))
         };
-        let address = segments.iter().find_map(place)?;
-        if kind == SHT_NOBITS {
-            self.zeroes.push((address, size));
-        } else if flags & SHF_EXECINSTR != 0 {
-            self.code.push((address, size));
+        let (address, writable) = segments.iter().find_map(place)?;
+        let gap = self
+            .constant_end
+            .and_then(|end| Some((end, address.checked_sub(end)?)));
+        self.constant_end = (!writable).then_some(address + size);
+        let name = names.get(name as usize..).unwrap_or_default();
+        let discarded = || {
+            DISCARDED
+                .iter()
+                .any(|discarded| name.starts_with(discarded))
+        };
+        let section = (address, size);
+        let large = |(_, size): &(u64, u64)| *size >= super::WORTH_MAPPING;
+        self.zeroes.extend(gap.filter(large).filter(|_| !writable));
+        if kind == SHT_NOBITS || name.starts_with(SCRATCH) {
+            self.zeroes.extend(Some(section).filter(large));
+        } else if flags & SHF_EXECINSTR != 0 || discarded() {
+            self.written.extend(Some(section).filter(large));
         }
         Some(())
     }
+}
+
+/// Reads the names of all sections, of which `header` is one.
+fn read_names(image: &Image, header: &[u8]) -> Option<Vec<u8>> {
+    let (offset, size) = (u64_at(header, 24)?, u64_at(header, 32)?);
+    let mut names = vec![0; size.min(MAX_NAMES) as usize];
+    image.read(offset, &mut names).ok()?;
+    Some(names)
 }

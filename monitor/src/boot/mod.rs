@@ -63,14 +63,14 @@ pub struct Loaded {
     /// How the first vCPU enters the guest.
     pub entry: Entry,
     /// Mapped ranges `(address, length)` that the guest will soon write to:
-    /// Linux patches its own code, page by page, while it boots.
-    pub patched: Vec<(u64, u64)>,
+    /// Linux fills its data and patches its code, page by page, while it boots.
+    pub written: Vec<(u64, u64)>,
 }
 
 /// A kernel that lies in guest memory.
 struct Kernel {
     entry: Entry,
-    patched: Vec<(u64, u64)>,
+    written: Vec<(u64, u64)>,
     /// First address behind everything the kernel uses before it knows RAM.
     end: u64,
     /// The bzImage's setup header, which the boot parameters begin with.
@@ -157,18 +157,31 @@ impl Image {
             memory::copy_file(ram, address + skip, &self.file, offset + skip, length)
                 .map_err(failed)
         };
-        let head = (PAGE - address % PAGE) % PAGE;
-        let whole = length.saturating_sub(head) / PAGE * PAGE;
+        let (start, end) = worth_mapping(address, address + length);
+        let (head, whole) = (start - address, end - start);
         let lined_up = address % PAGE == offset % PAGE && whole >= WORTH_MAPPING;
-        if !lined_up
-            || memory::map_file(ram, address + head, &self.file, offset + head, whole).is_err()
-        {
+        if !lined_up || memory::map_file(ram, start, &self.file, offset + head, whole).is_err() {
             // Not every file system can map; copying always works.
             return copy(0, length);
         }
         copy(0, head)?;
         copy(head + whole, length - head - whole)
     }
+}
+
+/// The part of `start..end` to map from a file: whole pages, and no block of
+/// 2 MiB of which they fill less than half. Memory around a small mapping can
+/// not become a huge page, and costs the guest an exit for each page then.
+fn worth_mapping(start: u64, end: u64) -> (u64, u64) {
+    const BLOCK: u64 = 2 << 20;
+    let (mut start, mut end) = (start.next_multiple_of(PAGE), end / PAGE * PAGE);
+    if BLOCK - start % BLOCK < BLOCK / 2 {
+        start = start.next_multiple_of(BLOCK);
+    }
+    if end % BLOCK < BLOCK / 2 {
+        end = end / BLOCK * BLOCK;
+    }
+    (start, end.max(start))
 }
 
 /// What a VM boots from: files that were opened when it was configured.
@@ -237,7 +250,7 @@ impl Source {
         }
         Ok(Loaded {
             entry: kernel.entry,
-            patched: kernel.patched,
+            written: kernel.written,
         })
     }
 
