@@ -38,6 +38,9 @@ pub fn alone(body: impl FnOnce() + Send) {
     });
 }
 
+/// Errors of an interface without room, and of one that is no more.
+const GONE: [i32; 4] = [libc::ENOBUFS, libc::ENXIO, libc::ENODEV, libc::ENETDOWN];
+
 const TUN: &str = "/dev/net/tun";
 const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
 const TUNSETPERSIST: libc::c_ulong = 0x4004_54cb;
@@ -215,7 +218,7 @@ impl Interface {
     pub fn send(&self, frame: &[u8]) -> bool {
         match (&self.socket).write(frame) {
             Ok(_) => true,
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOBUFS | libc::ENXIO)) => false,
+            Err(e) if GONE.contains(&e.raw_os_error().unwrap_or(0)) => false,
             Err(e) => panic!("{}: {e}", self.name),
         }
     }

@@ -3,6 +3,7 @@
 //! "Line N" is one of the flaws that hit systems like this one.
 
 use std::fs;
+use std::iter;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -69,13 +70,12 @@ fn comes_back(tap: &Interface, vm: &Vm, longest: usize) {
     for (seed, len) in lengths.enumerate() {
         let sent = frame(len, seed);
         assert!(tap.send(&sent));
-        let back = tap.receive_within(LIMIT).unwrap_or_default();
+        // Echoes of what was sent before may be late on a busy host.
+        let back = iter::repeat_with(|| tap.receive_within(LIMIT).unwrap_or_default())
+            .take(100_000)
+            .find(|back| back.is_empty() || *back == sent);
         let out = vm.out.text();
-        assert!(
-            back == sent,
-            "{out}\n{len} bytes came back as {}",
-            back.len()
-        );
+        assert!(back == Some(sent), "{out}\n{len} bytes did not come back");
     }
 }
 
