@@ -44,18 +44,20 @@ fn a_large_kernel_is_mapped_and_its_clean_pages_are_shared() {
     let (file, hash, length) = large(&scratch);
     let mut vm = start(&file, length);
     let before = proc::mapped(vm.pid(), &file);
-    assert!(before.size * 1024 >= length as u64, "{before:?}");
+    // What is left over at both ends, up to half of a huge page, is copied.
+    let mapped = length as u64 - (2 << 20);
+    assert!(before.size * 1024 >= mapped, "{before:?}");
     vm.send("r");
     vm.wait_for(&format!("hash {hash:016x}"));
     let read = proc::mapped(vm.pid(), &file);
-    assert!(read.resident * 1024 >= length as u64, "{read:?}");
+    assert!(read.resident * 1024 >= mapped, "{read:?}");
     // Reading makes no copies.
     assert_eq!(read.anonymous + read.private_dirty, 0, "{read:?}");
     // Writing makes copies, which stay in the guest.
     vm.send("wr");
     vm.wait_for_times("hash ", 2);
     let written = proc::mapped(vm.pid(), &file);
-    assert!(written.anonymous * 1024 >= length as u64, "{written:?}");
+    assert!(written.anonymous * 1024 >= mapped, "{written:?}");
     assert_eq!(vm.out.text().matches(&format!("{hash:016x}")).count(), 1);
     // A restart reads the file again.
     vm.send("b");
