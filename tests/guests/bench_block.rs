@@ -8,6 +8,7 @@
 #![no_main]
 
 #[path = "bench/driver.rs"]
+#[allow(dead_code, reason = "some of it is for others")]
 mod driver;
 
 use driver::{Device, INDIRECT, NEXT, RING_LEN, Ring, WRITE, describe};

@@ -63,6 +63,16 @@ impl Device {
         Device(window)
     }
 
+    /// Rings the doorbell, whatever for.
+    pub fn ring(&self, queue: u32) {
+        self.0.write32(0x50, queue);
+    }
+
+    /// Whether the device has given up on its driver.
+    pub fn needs_reset(&self) -> bool {
+        self.0.read32(0x70) & 64 != 0
+    }
+
     /// Eight bytes of the configuration space.
     pub fn config(&self) -> u64 {
         u64::from(self.0.read32(0x100)) | u64::from(self.0.read32(0x104)) << 32
@@ -141,7 +151,7 @@ impl Ring {
         let event = shared::<AtomicU16>(event).load(Ordering::Relaxed);
         let ahead = self.sent.wrapping_sub(event).wrapping_sub(1);
         if ahead < self.sent.wrapping_sub(self.published) {
-            device.0.write32(0x50, queue);
+            device.ring(queue);
             self.kicks += 1;
         }
         self.published = self.sent;
