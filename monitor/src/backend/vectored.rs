@@ -21,10 +21,11 @@ pub(super) enum Way {
 
 /// Moves the slices, in order, to or from byte `offset` on; returns how many
 /// bytes were moved, fewer than asked at the end of the file, or when an error
-/// came after a part that was moved.
+/// came after a part that was written.
 ///
 /// # Errors
-/// What the system says, if nothing was moved.
+/// What the system says, of a write only if nothing was written: the next one
+/// will say it again. A read that stopped short would look as if the file had.
 pub(super) fn transfer(
     file: &File,
     way: Way,
@@ -47,7 +48,7 @@ pub(super) fn transfer(
                 skip = left;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) if done > 0 => break,
+            Err(_) if done > 0 && way == Way::Write => break,
             Err(error) => return Err(error),
         }
     }
@@ -89,4 +90,45 @@ fn batch(
         Way::Write => unsafe { libc::pwritev(fd, pieces, count, offset) },
     };
     usize::try_from(moved).map_err(|_| io::Error::last_os_error())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use vm_memory::VolatileSlice;
+
+    use super::*;
+
+    /// More pieces than one call takes, the last of them not writable.
+    #[test]
+    fn an_error_behind_the_first_batch_is_an_error() {
+        let mut file = tempfile();
+        file.write_all(&[7; 4096]).unwrap();
+        let mut good = [0u8; 16 * BATCH];
+        // SAFETY: a new mapping of one page that nothing may touch.
+        let bad = unsafe {
+            let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+            libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_NONE, kind, -1, 0)
+        };
+        assert_ne!(bad, libc::MAP_FAILED);
+        let mut slices: Vec<GuestSlice<'_>> =
+            good.chunks_mut(16).map(VolatileSlice::from).collect();
+        // SAFETY: only the kernel will access it, which may not.
+        slices.push(unsafe { VolatileSlice::new(bad.cast(), 16) });
+        let error = transfer(&file, Way::Read, &slices, 0).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EFAULT));
+        let written = transfer(&file, Way::Write, &slices, 0).unwrap();
+        assert_eq!(written, 16 * BATCH);
+        slices.pop();
+        assert_eq!(transfer(&file, Way::Read, &slices, 4000).unwrap(), 96);
+    }
+
+    fn tempfile() -> File {
+        // SAFETY: a string that ends in a zero.
+        let fd = unsafe { libc::memfd_create(c"image".as_ptr(), libc::MFD_CLOEXEC) };
+        assert!(fd >= 0);
+        // SAFETY: a fresh descriptor that nothing else owns.
+        unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) }
+    }
 }

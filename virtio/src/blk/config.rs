@@ -7,12 +7,14 @@ use crate::{Error, MAX_QUEUE_SIZE, features};
 pub const SECTOR: u64 = 512;
 /// Bytes in the identity string.
 pub const ID_LEN: usize = 20;
-/// Most ranges in one discard or write-zeroes request.
+/// Most ranges in one discard.
 pub(super) const MAX_RANGES: usize = 32;
 /// Most sectors in one range to discard: 2 GiB.
 pub(super) const MAX_DISCARD_SECTORS: u32 = 1 << 22;
-/// Most sectors in one range to zero: 64 MiB, which a host that has to write
-/// them still does in a moment.
+/// Ranges in one write-zeroes request, and most sectors in one: 64 MiB, which
+/// a host that has to write them still does in a moment, but not 32 times.
+pub(super) const MAX_ZERO_RANGES: usize = 1;
+/// See [`MAX_ZERO_RANGES`].
 pub(super) const MAX_ZERO_SECTORS: u32 = 1 << 17;
 
 /// Byte offset of `writeback`, the one field a driver may write.
@@ -127,7 +129,7 @@ impl Options {
         space.extend((MAX_RANGES as u32).to_le_bytes());
         space.extend((self.physical_block / SECTOR as u32).to_le_bytes()); // discard alignment
         space.extend(MAX_ZERO_SECTORS.to_le_bytes());
-        space.extend((MAX_RANGES as u32).to_le_bytes());
+        space.extend((MAX_ZERO_RANGES as u32).to_le_bytes());
         space.extend([1, 0, 0, 0]); // write_zeroes_may_unmap
         space
     }

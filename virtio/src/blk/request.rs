@@ -2,7 +2,7 @@
 
 use virtio_bindings::virtio_blk as spec;
 
-use super::config::{MAX_DISCARD_SECTORS, MAX_RANGES, MAX_ZERO_SECTORS, SECTOR};
+use super::config::{MAX_DISCARD_SECTORS, MAX_RANGES, MAX_ZERO_RANGES, MAX_ZERO_SECTORS, SECTOR};
 use crate::{Chain, Error, GuestSlice, features};
 
 /// Most data in one request. Far above what drivers send; a bound so that a
@@ -142,7 +142,7 @@ fn discard(chain: &mut Chain<'_>, limits: &Limits, ranges: &mut Vec<Range>) -> R
         return Err(Status::Unsupported);
     }
     // 5.2.6.2: a discard has no flags.
-    collect(chain, limits, ranges, (MAX_DISCARD_SECTORS, 0))
+    collect(chain, limits, ranges, (MAX_RANGES, MAX_DISCARD_SECTORS, 0))
 }
 
 fn write_zeroes(
@@ -153,7 +153,8 @@ fn write_zeroes(
     if limits.features & features::BLK_WRITE_ZEROES == 0 {
         return Err(Status::Unsupported);
     }
-    collect(chain, limits, ranges, (MAX_ZERO_SECTORS, UNMAP))
+    let most = (MAX_ZERO_RANGES, MAX_ZERO_SECTORS, UNMAP);
+    collect(chain, limits, ranges, most)
 }
 
 /// Reads and checks the whole list before any of it is acted upon.
@@ -161,11 +162,11 @@ fn collect(
     chain: &mut Chain<'_>,
     limits: &Limits,
     ranges: &mut Vec<Range>,
-    (max_sectors, known_flags): (u32, u32),
+    (max_ranges, max_sectors, known_flags): (usize, u32, u32),
 ) -> Result<(), Status> {
     ranges.clear();
     let len = chain.readable_len() as usize;
-    if len == 0 || !len.is_multiple_of(RANGE_LEN) || len / RANGE_LEN > MAX_RANGES {
+    if len == 0 || !len.is_multiple_of(RANGE_LEN) || len / RANGE_LEN > max_ranges {
         return Err(Status::IoError);
     }
     for _ in 0..len / RANGE_LEN {
