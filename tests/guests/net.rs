@@ -267,9 +267,8 @@ fn storm(net: &mut Net) {
 /// Sends frames as fast as the device takes them, and sleeps meanwhile.
 fn blast(net: &mut Net, count: u32) {
     const VECTOR: u8 = 0x41;
-    const GSI: u32 = 16;
     net.start();
-    irq::route(GSI, VECTOR, Trigger::Edge);
+    irq::route(machine::FIRST_DEVICE_GSI, VECTOR, Trigger::Edge);
     bytes(SEND, 76).fill(0);
     let frame = bytes(SEND + 12, 14);
     frame.copy_from_slice(&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xb5]);

@@ -7,6 +7,8 @@ use crate::port;
 pub const COM1: u16 = 0x3f8;
 /// Global system interrupt of COM1.
 pub const COM1_GSI: u32 = 4;
+/// Global system interrupt of the first virtio device.
+pub const FIRST_DEVICE_GSI: u32 = 7;
 /// Command port of the i8042, of which only the reset command exists.
 pub const I8042: u16 = 0x64;
 /// ACPI sleep control register (ACPI 6.5, 4.8.3.7).
