@@ -42,6 +42,11 @@ fn lab_net() {
 }
 
 #[test]
+fn lab_interrupts() {
+    lab("interrupts");
+}
+
+#[test]
 fn lab_reset() {
     lab("reset");
 }
