@@ -79,7 +79,7 @@ pub struct Net<'m> {
 }
 
 impl<'m> Net<'m> {
-    /// A stopped device on `tap`, with the link up.
+    /// A stopped device on `tap`, with the link as it is there.
     ///
     /// # Errors
     /// [`Error::Option`].
@@ -87,8 +87,8 @@ impl<'m> Net<'m> {
         options.check()?;
         Ok(Self {
             mem,
+            link_up: AtomicBool::new(tap.is_up()),
             tap,
-            link_up: AtomicBool::new(true),
             link_news: AtomicBool::new(false),
             rx_limiter: Mutex::new(options.rx_limiter),
             tx_limiter: Mutex::new(options.tx_limiter),
