@@ -160,6 +160,13 @@ net_initrd() {
     guest_initrd init-shell init-shell "${NET_MODULES[@]}"
 }
 
+# A guest that writes records until the power is cut.
+records_initrd() {
+    mkdir -p "$work/init-records/bin"
+    gcc -O2 -Wall -Werror -static -o "$work/init-records/bin/records" "$lab/tools/records.c"
+    guest_initrd init-records init-records virtio_mmio virtio_blk
+}
+
 # The smallest user space there is, so that a benchmark times the machine and the kernel.
 tiny_initrd() {
     mkdir -p "$work/tiny"
@@ -189,6 +196,7 @@ build_base() {
     block_initrd
     net_initrd
     tiny_initrd
+    records_initrd
 
     put_busybox "$work/base"
     put_modules "$work/base" "${LAB_MODULES[@]}"

@@ -7,14 +7,18 @@ use std::process::{Command, Stdio};
 use mote_tests::vm;
 
 fn lab(name: &str) {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("lab/lab");
-    let mut command = Command::new(script);
+    run("lab", name);
+}
+
+fn run(script: &str, name: &str) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("lab");
+    let mut command = Command::new(folder.join(script));
     // It looks for the newest build by itself; this one is meant.
     command.env("MOTE_BIN", vm::binary()).arg(name);
     let output = command.stdin(Stdio::null()).output().unwrap();
     assert!(
         output.status.success(),
-        "lab {name}: {}\n{}\n{}",
+        "{script} {name}: {}\n{}\n{}",
         output.status,
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
@@ -54,4 +58,10 @@ fn lab_reset() {
 #[test]
 fn lab_smp32() {
     lab("smp32");
+}
+
+/// A few rounds of what takes 20 by itself: `tests/lab/power-cut`.
+#[test]
+fn lab_power_cut() {
+    run("power-cut", "2");
 }
