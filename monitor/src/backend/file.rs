@@ -8,7 +8,7 @@ use std::path::Path;
 
 use mote_virtio::GuestSlice;
 use mote_virtio::blk::{ReadAt, WriteAt};
-use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+use rustix::fs::{AtFlags, FallocateFlags, SeekFrom, StatxFlags, fallocate, seek, statx};
 use rustix::io::Errno;
 
 use super::vectored::{Way, transfer};
@@ -29,7 +29,10 @@ pub struct OpenDisk {
 
 /// An open, locked image.
 #[derive(Debug)]
-pub struct DiskFile(File);
+pub struct DiskFile {
+    file: File,
+    block: u32,
+}
 
 /// Opens a regular file (or nothing), never blocking on a FIFO.
 pub(super) fn open_regular(
@@ -80,11 +83,29 @@ impl DiskFile {
             let why = "is empty; add size=8G,create for a new disk".to_owned();
             return Err(Error::Input(WHAT, path.into(), why));
         }
-        if !how.read_only && !size.is_multiple_of(512) {
-            let why = format!("has {size} bytes, not whole sectors of 512; add ro to read it");
+        let block = if how.direct { smallest(&file) } else { 512 };
+        if !how.read_only && !size.is_multiple_of(block.into()) {
+            let why = format!("has {size} bytes, not whole sectors of {block}; add ro to read it");
             return Err(Error::Input(WHAT, path.into(), why));
         }
-        Ok(Self(file))
+        Ok(Self { file, block })
+    }
+
+    /// Bytes of the smallest piece that can be read or written.
+    pub fn logical_block(&self) -> u32 {
+        self.block
+    }
+}
+
+/// The least that the file takes with direct I/O: 512 bytes, or 4096 where the
+/// disk below has such sectors. Before Linux 6.1 it does not tell.
+fn smallest(file: &File) -> u32 {
+    let told = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN);
+    let told = told.map_or(0, |told| told.stx_dio_offset_align);
+    if [1024, 2048, 4096].contains(&told) {
+        told
+    } else {
+        512
     }
 }
 
@@ -104,26 +125,26 @@ impl ReadAt for DiskFile {
     /// from then on (Linux 6.13 and later) the next write takes the time anew.
     /// That dirties the inode, which a flush has to write.
     fn size(&self) -> io::Result<u64> {
-        Ok(seek(&self.0, SeekFrom::End(0))?)
+        Ok(seek(&self.file, SeekFrom::End(0))?)
     }
 
     fn read_at(&self, to: &[GuestSlice<'_>], offset: u64) -> io::Result<usize> {
-        transfer(&self.0, Way::Read, to, offset)
+        transfer(&self.file, Way::Read, to, offset)
     }
 }
 
 impl WriteAt for DiskFile {
     fn write_at(&self, from: &[GuestSlice<'_>], offset: u64) -> io::Result<usize> {
-        transfer(&self.0, Way::Write, from, offset)
+        transfer(&self.file, Way::Write, from, offset)
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        Ok(fallocate(&self.0, flags, offset, len)?)
+        Ok(fallocate(&self.file, flags, offset, len)?)
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, may_unmap: bool) -> io::Result<()> {
@@ -134,7 +155,7 @@ impl WriteAt for DiskFile {
         } else {
             FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE
         };
-        match fallocate(&self.0, flags, offset, len) {
+        match fallocate(&self.file, flags, offset, len) {
             Err(Errno::OPNOTSUPP) => self.overwrite(offset, len),
             result => Ok(result?),
         }
@@ -153,7 +174,7 @@ impl DiskFile {
                 .unwrap_or(usize::MAX)
                 .min(ZEROES.0.len());
             let zeroes = ZEROES.0.get(..part).unwrap_or_default();
-            let written = std::os::unix::fs::FileExt::write_at(&self.0, zeroes, offset)?;
+            let written = std::os::unix::fs::FileExt::write_at(&self.file, zeroes, offset)?;
             offset += written as u64;
             len -= written as u64;
         }

@@ -31,6 +31,7 @@ pub(super) fn open(
     cpus: u8,
     ram: &'static GuestRam,
 ) -> Result<(Arc<dyn Device>, Work), Error> {
+    let mut logical_block = Options::default().logical_block;
     let medium = match drive.media {
         Media::CdRom => Medium::ReadOnly(Box::new(CdImage::open(&drive.path)?)),
         Media::Disk => {
@@ -40,6 +41,7 @@ pub(super) fn open(
                 create: drive.create,
             };
             let disk = Box::new(DiskFile::open(&drive.path, &how)?);
+            logical_block = disk.logical_block();
             if drive.read_only {
                 Medium::ReadOnly(disk)
             } else {
@@ -50,6 +52,7 @@ pub(super) fn open(
     let options = Options {
         id: drive.id.clone(),
         queues: cpus.into(),
+        logical_block,
         on_no_space: match drive.on_no_space {
             OnNoSpace::Pause => blk::OnNoSpace::Pause,
             OnNoSpace::Error => blk::OnNoSpace::Error,
