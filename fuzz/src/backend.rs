@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use mote_virtio::GuestSlice;
 use mote_virtio::blk::{ReadAt, WriteAt};
-use mote_virtio::net::{HEADER_LEN, Offload, Tap};
+use mote_virtio::net::{Offload, Tap};
 
 /// Which fault the next calls meet; 0 for none.
 #[derive(Default)]
