@@ -235,7 +235,9 @@ impl Guest {
                 .step
             {
                 Step::More => {}
-                Step::Idle | Step::NoBuffers | Step::WaitUntil(_) => break true,
+                Step::Idle | Step::NoBuffers | Step::NoBuffersUntil(_) | Step::WaitUntil(_) => {
+                    break true;
+                }
                 Step::Broken => break false,
                 step => panic!("{step:?}"),
             }

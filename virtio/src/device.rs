@@ -114,6 +114,9 @@ pub enum Step {
     /// Frames may be waiting but the driver gave no buffer: sleep until the
     /// receive doorbell rings, and leave the tap alone until then.
     NoBuffers,
+    /// As [`NoBuffers`](Self::NoBuffers), but run again at this time at the
+    /// latest: a frame that has been read is not kept for longer.
+    NoBuffersUntil(Duration),
     /// The budget is spent: run again after looking at other work.
     More,
     /// A rate limit, or a tap that is down: run again at this time.

@@ -79,7 +79,7 @@ impl Work {
             slot.answer(&received);
             let steps = [sent.step, received.step];
             let until = steps.into_iter().filter_map(|step| match step {
-                Step::WaitUntil(at) => Some(at),
+                Step::WaitUntil(at) | Step::NoBuffersUntil(at) => Some(at),
                 _ => None,
             });
             Pause {
@@ -117,7 +117,7 @@ impl Work {
         }
         match pause.received {
             Step::Idle => is_readable(&self.watch),
-            Step::NoBuffers => self.net.pending(RX_QUEUE) > 0,
+            Step::NoBuffers | Step::NoBuffersUntil(_) => self.net.pending(RX_QUEUE) > 0,
             _ => false,
         }
     }

@@ -23,6 +23,9 @@ const MAX_SLICES: usize = 1000;
 const LEAST_BUFFER: usize = HEADER_LEN + 1514;
 /// Bytes that a frame is always expected to have.
 const LEAST_EXPECTED: usize = 2048;
+/// How long a frame waits for buffers that should be on their way. A driver
+/// that only gives more when it has received something gives none.
+const PATIENCE: Duration = Duration::from_millis(20);
 /// How often a tap that is down is tried.
 const PROBE: Duration = Duration::from_secs(1);
 
@@ -60,6 +63,8 @@ struct Tail {
     len: usize,
     /// Bytes of it that lie in buffers.
     placed: usize,
+    /// When it is dropped.
+    until: Duration,
 }
 
 impl Default for RxWorker<'_> {
@@ -150,6 +155,7 @@ impl<'m> Net<'m> {
     /// [`Step::Idle`]: wait until the tap can be read; more buffers need not
     /// wake the worker. [`Step::NoBuffers`]: wait for the receive doorbell and
     /// leave the tap alone; the host keeps or drops what comes meanwhile.
+    /// [`Step::NoBuffersUntil`]: the same, but not for longer than that.
     /// [`Step::WaitUntil`]: leave both alone until then.
     pub fn run_rx(&self, worker: &mut RxWorker<'m>, now: Duration, budget: usize) -> Outcome {
         self.with_queue(super::RX_QUEUE, |running, ring| {
@@ -188,7 +194,8 @@ impl<'m> Net<'m> {
     ) -> Result<Option<Step>, Error> {
         let dry = self.gather(ring, worker, running, tally)?;
         if let Some(tail) = worker.tail {
-            return self.finish(ring, worker, (running, tail, dry), tally);
+            let patient = dry && now < tail.until;
+            return self.finish(ring, worker, (running, tail, patient), tally);
         }
         if worker.held.is_empty() {
             return Ok(ring.arm()?.then(|| self.no_buffers(now)));
@@ -214,7 +221,8 @@ impl<'m> Net<'m> {
         let segments = running.merges() && running.offload.has_segments();
         if len > worker.room && len <= running.largest_frame && segments && dry {
             let placed = offered;
-            worker.tail = Some(Tail { len, placed });
+            let until = now.saturating_add(PATIENCE);
+            worker.tail = Some(Tail { len, placed, until });
             return Ok(None);
         }
         if len < HEADER_LEN || len > worker.room {
@@ -230,18 +238,19 @@ impl<'m> Net<'m> {
     }
 
     /// Goes on with a frame that lacked room: delivers it once there is room
-    /// for all of it, or drops it if the driver has no more buffers to give.
+    /// for all of it, or drops it if the driver has no more buffers to give or
+    /// took too long.
     fn finish(
         &self,
         ring: &mut Queue<'m>,
         worker: &mut RxWorker<'m>,
-        (running, tail, dry): (&Running<'m>, Tail, bool),
+        (running, tail, patient): (&Running<'m>, Tail, bool),
         tally: &mut Tally,
     ) -> Result<Option<Step>, Error> {
         if worker.room < tail.len {
             let all_held = worker.held.len() >= usize::from(ring.size());
-            if dry && !all_held {
-                return Ok(ring.arm()?.then_some(Step::NoBuffers));
+            if patient && !all_held {
+                return Ok(ring.arm()?.then_some(Step::NoBuffersUntil(tail.until)));
             }
             worker.tail = None;
             tally.dropped += 1;

@@ -65,13 +65,10 @@ fn a_large_frame_waits_for_buffers_that_are_on_their_way() {
     for i in 0..5 {
         assert_eq!(rig.rx.drain(), []);
         rig.rx.send(&[(DATA + 4096 * i, 4096, true)]);
-        let last = i == 4;
-        let step = if last {
-            Step::NoBuffers
-        } else {
-            rig.run_rx().step
-        };
-        assert_eq!(step, Step::NoBuffers);
+        if i < 4 {
+            let until = Duration::from_millis(20);
+            assert_eq!(rig.run_rx().step, Step::NoBuffersUntil(until));
+        }
     }
     rig.rx.send(&[(DATA + 4096 * 5, 4096, true)]);
     assert_eq!(rig.run_rx().step, Step::NoBuffers);
@@ -80,6 +77,30 @@ fn a_large_frame_waits_for_buffers_that_are_on_their_way() {
     assert_eq!(rig.guest(DATA, 20_000), with_count(frame, 5));
     assert_eq!(rig.guest(DATA + 5 * 4096, 100), with_count(next, 1));
     assert_eq!(rig.net.counters().rx_dropped.get(), 0);
+}
+
+/// A driver that only gives more buffers when it has received something does
+/// not stop receiving for good: the frame goes, the next one comes.
+#[test]
+fn a_large_frame_does_not_wait_for_ever() {
+    let mut rig = Rig::new();
+    for i in 0..40 {
+        rig.rx.send(&[(DATA + 64 * i, 64, true)]);
+    }
+    rig.arrive(20_000);
+    let small = rig.arrive(60);
+    let Step::NoBuffersUntil(until) = rig.run_rx().step else {
+        panic!("not kept");
+    };
+    assert_eq!(rig.net.counters().rx_dropped.get(), 0);
+    let early = until - Duration::from_nanos(1);
+    let outcome = rig.net.run_rx(&mut rig.rx_worker, early, 64);
+    assert_eq!(outcome.step, Step::NoBuffersUntil(until));
+    let outcome = rig.net.run_rx(&mut rig.rx_worker, until, 64);
+    assert_eq!((outcome.step, outcome.signal), (Step::Idle, true));
+    assert_eq!(rig.net.counters().rx_dropped.get(), 1);
+    assert_eq!(rig.rx.drain().len(), 1);
+    assert_eq!(rig.guest(DATA, 60), with_count(small, 1));
 }
 
 /// Where the whole ring lacks room, nothing is on its way: dropped, counted.

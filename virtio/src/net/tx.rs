@@ -97,7 +97,7 @@ impl<'m> Net<'m> {
         let head = chain.head();
         let len = chain.readable_len().saturating_sub(HEADER_LEN as u32);
         if let Some(mut limit) = self.tx_limiter.get()
-            && let Err(at) = limit.take(now, u64::from(len))
+            && let Err(at) = limit.ready(now, u64::from(len))
         {
             ring.park(head);
             self.counters.tx_throttled.add(1);
@@ -114,6 +114,10 @@ impl<'m> Net<'m> {
                 self.counters.tx_throttled.add(1);
                 return Ok(Some(Step::WaitUntil(now.saturating_add(BUSY))));
             }
+        }
+        // Not before: a frame that the tap has no room for is tried again.
+        if let Some(mut limit) = self.tx_limiter.get() {
+            limit.charge(u64::from(len));
         }
         ring.stage(head, 0)?;
         ring.publish_some();

@@ -222,6 +222,32 @@ fn a_rate_limit_keeps_the_order() {
     assert_eq!(order, [0, 1, 2, 3, 4]);
 }
 
+/// A frame that the tap has no room for is tried again and costs once.
+#[test]
+fn a_busy_tap_costs_no_tokens() {
+    let bucket = BucketConfig {
+        size: 2,
+        one_time_burst: 0,
+        refill_time: 1_000_000,
+    };
+    let options = Options {
+        tx_limiter: RateLimiter::new(None, Some(bucket)),
+        ..Options::default()
+    };
+    let mut rig = Rig::with(options, u64::MAX);
+    for _ in 0..3 {
+        send(&mut rig, &PLAIN, 64);
+    }
+    rig.wire.busy.store(true, Relaxed);
+    for _ in 0..5 {
+        assert_eq!(rig.run_tx().step, Step::WaitUntil(Duration::from_millis(1)));
+    }
+    rig.wire.busy.store(false, Relaxed);
+    let limited = rig.run_tx().step;
+    assert!(matches!(limited, Step::WaitUntil(at) if at > Duration::from_secs(1)));
+    assert_eq!(rig.wire.sent.lock().unwrap().len(), 2);
+}
+
 /// Flaw table line 7: a long queue stalled the event loop (Firecracker
 /// #5794): work is bounded, and the doorbell is left alone while polling.
 #[test]
