@@ -192,6 +192,15 @@ fn sections_of_linux_are_hints() {
     assert!(read(&ram, base + 64, bytes.len() - 64) == bytes[64..]);
 }
 
+/// A segment of no bytes may say that it lies anywhere.
+#[test]
+fn empty_segments_are_nowhere() {
+    let code = pattern(100);
+    let file = elf(&[(0x20_0000, &code, 0x1000, 100), (u64::MAX, &[], 0x1000, 0)]);
+    let entry = load(&ram(), &file, Some(&[1; 5000]));
+    assert_eq!(entry, Ok(Entry::Linux64(0x20_0000)));
+}
+
 /// A mapped kernel belongs to the guest: its writes never reach the file, and
 /// power-on brings the file's bytes back.
 #[test]

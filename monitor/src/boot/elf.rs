@@ -80,7 +80,8 @@ pub(super) fn load(ram: &GuestRam, image: &Image, head: &[u8]) -> Result<Kernel,
     }
     // From the end: a kernel's last segment is a large one that is mapped, and
     // copying a few bytes next to it first would clear a huge page for nothing.
-    for segment in segments.iter().rev().filter(|s| s.kind == PT_LOAD) {
+    let loaded = |s: &&Segment| s.kind == PT_LOAD && s.memory_size > 0;
+    for segment in segments.iter().rev().filter(loaded) {
         place(ram, image, segment, &sections.zeroes)?;
     }
     Ok(Kernel {
@@ -170,7 +171,8 @@ fn check_segment(ram: &GuestRam, image: &Image, segment: &Segment) -> Result<u64
             "has a segment at {start:#x}-{last:#x}, outside the guest's RAM from 1M up"
         )));
     }
-    Ok(start + size)
+    // An empty one is nowhere, whatever it says.
+    Ok(if size > 0 { start + size } else { 0 })
 }
 
 fn check_overlaps(image: &Image, segments: &[Segment]) -> Result<(), Error> {
@@ -262,7 +264,8 @@ fn place(
 ) -> Result<(), Error> {
     let end = segment.address + segment.file_size;
     let mut from = segment.address;
-    let inside = |zero: &&(u64, u64)| (segment.address..end).contains(&zero.0);
+    // One may run on into the next segment: then it is none.
+    let inside = |zero: &&(u64, u64)| zero.0 >= segment.address && zero.0 + zero.1 <= end;
     for &(start, length) in zeroes.iter().filter(inside) {
         if start >= from {
             let offset = segment.offset + (from - segment.address);
@@ -287,6 +290,8 @@ struct Sections {
     /// fills them itself, and mapped they cost an exit and a copy for each
     /// page then.
     zeroes: Vec<(u64, u64)>,
+    /// All others.
+    contents: Vec<(u64, u64)>,
     /// End of the section before, if the guest may not write there.
     constant_end: Option<u64>,
 }
@@ -305,6 +310,15 @@ impl Sections {
         for header in table.chunks_exact(64) {
             self.add(header, segments, names.as_deref().unwrap_or_default());
         }
+        self.settle();
+    }
+
+    /// Headers need not be in order: what lies between two may be a third.
+    fn settle(&mut self) {
+        let contents = std::mem::take(&mut self.contents);
+        let overlap = |a: &(u64, u64), b: &(u64, u64)| a.0 < b.0 + b.1 && b.0 < a.0 + a.1;
+        self.zeroes
+            .retain(|zero| !contents.iter().any(|content| overlap(zero, content)));
         self.zeroes.sort_unstable();
     }
 
@@ -336,7 +350,10 @@ impl Sections {
         self.zeroes.extend(gap.filter(large).filter(|_| !writable));
         if kind == SHT_NOBITS || name.starts_with(SCRATCH) {
             self.zeroes.extend(Some(section).filter(large));
-        } else if flags & SHF_EXECINSTR != 0 || discarded() {
+            return Some(());
+        }
+        self.contents.push(section);
+        if flags & SHF_EXECINSTR != 0 || discarded() {
             self.written.extend(Some(section).filter(large));
         }
         Some(())
@@ -349,4 +366,65 @@ fn read_names(image: &Image, header: &[u8]) -> Option<Vec<u8>> {
     let mut names = vec![0; size.min(MAX_NAMES) as usize];
     image.read(offset, &mut names).ok()?;
     Some(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const K: u64 = 1 << 10;
+    const START: u64 = 16 << 20;
+
+    fn segment(address: u64, size: u64) -> Segment {
+        Segment {
+            kind: PT_LOAD,
+            flags: 5,
+            offset: 0,
+            linked: address,
+            address,
+            file_size: size,
+            memory_size: size,
+        }
+    }
+
+    /// Sections of constants, by address and size.
+    fn zeroes(segments: &[Segment], sections: &[(u64, u64)]) -> Vec<(u64, u64)> {
+        let mut found = Sections::default();
+        for (address, size) in sections {
+            let mut header = [0; 64];
+            header[4] = 1;
+            header[8] = SHF_ALLOC as u8;
+            header[16..24].copy_from_slice(&address.to_le_bytes());
+            header[32..40].copy_from_slice(&size.to_le_bytes());
+            found.add(&header, segments, &[]).unwrap();
+        }
+        found.settle();
+        found.zeroes
+    }
+
+    #[test]
+    fn nothing_is_left_out_between_sections_in_disorder() {
+        let whole = [segment(START, 2048 * K)];
+        let (first, last) = ((START, 4 * K), (START + 1024 * K, 4 * K));
+        let gap = (START + 4 * K, 1020 * K);
+        assert_eq!(zeroes(&whole, &[first, last]), [gap]);
+        let between = (START + 512 * K, 4 * K);
+        assert_eq!(zeroes(&whole, &[first, last, between]), []);
+    }
+
+    /// Two segments of code and constants, with room between them.
+    #[test]
+    fn what_lies_between_segments_is_no_part_of_one() {
+        let bytes = vec![7; 512 << 10];
+        let image = Image::embedded("kernel", &bytes).unwrap();
+        let ram = memory::create(32 << 20).unwrap();
+        let first = segment(START, 512 * K);
+        let second = segment(START + 1024 * K, 4 * K);
+        let zeroes = zeroes(&[first, second], &[(START, 4 * K), (second.address, 4 * K)]);
+        assert_eq!(zeroes, [(START + 4 * K, 1020 * K)]);
+        place(&ram, &image, &first, &zeroes).unwrap();
+        let mut seen = vec![0; bytes.len()];
+        vm_memory::Bytes::read_slice(&ram, &mut seen, vm_memory::GuestAddress(START)).unwrap();
+        assert!(seen == bytes);
+    }
 }
