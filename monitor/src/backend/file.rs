@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use mote_virtio::GuestSlice;
@@ -174,9 +174,9 @@ impl DiskFile {
                 .unwrap_or(usize::MAX)
                 .min(ZEROES.0.len());
             let zeroes = ZEROES.0.get(..part).unwrap_or_default();
-            let written = std::os::unix::fs::FileExt::write_at(&self.file, zeroes, offset)?;
-            offset += written as u64;
-            len -= written as u64;
+            self.file.write_all_at(zeroes, offset)?;
+            offset += part as u64;
+            len -= part as u64;
         }
         Ok(())
     }
