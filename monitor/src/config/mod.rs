@@ -111,8 +111,8 @@ pub fn parse_serial(text: &str) -> Result<SerialTo, String> {
     }
 }
 
-/// Checks a set of devices: their number, and that no drive's identity is
-/// there twice.
+/// Checks a set of devices: their number, and that no drive's identity and no
+/// interface's tap is there twice.
 ///
 /// # Errors
 /// A text that says what is wrong.
@@ -128,6 +128,15 @@ pub fn check_devices(drives: &[Drive], nics: &[Nic]) -> Result<(), String> {
             .any(|other| other.id == drive.id)
         {
             return Err(format!("two drives have the id '{}'", drive.id));
+        }
+    }
+    for (index, nic) in nics.iter().enumerate() {
+        if nics
+            .iter()
+            .skip(index + 1)
+            .any(|other| other.tap == nic.tap)
+        {
+            return Err("two interfaces have the same tap".to_owned());
         }
     }
     Ok(())

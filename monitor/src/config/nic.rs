@@ -163,6 +163,17 @@ mod tests {
     }
 
     #[test]
+    fn a_tap_is_one_interface() {
+        let nics = |texts: [&str; 2]| texts.map(|text| parse_net(text, 0).unwrap());
+        for texts in [["tap-fd=7", "tap-fd=7"], ["tap=a", "tap=a,mtu=1400"]] {
+            assert!(super::super::check_devices(&[], &nics(texts)).is_err());
+        }
+        for texts in [["tap-fd=7", "tap-fd=8"], ["tap=a", "tap=b"]] {
+            assert!(super::super::check_devices(&[], &nics(texts)).is_ok());
+        }
+    }
+
+    #[test]
     fn limits() {
         for (text, rx, tx) in [
             ("tap=a", false, false),
