@@ -40,15 +40,29 @@ pub fn have_kvm() -> bool {
 /// It has not been built.
 #[must_use]
 pub fn binary() -> PathBuf {
-    if let Some(path) = env::var_os("MOTE_BIN") {
+    built("mote", "MOTE_BIN")
+}
+
+/// The `mote-jailer` program: `MOTE_JAILER_BIN`, or the one built beside this
+/// test.
+///
+/// # Panics
+/// It has not been built.
+#[must_use]
+pub fn jailer() -> PathBuf {
+    built("mote-jailer", "MOTE_JAILER_BIN")
+}
+
+fn built(name: &str, variable: &str) -> PathBuf {
+    if let Some(path) = env::var_os(variable) {
         return std::path::absolute(path).unwrap();
     }
     let test = env::current_exe().unwrap();
     let path = test.parent().and_then(|deps| deps.parent());
-    let path = path.unwrap().join("mote");
+    let path = path.unwrap().join(name);
     assert!(
         path.exists(),
-        "there is no {}: build it first (cargo build --workspace), or set MOTE_BIN",
+        "there is no {}: build it first (cargo build --workspace), or set {variable}",
         path.display()
     );
     path

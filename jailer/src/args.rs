@@ -1,0 +1,397 @@
+//! The command line, checked as far as it can be without looking at the system.
+
+use std::ffi::OsString;
+use std::path::{Component, Path, PathBuf};
+
+use lexopt::prelude::*;
+
+use crate::error::Error;
+
+/// `mote-jailer --help`.
+pub const HELP: &str = "\
+Run a virtual machine monitor in a jail: every kind of namespace, an empty
+read-only root, no privileges, no environment, nothing left behind.
+
+Usage: mote-jailer --id ID --exec-file FILE [OPTIONS] [-- ARGUMENTS OF FILE]
+
+Options of Firecracker's jailer:
+  --id ID                Name of the jail: letters, digits and -, at most 64
+  --exec-file FILE       Static program to run; it is executed by descriptor
+  --uid N, --gid N       Who the program runs as   [default, unless root: you]
+  --chroot-base-dir DIR  Make DIR/NAME OF FILE/ID/root the root, with what lies
+                         there, writable  [default: an empty root in memory]
+  --netns PATH           Join this network namespace  [default: an empty one]
+  --cgroup FILE=VALUE    A limit, as memory.max=256M; may be given more than once
+  --cgroup-version N     1 or 2           [default: 2 where it has what is asked]
+  --parent-cgroup PATH   Where the jail's own cgroup goes, below the mount
+                                                       [default: name of FILE]
+  --resource-limit NAME=VALUE   fsize, no-file (2048), memlock, nproc or as
+  --daemonize            Return when the program is ready, go on in background
+  --new-pid-ns           Accepted; it always has a PID namespace of its own
+
+More:
+  --file PATH[,rw][,as=NAME]  Show one file as /NAME in the root in memory
+  --tap NAME             Pass on an open tap; the program's next descriptor
+  --pass-fd N            Pass on an open descriptor of the caller's; the same
+  --kvm HOW              node: /dev/kvm in the jail; fd: only as a descriptor,
+                         after those above; none           [default: node]
+  --ready-fd N           Write a line to descriptor N when the program is ready
+  --ready-by HOW         exec: ready when it runs; fd: when it writes a byte to
+                         descriptor 3; taps and others follow  [default: exec]
+  --copy-exec            Execute a sealed copy in memory of FILE
+  --plan                 Print what would be done, and do nothing
+  -h, --help             Show this help
+  -V, --version          Show the version
+
+cpu.max (cgroup v1: cpu.cfs_*) applies from when the program is ready.
+
+Exit codes: that of the program, or
+  123  the id is in use          126  FILE or a file given cannot be used
+  124  wrong flag                128 + N  killed by signal N
+  125  the jail cannot be made
+";
+
+/// `mote-jailer --version`.
+pub const VERSION: &str = concat!("mote-jailer ", env!("CARGO_PKG_VERSION"), "\n");
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Command {
+    /// Print a text and end with code 0.
+    Print(&'static str),
+    /// Print the plan.
+    Plan(Box<Args>),
+    /// Run the program.
+    Run(Box<Args>),
+}
+
+/// How the program gets at KVM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kvm {
+    /// As the device node `/dev/kvm`.
+    #[default]
+    Node,
+    /// As an open descriptor.
+    Descriptor,
+    /// Not at all.
+    None,
+}
+
+/// A file to show in the jail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its name in the jail's root.
+    pub name: String,
+    /// May be written.
+    pub writable: bool,
+}
+
+/// An open descriptor to hand on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Handed {
+    /// Attached to this tap by the jailer.
+    Tap(String),
+    /// The caller's.
+    Inherited(i32),
+}
+
+/// The checked command line.
+#[derive(Clone, Debug, Default)]
+pub struct Args {
+    /// `--id`
+    pub id: String,
+    /// `--exec-file`
+    pub exec: PathBuf,
+    /// Its last component.
+    pub exec_name: String,
+    /// `--uid`
+    pub uid: Option<u32>,
+    /// `--gid`
+    pub gid: Option<u32>,
+    /// `--chroot-base-dir`
+    pub base: Option<PathBuf>,
+    /// `--netns`
+    pub netns: Option<PathBuf>,
+    /// `--cgroup`, file and value.
+    pub cgroup: Vec<(String, String)>,
+    /// `--cgroup-version`
+    pub cgroup_version: Option<u8>,
+    /// `--parent-cgroup`
+    pub parent_cgroup: Option<PathBuf>,
+    /// `--resource-limit`, name and value.
+    pub limits: Vec<(String, u64)>,
+    /// `--daemonize`
+    pub daemonize: bool,
+    /// `--file`
+    pub files: Vec<Shown>,
+    /// `--tap` and `--pass-fd`, in order.
+    pub handed: Vec<Handed>,
+    /// `--kvm`
+    pub kvm: Kvm,
+    /// `--ready-fd`
+    pub ready_fd: Option<i32>,
+    /// `--ready-by fd`
+    pub ready_by_fd: bool,
+    /// `--copy-exec`
+    pub copy: bool,
+    /// What follows `--`.
+    pub rest: Vec<OsString>,
+}
+
+/// Parses the process's arguments, without its name. Errors name the flag.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error> {
+    let mut all = args.into_iter();
+    let own: Vec<OsString> = all.by_ref().take_while(|arg| arg != "--").collect();
+    let mut args = Args {
+        rest: all.collect(),
+        ..Args::default()
+    };
+    let mut parser = lexopt::Parser::from_args(own);
+    let (mut plan, mut seen) = (false, Vec::new());
+    while let Some(arg) = parser.next().map_err(usage)? {
+        let flag = match arg {
+            Short('h') | Long("help") => return Ok(Command::Print(HELP)),
+            Short('V') | Long("version") => return Ok(Command::Print(VERSION)),
+            Long(name) => name.to_owned(),
+            Value(value) => {
+                let why = format!(
+                    "'{}' is no flag; the program's own arguments follow --",
+                    value.display()
+                );
+                return Err(Error::Usage(why));
+            }
+            other @ Short(_) => return Err(usage(other.unexpected())),
+        };
+        match flag.as_str() {
+            "plan" => plan = true,
+            "daemonize" => args.daemonize = true,
+            "copy-exec" => args.copy = true,
+            "new-pid-ns" => {}
+            name => {
+                let repeats = ["cgroup", "resource-limit", "file", "tap", "pass-fd"];
+                if seen.contains(&flag) && !repeats.contains(&name) {
+                    return Err(Error::Usage(format!("--{name} is given twice")));
+                }
+                valued(&mut args, name, &mut parser)?;
+                seen.push(flag);
+            }
+        }
+    }
+    check(&mut args)?;
+    let args = Box::new(args);
+    Ok(if plan {
+        Command::Plan(args)
+    } else {
+        Command::Run(args)
+    })
+}
+
+/// One flag that has a value.
+fn valued(args: &mut Args, flag: &str, parser: &mut lexopt::Parser) -> Result<(), Error> {
+    let known = [
+        "id",
+        "exec-file",
+        "uid",
+        "gid",
+        "chroot-base-dir",
+        "netns",
+        "cgroup",
+        "cgroup-version",
+        "parent-cgroup",
+        "resource-limit",
+        "file",
+        "tap",
+        "pass-fd",
+        "kvm",
+        "ready-fd",
+        "ready-by",
+    ];
+    if !known.contains(&flag) {
+        return Err(usage(Long(flag).unexpected()));
+    }
+    let value = parser.value().map_err(usage)?;
+    let path = PathBuf::from(&value);
+    let text = value.into_string();
+    let text = text.map_err(|_| Error::Usage(format!("--{flag}: the value is no UTF-8 text")));
+    match flag {
+        "exec-file" => args.exec = path,
+        "chroot-base-dir" => args.base = Some(path),
+        "netns" => args.netns = Some(path),
+        "parent-cgroup" => args.parent_cgroup = Some(path),
+        _ => named(flag, with_text(args, flag, &text?))?,
+    }
+    Ok(())
+}
+
+fn with_text(args: &mut Args, flag: &str, text: &str) -> Result<(), String> {
+    match flag {
+        "id" => args.id = text.to_owned(),
+        "uid" => args.uid = Some(id_number(text)?),
+        "gid" => args.gid = Some(id_number(text)?),
+        "cgroup" => args.cgroup.push(cgroup(text)?),
+        "cgroup-version" => args.cgroup_version = Some(one_of(text, &[("1", 1), ("2", 2)])?),
+        "resource-limit" => args.limits.push(limit(text)?),
+        "file" => args.files.push(shown(text)?),
+        "tap" => args.handed.push(Handed::Tap(tap(text)?)),
+        "pass-fd" => args.handed.push(Handed::Inherited(descriptor(text, 3)?)),
+        "kvm" => {
+            let ways = [
+                ("node", Kvm::Node),
+                ("fd", Kvm::Descriptor),
+                ("none", Kvm::None),
+            ];
+            args.kvm = one_of(text, &ways)?;
+        }
+        "ready-fd" => args.ready_fd = Some(descriptor(text, 1)?),
+        _ => args.ready_by_fd = one_of(text, &[("exec", false), ("fd", true)])?,
+    }
+    Ok(())
+}
+
+/// What is wrong with the flags together.
+fn check(args: &mut Args) -> Result<(), Error> {
+    let wrong = |why: &str| Err(Error::Usage(why.to_owned()));
+    let id_char = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    if args.id.is_empty() {
+        return wrong("no id given; use --id");
+    }
+    if args.id.len() > 64 || !args.id.chars().all(id_char) {
+        let why = format!("--id: '{}' is not 1 to 64 letters, digits and -", args.id);
+        return Err(Error::Usage(why));
+    }
+    if args.exec.as_os_str().is_empty() {
+        return wrong("no program given; use --exec-file");
+    }
+    let name = args.exec.file_name().and_then(|name| name.to_str());
+    args.exec_name = match name {
+        Some(name) => name.to_owned(),
+        None => return wrong("--exec-file: the path does not end in a file's name"),
+    };
+    if let Some(parent) = &args.parent_cgroup
+        && !plain(parent)
+    {
+        return wrong("--parent-cgroup: not a path below the cgroup mount, without . and ..");
+    }
+    if args.base.is_some() && !args.files.is_empty() {
+        return wrong("--file is for the root in memory, not for --chroot-base-dir");
+    }
+    let mut names: Vec<_> = args.files.iter().map(|file| &file.name).collect();
+    names.sort_unstable();
+    if names.windows(2).any(|pair| pair.first() == pair.last()) {
+        return wrong("--file: two files have the same name in the jail; use as=NAME");
+    }
+    Ok(())
+}
+
+/// A relative path of ordinary names only.
+fn plain(path: &Path) -> bool {
+    let mut parts = path.components().peekable();
+    parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
+}
+
+fn id_number(text: &str) -> Result<u32, String> {
+    // The highest means "no change" to the kernel.
+    let number = text.parse().ok().filter(|id| *id != u32::MAX);
+    number.ok_or_else(|| format!("'{text}' is no user or group number"))
+}
+
+fn descriptor(text: &str, least: i32) -> Result<i32, String> {
+    let number = text.parse().ok().filter(|fd| *fd >= least);
+    number.ok_or_else(|| format!("'{text}' is no descriptor from {least} up"))
+}
+
+fn tap(text: &str) -> Result<String, String> {
+    let fits = (1..libc::IFNAMSIZ).contains(&text.len());
+    let plain = text
+        .bytes()
+        .all(|b| b.is_ascii_graphic() && b != b'/' && b != b'%');
+    if fits && plain {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("'{text}' is no interface name"))
+    }
+}
+
+fn cgroup(text: &str) -> Result<(String, String), String> {
+    let (file, value) = text
+        .split_once('=')
+        .ok_or_else(|| format!("'{text}' is not FILE=VALUE"))?;
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.' || c == '-';
+    let controller = file.split('.').next().unwrap_or_default();
+    // cgroup.procs and its like are the jailer's own business.
+    if !file.contains('.') || !file.chars().all(allowed) || ["", "cgroup"].contains(&controller) {
+        return Err(format!("'{file}' is no file of a controller"));
+    }
+    if value.is_empty() || value.contains('\n') {
+        return Err(format!("'{text}' has no usable value"));
+    }
+    Ok((file.to_owned(), value.to_owned()))
+}
+
+fn limit(text: &str) -> Result<(String, u64), String> {
+    let (name, value) = text
+        .split_once('=')
+        .ok_or_else(|| format!("'{text}' is not NAME=VALUE"))?;
+    let names = ["fsize", "no-file", "memlock", "nproc", "as"];
+    if !names.contains(&name) {
+        return Err(format!("'{name}' is none of {}", names.join(", ")));
+    }
+    let value = value
+        .parse()
+        .map_err(|_| format!("'{value}' is not a number"))?;
+    Ok((name.to_owned(), value))
+}
+
+fn shown(text: &str) -> Result<Shown, String> {
+    let mut parts = text.split(',');
+    let path = PathBuf::from(parts.next().unwrap_or_default());
+    let (mut writable, mut name) = (false, None);
+    for part in parts {
+        match part.split_once('=') {
+            None if part == "rw" => writable = true,
+            Some(("as", given)) => name = Some(given.to_owned()),
+            _ => return Err(format!("'{part}' is neither rw nor as=NAME")),
+        }
+    }
+    let own = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .map(str::to_owned);
+    let name = name.or(own).unwrap_or_default();
+    if ["", ".", "..", "dev"].contains(&name.as_str()) || name.contains('/') {
+        return Err(format!("'{text}': no usable name in the jail"));
+    }
+    Ok(Shown {
+        path,
+        name,
+        writable,
+    })
+}
+
+fn one_of<T: Copy>(text: &str, ways: &[(&str, T)]) -> Result<T, String> {
+    let found = ways.iter().find(|(name, _)| *name == text);
+    let names = || {
+        ways.iter()
+            .map(|(name, _)| *name)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    found
+        .map(|(_, way)| *way)
+        .ok_or_else(|| format!("'{text}' is none of {}", names()))
+}
+
+/// Puts the flag's name before what is wrong with its value.
+fn named<T>(flag: &str, value: Result<T, String>) -> Result<T, Error> {
+    value.map_err(|why| Error::Usage(format!("--{flag}: {why}")))
+}
+
+fn usage(error: lexopt::Error) -> Error {
+    Error::Usage(format!("{error}; see 'mote-jailer --help'"))
+}
+
+#[cfg(test)]
+#[path = "args_test.rs"]
+mod tests;

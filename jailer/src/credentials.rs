@@ -1,0 +1,82 @@
+//! Resource limits, user and privileges.
+
+use rustix::process::{Resource, Rlimit, Signal};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use crate::error::{Error, jail};
+use crate::plan::Plan;
+
+/// Sets the resource limits, soft and hard.
+///
+/// # Errors
+/// One is above what the caller may have.
+pub fn limit(plan: &Plan) -> Result<(), Error> {
+    for (name, value) in &plan.limits {
+        let resource = match name.as_str() {
+            "fsize" => Resource::Fsize,
+            "no-file" => Resource::Nofile,
+            "memlock" => Resource::Memlock,
+            "nproc" => Resource::Nproc,
+            "as" => Resource::As,
+            _ => Resource::Core,
+        };
+        let both = Rlimit {
+            current: Some(*value),
+            maximum: Some(*value),
+        };
+        rustix::process::setrlimit(resource, both)
+            .map_err(jail(format!("--resource-limit {name}={value}")))?;
+    }
+    Ok(())
+}
+
+/// Leaves the caller's supplementary groups.
+///
+/// # Errors
+/// The system refuses.
+pub fn forget_groups() -> Result<(), Error> {
+    rustix::thread::set_thread_groups(&[]).map_err(jail("groups"))
+}
+
+/// Becomes the program's user and gives up every privilege for good.
+///
+/// # Errors
+/// The system refuses.
+pub fn drop_privileges(plan: &Plan) -> Result<(), Error> {
+    let (uid, gid) = (plan.uid, plan.gid);
+    // SAFETY: plain system calls; the process has one thread.
+    let changed =
+        unsafe { libc::setresgid(gid, gid, gid) == 0 && libc::setresuid(uid, uid, uid) == 0 };
+    if !changed {
+        return Err(jail("user and group")(std::io::Error::last_os_error()));
+    }
+    let last = std::iter::successors(Some(0), |number| Some(number + 1));
+    for number in last {
+        // SAFETY: a plain system call. It fails at the first number that is
+        // no capability of this kernel.
+        if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) } != 0 {
+            break;
+        }
+    }
+    // SAFETY: a plain system call: 0 is CAP_CHOWN, which must be gone.
+    if unsafe { libc::prctl(libc::PR_CAPBSET_READ, 0, 0, 0, 0) } != 0 {
+        return Err(Error::Jail("the bounding set cannot be emptied".to_owned()));
+    }
+    let none = CapabilitySets {
+        effective: CapabilitySet::empty(),
+        permitted: CapabilitySet::empty(),
+        inheritable: CapabilitySet::empty(),
+    };
+    rustix::thread::clear_ambient_capability_set().map_err(jail("capabilities"))?;
+    rustix::thread::set_capabilities(None, none).map_err(jail("capabilities"))?;
+    rustix::thread::set_no_new_privs(true).map_err(jail("no new privileges"))
+}
+
+/// Ends with the jailer, however that ends. A change of user undoes this.
+///
+/// # Errors
+/// The system refuses.
+pub fn die_with_jailer() -> Result<(), Error> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(jail("death signal"))
+}

@@ -1,0 +1,124 @@
+//! The fixed table of descriptors.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use rustix::fs::{CWD, Mode, OFlags, openat};
+
+use crate::args::Handed;
+use crate::error::{Error, input, jail};
+use crate::plan::Slot;
+
+const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
+
+/// Opens what the table wants, in its order. `ready` is the writing end of the
+/// pipe to say ready on.
+///
+/// # Errors
+/// A tap or a device cannot be opened, or a descriptor was not passed in.
+pub fn open(table: &[Slot], ready: BorrowedFd<'_>) -> Result<Vec<OwnedFd>, Error> {
+    let mut all = Vec::with_capacity(table.len());
+    for (number, slot) in table.iter().enumerate() {
+        let fd = match slot {
+            Slot::Standard => duplicate(number as RawFd).or_else(|_| device("/dev/null"))?,
+            Slot::Null => device("/dev/null")?,
+            Slot::Ready => ready.try_clone_to_owned().map_err(jail("descriptors"))?,
+            Slot::Handed(Handed::Tap(name)) => tap(name)?,
+            Slot::Handed(Handed::Inherited(fd)) => {
+                duplicate(*fd).map_err(input(format!("--pass-fd {fd}")))?
+            }
+            Slot::Kvm => device("/dev/kvm")?,
+        };
+        all.push(fd);
+    }
+    Ok(all)
+}
+
+/// Gives the descriptors the numbers from 0 up, the program and the pipe for
+/// errors the next two, and closes all others. The two are closed by execution.
+///
+/// # Errors
+/// There are more than may be open.
+pub fn place(
+    all: Vec<OwnedFd>,
+    program: OwnedFd,
+    errors: &OwnedFd,
+) -> Result<(RawFd, RawFd), Error> {
+    let count = all.len() as RawFd;
+    let mut sources: Vec<(RawFd, bool)> = Vec::with_capacity(all.len() + 2);
+    // Out of the way of the numbers that will be written over. Nothing here is
+    // closed by its owner any more, but by number at the end.
+    let ending = [(program.as_fd(), true), (errors.as_fd(), true)];
+    let kept = all.iter().map(|fd| (fd.as_fd(), false));
+    for (fd, close) in kept.chain(ending) {
+        let away = rustix::io::fcntl_dupfd_cloexec(fd, count + 2).map_err(jail("descriptors"))?;
+        sources.push((std::os::fd::IntoRawFd::into_raw_fd(away), close));
+    }
+    all.into_iter().for_each(std::mem::forget);
+    std::mem::forget(program);
+    for (target, (source, close)) in sources.into_iter().enumerate() {
+        let flags = if close { libc::O_CLOEXEC } else { 0 };
+        // SAFETY: plain system calls on numbers that this function alone knows,
+        // all sources being above all targets.
+        if unsafe { libc::dup3(source, target as RawFd, flags) } < 0 {
+            return Err(jail("descriptors")(io::Error::last_os_error()));
+        }
+    }
+    let first = (count + 2).cast_unsigned();
+    // SAFETY: what is closed here has no owner that is used again: nothing but
+    // execution follows.
+    if unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) } != 0 {
+        return Err(jail("descriptors")(io::Error::last_os_error()));
+    }
+    Ok((count, count + 1))
+}
+
+/// Opens what is closed of the jailer's own standard descriptors, lest another
+/// file gets their numbers.
+pub fn fill_standard() {
+    while let Ok(fd) = device("/dev/null") {
+        if fd.as_raw_fd() > 2 {
+            break;
+        }
+        std::mem::forget(fd);
+    }
+}
+
+fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: a plain system call, which fails if the number is not open.
+    let fd = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: just made, and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn device(path: &str) -> Result<OwnedFd, Error> {
+    openat(CWD, path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(input(path))
+}
+
+/// Attaches to a tap that exists.
+fn tap(name: &str) -> Result<OwnedFd, Error> {
+    let what = || format!("tap {name}");
+    // SAFETY: plain integers and an array, for which zero is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    // The kernel would make a missing one, for as long as it is open.
+    // SAFETY: the name ends in a zero, as it was checked to be shorter.
+    if unsafe { libc::if_nametoindex(request.ifr_name.as_ptr()) } == 0 {
+        return Err(Error::Input(format!(
+            "tap {name}: there is no such interface"
+        )));
+    }
+    let tun = device("/dev/net/tun")?;
+    request.ifr_ifru.ifru_flags =
+        (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+    // SAFETY: an open descriptor and a live structure of the kind it wants.
+    if unsafe { libc::ioctl(tun.as_raw_fd(), TUNSETIFF, &raw mut request) } < 0 {
+        return Err(input(what())(io::Error::last_os_error()));
+    }
+    Ok(tun)
+}

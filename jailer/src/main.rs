@@ -1,0 +1,66 @@
+//! `mote-jailer`: runs a virtual machine monitor where it can do no harm.
+//!
+//! arguments ([`args`]) → plan ([`plan`], [`cgroup`]: plain data) → steps in
+//! order, outside ([`outside`]: claim, groups, descriptors, process) and inside
+//! ([`inside`]: root, limits, user namespace, privileges, table, execution) →
+//! the end ([`wait`]).
+
+mod args;
+mod cgroup;
+mod credentials;
+mod descriptors;
+mod error;
+mod groups;
+mod inside;
+mod namespaces;
+mod outside;
+mod plan;
+mod root;
+mod syscalls;
+mod wait;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use args::{Args, Command};
+use error::Error;
+use plan::{Host, Plan};
+
+fn main() -> ExitCode {
+    match start() {
+        Ok(code) => code.into(),
+        Err(error) => {
+            outside::say(&error);
+            error.exit_code().into()
+        }
+    }
+}
+
+fn start() -> Result<u8, Error> {
+    match args::parse(std::env::args_os().skip(1))? {
+        Command::Print(text) => Ok(print(text)),
+        Command::Plan(args) => Ok(print(&plan(&args)?.to_string())),
+        Command::Run(args) => outside::run(&plan(&args)?),
+    }
+}
+
+fn plan(args: &Args) -> Result<Plan, Error> {
+    let asked = !args.cgroup.is_empty() || args.parent_cgroup.is_some();
+    let host = Host {
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        time_namespaces: std::path::Path::new("/proc/self/ns/time").exists(),
+        cgroups: if asked {
+            cgroup::Mounts::read()
+        } else {
+            cgroup::Mounts::default()
+        },
+    };
+    Plan::new(args, &host)
+}
+
+/// A reader that left early is no error.
+fn print(text: &str) -> u8 {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    0
+}

@@ -1,0 +1,112 @@
+//! A process in namespaces of its own.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
+
+use crate::error::{Error, jail};
+use crate::plan::Plan;
+
+/// Linux 5.7; too wide for the type that the C library's others have.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// The child's side, or the parent's: its process id and a descriptor for it.
+pub enum Side {
+    /// This is the new process.
+    Child,
+    /// This is the one that made it.
+    Parent(i32, OwnedFd),
+}
+
+/// Joins a network namespace.
+///
+/// # Errors
+/// It is none, or not for the caller.
+pub fn join_network(path: &Path) -> Result<(), Error> {
+    let what = || format!("--netns {}", path.display());
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = openat(CWD, path, flags, Mode::empty()).map_err(jail(what()))?;
+    move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).map_err(jail(what()))
+}
+
+/// Makes the process, in all namespaces that need no more than that, and in
+/// its control group from its first instruction on.
+///
+/// # Errors
+/// The system refuses; without root it may have no user namespaces for users.
+pub fn fork(plan: &Plan, group: Option<BorrowedFd<'_>>) -> Result<Side, Error> {
+    let mut flags =
+        libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    if plan.netns.is_none() {
+        flags |= libc::CLONE_NEWNET;
+    }
+    if plan.time_namespace {
+        flags |= libc::CLONE_NEWTIME;
+    }
+    if !plan.privileged {
+        flags |= libc::CLONE_NEWUSER;
+    }
+    let mut pidfd: libc::c_int = -1;
+    // SAFETY: plain integers, for which zero is a value.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = u64::from((flags | libc::CLONE_PIDFD).cast_unsigned());
+    args.pidfd = (&raw mut pidfd) as u64;
+    args.exit_signal = libc::SIGCHLD.cast_unsigned().into();
+    if let Some(group) = group {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = u64::from(group.as_raw_fd().cast_unsigned());
+    }
+    // SAFETY: as fork: no memory is shared, this process has one thread, and
+    // the structure is alive and of the size given.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) };
+    match pid {
+        0 => Ok(Side::Child),
+        // SAFETY: the kernel has just made this descriptor for us.
+        1.. => Ok(Side::Parent(pid as i32, unsafe {
+            OwnedFd::from_raw_fd(pidfd)
+        })),
+        _ => Err(jail("namespaces")(io::Error::last_os_error())),
+    }
+}
+
+/// Gives a process's user namespace its one user and one group.
+///
+/// # Errors
+/// The system refuses.
+pub fn map_ids(plan: &Plan, pid: i32) -> Result<(), Error> {
+    let write = |file: &str, text: String| {
+        let path = format!("/proc/{pid}/{file}");
+        fs::write(&path, text).map_err(jail(format!("user namespace: {file}")))
+    };
+    if !plan.privileged {
+        write("setgroups", "deny".to_owned())?;
+    }
+    write("uid_map", format!("{0} {0} 1", plan.uid))?;
+    write("gid_map", format!("{0} {0} 1", plan.gid))
+}
+
+/// Leaves the host's control group and user namespaces; the latter only if
+/// that has not been done already.
+///
+/// # Errors
+/// The system refuses.
+pub fn leave(flags: UnshareFlags) -> Result<(), Error> {
+    // SAFETY: none of these flags is about memory or descriptors.
+    unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(jail("namespaces"))
+}
+
+/// Forbids user namespaces below this one. `sysctl` is /proc/sys/user.
+///
+/// # Errors
+/// The system refuses.
+pub fn shut_nested(sysctl: &OwnedFd) -> Result<(), Error> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = openat(sysctl, "max_user_namespaces", flags, Mode::empty());
+    file.and_then(|file| rustix::io::write(file, b"0"))
+        .map(|_| ())
+        .map_err(jail("max_user_namespaces"))
+}

@@ -1,0 +1,663 @@
+//! The jailer: what a jailed program has and has not, how its end is told, and
+//! that nothing is left of it.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use mote_tests::{End, Scratch, Vm, guest, have_kvm, proc, run, vm, wait_until};
+
+const IN_USE: i32 = 123;
+const USAGE: i32 = 124;
+const JAIL: i32 = 125;
+const INPUT: i32 = 126;
+
+/// Who the jailed programs run as.
+const USER: u32 = 10_001;
+const BUSYBOX: &str = "/bin/busybox";
+/// A program that runs until its standard input ends.
+const WAITS: [&str; 4] = ["--", "sh", "-c", "read x"];
+
+/// The jailer with a program and an id that no other test uses.
+fn jail(id: &str, exec: impl AsRef<Path>) -> Command {
+    let mut command = Command::new(vm::jailer());
+    let id = format!("t{}-{id}", std::process::id());
+    command
+        .args(["--id", &id, "--exec-file"])
+        .arg(exec.as_ref());
+    command.stdin(Stdio::null());
+    command
+}
+
+/// The same as root, for another user.
+fn rooted(id: &str, exec: impl AsRef<Path>) -> Command {
+    let mut command = jail(id, exec);
+    command.args(["--uid", &USER.to_string(), "--gid", &USER.to_string()]);
+    command
+}
+
+/// Whether this is root; without, the caller returns.
+fn root() -> bool {
+    // SAFETY: a plain system call.
+    let root = unsafe { libc::geteuid() } == 0;
+    if !root {
+        println!("skipped: not root");
+    }
+    root
+}
+
+/// Asserts one line of the jailer's with these words.
+#[track_caller]
+fn refused(command: &mut Command, code: i32, words: &[&str]) -> End {
+    let end = run(command);
+    end.expect(code);
+    assert_eq!(end.err.lines().count(), 1, "{}", end.err);
+    assert!(end.err.starts_with("mote-jailer: "), "{}", end.err);
+    for word in words {
+        assert!(end.err.contains(word), "no {word:?} in {}", end.err);
+    }
+    for word in ["panicked", "Error {", "Some(", "(os error"] {
+        assert!(!end.err.contains(word), "{}", end.err);
+    }
+    end
+}
+
+/// Starts a jail that says on standard output when it is ready, and returns
+/// the host's process id of its program.
+fn start(command: &mut Command) -> (Vm, u32) {
+    let jailer = Vm::start(command);
+    jailer.wait_for("\n");
+    let line = jailer.out.text();
+    let pid = line.strip_prefix("ready ").unwrap().lines().next().unwrap();
+    let pid = pid.parse().unwrap();
+    (jailer, pid)
+}
+
+fn alive(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// Control groups of this test process's jails.
+fn groups(parent: &str) -> Vec<PathBuf> {
+    let mounts = fs::read_dir("/sys/fs/cgroup")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let mut all: Vec<PathBuf> = mounts.map(|entry| entry.path().join(parent)).collect();
+    all.push(Path::new("/sys/fs/cgroup").join(parent));
+    all.retain(|path| path.exists());
+    all
+}
+
+/// A limit that this host has a controller for.
+fn limit() -> &'static str {
+    let v1 = Path::new("/sys/fs/cgroup/pids").exists();
+    if v1 { "pids.max=64" } else { "pids.max=65" }
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    list.unwrap_or_default()
+        .split_whitespace()
+        .map(|pid| pid.parse().unwrap())
+        .collect()
+}
+
+fn kill(pid: u32) {
+    // SAFETY: a plain system call; the process is one of this test's own jail.
+    assert_eq!(unsafe { libc::kill(pid.cast_signed(), libc::SIGKILL) }, 0);
+}
+
+#[test]
+fn bad_input_is_one_line_and_a_code() {
+    for (args, word) in [
+        (&["--exec-file", "/bin/true"][..], "--id"),
+        (&["--id", "a"], "--exec-file"),
+        (&["--id", "../a", "--exec-file", "/bin/true"], "--id"),
+        (
+            &["--id", "a", "--exec-file", "/bin/true", "--cgroup", "x"],
+            "--cgroup",
+        ),
+        (&["--fly"], "--fly"),
+    ] {
+        refused(Command::new(vm::jailer()).args(args), USAGE, &[word]);
+    }
+    let help = run(Command::new(vm::jailer()).arg("--help"));
+    help.expect(0);
+    assert!(help.out.contains("--chroot-base-dir"), "{}", help.out);
+}
+
+#[test]
+fn plans_are_printed_for_everybody_and_change_nothing() {
+    let scratch = Scratch::new();
+    let mut command = jail("plan", BUSYBOX);
+    command.args(["--plan", "--chroot-base-dir"]).arg(&*scratch);
+    if root() {
+        command.uid(65_534).gid(65_534);
+    }
+    let end = run(&mut command);
+    end.expect(0);
+    assert!(
+        end.out.contains("namespaces  user mount pid network"),
+        "{}",
+        end.out
+    );
+    assert_eq!(fs::read_dir(&*scratch).unwrap().count(), 0);
+}
+
+#[test]
+fn the_program_has_nothing() {
+    if !root() {
+        return;
+    }
+    let (jailer, pid) = start(
+        rooted("empty", BUSYBOX)
+            .args(["--ready-fd", "1"])
+            .args(WAITS),
+    );
+    let own = |path: &str| PathBuf::from(format!("/proc/{pid}/{path}"));
+    let status = fs::read_to_string(own("status")).unwrap();
+    for line in [
+        "CapInh:\t0000000000000000",
+        "CapPrm:\t0000000000000000",
+        "CapEff:\t0000000000000000",
+        "CapBnd:\t0000000000000000",
+        "CapAmb:\t0000000000000000",
+        "NoNewPrivs:\t1",
+        "Groups:\t \n",
+        &format!("Uid:\t{USER}\t{USER}\t{USER}\t{USER}"),
+        &format!("Gid:\t{USER}\t{USER}\t{USER}\t{USER}"),
+    ] {
+        assert!(status.contains(line), "{line} in\n{status}");
+    }
+    assert_eq!(fs::read(own("environ")).unwrap(), b"");
+    assert_eq!(proc::descriptors(pid).len(), 3);
+    for space in ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"] {
+        let [theirs, ours] = [pid, std::process::id()].map(|pid| {
+            fs::metadata(format!("/proc/{pid}/ns/{space}"))
+                .unwrap()
+                .ino()
+        });
+        assert_ne!(theirs, ours, "{space}");
+    }
+    let mounts = fs::read_to_string(own("mounts")).unwrap();
+    let mounts: Vec<Vec<&str>> = mounts.lines().map(|m| m.split(' ').collect()).collect();
+    let [jail_root, dev] = &mounts[..] else {
+        panic!("{mounts:?}")
+    };
+    assert!(
+        jail_root[1] == "/" && jail_root[3].starts_with("ro,nosuid,nodev,noexec"),
+        "{mounts:?}"
+    );
+    assert!(
+        dev[1] == "/dev" && dev[3].starts_with("ro,nosuid,noexec"),
+        "{mounts:?}"
+    );
+    let list = |path: &str| -> Vec<_> {
+        let entries = fs::read_dir(own(path)).unwrap();
+        entries.map(|entry| entry.unwrap().file_name()).collect()
+    };
+    assert_eq!(list("root"), ["dev"]);
+    assert_eq!(list("root/dev"), ["kvm"]);
+    let mut inside = Command::new("nsenter");
+    inside.args([
+        "-t",
+        &pid.to_string(),
+        "-U",
+        "--preserve-credentials",
+        "cat",
+        "/proc/sys/user/max_user_namespaces",
+    ]);
+    assert_eq!(run(&mut inside).expect(0).out, "0\n");
+    drop(jailer);
+    wait_until("the program ends with its jailer", || !alive(pid));
+}
+
+#[test]
+fn descriptors_have_the_numbers_of_the_plan() {
+    if !root() {
+        return;
+    }
+    let args = [
+        "--ready-fd",
+        "1",
+        "--ready-by",
+        "fd",
+        "--kvm",
+        "fd",
+        "--pass-fd",
+        "9",
+        "--",
+    ];
+    let mut command = rooted("table", BUSYBOX);
+    command.args(args).args(["sh", "-c", "echo >&3; read x"]);
+    let scratch = Scratch::new();
+    let file = fs::File::open(scratch.file("passed", "")).unwrap();
+    let mut outer = Command::new(BUSYBOX);
+    // A shell opens the descriptor that the jailer has to be given.
+    outer
+        .args(["sh", "-c", "exec 9<\"$0\"; exec \"$@\""])
+        .arg(scratch.join("passed"));
+    outer.arg(command.get_program()).args(command.get_args());
+    drop(file);
+    let (jailer, pid) = start(&mut outer);
+    let link = |fd: u32| fs::read_link(format!("/proc/{pid}/fd/{fd}")).unwrap();
+    assert!(link(3).to_string_lossy().starts_with("pipe:"));
+    assert_eq!(link(4), scratch.join("passed"));
+    assert_eq!(link(5), Path::new("/dev/kvm"));
+    assert_eq!(proc::descriptors(pid).len(), 6);
+    assert!(!Path::new(&format!("/proc/{pid}/root/dev")).exists());
+    drop(jailer);
+    refused(
+        rooted("tap", BUSYBOX)
+            .args(["--tap", "no-such-tap"])
+            .args(WAITS),
+        INPUT,
+        &["no-such-tap", "no such interface"],
+    );
+}
+
+#[test]
+fn a_virtual_machine_boots_in_a_jail() {
+    if !have_kvm() || !root() {
+        return;
+    }
+    let hello = format!("{},as=kernel", guest("hello").display());
+    for extra in [&[][..], &["--copy-exec"]] {
+        let mut command = rooted("boot", vm::binary());
+        command.args(["--file", &hello]).args(extra);
+        let end = run(command.args(["--", "run", "--kernel", "/kernel"]));
+        end.expect(0);
+        assert_eq!(end.err, "");
+        assert!(end.out.starts_with('H'), "{}", end.out);
+    }
+    let scratch = Scratch::new();
+    let place = scratch
+        .join("mote")
+        .join(format!("t{}-base", std::process::id()))
+        .join("root");
+    fs::create_dir_all(&place).unwrap();
+    fs::copy(guest("hello"), place.join("kernel")).unwrap();
+    let mut command = rooted("base", vm::binary());
+    command.arg("--chroot-base-dir").arg(&*scratch);
+    run(command.args(["--", "run", "--kernel", "/kernel"])).expect(0);
+    let left: Vec<_> = fs::read_dir(&place)
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    assert_eq!(
+        left,
+        ["kernel"],
+        "what the caller put there stays, and nothing else"
+    );
+}
+
+#[test]
+fn without_root_there_is_a_jail_too() {
+    let mut command = jail("rootless", BUSYBOX);
+    if root() {
+        command.uid(65_534).gid(65_534);
+    }
+    let end = run(command.args(["--kvm", "none", "--", "sh", "-c", "echo /*; exit 9"]));
+    if end.code == JAIL && end.err.contains("namespaces: ") {
+        println!(
+            "skipped: this host has no user namespaces for users: {}",
+            end.err
+        );
+        return;
+    }
+    end.expect(9);
+    assert_eq!(end.out, "/*\n");
+}
+
+#[test]
+fn how_it_ended_is_told() {
+    if !root() {
+        return;
+    }
+    run(rooted("code", BUSYBOX).args(["--", "sh", "-c", "exit 42"])).expect(42);
+    let (jailer, pid) = start(
+        rooted("kill", BUSYBOX)
+            .args(["--ready-fd", "1"])
+            .args(WAITS),
+    );
+    kill(pid);
+    let end = jailer.end();
+    end.expect(137);
+    assert!(end.err.contains("killed by SIGKILL"), "{}", end.err);
+    let script = "trap 'exit 5' TERM; echo up; while :; do :; done";
+    let jailer = Vm::start(rooted("term", BUSYBOX).args(["--", "sh", "-c", script]));
+    jailer.wait_for("up");
+    jailer.signal(libc::SIGTERM);
+    jailer.end().expect(5);
+    for (exec, word) in [
+        ("/bin/none", "no such file"),
+        ("/bin", "not a regular file"),
+    ] {
+        refused(&mut rooted("exec", exec), INPUT, &[exec, word]);
+    }
+    let scratch = Scratch::new();
+    let script = scratch.file("script", "#!/bin/sh\n");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    refused(
+        &mut rooted("script", &script),
+        INPUT,
+        &["not a static program"],
+    );
+}
+
+/// Not a test: what the one below runs in a jail.
+#[test]
+#[ignore = "run by another test"]
+fn refused_call() {
+    let statement = |code: u32, jt, jf, k| libc::sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    };
+    let call = libc::SYS_getsid as u32;
+    let mut filter = [
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, call),
+        statement(
+            libc::BPF_RET | libc::BPF_K,
+            0,
+            0,
+            libc::SECCOMP_RET_KILL_PROCESS,
+        ),
+        statement(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog {
+        len: 4,
+        filter: filter.as_mut_ptr(),
+    };
+    // SAFETY: a live filter of the length given; the other call is plain.
+    unsafe {
+        libc::prctl(
+            libc::PR_SET_SECCOMP,
+            libc::SECCOMP_MODE_FILTER,
+            &raw const program,
+        );
+        libc::getsid(0);
+    }
+}
+
+#[test]
+fn a_refused_system_call_is_named() {
+    if !root() {
+        return;
+    }
+    let own = std::env::current_exe().unwrap();
+    let mut command = rooted("sys", own);
+    command.args([
+        "--kvm",
+        "none",
+        "--",
+        "--exact",
+        "refused_call",
+        "--ignored",
+    ]);
+    let end = run(&mut command);
+    end.expect(128 + libc::SIGSYS);
+    assert!(end.err.contains("killed by SIGSYS"), "{}", end.err);
+    if fs::read_to_string("/proc/sys/kernel/seccomp/actions_logged")
+        .is_ok_and(|a| a.contains("kill"))
+    {
+        assert!(
+            end.err.contains("thread refused_call, system call getsid"),
+            "{}",
+            end.err
+        );
+    }
+}
+
+#[test]
+fn whoever_is_killed_nothing_is_left() {
+    if !root() {
+        return;
+    }
+    for victim in ["program", "keeper", "jailer"] {
+        let scratch = Scratch::new();
+        let parent = format!("mote-test-{}-{victim}", std::process::id());
+        let mut command = rooted(victim, BUSYBOX);
+        command.arg("--chroot-base-dir").arg(&*scratch);
+        command.args([
+            "--cgroup",
+            limit(),
+            "--parent-cgroup",
+            &parent,
+            "--ready-fd",
+            "1",
+        ]);
+        let (jailer, pid) = start(command.args(WAITS));
+        assert_eq!(groups(&parent).len(), 1);
+        assert_eq!(fs::read_dir(&*scratch).unwrap().count(), 1);
+        match victim {
+            "program" => kill(pid),
+            "keeper" => kill(children(jailer.pid())[0]),
+            _ => jailer.signal(libc::SIGKILL),
+        }
+        jailer.end().expect(match victim {
+            "program" => 137,
+            "keeper" => JAIL,
+            _ => -libc::SIGKILL,
+        });
+        wait_until("the program is gone", || !alive(pid));
+        wait_until("the groups are gone", || groups(&parent).is_empty());
+        wait_until("directories are gone", || {
+            fs::read_dir(&*scratch).unwrap().count() == 0
+        });
+    }
+}
+
+#[test]
+fn what_is_planted_is_not_followed() {
+    if !root() {
+        return;
+    }
+    let id = format!("t{}-plant", std::process::id());
+    let below = [
+        vec!["busybox"],
+        vec!["busybox", &id],
+        vec!["busybox", &id, "root"],
+    ];
+    let dev = vec!["busybox", &id, "root", "dev"];
+    for place in below.iter().chain([&dev]) {
+        for kind in ["symlink", "dangling", "hard link", "fifo", "file"] {
+            let scratch = Scratch::new();
+            let base = scratch.join("base");
+            let path = place
+                .iter()
+                .fold(base.clone(), |path, part| path.join(part));
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let victim = scratch.join("victim");
+            fs::create_dir(&victim).unwrap();
+            let secret = scratch.file("secret", "secret");
+            match kind {
+                "symlink" => symlink(&victim, &path).unwrap(),
+                "dangling" => symlink(scratch.join("none"), &path).unwrap(),
+                "hard link" => fs::hard_link(&secret, &path).unwrap(),
+                "fifo" => assert_eq!(run(Command::new("mkfifo").arg(&path)).code, 0),
+                _ => fs::write(&path, "").unwrap(),
+            }
+            let mut command = rooted("plant", BUSYBOX);
+            command
+                .arg("--chroot-base-dir")
+                .arg(&base)
+                .args(["--", "sh", "-c", "echo ran"]);
+            let end = refused(&mut command, JAIL, &[]);
+            assert_eq!(end.out, "", "{kind} at {}", path.display());
+            assert_eq!(fs::read_dir(&victim).unwrap().count(), 0);
+            assert_eq!(fs::metadata(&victim).unwrap().uid(), 0);
+            assert_eq!(fs::metadata(&secret).unwrap().uid(), 0);
+            assert_eq!(fs::read(&secret).unwrap(), b"secret");
+            assert!(
+                fs::symlink_metadata(&path).is_ok(),
+                "{kind} at {}",
+                path.display()
+            );
+            assert!(!scratch.join("none").exists());
+        }
+    }
+    // Directories: those that others may change are refused, too.
+    for place in &below[..2] {
+        let scratch = Scratch::new();
+        let path = place
+            .iter()
+            .fold(scratch.to_path_buf(), |path, part| path.join(part));
+        fs::create_dir_all(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+        let mut command = rooted("plant", BUSYBOX);
+        command.arg("--chroot-base-dir").arg(&*scratch).args(WAITS);
+        refused(&mut command, JAIL, &["changed by other users"]);
+    }
+}
+
+#[test]
+fn an_id_is_used_once() {
+    if !root() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let parent = format!("mote-test-{}-once", std::process::id());
+    let by_directory = ["--chroot-base-dir", scratch.to_str().unwrap()];
+    let by_group = ["--cgroup", limit(), "--parent-cgroup", &parent];
+    for flags in [&by_directory[..], &by_group] {
+        let command = || {
+            let mut command = rooted("once", BUSYBOX);
+            command.args(["--ready-fd", "1"]).args(flags).args(WAITS);
+            command
+        };
+        let (mut first, pid) = start(&mut command());
+        refused(&mut command(), IN_USE, &["in use"]);
+        assert!(alive(pid));
+        drop(first.take_input());
+        first.end().expect(1);
+    }
+    assert!(groups(&parent).is_empty());
+}
+
+#[test]
+fn the_processor_is_limited_when_the_program_is_ready() {
+    let controller = Path::new("/sys/fs/cgroup/cpu");
+    if !root() || !controller.exists() {
+        return;
+    }
+    let parent = format!("mote-test-{}-late", std::process::id());
+    let mut command = rooted("late", BUSYBOX);
+    command.args([
+        "--cgroup",
+        "cpu.cfs_quota_us=50000",
+        "--cgroup-version",
+        "1",
+    ]);
+    command.args([
+        "--parent-cgroup",
+        &parent,
+        "--ready-fd",
+        "1",
+        "--ready-by",
+        "fd",
+    ]);
+    let script = "echo up; read x; echo >&3; read x";
+    let mut jailer = Vm::start(command.args(["--", "sh", "-c", script]));
+    jailer.wait_for("up\n");
+    let id = format!("t{}-late", std::process::id());
+    let quota = || {
+        let file = controller.join(&parent).join(&id).join("cpu.cfs_quota_us");
+        fs::read_to_string(file).unwrap()
+    };
+    assert_eq!(quota(), "-1\n");
+    jailer.send("\n");
+    jailer.wait_for("ready ");
+    assert_eq!(quota(), "50000\n");
+    jailer.send("\n");
+    jailer.end().expect(0);
+    assert!(groups(&parent).is_empty());
+}
+
+#[test]
+fn in_background_it_returns_when_ready() {
+    if !root() {
+        return;
+    }
+    let mut command = rooted("daemon", BUSYBOX);
+    let script = "echo >&3; while :; do :; done";
+    command.args(["--daemonize", "--ready-by", "fd", "--ready-fd", "1"]);
+    let end = run(command.args(["--", "sh", "-c", script]));
+    end.expect(0);
+    let pid = end
+        .out
+        .trim()
+        .strip_prefix("ready ")
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!(alive(pid));
+    kill(pid);
+    wait_until("it is gone", || !alive(pid));
+    refused(
+        rooted("daemon", "/bin/none").arg("--daemonize"),
+        INPUT,
+        &["no such file"],
+    );
+}
+
+/// Runs jails, `one_by_one` and then `at_once`, and asserts that nothing is left.
+fn many(one_by_one: usize, at_once: usize) {
+    let scratch = Scratch::new();
+    let parent = format!("mote-test-{}-many{at_once}", std::process::id());
+    let mounts = || fs::read_to_string("/proc/mounts").unwrap();
+    let before = mounts();
+    let hello = scratch.join("busybox-of-many");
+    fs::copy(BUSYBOX, &hello).unwrap();
+    let command = |number: usize, script: &str| {
+        let mut command = rooted(&format!("many-{number}"), &hello);
+        command.arg("--chroot-base-dir").arg(scratch.join("base"));
+        command.args(["--cgroup", limit(), "--parent-cgroup", &parent]);
+        // The name of the program is no applet's: the arguments name one.
+        command.args(["--ready-fd", "1", "--", "sh", "-c", script]);
+        command
+    };
+    fs::create_dir(scratch.join("base")).unwrap();
+    for number in 0..one_by_one {
+        run(&mut command(number, "exit 3")).expect(3);
+    }
+    let all: Vec<_> = (0..at_once)
+        .map(|n| start(&mut command(n, "read x; exit 4")))
+        .collect();
+    let pids: Vec<u32> = all.iter().map(|(_, pid)| *pid).collect();
+    for (number, (mut jailer, pid)) in all.into_iter().enumerate() {
+        // Every second one is killed.
+        if number % 2 == 0 {
+            kill(pid);
+            jailer.end().expect(137);
+        } else {
+            drop(jailer.take_input());
+            jailer.end().expect(4);
+        }
+    }
+    assert!(!pids.into_iter().any(alive));
+    assert_eq!(groups(&parent), Vec::<PathBuf>::new());
+    assert_eq!(fs::read_dir(scratch.join("base")).unwrap().count(), 0);
+    assert_eq!(mounts(), before);
+}
+
+#[test]
+fn many_jails_leave_nothing() {
+    if root() {
+        many(10, 6);
+    }
+}
+
+/// `cargo nextest run -p mote-tests --test jailer --run-ignored all hundreds`
+#[test]
+#[ignore = "takes long"]
+fn hundreds_of_jails_leave_nothing() {
+    if root() {
+        many(200, 50);
+    }
+}
