@@ -3,7 +3,8 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -33,7 +34,7 @@ enum Kind {
 /// The far end of the serial port's transmitter.
 #[derive(Debug)]
 pub struct Output {
-    to: Option<(OwnedFd, Kind)>,
+    to: Option<(Arc<OwnedFd>, Kind)>,
     pending: VecDeque<u8>,
     /// The reader has not taken a byte for [`PATIENCE_MS`].
     stalled: bool,
@@ -68,9 +69,24 @@ impl Output {
             _ if flags.is_ok_and(|f| f.contains(rustix::fs::OFlags::NONBLOCK)) => Kind::NonBlocking,
             _ => Kind::Blocking,
         };
+        self.send_to(Arc::new(fd), kind);
+    }
+
+    /// The same for a socket's client, of whose descriptor nothing need be
+    /// asked.
+    pub fn connect_client(&mut self, fd: Arc<OwnedFd>) {
+        self.send_to(fd, Kind::Socket);
+    }
+
+    fn send_to(&mut self, fd: Arc<OwnedFd>, kind: Kind) {
         self.to = Some((fd, kind));
         self.stalled = false;
         self.drain();
+    }
+
+    /// Number of the descriptor that output goes to, if it goes anywhere.
+    pub fn number(&self) -> Option<RawFd> {
+        self.to.as_ref().map(|(fd, _)| fd.as_raw_fd())
     }
 
     /// The reader has gone; output is kept for the next one.
