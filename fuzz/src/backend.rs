@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use mote_virtio::GuestSlice;
 use mote_virtio::blk::{ReadAt, WriteAt};
-use mote_virtio::net::{HEADER_LEN, Offload, Tap};
+use mote_virtio::net::{Offload, Tap};
 
 /// Which fault the next calls meet; 0 for none.
 #[derive(Default)]
@@ -172,17 +172,13 @@ impl Tap for WireHandle {
         Ok(Some(n + rest))
     }
 
-    fn write_frame(
-        &self,
-        header: &[u8; HEADER_LEN],
-        from: &[GuestSlice<'_>],
-    ) -> io::Result<Option<usize>> {
+    fn write_frame(&self, start: &[u8], from: &[GuestSlice<'_>]) -> io::Result<Option<usize>> {
         self.0.fail()?;
         assert!(from.len() < 1024, "a vector the kernel refuses");
         if self.0.fault.is(BUSY) {
             return Ok(None);
         }
-        let mut frame = header.to_vec();
+        let mut frame = start.to_vec();
         frame.extend(collect(from));
         let len = frame.len();
         self.0.sent.lock().unwrap().push(frame);

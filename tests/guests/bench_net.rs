@@ -19,6 +19,8 @@ const RX: u64 = 16 << 20;
 const TX: u64 = RX + RING_LEN;
 const BUFFERS: u64 = 32 << 20;
 const BUFFER_SPACE: u64 = 64 << 20;
+/// Pauses after a look in vain: about a microsecond.
+const RESTS: u32 = 32;
 
 /// CSUM, GUEST_CSUM, GUEST_TSO4, HOST_TSO4, MRG_RXBUF.
 const FEATURES: u64 = 1 | 1 << 1 | 1 << 7 | 1 << 11 | 1 << 15;
@@ -67,6 +69,14 @@ fn bytes(at: u64, len: usize) -> &'static mut [u8] {
     unsafe { memory::bytes_mut(at, len) }
 }
 
+/// Between two looks at a queue. Its memory and maybe its processor's other
+/// half are the device's too: a look in vain is not repeated at once.
+fn rest(in_vain: bool) {
+    for _ in 0..if in_vain { RESTS } else { 1 } {
+        core::hint::spin_loop();
+    }
+}
+
 struct Net {
     rx: Ring,
     tx: Ring,
@@ -98,6 +108,7 @@ impl Net {
         }
         self.tx.publish(&self.device, 1);
         while left > 0 {
+            let before = left;
             while let Some((slot, _)) = self.tx.take() {
                 left -= 1;
                 if sent < count {
@@ -106,7 +117,7 @@ impl Net {
                 }
             }
             self.tx.publish(&self.device, 1);
-            core::hint::spin_loop();
+            rest(left == before);
         }
         begin
     }
@@ -127,6 +138,7 @@ impl Net {
         }
         self.rx.publish(&self.device, 0);
         while filled < all {
+            let before = filled;
             while let Some((slot, written)) = self.rx.take() {
                 filled += 1;
                 bytes += u64::from(written);
@@ -136,7 +148,7 @@ impl Net {
                 }
             }
             self.rx.publish(&self.device, 0);
-            core::hint::spin_loop();
+            rest(filled == before);
         }
         if bytes != count * (HEADER + len) {
             fail(format_args!("{bytes} bytes came in {count} frames of {len}"));

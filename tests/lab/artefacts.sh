@@ -20,7 +20,7 @@ with_lock() {
 need_packages() {
     local missing=() pair
     for pair in qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio gcc:gcc \
-        python3:python3 depmod:kmod lz4:lz4 xz:xz-utils zstd:zstd mke2fs:e2fsprogs xorriso:xorriso \
+        python3:python3 depmod:kmod lz4:lz4 xz:xz-utils zstd:zstd mke2fs:e2fsprogs xorriso:xorriso fio:fio \
         iperf3:iperf3 ethtool:ethtool ping:iputils-ping ip:iproute2; do
         PATH=$PATH:/sbin:/usr/sbin command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
     done
@@ -167,6 +167,17 @@ records_initrd() {
     guest_initrd init-records init-records virtio_mmio virtio_blk
 }
 
+# fio and its many libraries, on a CD for the guest of that name. It is large, so only a
+# test that asks for it has it in its image.
+fio_cd() {
+    put_tools "$work/fio" fio
+    mkdir "$work/fio"/{dev,proc,sys,tmp} "$work/extra"
+    xorriso -as mkisofs -quiet -R -o "$work/extra/fio.iso" "$work/fio"
+    mkdir -p "$work/init-fio/bin"
+    cp "$work/init-records/bin/records" "$work/init-fio/bin"
+    guest_initrd init-fio init-fio virtio_mmio virtio_blk isofs
+}
+
 # The smallest user space there is, so that a benchmark times the machine and the kernel.
 tiny_initrd() {
     mkdir -p "$work/tiny"
@@ -197,6 +208,7 @@ build_base() {
     net_initrd
     tiny_initrd
     records_initrd
+    fio_cd
 
     put_busybox "$work/base"
     put_modules "$work/base" "${LAB_MODULES[@]}"
@@ -210,8 +222,8 @@ build_base() {
     pack "$work/base" >"$work/base.cpio"
 
     # The key goes last: a build that was interrupted is no build.
-    rm -rf "$cache/base.key" "$cache/guest"
-    mv "$work/guest" "$work/base.cpio" "$cache"
+    rm -rf "$cache/base.key" "$cache/guest" "$cache/extra"
+    mv "$work/guest" "$work/extra" "$work/base.cpio" "$cache"
     echo "$key" >"$cache/base.key"
     rm -rf "$work"
 }

@@ -41,6 +41,11 @@ fn lab_console() {
 }
 
 #[test]
+fn lab_fio() {
+    lab("fio");
+}
+
+#[test]
 fn lab_net() {
     lab("net");
 }

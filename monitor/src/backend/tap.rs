@@ -4,6 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::iter;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
@@ -31,10 +32,6 @@ const TUN_F_USO6: libc::c_ulong = 0x40;
 /// Pieces of a frame that need no allocation: 64 KiB in the buffers of a stock
 /// driver, of one and a half KiB each, with room to spare.
 const PIECES: usize = 64;
-const EMPTY: libc::iovec = libc::iovec {
-    iov_base: std::ptr::null_mut(),
-    iov_len: 0,
-};
 
 /// `struct ifreq` with its union as flags.
 #[repr(C)]
@@ -189,26 +186,24 @@ fn transfer(
     pieces: impl Iterator<Item = libc::iovec> + Clone,
     call: impl Fn(*const libc::iovec, libc::c_int) -> isize,
 ) -> io::Result<Option<usize>> {
-    let mut few = [EMPTY; PIECES];
+    // Written only as far as there are pieces: this is done for each frame.
+    let mut few = [const { MaybeUninit::<libc::iovec>::uninit() }; PIECES];
+    let mut more = pieces.clone();
     let mut count = 0;
-    for (to, from) in few.iter_mut().zip(pieces.clone()) {
-        *to = from;
+    for (to, from) in few.iter_mut().zip(&mut more) {
+        to.write(from);
         count += 1;
     }
+    let mut first = few.as_ptr().cast();
     // A driver that cuts its frames into more pieces than any stock one does.
-    let many: Vec<_> = if pieces.clone().nth(PIECES).is_some() {
-        pieces.collect()
-    } else {
-        Vec::new()
-    };
-    let pieces = if many.is_empty() {
-        few.get(..count).unwrap_or_default()
-    } else {
-        &many
-    };
-    let count = libc::c_int::try_from(pieces.len()).unwrap_or(libc::c_int::MAX);
+    let many: Vec<_>;
+    if count == PIECES && more.next().is_some() {
+        many = pieces.collect();
+        (first, count) = (many.as_ptr(), many.len());
+    }
+    let count = libc::c_int::try_from(count).unwrap_or(libc::c_int::MAX);
     loop {
-        if let Ok(count) = usize::try_from(call(pieces.as_ptr(), count)) {
+        if let Ok(count) = usize::try_from(call(first, count)) {
             return Ok(Some(count));
         }
         let error = io::Error::last_os_error();
@@ -237,12 +232,16 @@ impl Tap for TapDevice {
         })
     }
 
-    fn write_frame(
-        &self,
-        header: &[u8; HEADER_LEN],
-        from: &[GuestSlice<'_>],
-    ) -> io::Result<Option<usize>> {
-        let first = piece(header.as_ptr().cast_mut(), HEADER_LEN);
+    fn write_frame(&self, start: &[u8], from: &[GuestSlice<'_>]) -> io::Result<Option<usize>> {
+        if from.is_empty() {
+            // The same with less ado.
+            return match rustix::io::retry_on_intr(|| rustix::io::write(&self.file, start)) {
+                Ok(count) => Ok(Some(count)),
+                Err(Errno::AGAIN) => Ok(None),
+                Err(error) => Err(error.into()),
+            };
+        }
+        let first = piece(start.as_ptr().cast_mut(), start.len());
         let pieces = iter::once(first).chain(pieces(from));
         // SAFETY: as in `read_frame`, and the kernel only reads.
         transfer(pieces, |pieces, count| unsafe {

@@ -111,20 +111,21 @@ fn segments_are_placed_whole() {
 #[test]
 fn what_is_worth_mapping() {
     const M: u64 = 1 << 20;
+    const K: u64 = 1 << 10;
     for (range, mapped) in [
         ((16 * M, 20 * M), (16 * M, 20 * M)),
         ((16 * M, 20 * M + 0x26634), (16 * M, 20 * M)),
-        ((16 * M, 21 * M), (16 * M, 21 * M)),
-        ((17 * M + 1, 20 * M), (18 * M, 20 * M)),
+        ((16 * M, 20 * M + 256 * K), (16 * M, 20 * M + 256 * K)),
+        ((17 * M + 769 * K, 20 * M), (18 * M, 20 * M)),
         ((17 * M, 19 * M + 4095), (17 * M, 19 * M)),
         (
-            (16 * M + 0x4e000, 18 * M + 0xb1000),
+            (16 * M + 0x4e000, 18 * M + 0x3f000),
             (16 * M + 0x4e000, 18 * M),
         ),
     ] {
         assert_eq!(worth_mapping(range.0, range.1), mapped, "{range:x?}");
     }
-    for range in [(16 * M, 16 * M + 4096), (17 * M + 1, 18 * M), (5, 6)] {
+    for range in [(16 * M, 16 * M + 4096), (18 * M - 5, 18 * M), (5, 6)] {
         let (start, end) = worth_mapping(range.0, range.1);
         assert_eq!(start, end, "{range:x?}");
     }

@@ -171,15 +171,17 @@ impl Image {
 }
 
 /// The part of `start..end` to map from a file: whole pages, and no block of
-/// 2 MiB of which they fill less than half. Memory around a small mapping can
-/// not become a huge page, and costs the guest an exit for each page then.
+/// 2 MiB of which they fill less than an eighth. Memory around a small mapping
+/// cannot become a huge page, and costs the guest an exit for each page then;
+/// more of it would take longer to copy than that is worth.
 fn worth_mapping(start: u64, end: u64) -> (u64, u64) {
     const BLOCK: u64 = 2 << 20;
+    const LEAST: u64 = BLOCK / 8;
     let (mut start, mut end) = (start.next_multiple_of(PAGE), end / PAGE * PAGE);
-    if BLOCK - start % BLOCK < BLOCK / 2 {
+    if BLOCK - start % BLOCK < LEAST {
         start = start.next_multiple_of(BLOCK);
     }
-    if end % BLOCK < BLOCK / 2 {
+    if end % BLOCK < LEAST {
         end = end / BLOCK * BLOCK;
     }
     (start, end.max(start))

@@ -26,6 +26,9 @@ pub(crate) struct Wire {
     pub(crate) down: AtomicBool,
     /// Slices of the last read.
     pub(crate) last_read: Mutex<Vec<usize>>,
+    /// Bytes in the first piece of the last frame that was sent, and how many
+    /// pieces followed it.
+    pub(crate) last_write: Mutex<(usize, usize)>,
 }
 
 impl Wire {
@@ -55,16 +58,14 @@ impl Tap for Arc<Wire> {
         Ok(Some(frame.len() - (rest.len() - n)))
     }
 
-    fn write_frame(
-        &self,
-        header: &[u8; HEADER_LEN],
-        from: &[GuestSlice<'_>],
-    ) -> io::Result<Option<usize>> {
+    fn write_frame(&self, start: &[u8], from: &[GuestSlice<'_>]) -> io::Result<Option<usize>> {
         self.fault()?;
         if self.busy.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        let mut frame = Vec::new();
+        *self.last_write.lock().unwrap() = (start.len(), from.len());
+        let (header, frame) = start.split_at(HEADER_LEN);
+        let mut frame = frame.to_vec();
         for slice in from {
             let at = frame.len();
             frame.resize(at + slice.len(), 0);

@@ -10,6 +10,8 @@ mod counters;
 #[cfg(test)]
 mod fake;
 mod header;
+#[cfg(test)]
+mod pieces_test;
 mod rx;
 #[cfg(test)]
 mod rx_test;
@@ -59,6 +61,33 @@ impl Running<'_> {
     }
 }
 
+/// A rate limit that costs nothing where there is none.
+struct Limiter {
+    limiting: AtomicBool,
+    limit: Mutex<RateLimiter>,
+}
+
+impl Limiter {
+    fn new(limit: RateLimiter) -> Self {
+        Self {
+            limiting: AtomicBool::new(limit.is_limiting()),
+            limit: Mutex::new(limit),
+        }
+    }
+
+    fn set(&self, limit: RateLimiter) {
+        let mut old = lock(&self.limit);
+        *old = limit;
+        self.limiting.store(limit.is_limiting(), Ordering::Relaxed);
+    }
+
+    /// The limit, if there is one.
+    fn get(&self) -> Option<MutexGuard<'_, RateLimiter>> {
+        let limiting = self.limiting.load(Ordering::Relaxed);
+        limiting.then(|| lock(&self.limit))
+    }
+}
+
 /// A network device: share it between the endpoint and its workers.
 ///
 /// Receiving and sending each want one worker at a time; they may be the
@@ -70,8 +99,8 @@ pub struct Net<'m> {
     link_up: AtomicBool,
     /// The link changed and no outcome has said so yet.
     link_news: AtomicBool,
-    rx_limiter: Mutex<RateLimiter>,
-    tx_limiter: Mutex<RateLimiter>,
+    rx_limiter: Limiter,
+    tx_limiter: Limiter,
     running: RwLock<Option<Running<'m>>>,
     starts: Mutex<u64>,
     stopping: AtomicBool,
@@ -90,8 +119,8 @@ impl<'m> Net<'m> {
             link_up: AtomicBool::new(tap.is_up()),
             tap,
             link_news: AtomicBool::new(false),
-            rx_limiter: Mutex::new(options.rx_limiter),
-            tx_limiter: Mutex::new(options.tx_limiter),
+            rx_limiter: Limiter::new(options.rx_limiter),
+            tx_limiter: Limiter::new(options.tx_limiter),
             options,
             running: RwLock::new(None),
             starts: Mutex::new(0),
@@ -115,8 +144,8 @@ impl<'m> Net<'m> {
     /// Replaces the rate limits; the new buckets are full. Wake the workers
     /// that wait for the old ones.
     pub fn set_limiters(&self, rx: RateLimiter, tx: RateLimiter) {
-        *lock(&self.rx_limiter) = rx;
-        *lock(&self.tx_limiter) = tx;
+        self.rx_limiter.set(rx);
+        self.tx_limiter.set(tx);
     }
 
     /// How many chains wait in `queue`, for a worker that looks on instead of

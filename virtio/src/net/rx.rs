@@ -11,7 +11,7 @@ use std::time::Duration;
 use vm_memory::bitmap::Bitmap;
 
 use super::counters::Tally;
-use super::{HEADER_LEN, Net, Running, header, is_down, lock};
+use super::{HEADER_LEN, Net, Running, header, is_down};
 use crate::{Chain, Error, GuestSlice, Outcome, Queue, Step};
 
 /// Bytes of the largest frame, header included (5.1.6.3.1).
@@ -21,6 +21,8 @@ const MAX_FRAME: usize = 65550;
 const MAX_SLICES: usize = 1000;
 /// Least bytes in a buffer of a driver that does not merge.
 const LEAST_BUFFER: usize = HEADER_LEN + 1514;
+/// Bytes that a frame is always expected to have.
+const LEAST_EXPECTED: usize = 2048;
 /// How often a tap that is down is tried.
 const PROBE: Duration = Duration::from_secs(1);
 
@@ -44,12 +46,14 @@ pub struct RxWorker<'m> {
     /// Bytes in `slices`.
     room: usize,
     overflow: Vec<u8>,
+    /// Bytes that the next frame is expected to have at most.
+    expected: usize,
     /// A frame that has been read and waits for more buffers.
     tail: Option<Tail>,
 }
 
-/// A frame of which the front lies in all buffers that were held, and the rest
-/// in the overflow.
+/// A frame of which the front lies in buffers that were held, and the rest in
+/// the overflow.
 #[derive(Debug, Clone, Copy)]
 struct Tail {
     /// Bytes of the frame, header included.
@@ -68,6 +72,7 @@ impl Default for RxWorker<'_> {
             room: 0,
             // Zeroed lazily by the kernel: costs memory only if used.
             overflow: vec![0; MAX_FRAME],
+            expected: LEAST_EXPECTED,
             tail: None,
         }
     }
@@ -95,6 +100,26 @@ impl<'m> RxWorker<'m> {
         });
         self.slices.extend_from_slice(slices);
         self.room += len;
+    }
+
+    /// How many slices are enough for the frame that is expected, and how many
+    /// bytes they have. Each costs the kernel time for every frame; of one
+    /// that is larger, the rest is copied.
+    fn offer(&self) -> (usize, usize) {
+        let (mut count, mut bytes) = (0, 0);
+        for slice in &self.slices {
+            if bytes >= self.expected {
+                break;
+            }
+            count += 1;
+            bytes += slice.len();
+        }
+        (count, bytes)
+    }
+
+    /// Learns from a frame: large ones seldom come alone.
+    fn expect(&mut self, len: usize) {
+        self.expected = len.max(self.expected / 2).max(LEAST_EXPECTED);
     }
 
     /// How many of the held buffers a frame of `len` bytes fills.
@@ -168,29 +193,37 @@ impl<'m> Net<'m> {
         if worker.held.is_empty() {
             return Ok(ring.arm()?.then(|| self.no_buffers(now)));
         }
-        let allowed = lock(&self.rx_limiter).ready(now, 1);
-        if let Err(at) = allowed {
+        if let Some(mut limit) = self.rx_limiter.get()
+            && let Err(at) = limit.ready(now, 1)
+        {
             self.counters.rx_throttled.add(1);
             return Ok(Some(Step::WaitUntil(at)));
         }
-        let read = self.tap.read_frame(&worker.slices, &mut worker.overflow);
+        let (count, offered) = worker.offer();
+        let to = worker.slices.get(..count).unwrap_or_default();
+        let read = self.tap.read_frame(to, &mut worker.overflow);
         let len = match read {
             Ok(Some(len)) => len,
             Ok(None) => return Ok(Some(self.dry(now))),
             Err(error) => return Ok(self.read_failed(&error, now, tally)),
         };
         self.set_link(true);
+        worker.expect(len);
         // A driver that takes segments gives small buffers, and the next ones
         // are on their way: the frame is kept until they come.
         let segments = running.merges() && running.offload.has_segments();
         if len > worker.room && len <= running.largest_frame && segments && dry {
-            let placed = worker.room;
+            let placed = offered;
             worker.tail = Some(Tail { len, placed });
             return Ok(None);
         }
         if len < HEADER_LEN || len > worker.room {
             tally.dropped += 1;
             return self.drop_useless(ring, worker, running).map(|()| None);
+        }
+        if len > offered {
+            let rest = worker.overflow.get(..len - offered).unwrap_or_default();
+            place(&worker.slices, offered, rest);
         }
         self.deliver(ring, worker, (running, len), tally)?;
         Ok(None)
@@ -230,7 +263,9 @@ impl<'m> Net<'m> {
         (running, len): (&Running<'m>, usize),
         tally: &mut Tally,
     ) -> Result<(), Error> {
-        lock(&self.rx_limiter).charge((len - HEADER_LEN) as u64);
+        if let Some(mut limit) = self.rx_limiter.get() {
+            limit.charge((len - HEADER_LEN) as u64);
+        }
         deliver(ring, worker, running.features, len)?;
         tally.frames += 1;
         tally.bytes += len as u64;

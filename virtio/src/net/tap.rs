@@ -3,7 +3,6 @@
 
 use std::io;
 
-use super::HEADER_LEN;
 use crate::{GuestSlice, features};
 
 /// What a tap may leave to the guest, from the negotiated features
@@ -54,16 +53,12 @@ pub trait Tap: Send + Sync {
     /// What the host says; `Interrupted` is retried by the implementation.
     fn read_frame(&self, to: &[GuestSlice<'_>], overflow: &mut [u8]) -> io::Result<Option<usize>>;
 
-    /// Sends one frame: `header`, then the slices in order. `None` if there
-    /// is no room now.
+    /// Sends one frame: `start`, which begins with its header and may be all
+    /// of it, then the slices in order. `None` if there is no room now.
     ///
     /// # Errors
     /// What the host says; `Interrupted` is retried by the implementation.
-    fn write_frame(
-        &self,
-        header: &[u8; HEADER_LEN],
-        from: &[GuestSlice<'_>],
-    ) -> io::Result<Option<usize>>;
+    fn write_frame(&self, start: &[u8], from: &[GuestSlice<'_>]) -> io::Result<Option<usize>>;
 
     /// Whether the interface exists and is up. Asked at most once a second,
     /// while the link is down: a poll for writing tells.

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::counters::Tally;
-use super::{HEADER_LEN, Net, Running, header, is_down, lock};
+use super::{HEADER_LEN, Net, Running, header, is_down};
 use crate::{Chain, Error, Outcome, Queue, Step, WhenEmpty};
 
 /// Most bytes in a frame: 64 KiB of IP and the headers below it.
@@ -14,11 +14,27 @@ const MIN_FRAME: u32 = 14;
 /// When to try again if the tap has no room.
 const BUSY: Duration = Duration::from_millis(1);
 
+/// Largest frame, without its header, that is copied and sent in one piece:
+/// up to here that is faster than to send it from where it lies, as a piece
+/// behind the header (2 KiB: 0.05 against 0.2 µs).
+const SMALL: usize = 2048;
+
 /// What the sending worker keeps between frames. Make it on the thread that
 /// uses it; it knows nothing of any device.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct TxWorker<'m> {
     chain: Chain<'m>,
+    /// A small frame with its header, or the header of a larger one.
+    start: [u8; HEADER_LEN + SMALL],
+}
+
+impl Default for TxWorker<'_> {
+    fn default() -> Self {
+        Self {
+            chain: Chain::new(),
+            start: [0; HEADER_LEN + SMALL],
+        }
+    }
 }
 
 /// What became of a frame.
@@ -80,12 +96,14 @@ impl<'m> Net<'m> {
         }
         let head = chain.head();
         let len = chain.readable_len().saturating_sub(HEADER_LEN as u32);
-        if let Err(at) = lock(&self.tx_limiter).take(now, u64::from(len)) {
+        if let Some(mut limit) = self.tx_limiter.get()
+            && let Err(at) = limit.take(now, u64::from(len))
+        {
             ring.park(head);
             self.counters.tx_throttled.add(1);
             return Ok(Some(Step::WaitUntil(at)));
         }
-        match self.send(chain, running.features) {
+        match self.send(worker, running.features) {
             Sent::Yes(n) => {
                 tally.frames += 1;
                 tally.bytes += n as u64;
@@ -103,17 +121,27 @@ impl<'m> Net<'m> {
     }
 
     /// Takes the header off the chain, once, and sends what is left.
-    fn send(&self, chain: &mut Chain<'m>, features: u64) -> Sent {
-        let mut head = [0; HEADER_LEN];
-        if !chain.read(&mut head) {
+    fn send(&self, worker: &mut TxWorker<'m>, features: u64) -> Sent {
+        let chain = &mut worker.chain;
+        let Some((head, frame)) = worker.start.split_first_chunk_mut::<HEADER_LEN>() else {
+            return Sent::Dropped;
+        };
+        if !chain.read(head) {
             return Sent::Dropped;
         }
         let len = chain.readable_len();
         let sized = (MIN_FRAME..=MAX_FRAME).contains(&len);
-        if !sized || !header::is_acceptable(&head, features, len as usize) {
+        if !sized || !header::is_acceptable(head, features, len as usize) {
             return Sent::Dropped;
         }
-        match self.tap.write_frame(&head, chain.readable()) {
+        let mut copied = HEADER_LEN;
+        if let Some(small) = frame.get_mut(..len as usize)
+            && chain.read(small)
+        {
+            copied += small.len();
+        }
+        let start = worker.start.get(..copied).unwrap_or_default();
+        match self.tap.write_frame(start, chain.readable()) {
             Ok(Some(_)) => Sent::Yes(len as usize),
             Ok(None) => Sent::Busy,
             Err(error) => {
