@@ -46,6 +46,11 @@ fn lab_fio() {
 }
 
 #[test]
+fn lab_jail() {
+    lab("jail");
+}
+
+#[test]
 fn lab_net() {
     lab("net");
 }
