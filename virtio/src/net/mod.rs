@@ -14,6 +14,8 @@ mod header;
 mod pieces_test;
 mod rx;
 #[cfg(test)]
+mod rx_fault_test;
+#[cfg(test)]
 mod rx_test;
 mod tap;
 mod tx;
