@@ -48,7 +48,7 @@
 //!     irq: impl Fn(),
 //! ) -> Option<Duration> {
 //!     loop {
-//!         let outcome = block.run(worker, 0, clock(), 64, WhenEmpty::Arm);
+//!         let outcome = block.run(worker, 0, &clock, 64, WhenEmpty::Arm);
 //!         let mut interrupt = outcome.signal;
 //!         if outcome.refresh && let Ok(mut endpoint) = endpoint.lock() {
 //!             interrupt |= endpoint.refresh();

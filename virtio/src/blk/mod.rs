@@ -15,7 +15,11 @@ mod execute;
 #[cfg(test)]
 pub(crate) mod fake;
 mod medium;
+#[cfg(test)]
+mod pool_test;
 mod request;
+#[cfg(test)]
+mod run_test;
 #[cfg(test)]
 mod storage_test;
 
