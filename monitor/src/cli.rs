@@ -7,6 +7,7 @@ use lexopt::prelude::*;
 
 use crate::config::{self, Drive, Media, Nic, OnNoSpace, OnReset, VmConfig};
 use crate::error::Error;
+use crate::sandbox::{Mode, Policy};
 
 /// `mote --help`.
 pub const HELP: &str = "\
@@ -59,6 +60,10 @@ Options:
                    error                                  [default: pause]
   --on-reset WHAT  restart in place, or exit with code 7  [default: restart]
   --config FILE    Read Firecracker's config JSON; flags go before it
+  --seccomp WHAT   A system call that no part of Mote needs has to kill the VM,
+                   or, for diagnosis, only to log it      [default: kill]
+  --require-landlock N  Start only if the kernel has Landlock ABI N or later
+  --no-sandbox     Confine nothing; for debugging only
   --timings        Say at the end where start-up time went, in microseconds
   -h, --help       Show this help
 
@@ -130,6 +135,9 @@ struct Flags {
     on_reset: Option<OnReset>,
     on_no_space: Option<OnNoSpace>,
     timings: bool,
+    seccomp: Option<Mode>,
+    no_sandbox: bool,
+    landlock: Option<u32>,
 }
 
 fn run(mut parser: lexopt::Parser) -> Result<Command, Error> {
@@ -180,6 +188,15 @@ fn run(mut parser: lexopt::Parser) -> Result<Command, Error> {
             }
             "cmdline-devices" => flags.cmdline_devices = true,
             "timings" => flags.timings = true,
+            "no-sandbox" => flags.no_sandbox = true,
+            "seccomp" => {
+                let what = seccomp(&text(&mut parser)?);
+                set(&mut flags.seccomp, &flag, named(&flag, what)?)?;
+            }
+            "require-landlock" => {
+                let least = number(&text(&mut parser)?).and_then(landlock);
+                set(&mut flags.landlock, &flag, named(&flag, least)?)?;
+            }
             _ => return Err(usage(Long(&flag).unexpected())),
         }
     }
@@ -199,6 +216,7 @@ fn merge(flags: Flags) -> Result<VmConfig, Error> {
     let mut nics = base.nics;
     nics.extend(flags.nics);
     config::check_devices(&drives, &nics).map_err(Error::Usage)?;
+    let sandbox = policy(flags.no_sandbox, flags.seccomp, flags.landlock)?;
     let config = VmConfig {
         drives,
         nics,
@@ -211,12 +229,38 @@ fn merge(flags: Flags) -> Result<VmConfig, Error> {
         serial: flags.serial.unwrap_or(base.serial),
         on_reset: flags.on_reset.unwrap_or(base.on_reset),
         timings: flags.timings,
+        sandbox,
     };
     if config.kernel.is_none() {
         let why = "no kernel given; use --kernel FILE, or 'mote demo' for the built-in guest";
         return Err(Error::Usage(why.to_owned()));
     }
     Ok(config)
+}
+
+fn policy(off: bool, seccomp: Option<Mode>, landlock: Option<u32>) -> Result<Policy, Error> {
+    let mode = match (off, seccomp) {
+        (false, mode) => mode.unwrap_or_default(),
+        (true, None) if landlock.is_none() => Mode::Off,
+        (true, _) => {
+            let why = "--no-sandbox goes with neither --seccomp nor --require-landlock";
+            return Err(Error::Usage(why.to_owned()));
+        }
+    };
+    Ok(Policy { mode, landlock })
+}
+
+fn seccomp(text: &str) -> Result<Mode, String> {
+    match text {
+        "kill" => Ok(Mode::Kill),
+        "log" => Ok(Mode::Log),
+        _ => Err(format!("'{text}' is neither kill nor log")),
+    }
+}
+
+fn landlock(least: u64) -> Result<u32, String> {
+    let known = u32::try_from(least).ok().filter(|least| *least > 0);
+    known.ok_or_else(|| format!("{least} is no version of Landlock's interface"))
 }
 
 fn on_reset(text: &str) -> Result<OnReset, String> {
@@ -305,6 +349,9 @@ mod tests {
             ("run --kernel k --on-enospc stop", "--on-enospc"),
             ("run --kernel k --disk a,bw=0", "--disk: bw=0"),
             ("run --kernel k --net tap=a,rx-ops=0", "--net: ops=0"),
+            ("run --kernel k --seccomp allow", "--seccomp"),
+            ("run --kernel k --require-landlock 0", "--require-landlock"),
+            ("run --kernel k --no-sandbox --seccomp log", "--no-sandbox"),
             ("run --kernel k --color", "--color"),
             ("run --kernel k extra", "extra"),
             ("demo --fast", "--fast"),

@@ -12,9 +12,9 @@ use std::sync::Arc;
 use mote::boot::{DEFAULT_CMDLINE, Source};
 use mote::cli::{self, Command};
 use mote::config::VmConfig;
-use mote::error::Error;
+use mote::error::{Error, exit};
 use mote::timings::Timings;
-use mote::{console, devices, run};
+use mote::{console, devices, run, signals};
 
 /// The entry point that the C library calls.
 // SAFETY: no other symbol of the program is called `main`.
@@ -22,10 +22,11 @@ use mote::{console, devices, run};
 extern "C" fn main(_argc: c_int, _argv: *const *const c_char) -> c_int {
     let timings = Arc::new(Timings::start());
     prepare_process();
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        console::restore();
-        report(info);
+    signals::this_is_main();
+    // The standard hook would look into files.
+    std::panic::set_hook(Box::new(|info| {
+        console::say(&format!("mote: a bug: {info}\r\n"));
+        signals::give_up(exit::INTERNAL);
     }));
     match start(&timings) {
         Ok(code) => leave(code),
@@ -73,6 +74,8 @@ fn prepare_process() {
         libc::signal(libc::SIGTTOU, libc::SIG_IGN);
         // One heap for all threads: they hardly use it.
         libc::mallopt(libc::M_ARENA_MAX, 1);
+        // And no mapping for a large piece: a thread could not unmap it.
+        libc::mallopt(libc::M_MMAP_MAX, 0);
     }
     fill_standard_descriptors();
 }

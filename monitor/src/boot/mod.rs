@@ -8,6 +8,7 @@ mod sniff;
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -254,6 +255,16 @@ impl Source {
             entry: kernel.entry,
             written: kernel.written,
         })
+    }
+
+    /// Number of the kernel's descriptor.
+    pub fn kernel_fd(&self) -> RawFd {
+        self.kernel.file.as_raw_fd()
+    }
+
+    /// Number of the initrd's descriptor.
+    pub fn initrd_fd(&self) -> Option<RawFd> {
+        self.initrd.as_ref().map(|image| image.file.as_raw_fd())
     }
 
     fn load_kernel(&self, ram: &GuestRam) -> Result<Kernel, Error> {

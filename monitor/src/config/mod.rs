@@ -11,6 +11,8 @@ mod nic;
 
 use std::path::PathBuf;
 
+use crate::sandbox::Policy;
+
 pub use drive::{Drive, Media, OnNoSpace, parse_disk};
 pub use file::{parse, read_file};
 pub use machine::{MAX_CPUS, MIN_MEMORY, check_cpus, check_memory, parse_size};
@@ -74,6 +76,8 @@ pub struct VmConfig {
     pub on_reset: OnReset,
     /// Print where start-up time went when the VM ends.
     pub timings: bool,
+    /// How the process is confined.
+    pub sandbox: Policy,
 }
 
 impl Default for VmConfig {
@@ -90,6 +94,7 @@ impl Default for VmConfig {
             serial: SerialTo::Stdio,
             on_reset: OnReset::Restart,
             timings: false,
+            sandbox: Policy::default(),
         }
     }
 }

@@ -194,15 +194,12 @@ impl Bus {
     }
 
     /// Back to power-on.
-    ///
-    /// # Errors
-    /// The host is out of descriptors.
-    pub fn reset(&self) -> std::io::Result<()> {
+    pub fn reset(&self) {
         let mut ioapic = self.ioapic();
         *ioapic = IoApic::new(ioapic.pins());
         drop(ioapic);
         self.devices.reset();
-        self.com1().reset()
+        self.com1().reset();
     }
 }
 
