@@ -405,6 +405,11 @@ const WORKER: &[Rule] = &[
     ),
     rule(
         libc::SYS_write,
+        &[In(0, Slot::Doorbell), Exactly(2, EVENT)],
+        "a disk's worker wakes another one for what it leaves",
+    ),
+    rule(
+        libc::SYS_write,
         &[In(0, Slot::Interrupt), Exactly(2, EVENT)],
         "the device's interrupt",
     ),
