@@ -68,11 +68,13 @@ impl Poll {
         }
         if found {
             self.saved += SAVED;
+            if spent <= SAVED {
+                self.next_rest = REST.0;
+            }
         }
         // Longer than a moment is only who did not get the processor.
         match self.saved.checked_sub(spent.min(self.moment)) {
-            Some(left) if left < SAVINGS.1 => self.saved = left,
-            Some(_) => (self.saved, self.next_rest) = (SAVINGS.1, REST.0),
+            Some(left) => self.saved = left.min(SAVINGS.1),
             None => self.give_up(),
         }
         found
@@ -141,12 +143,16 @@ mod tests {
         assert!(watched < 50, "{watched}");
     }
 
-    /// Work every so many microseconds, for a second: how many of them were
-    /// spent on looking.
-    fn watched(every: u64) -> u64 {
+    /// Work that comes by turns so many microseconds after the last, for a
+    /// second: how many of them were spent on looking.
+    fn watched(turns: &[u64]) -> u64 {
         let mut poll = Poll::new(50);
-        let mut watched = 0;
-        for _ in 0..1_000_000 / every {
+        let (mut watched, mut now) = (0, 0);
+        for every in turns.iter().copied().cycle() {
+            now += every;
+            if now > 1_000_000 {
+                break;
+            }
             let time = Cell::new(0);
             if poll.pays() {
                 let clock = || Duration::from_micros(time.get());
@@ -164,16 +170,23 @@ mod tests {
     }
 
     /// A guest that has work come just before the moment ends does not keep
-    /// the worker awake.
+    /// the worker awake; one that mixes in some that comes soon, for a part of
+    /// the time.
     #[test]
     fn what_it_finds_has_to_be_worth_it() {
         for every in [2, 5, 15, 20] {
-            let share = watched(every);
+            let share = watched(&[every]);
             assert!(share > 900_000, "{share} of a million, {every} apart");
         }
         for every in [30, 40, 49, 60] {
-            let share = watched(every);
+            let share = watched(&[every]);
             assert!(share < 100_000, "{share} of a million, {every} apart");
+        }
+        for late in 2..40 {
+            let mut turns = vec![49; late];
+            turns.push(1);
+            let share = watched(&turns);
+            assert!(share < 600_000, "{share} of a million, {late} late ones");
         }
     }
 
