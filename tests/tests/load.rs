@@ -30,7 +30,7 @@ fn at_rest(pid: u32) -> u64 {
     proc::ticks(pid) - before
 }
 
-/// However many and large requests are in flight, the process grows by a
+/// Flaw table lines 19 and 6: however many and large requests are in flight, the process grows by a
 /// mebibyte at most (QEMU CVE-2016-5403, Firecracker #5762), and an idle VM
 /// rests although its worker has just looked out for work.
 #[test]
@@ -66,7 +66,7 @@ fn load_does_not_make_it_grow() {
     }
 }
 
-/// The same of frames: sent and received as fast as the guest can while more
+/// The same of frames, flaw table line 4: sent and received as fast as the guest can while more
 /// come than it takes, none of them waits here (CVE-2020-16843 and its kin).
 #[test]
 fn a_flood_of_frames_does_not_make_it_grow() {

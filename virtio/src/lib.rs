@@ -93,6 +93,7 @@ mod queue_compare_test;
 mod queue_hostile_test;
 #[cfg(test)]
 mod queue_test;
+mod queues;
 pub mod rate;
 pub mod transport;
 

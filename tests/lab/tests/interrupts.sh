@@ -25,15 +25,6 @@ mote run --kernel /lab/vmlinux --initrd /lab/init-shell.cpio --memory 256M --net
     --cmdline "console=ttyS0 panic=-1 quiet loglevel=1" <&3 >>/tmp/out 2>/tmp/err &
 vm=$!
 
-number=0
-# guest COMMAND: runs it there; what it said is in /tmp/said.
-guest() {
-    number=$((number + 1))
-    echo "BEGIN $number" >>/tmp/out
-    echo "$number $1" >&3
-    wait_for 120 grep -q "^DONE $number 0" /tmp/out || return 1
-    sed -n "/^BEGIN $number\$/,/^DONE $number /p" /tmp/out | sed '1d;$d' >/tmp/said
-}
 # hits: accesses to registers that were handed to user space (KVM_EXIT_MMIO). The
 # console, by which the guest gets its orders, has ports instead.
 hits() { awk '/reason: *6 }/ { n = $NF } END { print n + 0 }' $exits/hist; }

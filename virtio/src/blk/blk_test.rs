@@ -178,6 +178,8 @@ fn a_chain_without_header_or_status_breaks_the_device() {
     }
 }
 
+/// Flaw table line 27: no SCSI commands (Linux CVE-2011-4127), nor anything
+/// else but what is listed.
 #[test]
 fn unknown_requests_are_unsupported() {
     let mut rig = Rig::new();

@@ -1,13 +1,14 @@
 //! Running a block queue: take, do, give back.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::counters::Tally;
 use super::execute::{Executor, NoSpace};
 use super::request::{self, Limits, Operation, Range};
 use super::{Block, Inserted, Running, SECTOR};
+use crate::queues::lock;
 use crate::{Chain, Error, Outcome, Queue, Step, WhenEmpty, features};
 
 /// Most data moved in one `run`, whatever its budget of requests: 16 MiB
@@ -55,8 +56,8 @@ impl<'m> Block<'m> {
     #[must_use]
     pub fn pending(&self, queue: usize) -> u16 {
         let running = self.running.read().unwrap_or_else(PoisonError::into_inner);
-        let queue = running.as_ref().and_then(|r| r.queues.get(queue)?.as_ref());
-        queue.map_or(0, |queue| lock(queue).pending())
+        let running = running.as_ref();
+        running.map_or(0, |running| running.queues.pending(queue))
     }
 
     /// Serves up to `budget` requests of `queue` and says why it stopped.
@@ -82,7 +83,7 @@ impl<'m> Block<'m> {
         if running.broken.load(Ordering::Relaxed) {
             return Outcome::quiet(Step::Broken);
         }
-        let Some(Some(queue)) = running.queues.get(queue) else {
+        let Some(queue) = running.queues.get(queue) else {
             return Outcome::quiet(Step::Stopped);
         };
         let inserted = self.inserted.read().unwrap_or_else(PoisonError::into_inner);
@@ -245,8 +246,4 @@ impl<'m> Session<'_, 'm> {
             }
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
