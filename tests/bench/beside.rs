@@ -6,7 +6,7 @@ use std::error::Error;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use mote_tests::Vm;
@@ -47,8 +47,12 @@ const QEMU: [&str; 14] = [
 ];
 
 impl Options {
+    pub fn wants(&self, case: &Case) -> bool {
+        case.name.contains(&self.only)
+    }
+
     /// From the command line; `None` if this is not a benchmark run.
-    pub fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Option<Self>> {
+    fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Option<Self>> {
         const USAGE: &str = "\
 usage: cargo bench -p mote-tests --bench NAME -- [OPTIONS] [-- ARGUMENTS OF `mote run`]
   --mote PATH      the monitor (built beside this program if not given)
@@ -82,6 +86,44 @@ usage: cargo bench -p mote-tests --bench NAME -- [OPTIONS] [-- ARGUMENTS OF `mot
         options.mote = mote.map_err(|e| format!("{}: {e}", options.mote.display()))?;
         // `cargo test --all-targets` runs benchmarks too, without that flag.
         Ok(asked.then_some(options))
+    }
+}
+
+/// What is done, as the guest takes it: a kind, bytes, a depth, how often.
+pub struct Case {
+    pub name: &'static str,
+    pub kind: char,
+    pub bytes: u64,
+    pub depth: u64,
+    pub count: u64,
+}
+
+pub const fn case(name: &'static str, kind: char, bytes: u64, depth: u64, count: u64) -> Case {
+    Case {
+        name,
+        kind,
+        bytes,
+        depth,
+        count,
+    }
+}
+
+/// A benchmark's `main`.
+pub fn main(name: &str, measure: impl FnOnce(&Options) -> Result<()>) -> ExitCode {
+    let result = match Options::parse(env::args_os().skip(1)) {
+        Ok(Some(options)) => measure(&options),
+        Ok(None) => {
+            println!("{name}: not measured; `cargo bench` does that");
+            Ok(())
+        }
+        Err(error) => Err(error),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{name}: {error}");
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -147,12 +189,12 @@ impl Guest {
     }
 
     /// Tells it what to do; [`answer`](Self::answer) waits for the end of it.
-    pub fn tell(&mut self, order: &str) {
+    fn tell(&mut self, order: &str) {
         self.vm.send(format!("{order}\n"));
     }
 
     /// Microseconds by the guest's own clock, and its doorbells.
-    pub fn answer(&mut self) -> Result<(f64, u64)> {
+    fn answer(&mut self) -> Result<(f64, u64)> {
         self.answers += 1;
         self.vm.wait_for_times("took ", self.answers);
         let text = loop {
@@ -170,7 +212,39 @@ impl Guest {
         Ok((ticks as f64 / self.ticks_per_us, kicks))
     }
 
-    pub fn ask(&mut self, order: &str) -> Result<(f64, u64)> {
+    /// Has the guest and this program do the same by turns, `prepare` before
+    /// each, and prints what it took.
+    pub fn measure(
+        &mut self,
+        case: &Case,
+        runs: usize,
+        prepare: impl Fn() -> Result<()>,
+        mut host: impl FnMut() -> Result<f64>,
+    ) -> Result<()> {
+        let mut row = Row::default();
+        let order = format!("{} {} {} {}", case.kind, case.bytes, case.depth, case.count);
+        // The first round is for warming up.
+        for round in 0..=runs {
+            let (mut host_us, mut guest_us, mut kicks) = (0.0, 0.0, 0);
+            for turn in 0..2 {
+                prepare()?;
+                if (round + turn) % 2 == 0 {
+                    host_us = host()?;
+                } else {
+                    (guest_us, kicks) = self.ask(&order)?;
+                }
+            }
+            if round != 0 {
+                row.host.push(host_us / case.count as f64);
+                row.guest.push(guest_us / case.count as f64);
+                row.kicks += kicks;
+            }
+        }
+        row.print(case.name, case.count);
+        Ok(())
+    }
+
+    fn ask(&mut self, order: &str) -> Result<(f64, u64)> {
         self.tell(order);
         self.answer()
     }
@@ -203,10 +277,10 @@ fn ticks_per_us() -> f64 {
 
 /// What came out of one case, in microseconds a request.
 #[derive(Default)]
-pub struct Row {
-    pub host: Vec<f64>,
-    pub guest: Vec<f64>,
-    pub kicks: u64,
+struct Row {
+    host: Vec<f64>,
+    guest: Vec<f64>,
+    kicks: u64,
 }
 
 pub fn print_head(runs: usize) {
@@ -220,7 +294,7 @@ pub fn print_head(runs: usize) {
 impl Row {
     /// Prints medians, their ratio, and how far it may be off: the ratios of
     /// the guest's quartiles to the host's median.
-    pub fn print(mut self, name: &str, count: u64) {
+    fn print(mut self, name: &str, count: u64) {
         let sorted = |values: &mut Vec<f64>| values.sort_by(f64::total_cmp);
         sorted(&mut self.host);
         sorted(&mut self.guest);
