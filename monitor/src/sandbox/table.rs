@@ -8,9 +8,8 @@
 //! meet one that the caller passed in.
 
 use libc::{
-    CLOCK_MONOTONIC, MADV_DONTNEED, MADV_POPULATE_WRITE, MAP_ANONYMOUS, MAP_FIXED, MAP_NORESERVE,
-    MAP_PRIVATE, MSG_DONTWAIT, MSG_NOSIGNAL, PROT_READ, PROT_WRITE, SEEK_END, SOCK_CLOEXEC,
-    SOCK_NONBLOCK,
+    CLOCK_MONOTONIC, MADV_DONTNEED, MADV_POPULATE_WRITE, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE,
+    MSG_DONTWAIT, MSG_NOSIGNAL, PROT_READ, PROT_WRITE, SEEK_END, SOCK_CLOEXEC, SOCK_NONBLOCK,
 };
 
 /// Kinds of threads; a filter for each.
@@ -20,9 +19,8 @@ pub enum Thread {
     Main,
     /// A vCPU.
     Vcpu,
-    /// The first vCPU's thread while it reads the kernel: what a vCPU may do
-    /// (for filters add up) and what that needs.
-    Loader,
+    /// The first vCPU, whose thread reads the kernel and the initrd before.
+    FirstVcpu,
     /// A worker of a disk.
     Disk,
     /// A worker of a disk or CD-ROM that is only read.
@@ -35,7 +33,7 @@ pub enum Thread {
 pub const THREADS: [(Thread, usize); 6] = [
     (Thread::Main, 20),
     (Thread::Vcpu, 12),
-    (Thread::Loader, 16),
+    (Thread::FirstVcpu, 12),
     (Thread::Disk, 12),
     (Thread::ReadOnly, 10),
     (Thread::Net, 10),
@@ -125,7 +123,6 @@ const fn rule(call: libc::c_long, when: &'static [If], why: &'static str) -> Rul
 use If::{Between, Exactly, Is, OneOf, Slot as In};
 
 const RW: u32 = (PROT_READ | PROT_WRITE) as u32;
-const HEAP: u32 = (MAP_PRIVATE | MAP_ANONYMOUS) as u32;
 const OVER: u32 = (MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE) as u32;
 const STDERR: u32 = 2;
 
@@ -168,11 +165,6 @@ const COMMON: &[Rule] = &[
         libc::SYS_brk,
         &[],
         "the allocator; such memory is never executable (W^X)",
-    ),
-    rule(
-        libc::SYS_mmap,
-        &[Is(2, RW), Is(3, HEAP), Is(4, u32::MAX)],
-        "the allocator where brk finds no room; no file, not executable",
     ),
     rule(
         libc::SYS_clock_gettime,
@@ -232,11 +224,6 @@ const MEMORY: &[Rule] = &[
         &[Is(2, MADV_POPULATE_WRITE as u32)],
         "pages for a kernel before it writes to them",
     ),
-    rule(
-        libc::SYS_munmap,
-        &[],
-        "the allocator, a vCPU's page at the end; makes nothing reachable",
-    ),
 ];
 
 /// Reading a kernel and an initrd that were opened before, at a reset again.
@@ -280,38 +267,6 @@ const VCPU: &[Rule] = &[
         ],
         "the I/O APIC: a route must be there when the guest's store is done; a device's doorbell: \
          not before its driver starts it, for 13 ms at the end of VMs without",
-    ),
-];
-
-const LOADER: &[Rule] = &[
-    rule(
-        libc::SYS_ioctl,
-        &[OneOf(
-            1,
-            &[
-                kvm::RUN,
-                kvm::GET_MP_STATE,
-                kvm::GET_REGS,
-                kvm::SET_GSI_ROUTING,
-                kvm::IOEVENTFD,
-            ],
-        )],
-        "as vCPU; its number is not known yet",
-    ),
-    rule(
-        libc::SYS_write,
-        &[],
-        "as vCPU; nothing runs that could abuse it",
-    ),
-    rule(
-        libc::SYS_sendto,
-        &[Is(3, SEND), Is(5, 0)],
-        "as vCPU; which number a socket's client gets is not known yet",
-    ),
-    rule(
-        libc::SYS_seccomp,
-        &[Is(0, 1), Exactly(1, 0)],
-        "the vCPU's filter on top: one more can only forbid more",
     ),
 ];
 
@@ -386,6 +341,11 @@ const MAIN: &[Rule] = &[
         libc::SYS_restart_syscall,
         &[],
         "goes on waiting for vCPUs after the process was stopped and continued",
+    ),
+    rule(
+        libc::SYS_munmap,
+        &[],
+        "pages of vCPUs, at the end; makes nothing reachable",
     ),
     rule(libc::SYS_exit_group, &[], "the end"),
 ];
@@ -462,8 +422,8 @@ const NET: &[Rule] = &[
 pub fn rules(thread: Thread) -> impl Iterator<Item = &'static Rule> {
     let own: &[&'static [Rule]] = match thread {
         Thread::Main => &[NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS],
-        Thread::Vcpu => &[NEWS, VCPU, OUTPUT, MEMORY, SIGNALS],
-        Thread::Loader => &[LOADER, MEMORY, LOAD, SIGNALS],
+        Thread::Vcpu => &[NEWS, VCPU, OUTPUT, SIGNALS],
+        Thread::FirstVcpu => &[NEWS, VCPU, OUTPUT, MEMORY, LOAD, SIGNALS],
         Thread::Disk => &[NEWS, WORKER, READ_ONLY, DISK],
         Thread::ReadOnly => &[NEWS, WORKER, READ_ONLY],
         Thread::Net => &[NEWS, WORKER, NET],
