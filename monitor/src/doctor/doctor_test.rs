@@ -433,6 +433,21 @@ fn an_intel_host_that_nobody_cared_for() {
     assert_eq!(report.exit_code(), exit::WEAK);
 }
 
+/// Its device is there all the same, for whoever opens it to load the module.
+#[test]
+fn a_host_whose_module_is_not_loaded() {
+    let files = [
+        ("sys/module/loop/parameters/max_loop", "0"),
+        ("proc/cpuinfo", "flags\t\t: fpu svm\n"),
+        ("dev/kvm", ""),
+    ];
+    let tree = Tree::new("unloaded", &files);
+    let report = examine(&Host::new(&tree.0), &[]);
+    assert_eq!(level(&report, "module"), Missing);
+    assert_eq!(level(&report, "/dev/kvm"), Missing);
+    assert_eq!(report.exit_code(), exit::HOST);
+}
+
 #[test]
 fn a_host_that_tells_nothing_is_not_fine() {
     let tree = Tree::new("empty", &[]);

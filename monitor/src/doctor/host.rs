@@ -5,6 +5,11 @@ use super::{Host, Report, Verdict, size, unreadable};
 const ABOUT: &str = "host";
 const VULNERABILITIES: &str = "/sys/devices/system/cpu/vulnerabilities";
 const SWAPS: &str = "/proc/swaps";
+/// Boot options that switch one mitigation off if they are `off`.
+const OFF: &str = "pti spectre_v2 spectre_v2_user spectre_bhi spec_store_bypass_disable l1tf mds \
+                   tsx_async_abort mmio_stale_data srbds gather_data_sampling \
+                   reg_file_data_sampling retbleed spec_rstack_overflow \
+                   indirect_target_selection tsa vmscape";
 /// Memory of a VM for which none was stated.
 const DEFAULT_MEMORY: u64 = 128 << 20;
 
@@ -112,23 +117,7 @@ fn weakens(option: &str) -> bool {
         | "nosmap" => true,
         // Linux 6.17 and later take attack vectors out: auto,no_guest_host
         "mitigations" => value.contains("off") || value.contains("no_"),
-        "pti"
-        | "spectre_v2"
-        | "spectre_v2_user"
-        | "spectre_bhi"
-        | "spec_store_bypass_disable"
-        | "l1tf"
-        | "mds"
-        | "tsx_async_abort"
-        | "mmio_stale_data"
-        | "srbds"
-        | "gather_data_sampling"
-        | "reg_file_data_sampling"
-        | "retbleed"
-        | "spec_rstack_overflow"
-        | "indirect_target_selection"
-        | "tsa"
-        | "vmscape" => value == "off",
+        name if OFF.split(' ').any(|switch| switch == name) => value == "off",
         "kvm_intel.vmentry_l1d_flush" => value == "never",
         _ => false,
     }

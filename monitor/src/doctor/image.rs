@@ -154,7 +154,7 @@ pub(super) fn length(bytes: u64) -> Verdict {
 /// `length`, what is `allocated` of it, and what is `free` beside it, in bytes.
 pub(super) fn space(length: u64, allocated: u64, free: u64) -> Verdict {
     let grow = length.saturating_sub(allocated);
-    let found = format!("{} more at most, {} free", size(grow), size(free));
+    let found = format!("may grow by {}, {} free", size(grow), size(free));
     if grow <= free {
         return Verdict::fine(found);
     }

@@ -37,18 +37,26 @@ pub(super) fn check(at: &Host, report: &mut Report) {
     let mut add = |point: &str, verdict| report.host(ABOUT, point, verdict);
     let cpuinfo = at.read("/proc/cpuinfo").unwrap_or_default();
     let modules = at.list("/sys/module");
+    // To open the device where there is no KVM would have its module loaded.
+    let none = modules
+        .as_ref()
+        .is_ok_and(|all| all.iter().all(|name| name != "kvm"));
+    let opened = match none {
+        true => Err(io::Error::from_raw_os_error(libc::ENODEV)),
+        false => at.device(DEVICE),
+    };
     add(
         "module",
         match &modules {
-            Ok(modules) => module(modules, &cpuinfo, at.has(DEVICE)),
+            Ok(modules) => module(modules, &cpuinfo, opened.is_ok()),
             Err(error) => unreadable("/sys/module", error),
         },
     );
-    add(
-        DEVICE,
-        device(at.may(DEVICE, Access::READ_OK | Access::WRITE_OK)),
-    );
-    match at.device(DEVICE) {
+    let refused = opened.as_ref().err().and_then(io::Error::raw_os_error);
+    let refused = refused.map_or(Ok(()), |code| Err(io::Error::from_raw_os_error(code)));
+    let both = Access::READ_OK | Access::WRITE_OK;
+    add(DEVICE, device(at.may(DEVICE, both).and(refused)));
+    match opened {
         Ok(device) => {
             // SAFETY: the descriptor was just opened and is handed over. Its
             // questions need no right to write.
@@ -80,14 +88,14 @@ pub(super) fn check(at: &Host, report: &mut Report) {
 }
 
 /// `modules` are those that are loaded or built in; without one, `cpuinfo` says
-/// which there should be.
-pub(super) fn module(modules: &[String], cpuinfo: &str, device: bool) -> Verdict {
+/// which there should be. `works` says that KVM answers all the same.
+pub(super) fn module(modules: &[String], cpuinfo: &str, works: bool) -> Verdict {
     let known = ["kvm_amd", "kvm_intel", "kvm_pvm"];
     let loaded = known.iter().find(|name| modules.iter().any(|m| m == *name));
     if let Some(loaded) = loaded {
         return Verdict::fine(*loaded);
     }
-    if device {
+    if works {
         return Verdict::unknown("of no known name");
     }
     let flags = cpuinfo.lines().find(|line| line.starts_with("flags"));
@@ -106,11 +114,13 @@ pub(super) fn device(access: io::Result<()>) -> Verdict {
         return Verdict::fine("may be used");
     };
     let advice = match error.raw_os_error() {
-        Some(libc::ENOENT) => "load KVM's module; in a container, pass the device in",
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
+            "load KVM's module; in a container, pass the device in"
+        }
         Some(libc::EACCES | libc::EPERM) => {
             "add your user to the group that owns it (usually kvm): usermod -aG kvm $USER"
         }
-        _ => "",
+        _ => "the kernel's log (dmesg) may say why",
     };
     Verdict::missing(os_message(&error), advice)
 }
