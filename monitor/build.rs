@@ -7,5 +7,7 @@ fn main() -> Result<(), String> {
     let guests = build_guest::Guests::new("firmware")?;
     let demo = guests.build("firmware/demo.rs")?;
     println!("cargo:rustc-env=MOTE_DEMO={}", demo.display());
+    let firmware = guests.firmware("firmware")?;
+    println!("cargo:rustc-env=MOTE_FIRMWARE={}", firmware.display());
     Ok(())
 }

@@ -212,7 +212,7 @@ fn merge(flags: Flags) -> Result<VmConfig, Error> {
         on_reset: flags.on_reset.unwrap_or(base.on_reset),
         timings: flags.timings,
     };
-    if config.kernel.is_none() {
+    if config.kernel.is_none() && config.drives.is_empty() {
         let why = "no kernel given; use --kernel FILE, or 'mote demo' for the built-in guest";
         return Err(Error::Usage(why.to_owned()));
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use mote::boot::{DEFAULT_CMDLINE, Source};
 use mote::cli::{self, Command};
-use mote::config::VmConfig;
+use mote::config::{Media, VmConfig};
 use mote::error::Error;
 use mote::timings::Timings;
 use mote::{console, devices, run};
@@ -52,6 +52,21 @@ fn cmdline(config: &VmConfig) -> Option<String> {
         text += &format!(" virtio_mmio.device={size}K@{base:#x}:{gsi}");
     }
     Some(text)
+}
+
+/// What the boot firmware has to know.
+fn orders(config: &VmConfig) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::new();
+    for (window, drive) in config.drives.iter().enumerate() {
+        let media = if drive.media == Media::CdRom {
+            "cdrom"
+        } else {
+            "disk"
+        };
+        let _ = writeln!(text, "drive {window} {media} {}", drive.id);
+    }
+    text
 }
 
 /// Ends the process at once: threads still hold the VM, and taking it apart
@@ -106,9 +121,13 @@ fn start(timings: &Arc<Timings>) -> Result<u8, Error> {
             Ok(0)
         }
         Command::Run(config) => {
-            let kernel = config.kernel.as_deref().unwrap_or_else(|| "".as_ref());
-            let cmdline = cmdline(&config);
-            let source = Source::open(kernel, config.initrd.as_deref(), cmdline.as_deref())?;
+            let source = match config.kernel.as_deref() {
+                Some(kernel) => {
+                    let cmdline = cmdline(&config);
+                    Source::open(kernel, config.initrd.as_deref(), cmdline.as_deref())?
+                }
+                None => Source::firmware(&orders(&config))?,
+            };
             timings.mark("arguments, files");
             run::run(&config, source, timings, false)
         }

@@ -84,6 +84,8 @@ struct Image {
     file: File,
     path: PathBuf,
     len: u64,
+    /// The lowest address at which it may lie in guest memory.
+    lowest: u64,
 }
 
 impl Image {
@@ -109,6 +111,7 @@ impl Image {
             file,
             path: path.into(),
             len,
+            lowest: layout::HIGH_RAM,
         })
     }
 
@@ -123,6 +126,7 @@ impl Image {
             file,
             path: "(built in)".into(),
             len: bytes.len() as u64,
+            lowest: layout::HIGH_RAM,
         })
     }
 
@@ -222,6 +226,18 @@ impl Source {
             initrd: None,
             cmdline: check_cmdline(cmdline)?,
         })
+    }
+
+    /// The boot firmware, which looks for a kernel on the drives; `orders` are
+    /// the lines that tell it how (see `firmware/boot.rs`).
+    ///
+    /// # Errors
+    /// There is no memory for it, or the orders are too long.
+    pub fn firmware(orders: &str) -> Result<Self, Error> {
+        let mut source = Self::embedded(include_bytes!(env!("MOTE_FIRMWARE")), orders)?;
+        source.kernel.what = "firmware";
+        source.kernel.lowest = layout::FIRMWARE;
+        Ok(source)
     }
 
     /// Puts everything the guest boots from into fresh memory, whose ACPI
