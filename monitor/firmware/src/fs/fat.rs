@@ -258,10 +258,18 @@ impl LongName {
     }
 }
 
-/// `NAME.EXT` of a record. Case has no meaning, so the flags for lower case
-/// have none either.
+/// `NAME.EXT` of a record, in small letters where its flags say so.
 fn short_name(record: &[u8]) -> String {
-    let (name, extension) = (text(part(record, 0, 8)), text(part(record, 8, 3)));
+    let field = |at, len, flag| {
+        let field = text(part(record, at, len));
+        let small = u8(record, 12) & flag != 0;
+        if small {
+            field.to_ascii_lowercase()
+        } else {
+            field
+        }
+    };
+    let (name, extension) = (field(0, 8, 8), field(8, 3, 0x10));
     match extension.as_str() {
         "" => name,
         extension => format!("{name}.{extension}"),
