@@ -11,6 +11,7 @@ use std::thread;
 use mote::cli::{self, Command};
 use mote::console::Output;
 use mote::devices::Devices;
+use mote::sandbox::{Confined, Mode, Sandbox};
 use mote::memory::{self, GuestRam};
 use mote::serial::{Com1, TypedAhead};
 use mote::vm::bus::{Bus, Request};
@@ -87,12 +88,14 @@ impl Machine {
         let ram: &'static GuestRam = Box::leak(Box::new(memory::create(config.memory).unwrap()));
         let devices = Devices::open(&config, ram).unwrap();
         let count = devices.windows().len();
-        devices.start().unwrap();
+        devices
+            .start(&Sandbox::new(Mode::Off), &Confined::new())
+            .unwrap();
         let event = || EventFd::new(EFD_NONBLOCK).unwrap();
         let (wake, line) = (Arc::new(event()), event());
         let (reader, writer) = UnixStream::pair().unwrap();
         reader.set_nonblocking(true).unwrap();
-        let output = Output::to(OwnedFd::from(writer));
+        let output = Output::to(std::sync::Arc::new(OwnedFd::from(writer)));
         let com1 = Com1::new(line.try_clone().unwrap(), output, Arc::clone(&wake));
         Self {
             bus: Bus::new(com1, devices, false),
@@ -111,7 +114,7 @@ impl Machine {
 
     /// As the monitor resets its machine.
     pub fn reset(&mut self) {
-        self.bus.reset().unwrap();
+        self.bus.reset();
         memory::power_on(self.ram).unwrap();
         assert_eq!(self.bus.ioapic().routes().count(), 0);
         self.serve_console();

@@ -312,7 +312,7 @@ impl Machine {
     }
 
     fn reset(&mut self) {
-        self.com1.reset().unwrap();
+        self.com1.reset();
         (self.control, self.modem) = (3, 8);
         self.fifo.clear();
         let _ = self.wake.read();

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use lexopt::prelude::*;
 
-use crate::config::{self, Drive, Media, Nic, OnNoSpace, OnReset, VmConfig};
+use crate::config::{self, BootFrom, Drive, Media, Nic, OnNoSpace, OnReset, VmConfig};
 use crate::error::Error;
+use crate::sandbox::{Mode, Policy};
 
 /// `mote --help`.
 pub const HELP: &str = "\
@@ -15,7 +16,7 @@ Mote runs one virtual machine in one small, locked-down process.
 Usage: mote COMMAND [OPTIONS]
 
 Commands:
-  run      Boot a kernel                   (mote run --help)
+  run      Boot a CD-ROM, a disk or a kernel  (mote run --help)
   demo     Boot the guest built into mote and say what happened
 
 Options:
@@ -27,14 +28,16 @@ Exit codes:
   1  mote failed                    5  the guest crashed (triple fault)
   2  wrong flag or config file      6  KVM could not go on
   3  kernel or image unusable       7  the guest reset (--on-reset exit)
-  128 + N  ended by signal N
+  8  there was nothing to boot     128 + N  ended by signal N
 ";
 
 /// `mote run --help`.
 pub const RUN_HELP: &str = "\
-Boot a kernel in a virtual machine.
+Boot a virtual machine: from a CD-ROM or a disk, or a kernel that is given.
 
-Usage: mote run --kernel FILE [OPTIONS]
+Usage: mote run --cdrom FILE --disk PATH,size=8G,create [OPTIONS]
+       mote run --disk PATH [OPTIONS]
+       mote run --kernel FILE [OPTIONS]
        mote run --config FILE [OPTIONS]
 
 Options:
@@ -49,6 +52,10 @@ Options:
                    A network interface on a TAP of the host, or tap-fd=N. bw
                    and ops limit bytes and frames per second in each direction,
                    or in one: rx-bw, rx-ops, tx-bw, tx-ops
+  --boot WHAT      cdrom, disk or a drive's id: boot from nothing else. Usually
+                   CD-ROMs come first, and after the guest's own reset disks
+  --boot-entry E   The entry to boot of those that a medium offers: its number,
+                   title or id
   --cmdline TEXT   Kernel command line, instead of Mote's default
   --cmdline-devices  Name the devices on it, for kernels without ACPI
   --memory SIZE    Guest memory: 128M, 1G, plain bytes   [default: 128M]
@@ -59,6 +66,10 @@ Options:
                    error                                  [default: pause]
   --on-reset WHAT  restart in place, or exit with code 7  [default: restart]
   --config FILE    Read Firecracker's config JSON; flags go before it
+  --seccomp WHAT   A system call that no part of Mote needs has to kill the VM,
+                   or, for diagnosis, only to log it      [default: kill]
+  --require-landlock N  Start only if the kernel has Landlock ABI N or later
+  --no-sandbox     Confine nothing; for debugging only
   --timings        Say at the end where start-up time went, in microseconds
   -h, --help       Show this help
 
@@ -124,12 +135,17 @@ struct Flags {
     nics: Vec<Nic>,
     cmdline_devices: bool,
     cmdline: Option<String>,
+    boot: Option<BootFrom>,
+    boot_entry: Option<String>,
     memory: Option<u64>,
     cpus: Option<u8>,
     serial: Option<config::SerialTo>,
     on_reset: Option<OnReset>,
     on_no_space: Option<OnNoSpace>,
     timings: bool,
+    seccomp: Option<Mode>,
+    no_sandbox: bool,
+    landlock: Option<u32>,
 }
 
 fn run(mut parser: lexopt::Parser) -> Result<Command, Error> {
@@ -144,6 +160,18 @@ fn run(mut parser: lexopt::Parser) -> Result<Command, Error> {
             "kernel" => set(&mut flags.kernel, &flag, path(&mut parser)?)?,
             "initrd" => set(&mut flags.initrd, &flag, path(&mut parser)?)?,
             "config" => set(&mut flags.file, &flag, path(&mut parser)?)?,
+            "boot" => {
+                let from = match text(&mut parser)?.as_str() {
+                    "cdrom" => BootFrom::CdRom,
+                    "disk" => BootFrom::Disk,
+                    id => BootFrom::Drive(id.to_owned()),
+                };
+                set(&mut flags.boot, &flag, from)?;
+            }
+            "boot-entry" => {
+                let entry = config::check_boot_entry(text(&mut parser)?);
+                set(&mut flags.boot_entry, &flag, named(&flag, entry)?)?;
+            }
             "cmdline" => set(&mut flags.cmdline, &flag, text(&mut parser)?)?,
             "memory" => {
                 let size = config::parse_size(&text(&mut parser)?).and_then(config::check_memory);
@@ -180,6 +208,15 @@ fn run(mut parser: lexopt::Parser) -> Result<Command, Error> {
             }
             "cmdline-devices" => flags.cmdline_devices = true,
             "timings" => flags.timings = true,
+            "no-sandbox" => flags.no_sandbox = true,
+            "seccomp" => {
+                let what = seccomp(&text(&mut parser)?);
+                set(&mut flags.seccomp, &flag, named(&flag, what)?)?;
+            }
+            "require-landlock" => {
+                let least = number(&text(&mut parser)?).and_then(landlock);
+                set(&mut flags.landlock, &flag, named(&flag, least)?)?;
+            }
             _ => return Err(usage(Long(&flag).unexpected())),
         }
     }
@@ -199,6 +236,7 @@ fn merge(flags: Flags) -> Result<VmConfig, Error> {
     let mut nics = base.nics;
     nics.extend(flags.nics);
     config::check_devices(&drives, &nics).map_err(Error::Usage)?;
+    let sandbox = policy(flags.no_sandbox, flags.seccomp, flags.landlock)?;
     let config = VmConfig {
         drives,
         nics,
@@ -206,17 +244,42 @@ fn merge(flags: Flags) -> Result<VmConfig, Error> {
         kernel: flags.kernel.or(base.kernel),
         initrd: flags.initrd.or(base.initrd),
         cmdline: flags.cmdline.or(base.cmdline),
+        boot: flags.boot.unwrap_or_default(),
+        boot_entry: flags.boot_entry,
         memory: flags.memory.unwrap_or(base.memory),
         cpus: flags.cpus.unwrap_or(base.cpus),
         serial: flags.serial.unwrap_or(base.serial),
         on_reset: flags.on_reset.unwrap_or(base.on_reset),
         timings: flags.timings,
+        sandbox,
     };
-    if config.kernel.is_none() && config.drives.is_empty() {
-        let why = "no kernel given; use --kernel FILE, or 'mote demo' for the built-in guest";
-        return Err(Error::Usage(why.to_owned()));
-    }
+    config.check_boot().map_err(Error::Usage)?;
     Ok(config)
+}
+
+fn policy(off: bool, seccomp: Option<Mode>, landlock: Option<u32>) -> Result<Policy, Error> {
+    let mode = match (off, seccomp) {
+        (false, mode) => mode.unwrap_or_default(),
+        (true, None) if landlock.is_none() => Mode::Off,
+        (true, _) => {
+            let why = "--no-sandbox goes with neither --seccomp nor --require-landlock";
+            return Err(Error::Usage(why.to_owned()));
+        }
+    };
+    Ok(Policy { mode, landlock })
+}
+
+fn seccomp(text: &str) -> Result<Mode, String> {
+    match text {
+        "kill" => Ok(Mode::Kill),
+        "log" => Ok(Mode::Log),
+        _ => Err(format!("'{text}' is neither kill nor log")),
+    }
+}
+
+fn landlock(least: u64) -> Result<u32, String> {
+    let known = u32::try_from(least).ok().filter(|least| *least > 0);
+    known.ok_or_else(|| format!("{least} is no version of Landlock's interface"))
 }
 
 fn on_reset(text: &str) -> Result<OnReset, String> {
@@ -305,8 +368,21 @@ mod tests {
             ("run --kernel k --on-enospc stop", "--on-enospc"),
             ("run --kernel k --disk a,bw=0", "--disk: bw=0"),
             ("run --kernel k --net tap=a,rx-ops=0", "--net: ops=0"),
+            ("run --kernel k --seccomp allow", "--seccomp"),
+            ("run --kernel k --require-landlock 0", "--require-landlock"),
+            ("run --kernel k --no-sandbox --seccomp log", "--no-sandbox"),
             ("run --kernel k --color", "--color"),
             ("run --kernel k extra", "extra"),
+            ("run --boot disk", "--cdrom"),
+            ("run --disk d --boot cdrom", "--boot: no CD-ROM"),
+            ("run --cdrom d --boot disk", "--boot: no disk"),
+            ("run --disk d --boot x", "--boot: no drive 'x'"),
+            (
+                "run --disk d --kernel k --boot disk",
+                "--boot and --boot-entry",
+            ),
+            ("run --disk d --cmdline quiet", "need --kernel"),
+            ("run --disk d --initrd i", "need --kernel"),
             ("demo --fast", "--fast"),
         ] {
             let error = parse_line(line).unwrap_err();

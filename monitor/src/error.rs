@@ -22,6 +22,8 @@ pub mod exit {
     pub const KVM: u8 = 6;
     /// The guest reset itself and `--on-reset exit` was given.
     pub const RESET: u8 = 7;
+    /// There was no kernel, and no drive to boot from.
+    pub const NOTHING_TO_BOOT: u8 = 8;
     /// Added to the number of the signal that ended Mote (SIGTERM: 143).
     pub const SIGNAL: u8 = 128;
 }

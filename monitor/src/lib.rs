@@ -14,6 +14,7 @@ pub mod error;
 pub mod layout;
 pub mod memory;
 pub mod run;
+pub mod sandbox;
 pub mod serial;
 pub mod signals;
 pub mod timings;

@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use mote::boot::{DEFAULT_CMDLINE, Source};
 use mote::cli::{self, Command};
-use mote::config::{Media, VmConfig};
-use mote::error::Error;
+use mote::config::VmConfig;
+use mote::error::{Error, exit};
 use mote::timings::Timings;
-use mote::{console, devices, run};
+use mote::{console, devices, run, signals};
 
 /// The entry point that the C library calls.
 // SAFETY: no other symbol of the program is called `main`.
@@ -22,10 +22,11 @@ use mote::{console, devices, run};
 extern "C" fn main(_argc: c_int, _argv: *const *const c_char) -> c_int {
     let timings = Arc::new(Timings::start());
     prepare_process();
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        console::restore();
-        report(info);
+    signals::this_is_main();
+    // The standard hook would look into files.
+    std::panic::set_hook(Box::new(|info| {
+        console::say(&format!("mote: a bug: {info}\r\n"));
+        signals::give_up(exit::INTERNAL);
     }));
     match start(&timings) {
         Ok(code) => leave(code),
@@ -54,21 +55,6 @@ fn cmdline(config: &VmConfig) -> Option<String> {
     Some(text)
 }
 
-/// What the boot firmware has to know.
-fn orders(config: &VmConfig) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::new();
-    for (window, drive) in config.drives.iter().enumerate() {
-        let media = if drive.media == Media::CdRom {
-            "cdrom"
-        } else {
-            "disk"
-        };
-        let _ = writeln!(text, "drive {window} {media} {}", drive.id);
-    }
-    text
-}
-
 /// Ends the process at once: threads still hold the VM, and taking it apart
 /// piece by piece would only be slower than the kernel doing it.
 fn leave(code: u8) -> c_int {
@@ -88,6 +74,8 @@ fn prepare_process() {
         libc::signal(libc::SIGTTOU, libc::SIG_IGN);
         // One heap for all threads: they hardly use it.
         libc::mallopt(libc::M_ARENA_MAX, 1);
+        // And no mapping for a large piece: a thread could not unmap it.
+        libc::mallopt(libc::M_MMAP_MAX, 0);
     }
     fill_standard_descriptors();
 }
@@ -126,7 +114,7 @@ fn start(timings: &Arc<Timings>) -> Result<u8, Error> {
                     let cmdline = cmdline(&config);
                     Source::open(kernel, config.initrd.as_deref(), cmdline.as_deref())?
                 }
-                None => Source::firmware(&orders(&config))?,
+                None => Source::firmware(&config, console::has_person(&config.serial))?,
             };
             timings.mark("arguments, files");
             run::run(&config, source, timings, false)

@@ -2,13 +2,14 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::ptr;
 
 use rustix::mm::{self, MapFlags, ProtFlags};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{
-    Bytes, GuestAddress, GuestMemoryBackend as _, GuestMemoryError, GuestMemoryMmap,
-    GuestMemoryRegion as _, GuestRegionMmap, MmapRegion,
+    Bytes, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap, GuestMemoryRegion as _,
+    GuestRegionMmap, MmapRegion,
 };
 
 use crate::error::{Error, os_message};
@@ -167,14 +168,31 @@ pub fn copy_file(
     length: u64,
 ) -> io::Result<()> {
     let length = usize::try_from(length).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let mut file = file;
-    io::Seek::seek(&mut file, io::SeekFrom::Start(offset))?;
-    ram.read_exact_volatile_from(GuestAddress(address), &mut file, length)
-        .map_err(|error| match error {
-            GuestMemoryError::IOError(cause) => cause,
-            GuestMemoryError::PartialBuffer { .. } => io::ErrorKind::UnexpectedEof.into(),
-            other => io::Error::other(other),
-        })
+    if length == 0 {
+        return Ok(());
+    }
+    let slice = ram
+        .get_slice(GuestAddress(address), length)
+        .map_err(io::Error::other)?;
+    let mut done = 0;
+    while done < length {
+        let rest = slice.offset(done).map_err(io::Error::other)?;
+        let at = libc::off_t::try_from(offset + done as u64)
+            .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let host = rest.ptr_guard_mut();
+        // SAFETY: the rest lies in guest memory, which nobody holds references
+        // into; the kernel may write there as the guest itself may.
+        let read = unsafe { libc::pread(file.as_raw_fd(), host.as_ptr().cast(), rest.len(), at) };
+        match usize::try_from(read) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => done += read,
+            Err(_) => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::Interrupted => {}
+                error => return Err(error),
+            },
+        }
+    }
+    Ok(())
 }
 
 /// Zeroes `length` bytes at `address`.

@@ -10,16 +10,18 @@ use kvm_bindings::CpuId;
 use kvm_ioctls::Kvm;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::process::getpid;
 use vm_memory::{Bytes as _, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::acpi::VirtioWindow;
-use crate::boot::{Loaded, Source};
+use crate::boot::{Cause, Loaded, Source};
 use crate::config::{OnReset, VmConfig};
 use crate::console::{self, Console, Typed};
 use crate::devices::Devices;
 use crate::error::{Error, exit, kvm};
 use crate::memory::GuestRam;
+use crate::sandbox::{self, Confined, Mode, Report, Sandbox, Slot, Thread};
 use crate::serial::{Com1, TypedAhead};
 use crate::timings::Timings;
 use crate::vm::bus::Bus;
@@ -42,7 +44,9 @@ pub fn run(
     timings: &Arc<Timings>,
     demo: bool,
 ) -> Result<u8, Error> {
-    let mut machine = Machine::start(config, Arc::new(source), timings, demo)?;
+    // Like guest memory: no thread has to close its files at the end.
+    let source = Box::leak(Box::new(source));
+    let mut machine = Machine::start(config, source, timings, demo)?;
     let result = machine.serve(config);
     vcpu::end(&machine.shared);
     machine.shared.bus.com1().output().finish();
@@ -64,7 +68,7 @@ pub fn run(
 struct Machine {
     shared: Arc<Shared>,
     ram: &'static GuestRam,
-    source: Arc<Source>,
+    source: &'static Source,
     wake: Arc<EventFd>,
     console: Console,
     typed: TypedAhead,
@@ -77,13 +81,13 @@ struct Machine {
 type Prepared = Result<(CpuId, Loaded), Error>;
 
 /// What the first vCPU's thread waits for while the VM is made.
-type FirstVcpu = (Arc<Vcpu>, Arc<Shared>);
+type FirstVcpu = (Arc<Vcpu>, Arc<Shared>, Sandbox, Report);
 
 impl Machine {
     /// Makes the VM and lets its vCPUs run.
     fn start(
         config: &VmConfig,
-        source: Arc<Source>,
+        source: &'static Source,
         timings: &Arc<Timings>,
         demo: bool,
     ) -> Result<Self, Error> {
@@ -93,46 +97,65 @@ impl Machine {
         let ram: &'static GuestRam = Box::leak(Box::new(memory::create(config.memory)?));
         let devices = Devices::open(config, ram)?;
         let windows = devices.windows();
+        let wake = Arc::new(sandbox::event()?);
+        signals::catch(&wake)?;
+        vcpu::allow_kicks()?;
+        let (mut console, output) = console::open(&config.serial)?;
+        let line = sandbox::event()?;
+        timings.mark("open /dev/kvm, devices, console");
+        warn(config.sandbox.mode);
+        // From here on nothing is opened by its name.
+        Sandbox::enter_process(&config.sandbox)?;
+        if config.sandbox.mode != Mode::Off {
+            console.confine();
+        }
+        timings.mark("sandbox, process");
+        let numbers = Sandbox::new(config.sandbox.mode)
+            .with(Slot::Wake, wake.as_raw_fd())
+            .with(Slot::ConsoleOut, output.number().unwrap_or(-1))
+            .with(Slot::Kernel, source.kernel_fd())
+            .with(Slot::Initrd, source.initrd_fd().unwrap_or(-1));
         let ahead = Arc::new(WorkAhead::default());
         let (first, wait) = mpsc::sync_channel(1);
         let preparation = Preparation {
             host: Some(Arc::clone(&host)),
             ram,
-            source: Arc::clone(&source),
+            source,
             windows,
             cpus: config.cpus,
             ahead: Arc::clone(&ahead),
+            sandbox: numbers,
         };
         let (let_go, released) = mpsc::sync_channel(0);
         let prepared = preparation.start(wait, SyncSender::clone(&let_go))?;
-        timings.mark("open /dev/kvm, first thread");
+        timings.mark("first thread");
         let fd = vm::create(&host, ram)?;
+        drop(host);
         devices.map(&fd)?;
         timings.mark("VM, memory, interrupt controllers");
-        let wake = Arc::new(event()?);
-        signals::catch(&wake)?;
-        vcpu::allow_kicks()?;
-        let (console, output) = console::open(&config.serial)?;
-        let line = event()?;
-        let com1 = Com1::new(copy(&line)?, output, Arc::clone(&wake));
+        let com1 = Com1::new(line, output, Arc::clone(&wake));
         let bus = Bus::new(com1, devices, demo);
         let shared = Arc::new(Shared::new(fd, bus, Arc::clone(timings), Arc::clone(&wake)));
         vm::create_vcpus(&shared, config.cpus)?;
-        timings.mark("console, vCPUs");
+        timings.mark("vCPUs");
         let (supported, loaded) = prepared.recv().unwrap_or_else(|_| Err(thread_lost()))?;
         timings.mark("wait for kernel and CPUID");
+        let numbers = all_numbers(numbers, &shared, &console, source)?;
+        let confined = Confined::new();
+        start_vcpus(&shared, &first, &let_go, (&numbers, &confined))?;
         vm::set_up_vcpus(&shared, &supported, loaded.entry)?;
         timings.mark("CPUID, registers");
         shared
             .fd
-            .register_irqfd(&line, layout::COM1_GSI)
+            .register_irqfd(shared.bus.com1().line(), layout::COM1_GSI)
             .map_err(kvm("connect an interrupt"))?;
         shared.bus.devices().connect(&shared.fd)?;
-        shared.bus.devices().start()?;
+        let workers = shared.bus.devices().start(&numbers, &confined)?;
         timings.mark("interrupts, workers");
-        // Open before anybody waits there: nobody has to be woken.
+        numbers.enter_thread(Thread::Main)?;
+        confined.wait(workers + shared.vcpus().len())?;
+        timings.mark("sandbox, threads");
         vcpu::open_gate(&shared);
-        start_vcpus(&shared, &first, &let_go)?;
         Ok(Self {
             shared,
             ram,
@@ -157,6 +180,7 @@ impl Machine {
         loop {
             // Empties the counter; it only says that one of these has news.
             let _ = self.wake.read();
+            signals::follow();
             if let Some(signal) = signals::received() {
                 return Ok(exit::SIGNAL + signal);
             }
@@ -168,6 +192,7 @@ impl Machine {
             match self.shared.take_end() {
                 None => {}
                 Some(Ended::PowerOff) => return Ok(exit::OK),
+                Some(Ended::NothingToBoot) => return Ok(exit::NOTHING_TO_BOOT),
                 Some(Ended::Error(error)) => return Err(error),
                 Some(Ended::Reset) if config.on_reset == OnReset::Exit => return Ok(exit::RESET),
                 Some(Ended::Reset) => self.reset(config)?,
@@ -190,11 +215,10 @@ impl Machine {
         }
         // Devices first: their workers must not move data any more when
         // memory is given back and filled anew.
-        let devices = self.shared.bus.reset();
-        devices.map_err(|e| Error::System("reset the devices", e))?;
+        self.shared.bus.reset();
         memory::power_on(self.ram).map_err(|e| Error::System("reset guest memory", e))?;
         let windows = self.shared.bus.devices().windows();
-        let loaded = load(&self.source, self.ram, config.cpus, &windows)?;
+        let loaded = load(self.source, self.ram, config.cpus, &windows, Cause::Reset)?;
         vm::power_on(&self.shared, loaded.entry)?;
         self.ahead.put(loaded.written);
         vcpu::open_gate(&self.shared);
@@ -260,7 +284,7 @@ impl Machine {
                 }
                 News::Client => {
                     if let Some(output) = self.console.accept() {
-                        self.shared.bus.com1().output().connect(output);
+                        self.shared.bus.com1().output().connect_client(output);
                     }
                 }
                 News::Output => self.shared.bus.com1().output().drain(),
@@ -369,10 +393,11 @@ struct Preparation {
     /// Given up when it has been asked: it could make further VMs.
     host: Option<Arc<Kvm>>,
     ram: &'static GuestRam,
-    source: Arc<Source>,
+    source: &'static Source,
     windows: Vec<VirtioWindow>,
     cpus: u8,
     ahead: Arc<WorkAhead>,
+    sandbox: Sandbox,
 }
 
 impl Preparation {
@@ -384,6 +409,7 @@ impl Preparation {
     ) -> Result<Receiver<Prepared>, Error> {
         let (tell, prepared) = mpsc::sync_channel(1);
         vcpu::spawn(0, move || {
+            let own = vcpu::own();
             // Whoever asked may have given up; then nothing follows either.
             let _ = tell.send(self.prepare());
             let first = loop {
@@ -393,7 +419,10 @@ impl Preparation {
                     other => break other.ok(),
                 }
             };
-            if let Some((vcpu, shared)) = first {
+            if let Some((vcpu, shared, sandbox, report)) = first {
+                confine(&vcpu, own, &sandbox, &report);
+                drop(report);
+                while !shared.gate.is_open() && self.ahead.step(self.ram) {}
                 vcpu.run(&shared);
             }
             drop(let_go);
@@ -411,7 +440,15 @@ impl Preparation {
         let host = self.host.take().ok_or_else(thread_lost)?;
         let cpuid = vm::cpuid::supported(&host)?;
         drop(host);
-        let mut loaded = load(&self.source, self.ram, self.cpus, &self.windows)?;
+        // What comes now is read from files that may be anybody's.
+        self.sandbox.enter_thread(Thread::Loader)?;
+        let mut loaded = load(
+            self.source,
+            self.ram,
+            self.cpus,
+            &self.windows,
+            Cause::PowerOn,
+        )?;
         self.ahead.put(std::mem::take(&mut loaded.written));
         Ok((cpuid, loaded))
     }
@@ -422,11 +459,17 @@ fn start_vcpus(
     shared: &Arc<Shared>,
     first: &SyncSender<FirstVcpu>,
     let_go: &SyncSender<()>,
+    (numbers, confined): (&Sandbox, &Confined),
 ) -> Result<(), Error> {
+    let sandbox = |vcpu: &Vcpu| numbers.with(Slot::Vcpu, vcpu.number());
     for (id, vcpu) in shared.vcpus().iter().enumerate().skip(1) {
         let (vcpu, shared) = (Arc::clone(vcpu), Arc::clone(shared));
         let let_go = SyncSender::clone(let_go);
+        let (sandbox, report) = (sandbox(&vcpu), confined.report());
         vcpu::spawn(id, move || {
+            let own = vcpu::own();
+            confine(&vcpu, own, &sandbox, &report);
+            drop(report);
             vcpu.run(&shared);
             drop((vcpu, shared));
             drop(let_go);
@@ -434,8 +477,10 @@ fn start_vcpus(
     }
     match shared.vcpus().first() {
         Some(vcpu) => {
-            let pair = (Arc::clone(vcpu), Arc::clone(shared));
-            first.send(pair).map_err(|_| thread_lost())
+            let (vcpu, shared) = (Arc::clone(vcpu), Arc::clone(shared));
+            let sandbox = sandbox(&vcpu);
+            let all = (vcpu, shared, sandbox, confined.report());
+            first.send(all).map_err(|_| thread_lost())
         }
         None => Ok(()),
     }
@@ -451,18 +496,73 @@ fn load(
     ram: &GuestRam,
     cpus: u8,
     windows: &[VirtioWindow],
+    cause: Cause,
 ) -> Result<Loaded, Error> {
     let no_room = |_| Error::Usage("--memory: too small for boot data".to_owned());
     let rsdp = acpi::write(ram, cpus, windows).map_err(no_room)?;
-    let loaded = source.load(ram, rsdp)?;
+    let loaded = source.load(ram, rsdp, cause)?;
     vm::regs::write_tables(ram, loaded.entry).map_err(no_room)?;
     Ok(loaded)
 }
 
-fn event() -> Result<EventFd, Error> {
-    EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(|e| Error::System("eventfd", e))
+/// Makes the calling thread a vCPU's that can do nothing else any more.
+fn confine(vcpu: &Vcpu, own: vcpu::Own, sandbox: &Sandbox, report: &Report) {
+    vcpu.claim(own);
+    // Whoever asked has given up if he does not listen.
+    let _ = report.send(sandbox.enter_thread(Thread::Vcpu));
 }
 
-fn copy(event: &EventFd) -> Result<EventFd, Error> {
-    event.try_clone().map_err(|e| Error::System("eventfd", e))
+/// Nobody shall run without a sandbox, or with half of one, unawares.
+fn warn(mode: Mode) {
+    match mode {
+        Mode::Kill => {}
+        Mode::Log => {
+            console::say("mote: WARNING: --seccomp log: system calls are logged, none is refused\n")
+        }
+        Mode::Off => {
+            console::say("mote: WARNING: --no-sandbox: whoever breaks out of the guest is you\n")
+        }
+    }
+}
+
+/// The numbers that the filters of all threads check. Everything is open.
+fn all_numbers(
+    sandbox: Sandbox,
+    shared: &Shared,
+    console: &Console,
+    source: &Source,
+) -> Result<Sandbox, Error> {
+    let vcpus = || shared.vcpus().iter().map(|vcpu| vcpu.number());
+    let mut com1 = shared.bus.com1();
+    let line = com1.line().as_raw_fd();
+    let output = com1.output().number();
+    let devices = shared.bus.devices();
+    let numbers = sandbox
+        .with(Slot::Vm, shared.fd.as_raw_fd())
+        .with_row((Slot::VcpuFirst, Slot::VcpuLast), vcpus())
+        .with_fd(Slot::ConsoleIn, console.input().as_ref())
+        .with_fd(Slot::Listener, console.listener().as_ref())
+        .with(Slot::Process, getpid().as_raw_nonzero().get())
+        .with(Slot::Kick, vcpu::kick_signal());
+    // A client gets the lowest number that is free, as this does.
+    let next = rustix::io::dup(rustix::stdio::stderr());
+    let next = next.map_err(|e| Error::System("dup", e.into()))?;
+    let events = || devices.events().chain([line]);
+    let others = vcpus().chain(devices.backends()).chain(output).chain([
+        shared.fd.as_raw_fd(),
+        source.kernel_fd(),
+        next.as_raw_fd(),
+    ]);
+    // What a filter takes for an event must be one.
+    let (first, last) = (events().min(), events().max());
+    if others
+        .map(Some)
+        .any(|other| first <= other && other <= last)
+    {
+        let why = "too many open descriptors were passed in, or RLIMIT_NOFILE is below 256";
+        return Err(Error::Host(why.to_owned()));
+    }
+    Ok(numbers
+        .with(Slot::Client, next.as_raw_fd())
+        .with_row((Slot::EventFirst, Slot::EventLast), events()))
 }

@@ -18,7 +18,7 @@ const LOOPBACK: u8 = 1 << 4;
 
 /// The interrupt line: an edge for each trigger.
 #[derive(Debug)]
-pub struct Line(pub EventFd);
+pub struct Line(pub Arc<EventFd>);
 
 impl Trigger for Line {
     type E = io::Error;
@@ -63,6 +63,10 @@ pub struct Com1 {
 impl Com1 {
     /// A port at power-on.
     pub fn new(line: EventFd, output: Output, wake: Arc<EventFd>) -> Self {
+        Self::on_line(Arc::new(line), output, wake)
+    }
+
+    fn on_line(line: Arc<EventFd>, output: Output, wake: Arc<EventFd>) -> Self {
         let events = RoomForInput {
             wanted: AtomicBool::new(false),
             wake: Arc::clone(&wake),
@@ -108,6 +112,11 @@ impl Com1 {
         room
     }
 
+    /// The interrupt line.
+    pub fn line(&self) -> &EventFd {
+        &self.uart.interrupt_evt().0
+    }
+
     /// Hands input to the guest, at most [`Com1::room`] bytes.
     pub fn input(&mut self, bytes: &[u8]) {
         // More than there is room for is lost, as on a wire.
@@ -120,14 +129,10 @@ impl Com1 {
     }
 
     /// Back to power-on; the console stays connected.
-    ///
-    /// # Errors
-    /// The interrupt's descriptor cannot be copied.
-    pub fn reset(&mut self) -> io::Result<()> {
-        let line = self.uart.interrupt_evt().0.try_clone()?;
+    pub fn reset(&mut self) {
+        let line = Arc::clone(&self.uart.interrupt_evt().0);
         let output = std::mem::replace(self.uart.writer_mut(), Output::nowhere());
-        *self = Self::new(line, output, Arc::clone(&self.wake));
-        Ok(())
+        *self = Self::on_line(line, output, Arc::clone(&self.wake));
     }
 }
 
@@ -179,7 +184,7 @@ mod tests {
         let wake = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
         let com1 = Com1::new(
             line.try_clone().unwrap(),
-            Output::to(near.into()),
+            Output::to(Arc::new(near.into())),
             Arc::clone(&wake),
         );
         (com1, far, line, wake)
@@ -258,7 +263,7 @@ mod tests {
         let (mut com1, mut far, _line, _) = port();
         com1.write(7, 0x55);
         com1.input(b"typed too early");
-        com1.reset().unwrap();
+        com1.reset();
         assert_eq!((com1.read(7), com1.read(5) & 1), (0, 0));
         com1.write(0, b'?');
         let mut byte = [0];

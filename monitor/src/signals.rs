@@ -3,8 +3,9 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::raw::c_int;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
+use rustix::event::{Timespec, poll};
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::signal::register_signal_handler;
 
@@ -15,9 +16,18 @@ use crate::error::{Error, exit};
 static ASKED: AtomicI32 = AtomicI32::new(0);
 /// The main thread's wake-up descriptor.
 static WAKE: AtomicI32 = AtomicI32::new(-1);
+/// The exit code with which another thread gave up; 0 while none did.
+static GIVEN_UP: AtomicI32 = AtomicI32::new(0);
+/// Handle of the main thread.
+static MAIN: AtomicUsize = AtomicUsize::new(0);
 
 extern "C" fn asked(signal: c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
     ASKED.store(signal, Ordering::Release);
+    wake();
+}
+
+/// Wakes the main thread; may be called in a signal handler.
+fn wake() {
     let (fd, one): (RawFd, u64) = (WAKE.load(Ordering::Acquire), 1);
     // SAFETY: write(2) may be called in a signal handler; the bytes are those
     // of a live local, and an eventfd takes eight of them. `errno` is put back.
@@ -32,21 +42,67 @@ extern "C" fn asked(signal: c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void
 /// from files, so this is a guest's buffer in a kernel or initrd that somebody
 /// has cut short on the host.
 extern "C" fn shrunk(_: c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
-    const TEXT: &[u8] = b"mote: guest memory is gone: was the kernel or initrd file cut short?\n";
-    console::restore();
-    let mut stderr = libc::pollfd {
-        fd: 2,
-        events: libc::POLLOUT,
-        revents: 0,
+    console::say("mote: guest memory is gone: was the kernel or initrd file cut short?\n");
+    give_up(exit::KVM);
+}
+
+/// Ends the process with `code` and the terminal as it was, from any thread at
+/// any point, also from a signal's handler. Only the main thread may do that:
+/// others tell it to, and see to it that the process ends if it cannot.
+pub fn give_up(code: u8) -> ! {
+    /// How long the main thread may take.
+    const PATIENCE: Timespec = Timespec {
+        tv_sec: 2,
+        tv_nsec: 0,
     };
-    // SAFETY: poll, write and _exit may be called in a signal handler; the
-    // pointers are to live data. A full stderr must not hang us, hence poll.
-    unsafe {
-        if libc::poll(&raw mut stderr, 1, 0) == 1 {
-            libc::write(2, TEXT.as_ptr().cast(), TEXT.len());
-        }
-        libc::_exit(c_int::from(exit::KVM))
+    // SAFETY: asks for the calling thread's handle.
+    let own = unsafe { libc::pthread_self() };
+    if MAIN.load(Ordering::Acquire) != own as usize {
+        let _ = GIVEN_UP.compare_exchange(0, code.into(), Ordering::AcqRel, Ordering::Acquire);
+        wake();
+        let _ = poll(&mut [], Some(&PATIENCE));
     }
+    console::restore();
+    // SAFETY: ends the process at once. A confined thread that is not the main
+    // one is killed for it, with the rest of the process.
+    unsafe { libc::_exit(code.into()) }
+}
+
+/// Ends the process if another thread has [given up](give_up).
+pub fn follow() {
+    if let Ok(code @ 1..) = u8::try_from(GIVEN_UP.load(Ordering::Acquire)) {
+        give_up(code);
+    }
+}
+
+/// Keeps all signals but those of faults, and `but`, from the calling thread:
+/// the main thread handles them, and has what their handlers need.
+pub fn leave_to_main(but: Option<c_int>) {
+    let faults = [
+        libc::SIGBUS,
+        libc::SIGSEGV,
+        libc::SIGILL,
+        libc::SIGFPE,
+        libc::SIGSYS,
+        libc::SIGTRAP,
+        libc::SIGABRT,
+    ];
+    // SAFETY: the set is a live local, filled before it is used.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigfillset(&raw mut set);
+        for signal in faults.into_iter().chain(but) {
+            libc::sigdelset(&raw mut set, signal);
+        }
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut());
+    }
+}
+
+/// Says that the calling thread is the main one.
+pub fn this_is_main() {
+    // SAFETY: asks for the calling thread's handle.
+    let own = unsafe { libc::pthread_self() };
+    MAIN.store(own as usize, Ordering::Release);
 }
 
 /// Catches SIGTERM, SIGINT and SIGHUP, which from now on wake the main thread,

@@ -1,7 +1,7 @@
 //! What /proc tells about a running process.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Targets of the open file descriptors, sorted.
 ///
@@ -59,6 +59,14 @@ pub fn state(pid: u32) -> char {
         .unwrap()
 }
 
+/// Whether the thread with this name waits.
+#[must_use]
+pub fn thread_sleeps(pid: u32, name: &str) -> bool {
+    let stat = named_thread(pid, name).and_then(|task| fs::read_to_string(task.join("stat")).ok());
+    // The state comes after the name, which is in parentheses.
+    stat.is_some_and(|stat| stat.contains(&format!("({name}) S ")))
+}
+
 /// Processor time of all threads, in clock ticks (hundredths of a second).
 ///
 /// # Panics
@@ -71,12 +79,7 @@ pub fn ticks(pid: u32) -> u64 {
 /// The same of the thread with this name, 0 if there is none.
 #[must_use]
 pub fn thread_ticks(pid: u32, name: &str) -> u64 {
-    let threads = fs::read_dir(format!("/proc/{pid}/task"));
-    let named = threads.into_iter().flatten().flatten().find(|thread| {
-        let comm = fs::read_to_string(thread.path().join("comm"));
-        comm.is_ok_and(|comm| comm.trim() == name)
-    });
-    let stat = named.map(|thread| thread.path().join("stat"));
+    let stat = named_thread(pid, name).map(|task| task.join("stat"));
     // It may end at any time.
     stat.and_then(|stat| stat_ticks(&stat.to_string_lossy()).ok())
         .unwrap_or(0)
@@ -132,4 +135,17 @@ pub fn mapped(pid: u32, file: &Path) -> Mapped {
         *field += if inside { value } else { 0 };
     }
     sum
+}
+
+fn named_thread(pid: u32, name: &str) -> Option<PathBuf> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+    let mut tasks = tasks
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|task| task.path());
+    tasks.find(|task| {
+        let comm = fs::read_to_string(task.join("comm"));
+        comm.is_ok_and(|comm| comm.trim() == name)
+    })
 }

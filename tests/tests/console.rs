@@ -355,16 +355,9 @@ fn the_last_words_arrive() {
         let mut command = tiny("memory", NOTHING);
         let vm = Vm::spawn(command.stdout(writer).stderr(Stdio::piped()));
         drop(command);
-        // The vCPU's thread ends with the VM.
         assert!(vm.err.wait(LIMIT, |text| text.ends_with(b"\n")));
-        wait_until("the guest's end", || {
-            let tasks = fs::read_dir(format!("/proc/{}/task", vm.pid()));
-            let mut tasks = tasks.unwrap().map(|task| task.unwrap().path());
-            !tasks.any(|task| {
-                let name = fs::read_to_string(task.join("comm"));
-                name.unwrap_or_default().starts_with("vcpu0")
-            })
-        });
+        // The guest never waits, so its vCPU's thread does not before the end.
+        wait_until("the guest's end", || proc::thread_sleeps(vm.pid(), "vcpu0"));
         let mut all = String::new();
         reader.read_to_string(&mut all).unwrap();
         vm.end().expect(0);

@@ -56,7 +56,8 @@ fn a_socket_serves_one_client_after_the_other() {
     let mut rest = Vec::new();
     second.read_to_end(&mut rest).unwrap();
     assert_eq!(rest, b"");
-    assert!(!path.exists(), "the socket is still there");
+    // A sandboxed VM cannot remove it, but the next takes its place.
+    run(&mut tiny("memory", ["--serial", &to])).expect(0);
 }
 
 /// Output between two clients is kept for the second one.
@@ -119,7 +120,6 @@ fn a_client_of_a_deaf_guest_can_be_replaced() {
     wait_until("the second client is forgotten", || sockets().len() == 1);
     vm.signal(libc::SIGTERM);
     vm.end().expect(143);
-    assert!(!path.exists());
 }
 
 #[test]
@@ -184,9 +184,9 @@ fn a_socket_in_use_stays_with_its_owner() {
     vm.end().expect(0);
 }
 
-/// The console's socket is gone after every end, also a crash.
+/// The name of a socket can be used again after every end, also a crash.
 #[test]
-fn a_socket_is_removed_however_the_vm_ends() {
+fn a_dead_socket_is_replaced_however_the_vm_ended() {
     if !have_kvm() {
         return;
     }
@@ -194,8 +194,9 @@ fn a_socket_is_removed_however_the_vm_ends() {
     for (guest, code) in [("triple", 5), ("memory", 0)] {
         let path = scratch.join(guest);
         let to = format!("socket:{}", path.display());
-        run(&mut tiny(guest, ["--serial", &to])).expect(code);
-        assert!(!path.exists(), "{guest}");
+        for _ in 0..2 {
+            run(&mut tiny(guest, ["--serial", &to])).expect(code);
+        }
     }
 }
 

@@ -11,6 +11,8 @@ pub enum Error {
     Damaged(&'static str),
     /// Something is used that the firmware does not know.
     Unsupported(&'static str),
+    /// There is no file system that the firmware knows.
+    NoFileSystem,
     /// There is no such file or directory.
     Missing,
     /// Something is larger than the firmware takes; the text names it.
@@ -25,6 +27,7 @@ impl fmt::Display for Error {
             Self::Drive(sector) => write!(f, "sector {sector} cannot be read"),
             Self::Damaged(what) => write!(f, "the {what} is damaged"),
             Self::Unsupported(what) => write!(f, "{what} is not supported"),
+            Self::NoFileSystem => f.write_str("no known file system"),
             Self::Missing => f.write_str("no such file"),
             Self::TooLarge(what) => write!(f, "the {what} is too large"),
             Self::NoRoom(what, bytes) => {

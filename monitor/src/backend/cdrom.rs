@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
 
 use mote_virtio::GuestSlice;
@@ -39,9 +40,15 @@ impl CdImage {
     }
 }
 
+impl AsRawFd for CdImage {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
 impl ReadAt for CdImage {
     fn size(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        super::file::end_of(&self.0)
     }
 
     fn read_at(&self, to: &[GuestSlice<'_>], offset: u64) -> io::Result<usize> {

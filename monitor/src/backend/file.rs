@@ -3,7 +3,8 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use mote_virtio::GuestSlice;
@@ -11,7 +12,7 @@ use mote_virtio::blk::{ReadAt, WriteAt};
 use rustix::fs::{AtFlags, FallocateFlags, SeekFrom, StatxFlags, fallocate, seek, statx};
 use rustix::io::Errno;
 
-use super::vectored::{Way, transfer};
+use super::vectored::{Way, transfer, write};
 use crate::error::Error;
 
 const WHAT: &str = "disk";
@@ -97,6 +98,12 @@ impl DiskFile {
     }
 }
 
+impl AsRawFd for DiskFile {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+}
+
 /// The least that the file takes with direct I/O: 512 bytes, or 4096 where the
 /// disk below has such sectors. Before Linux 6.1 it does not tell.
 fn smallest(file: &File) -> u32 {
@@ -119,13 +126,17 @@ fn create(path: &Path, size: u64) -> Result<(), Error> {
     }
 }
 
+/// A file's size, by seeking, although nothing here uses the file's position:
+/// whoever asks for all of a file's attributes has asked for its times too, and
+/// from then on (Linux 6.13 and later) the next write takes the time anew. That
+/// dirties the inode, which a flush has to write.
+pub(super) fn end_of(file: &File) -> io::Result<u64> {
+    Ok(seek(file, SeekFrom::End(0))?)
+}
+
 impl ReadAt for DiskFile {
-    /// By seeking, although nothing here uses the file's position: whoever
-    /// asks for all of a file's attributes has asked for its times too, and
-    /// from then on (Linux 6.13 and later) the next write takes the time anew.
-    /// That dirties the inode, which a flush has to write.
     fn size(&self) -> io::Result<u64> {
-        Ok(seek(&self.file, SeekFrom::End(0))?)
+        end_of(&self.file)
     }
 
     fn read_at(&self, to: &[GuestSlice<'_>], offset: u64) -> io::Result<usize> {
@@ -174,9 +185,9 @@ impl DiskFile {
                 .unwrap_or(usize::MAX)
                 .min(ZEROES.0.len());
             let zeroes = ZEROES.0.get(..part).unwrap_or_default();
-            self.file.write_all_at(zeroes, offset)?;
-            offset += part as u64;
-            len -= part as u64;
+            let written = write(&self.file, zeroes, offset)?;
+            offset += written as u64;
+            len -= written as u64;
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::iter;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use mote_virtio::GuestSlice;
@@ -143,6 +143,12 @@ impl TapDevice {
     pub fn watch(&self) -> Result<OwnedFd, Error> {
         let copy = self.file.as_fd().try_clone_to_owned();
         copy.map_err(|e| Error::System("tap", e))
+    }
+}
+
+impl AsRawFd for TapDevice {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
     }
 }
 

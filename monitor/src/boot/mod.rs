@@ -3,17 +3,20 @@
 mod bzimage;
 mod elf;
 mod linux;
+mod orders;
 mod pvh;
 mod sniff;
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use vm_memory::{Bytes, GuestAddress};
 
+use crate::config::VmConfig;
 use crate::error::Error;
 use crate::layout;
 use crate::memory::{self, GuestRam, PAGE};
@@ -196,6 +199,17 @@ pub struct Source {
     kernel: Image,
     initrd: Option<Image>,
     cmdline: String,
+    /// The command line after a reset, if it is another one.
+    after_reset: Option<String>,
+}
+
+/// Why a VM starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// It is new.
+    PowerOn,
+    /// Its guest reset it.
+    Reset,
 }
 
 impl Source {
@@ -213,6 +227,7 @@ impl Source {
             kernel: Image::open("kernel", kernel)?,
             initrd: initrd.map(|path| Image::open("initrd", path)).transpose()?,
             cmdline: check_cmdline(cmdline.unwrap_or(DEFAULT_CMDLINE))?,
+            after_reset: None,
         })
     }
 
@@ -225,16 +240,20 @@ impl Source {
             kernel: Image::embedded("kernel", kernel)?,
             initrd: None,
             cmdline: check_cmdline(cmdline)?,
+            after_reset: None,
         })
     }
 
-    /// The boot firmware, which looks for a kernel on the drives; `orders` are
-    /// the lines that tell it how (see `firmware/boot.rs`).
+    /// The boot firmware, which looks for a kernel on the VM's drives;
+    /// `terminal` says whether somebody sits at its console.
     ///
     /// # Errors
-    /// There is no memory for it, or the orders are too long.
-    pub fn firmware(orders: &str) -> Result<Self, Error> {
-        let mut source = Self::embedded(include_bytes!(env!("MOTE_FIRMWARE")), orders)?;
+    /// There is no memory for it, or there is too much to tell it.
+    pub fn firmware(config: &VmConfig, terminal: bool) -> Result<Self, Error> {
+        let firmware = include_bytes!(env!("MOTE_FIRMWARE"));
+        let orders = |cause| orders::orders(config, cause, terminal);
+        let mut source = Self::embedded(firmware, &orders(Cause::PowerOn))?;
+        source.after_reset = Some(orders(Cause::Reset));
         source.kernel.what = "firmware";
         source.kernel.lowest = layout::FIRMWARE;
         Ok(source)
@@ -245,14 +264,16 @@ impl Source {
     ///
     /// # Errors
     /// The kernel is none, or it and the initrd do not fit into memory.
-    pub fn load(&self, ram: &GuestRam, rsdp: u64) -> Result<Loaded, Error> {
+    pub fn load(&self, ram: &GuestRam, rsdp: u64, cause: Cause) -> Result<Loaded, Error> {
+        let again = self.after_reset.as_ref().filter(|_| cause == Cause::Reset);
         let kernel = self.load_kernel(ram)?;
         let initrd = match &self.initrd {
             Some(image) => Some(place_initrd(ram, image, &kernel)?),
             None => None,
         };
-        let mut cmdline = Vec::with_capacity(self.cmdline.len() + 1);
-        cmdline.extend_from_slice(self.cmdline.as_bytes());
+        let text = again.unwrap_or(&self.cmdline);
+        let mut cmdline = Vec::with_capacity(text.len() + 1);
+        cmdline.extend_from_slice(text.as_bytes());
         cmdline.push(0);
         let no_room = |_| Error::Usage("--memory: too small for boot data".to_owned());
         ram.write_slice(&cmdline, GuestAddress(layout::CMDLINE))
@@ -270,6 +291,16 @@ impl Source {
             entry: kernel.entry,
             written: kernel.written,
         })
+    }
+
+    /// Number of the kernel's descriptor.
+    pub fn kernel_fd(&self) -> RawFd {
+        self.kernel.file.as_raw_fd()
+    }
+
+    /// Number of the initrd's descriptor.
+    pub fn initrd_fd(&self) -> Option<RawFd> {
+        self.initrd.as_ref().map(|image| image.file.as_raw_fd())
     }
 
     fn load_kernel(&self, ram: &GuestRam) -> Result<Kernel, Error> {

@@ -8,11 +8,14 @@ mod terminal;
 use std::fs::{self, OpenOptions};
 use std::io::IsTerminal;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::net::{SocketFlags, accept_with};
 use rustix::pty;
 
 pub use escape::{Escape, HELP, Typed};
@@ -25,10 +28,12 @@ use crate::error::{Error, os_message};
 /// Where input comes from and how.
 #[derive(Debug)]
 pub struct Console {
-    input: Option<OwnedFd>,
-    /// The same open file as the serial port writes to, for waiting on it.
-    output: Option<OwnedFd>,
-    listener: Option<(UnixListener, PathBuf)>,
+    input: Option<Arc<OwnedFd>>,
+    /// What the serial port writes to, for waiting on it.
+    output: Option<Arc<OwnedFd>>,
+    listener: Option<UnixListener>,
+    /// The socket's name, as long as it can be removed.
+    path: Option<PathBuf>,
     /// The escape key, when a person types on a terminal.
     pub escape: Option<Escape>,
     /// The other end of a pseudo-terminal: while it is open the console does
@@ -45,6 +50,7 @@ pub fn open(to: &SerialTo) -> Result<(Console, Output), Error> {
         input: None,
         output: None,
         listener: None,
+        path: None,
         escape: None,
         _slave: None,
     };
@@ -56,18 +62,16 @@ pub fn open(to: &SerialTo) -> Result<(Console, Output), Error> {
             options.write(true).create(true).truncate(true);
             // A FIFO without a reader must not block start-up.
             let file = options.custom_flags(libc::O_NONBLOCK).open(path);
-            console.send_to(
-                file.map_err(|e| Error::file("serial file", path, &e))?
-                    .into(),
-            )
+            let file = file.map_err(|e| Error::file("serial file", path, &e))?;
+            console.send_to(Arc::new(file.into()))
         }
         SerialTo::Pty => {
             let (master, slave, name) = pseudo_terminal().map_err(|e| Error::System("pty", e))?;
             say(&format!("mote: serial console on {name}\n"));
-            let output = master.try_clone().map_err(|e| Error::System("pty", e))?;
-            console.input = Some(master);
+            let master = Arc::new(master);
+            console.input = Some(Arc::clone(&master));
             console._slave = Some(slave);
-            console.send_to(output)
+            console.send_to(master)
         }
         SerialTo::Socket(path) => {
             let failed = |e: std::io::Error| {
@@ -77,13 +81,20 @@ pub fn open(to: &SerialTo) -> Result<(Console, Output), Error> {
                 };
                 Error::Input("serial socket", path.clone(), why)
             };
+            remove_dead(path);
             let listener = UnixListener::bind(path).map_err(failed)?;
             listener.set_nonblocking(true).map_err(failed)?;
-            console.listener = Some((listener, path.clone()));
+            console.listener = Some(listener);
+            console.path = Some(path.clone());
             Output::nowhere()
         }
     };
     Ok((console, output))
+}
+
+/// Whether somebody sits at the console, who sees what is printed and types.
+pub fn has_person(to: &SerialTo) -> bool {
+    *to == SerialTo::Stdio && std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
 }
 
 /// Says something on standard error, in one piece, for others may write there
@@ -100,13 +111,13 @@ fn stdio(console: &mut Console) -> Result<Output, Error> {
     let failed = |e: std::io::Error| Error::System("standard input", e);
     let stdin = std::io::stdin();
     let output = match reopen(rustix::stdio::stdout()) {
-        Ok(fd) => console.send_to(fd),
+        Ok(fd) => console.send_to(Arc::new(fd)),
         // Closed from the start: nobody wants to see it.
         Err(_) => Output::nowhere(),
     };
     if !stdin.is_terminal() {
         // Not a person: bytes go through as they are. Closed input is none.
-        console.input = stdin.as_fd().try_clone_to_owned().ok();
+        console.input = stdin.as_fd().try_clone_to_owned().ok().map(Arc::new);
         return Ok(output);
     }
     // In the background, reading or changing the terminal would stop us.
@@ -114,7 +125,9 @@ fn stdio(console: &mut Console) -> Result<Output, Error> {
     if rustix::termios::tcgetpgrp(stdin.as_fd()).is_ok_and(|group| group == own) {
         terminal::raw(stdin.as_fd()).map_err(failed)?;
         console.escape = Some(Escape::default());
-        console.input = Some(stdin.as_fd().try_clone_to_owned().map_err(failed)?);
+        console.input = Some(Arc::new(
+            stdin.as_fd().try_clone_to_owned().map_err(failed)?,
+        ));
     }
     Ok(output)
 }
@@ -131,6 +144,17 @@ fn reopen(fd: BorrowedFd<'_>) -> std::io::Result<OwnedFd> {
         return Ok(own);
     }
     fd.try_clone_to_owned()
+}
+
+/// Removes a socket that nobody listens on any more: a sandboxed VM cannot
+/// remove its own.
+fn remove_dead(path: &Path) {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
+    let refused = |e: std::io::Error| matches!(e.kind(), std::io::ErrorKind::ConnectionRefused);
+    if is_socket && UnixStream::connect(path).is_err_and(refused) {
+        // If that fails, binding says why.
+        let _ = fs::remove_file(path);
+    }
 }
 
 fn pseudo_terminal() -> std::io::Result<(OwnedFd, OwnedFd, String)> {
@@ -151,13 +175,13 @@ fn pseudo_terminal() -> std::io::Result<(OwnedFd, OwnedFd, String)> {
 impl Console {
     /// Where bytes for the guest come from, if anywhere.
     pub fn input(&self) -> Option<BorrowedFd<'_>> {
-        self.input.as_ref().map(OwnedFd::as_fd)
+        self.input.as_ref().map(|fd| fd.as_fd())
     }
 
     /// The socket on which a client may come, unless one is there.
     pub fn listener(&self) -> Option<BorrowedFd<'_>> {
         match (&self.listener, &self.input) {
-            (Some((listener, _)), None) => Some(listener.as_fd()),
+            (Some(listener), None) => Some(listener.as_fd()),
             _ => None,
         }
     }
@@ -169,22 +193,29 @@ impl Console {
 
     /// What output goes to, to wait until it can be written to.
     pub fn output(&self) -> Option<BorrowedFd<'_>> {
-        self.output.as_ref().map(OwnedFd::as_fd)
+        self.output.as_ref().map(|fd| fd.as_fd())
     }
 
-    fn send_to(&mut self, fd: OwnedFd) -> Output {
-        self.output = fd.try_clone().ok();
+    fn send_to(&mut self, fd: Arc<OwnedFd>) -> Output {
+        self.output = Some(Arc::clone(&fd));
         Output::to(fd)
     }
 
     /// Lets a client in; returns what output goes to from now on.
-    pub fn accept(&mut self) -> Option<OwnedFd> {
-        let (client, _) = self.listener.as_ref()?.0.accept().ok()?;
-        client.set_nonblocking(true).ok()?;
-        let output = client.try_clone().ok()?;
-        self.output = client.try_clone().ok().map(OwnedFd::from);
-        self.input = Some(client.into());
-        Some(output.into())
+    pub fn accept(&mut self) -> Option<Arc<OwnedFd>> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let client = accept_with(self.listener.as_ref()?, flags).ok()?;
+        // One number for all, which the sandbox knows.
+        let client = Arc::new(client);
+        self.output = Some(Arc::clone(&client));
+        self.input = Some(Arc::clone(&client));
+        Some(client)
+    }
+
+    /// From now on nothing can be removed by its name: a socket stays, and
+    /// the next VM that wants its name takes it.
+    pub fn confine(&mut self) {
+        self.path = None;
     }
 
     /// Input has ended or broken. A socket waits for its next client; tells
@@ -201,7 +232,8 @@ impl Console {
 impl Console {
     /// Removes the socket and gives the terminal its modes back.
     pub fn close(&mut self) {
-        if let Some((_, path)) = self.listener.take() {
+        self.listener = None;
+        if let Some(path) = self.path.take() {
             // It was made by us; if somebody took it away, so be it.
             let _ = fs::remove_file(path);
         }

@@ -3,7 +3,8 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -33,7 +34,10 @@ enum Kind {
 /// The far end of the serial port's transmitter.
 #[derive(Debug)]
 pub struct Output {
-    to: Option<(OwnedFd, Kind)>,
+    to: Option<(Arc<OwnedFd>, Kind)>,
+    /// The reader has gone for good. Only who [disconnects](Output::disconnect)
+    /// closes the descriptor: a vCPU, which may have noticed, must not.
+    gone: bool,
     pending: VecDeque<u8>,
     /// The reader has not taken a byte for [`PATIENCE_MS`].
     stalled: bool,
@@ -45,6 +49,7 @@ impl Output {
     pub fn nowhere() -> Self {
         Self {
             to: None,
+            gone: false,
             pending: VecDeque::new(),
             stalled: true,
             dropped: 0,
@@ -52,14 +57,14 @@ impl Output {
     }
 
     /// Output to an open file of any kind.
-    pub fn to(fd: OwnedFd) -> Self {
+    pub fn to(fd: Arc<OwnedFd>) -> Self {
         let mut output = Self::nowhere();
         output.connect(fd);
         output
     }
 
     /// Sends output, and what is pending, to `fd` from now on.
-    pub fn connect(&mut self, fd: OwnedFd) {
+    pub fn connect(&mut self, fd: Arc<OwnedFd>) {
         let mode = rustix::fs::fstat(&fd).map_or(0, |stat| stat.st_mode) & libc::S_IFMT;
         let flags = rustix::fs::fcntl_getfl(&fd);
         let kind = match mode {
@@ -68,14 +73,36 @@ impl Output {
             _ if flags.is_ok_and(|f| f.contains(rustix::fs::OFlags::NONBLOCK)) => Kind::NonBlocking,
             _ => Kind::Blocking,
         };
+        self.send_to(fd, kind);
+    }
+
+    /// The same for a socket's client, of whose descriptor nothing need be
+    /// asked.
+    pub fn connect_client(&mut self, fd: Arc<OwnedFd>) {
+        self.send_to(fd, Kind::Socket);
+    }
+
+    fn send_to(&mut self, fd: Arc<OwnedFd>, kind: Kind) {
         self.to = Some((fd, kind));
+        self.gone = false;
         self.stalled = false;
         self.drain();
+    }
+
+    /// Number of the descriptor that output goes to, if it goes anywhere.
+    pub fn number(&self) -> Option<RawFd> {
+        self.to.as_ref().map(|(fd, _)| fd.as_raw_fd())
     }
 
     /// The reader has gone; output is kept for the next one.
     pub fn disconnect(&mut self) {
         self.to = None;
+        self.stalled = true;
+    }
+
+    /// The same, but for closing it.
+    fn lose(&mut self) {
+        self.gone = true;
         self.stalled = true;
     }
 
@@ -92,7 +119,7 @@ impl Output {
     /// What to wait for until it can be written to, if bytes are pending.
     fn waiting_for(&self) -> Option<BorrowedFd<'_>> {
         match &self.to {
-            Some((fd, _)) if !self.pending.is_empty() => Some(fd.as_fd()),
+            Some((fd, _)) if !self.gone && !self.pending.is_empty() => Some(fd.as_fd()),
             _ => None,
         }
     }
@@ -107,7 +134,7 @@ impl Output {
                     self.pending.drain(..written);
                     self.stalled = false;
                 }
-                None => return self.disconnect(),
+                None => return self.lose(),
             }
         }
     }
@@ -119,7 +146,7 @@ impl Output {
             match self.try_write(&[byte]) {
                 Some(0) => {}
                 Some(_) => return,
-                None => self.disconnect(),
+                None => self.lose(),
             }
         }
         if self.pending.len() >= BUFFER {
@@ -160,7 +187,7 @@ impl Output {
     /// Writes without waiting: `Some(0)` if it would have to, `None` if the
     /// reader has gone for good.
     fn try_write(&self, bytes: &[u8]) -> Option<usize> {
-        let (fd, kind) = self.to.as_ref()?;
+        let (fd, kind) = self.to.as_ref().filter(|_| !self.gone)?;
         let result = match kind {
             Kind::NonBlocking | Kind::File => rustix::io::write(fd, bytes),
             Kind::Socket => send(fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
@@ -215,7 +242,7 @@ mod tests {
     #[test]
     fn a_reader_that_never_reads_costs_nothing() {
         let (near, mut far) = UnixStream::pair().unwrap();
-        let mut output = Output::to(near.into());
+        let mut output = Output::to(Arc::new(near.into()));
         let sent = 1 << 20;
         put_all(&mut output, (0..sent).map(|n: u32| (n / 4096) as u8));
         assert_eq!(output.pending.len(), BUFFER);
@@ -244,7 +271,7 @@ mod tests {
             far.read_to_end(&mut all).unwrap();
             all
         });
-        let mut output = Output::to(near.into());
+        let mut output = Output::to(Arc::new(near.into()));
         let sent: Vec<u8> = (0..1u32 << 20).map(|n| ((n * 31) >> 3) as u8).collect();
         put_all(&mut output, sent.iter().copied());
         output.finish();
@@ -256,7 +283,7 @@ mod tests {
     #[test]
     fn a_reader_that_has_gone_is_survived() {
         let (near, far) = UnixStream::pair().unwrap();
-        let mut output = Output::to(near.into());
+        let mut output = Output::to(Arc::new(near.into()));
         drop(far);
         put_all(&mut output, std::iter::repeat_n(b'x', 3 * BUFFER));
         assert_eq!(output.pending.len(), BUFFER);
@@ -264,7 +291,7 @@ mod tests {
         // The next client gets what is left.
         let (near, mut far) = UnixStream::pair().unwrap();
         near.set_nonblocking(true).unwrap();
-        output.connect(near.into());
+        output.connect(Arc::new(near.into()));
         let mut some = [0; 16];
         assert_eq!(far.read(&mut some).unwrap(), 16);
     }

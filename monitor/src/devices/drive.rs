@@ -1,5 +1,6 @@
 //! Drives: a block device, its image, and the workers between them.
 
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,9 @@ pub(super) struct Work {
     /// Worker threads.
     pub(super) threads: usize,
     poll_us: u16,
+    /// Number of the image's descriptor, and whether it is only read.
+    pub(super) image: RawFd,
+    pub(super) read_only: bool,
 }
 
 /// Opens a drive's image and makes its device, with a queue for each vCPU.
@@ -32,8 +36,13 @@ pub(super) fn open(
     ram: &'static GuestRam,
 ) -> Result<(Arc<dyn Device>, Work), Error> {
     let mut logical_block = Options::default().logical_block;
+    let image;
     let medium = match drive.media {
-        Media::CdRom => Medium::ReadOnly(Box::new(CdImage::open(&drive.path)?)),
+        Media::CdRom => {
+            let disc = Box::new(CdImage::open(&drive.path)?);
+            image = disc.as_raw_fd();
+            Medium::ReadOnly(disc)
+        }
         Media::Disk => {
             let how = OpenDisk {
                 read_only: drive.read_only,
@@ -42,6 +51,7 @@ pub(super) fn open(
             };
             let disk = Box::new(DiskFile::open(&drive.path, &how)?);
             logical_block = disk.logical_block();
+            image = disk.as_raw_fd();
             if drive.read_only {
                 Medium::ReadOnly(disk)
             } else {
@@ -68,6 +78,8 @@ pub(super) fn open(
         queues: cpus.into(),
         threads: drive.threads.into(),
         poll_us: drive.poll_us,
+        image,
+        read_only: drive.read_only || drive.media == Media::CdRom,
     };
     Ok((block, work))
 }

@@ -6,7 +6,7 @@ mod nic;
 mod poll;
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -24,6 +24,8 @@ use crate::config::{MAX_DEVICES, VmConfig};
 use crate::error::{Error, kvm};
 use crate::layout;
 use crate::memory::GuestRam;
+use crate::sandbox::{self, Confined, Sandbox, Slot as Number, Thread};
+use crate::signals;
 
 /// Stack of a worker thread in bytes.
 const STACK: usize = 128 << 10;
@@ -75,6 +77,27 @@ impl Slot {
         if outcome.signal || refreshed {
             self.raise();
         }
+    }
+
+    fn backend(&self) -> RawFd {
+        match &self.work {
+            Work::Drive(work) => work.image,
+            Work::Nic(work) => work.tap,
+        }
+    }
+
+    /// What kind of thread its workers are, and the sandbox for them.
+    fn confinement(&self, sandbox: Sandbox) -> (Thread, Sandbox) {
+        let thread = match &self.work {
+            Work::Drive(work) if work.read_only => Thread::ReadOnly,
+            Work::Drive(_) => Thread::Disk,
+            Work::Nic(_) => Thread::Net,
+        };
+        let sandbox = sandbox
+            .with(Number::Own, self.backend())
+            .with(Number::Doorbell, self.doorbell.as_raw_fd())
+            .with(Number::Interrupt, self.interrupt.as_raw_fd());
+        (thread, sandbox)
     }
 
     fn raise(&self) {
@@ -166,11 +189,24 @@ impl Devices {
         Ok(())
     }
 
-    /// Starts the worker threads.
+    /// Numbers of the descriptors of all doorbells and interrupts.
+    pub fn events(&self) -> impl Iterator<Item = RawFd> + '_ {
+        let both = |slot: &Arc<Slot>| [slot.doorbell.as_raw_fd(), slot.interrupt.as_raw_fd()];
+        self.slots.iter().flat_map(both)
+    }
+
+    /// Numbers of the descriptors of all images and taps.
+    pub fn backends(&self) -> impl Iterator<Item = RawFd> + '_ {
+        self.slots.iter().map(|slot| slot.backend())
+    }
+
+    /// Starts the worker threads, which confine themselves and report; returns
+    /// how many there are.
     ///
     /// # Errors
     /// The host has no room for another thread.
-    pub fn start(&self) -> Result<(), Error> {
+    pub fn start(&self, sandbox: &Sandbox, confined: &Confined) -> Result<usize, Error> {
+        let mut started = 0;
         for slot in &self.slots {
             let threads = match &slot.work {
                 Work::Drive(work) => work.threads,
@@ -178,18 +214,27 @@ impl Devices {
             };
             for _ in 0..threads {
                 let slot = Arc::clone(slot);
+                let report = confined.report();
+                let (thread, sandbox) = slot.confinement(*sandbox);
                 thread::Builder::new()
                     // A thread's name has 15 characters at most.
                     .name(slot.name.chars().take(15).collect())
                     .stack_size(STACK)
-                    .spawn(move || match &slot.work {
-                        Work::Drive(work) => work.serve(&slot),
-                        Work::Nic(work) => work.serve(&slot),
+                    .spawn(move || {
+                        signals::leave_to_main(None);
+                        // Whoever asked has given up if he does not listen.
+                        let _ = report.send(sandbox.enter_thread(thread));
+                        drop(report);
+                        match &slot.work {
+                            Work::Drive(work) => work.serve(&slot),
+                            Work::Nic(work) => work.serve(&slot),
+                        }
                     })
                     .map_err(|e| Error::System("start a worker", e))?;
+                started += 1;
             }
         }
-        Ok(())
+        Ok(started)
     }
 
     /// A guest's store at `address`; `None` if no device is there.
@@ -278,8 +323,8 @@ fn slot(
         work,
         name: name.to_owned(),
         base: layout::WINDOWS + offset as u64,
-        doorbell: event()?,
-        interrupt: event()?,
+        doorbell: sandbox::event()?,
+        interrupt: sandbox::event()?,
         acknowledge: event()?,
         connected: Mutex::new(false),
     })

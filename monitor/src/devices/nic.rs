@@ -1,6 +1,6 @@
 //! Network interfaces: a network device, its tap, and the worker between.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,8 @@ pub(super) struct Work {
     net: Arc<Net<'static>>,
     /// The tap, to wait for frames on.
     watch: OwnedFd,
+    /// Number of the descriptor that frames pass.
+    pub(super) tap: RawFd,
     poll_us: u16,
 }
 
@@ -37,13 +39,14 @@ pub(super) fn open(nic: &Nic, ram: &'static GuestRam) -> Result<(Arc<dyn Device>
         tx_limiter: nic.tx_limiter,
         ..Options::default()
     };
-    let watch = tap.watch()?;
+    let (watch, number) = (tap.watch()?, tap.as_raw_fd());
     let net = Net::new(ram, Box::new(tap), options)
         .map_err(|e| Error::Usage(format!("--net: {}: {e}", nic.id)))?;
     let net = Arc::new(net);
     let work = Work {
         net: Arc::clone(&net),
         watch,
+        tap: number,
         poll_us: nic.poll_us,
     };
     Ok((net, work))

@@ -1,19 +1,24 @@
 //! A vCPU and the thread that runs it.
 
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::raw::c_int;
 use std::slice;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use kvm_bindings::{KVM_MP_STATE_UNINITIALIZED, kvm_run};
 use kvm_ioctls::{VcpuExit, VcpuFd};
+use rustix::event::{Timespec, poll};
+use rustix::process::{Pid, getpid};
+use rustix::thread::gettid;
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
 use super::Shared;
 use crate::error::Error;
+use crate::signals;
 
 /// Stack of a vCPU's thread in bytes; its deepest path is a serial write.
 const STACK: usize = 128 << 10;
@@ -36,13 +41,23 @@ impl ImmediateExit {
     }
 }
 
+/// Numbers of a process and of a thread of it.
+pub type Own = (Pid, Pid);
+
+/// Those of the calling thread; a confined one cannot ask.
+pub fn own() -> Own {
+    (getpid(), gettid())
+}
+
 /// A vCPU. Its own thread holds the descriptor while the guest runs, whoever
 /// wants to change its registers while it is parked.
 pub struct Vcpu {
     id: usize,
+    number: RawFd,
     fd: Mutex<VcpuFd>,
     immediate_exit: ImmediateExit,
-    thread: Mutex<Option<libc::pthread_t>>,
+    /// Numbers of the process and of the thread that runs it.
+    thread: Mutex<Option<Own>>,
 }
 
 /// Whether vCPUs run, and how many are parked.
@@ -81,6 +96,11 @@ impl Gate {
         self.running.store(false, Ordering::Release);
     }
 
+    /// Whether vCPUs may enter the guest.
+    pub fn is_open(&self) -> bool {
+        self.running.load(Ordering::Acquire) || self.over.load(Ordering::Acquire)
+    }
+
     fn open(&self) {
         let _parked = self.parked();
         self.running.store(true, Ordering::Release);
@@ -97,10 +117,16 @@ impl Vcpu {
         let immediate_exit = unsafe { &raw mut (*run).immediate_exit };
         Self {
             id,
+            number: fd.as_raw_fd(),
             fd: Mutex::new(fd),
             immediate_exit: ImmediateExit(immediate_exit),
             thread: Mutex::new(None),
         }
+    }
+
+    /// Number of its descriptor.
+    pub fn number(&self) -> RawFd {
+        self.number
     }
 
     /// The descriptor; waits for the vCPU to be parked.
@@ -115,20 +141,30 @@ impl Vcpu {
         self.immediate_exit.set(1);
         fence(Ordering::SeqCst);
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(thread) = *thread {
-            // SAFETY: the thread takes its handle away, under this lock, before
-            // it ends, so the handle is valid; the signal's handler does
-            // nothing.
-            unsafe { libc::pthread_kill(thread, kick_signal()) };
+        if let Some((process, thread)) = *thread {
+            // SAFETY: a plain system call: to a thread of this process or, if
+            // there is none of that number, to nobody. The signal's handler
+            // does nothing.
+            unsafe {
+                libc::syscall(
+                    libc::SYS_tgkill,
+                    process.as_raw_nonzero().get(),
+                    thread.as_raw_nonzero().get(),
+                    kick_signal(),
+                );
+            }
         }
+    }
+
+    /// Makes `own` the thread that is kicked, and that will
+    /// [run](Vcpu::run) it.
+    pub fn claim(&self, own: Own) {
+        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(own);
     }
 
     /// Runs the guest on the calling thread whenever the gate is open, until
     /// [`end`] is called.
     pub fn run(&self, shared: &Shared) {
-        // SAFETY: asks for the calling thread's own handle.
-        let own = unsafe { libc::pthread_self() };
-        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(own);
         while shared.gate.wait() {
             let mut fd = self.fd();
             self.immediate_exit.set(0);
@@ -140,13 +176,13 @@ impl Vcpu {
                     // One that waits for its start signal: KVM was woken by
                     // something else.
                     Err(Stop::Retry) if Self::waits_for_start(&fd) => {
-                        thread::sleep(Duration::from_millis(1));
+                        sleep(Duration::from_millis(1));
                     }
                     Err(Stop::Retry) if retries < MAX_RETRIES => {
                         retries += 1;
                         // KVM could not start its helper thread; give the
                         // host a moment (5 s in all at most).
-                        thread::sleep(Duration::from_millis(u64::from(retries / 4)));
+                        sleep(Duration::from_millis(u64::from(retries / 4)));
                     }
                     Err(Stop::Retry) => {
                         let why = "KVM cannot start its helper thread: too many processes or \
@@ -288,8 +324,16 @@ fn port_width(fd: &mut VcpuFd) -> usize {
     usize::from(width.max(1))
 }
 
+/// By the one call that a vCPU's thread has for waiting.
+fn sleep(time: Duration) {
+    if let Ok(time) = Timespec::try_from(time) {
+        // A signal only makes it shorter.
+        let _ = poll(&mut [], Some(&time));
+    }
+}
+
 /// The signal that gets a thread out of KVM_RUN.
-fn kick_signal() -> c_int {
+pub fn kick_signal() -> c_int {
     SIGRTMIN()
 }
 
@@ -304,18 +348,27 @@ pub fn allow_kicks() -> Result<(), Error> {
         .map_err(|e| Error::System("signal handler", io::Error::from_raw_os_error(e.errno())))
 }
 
-/// Starts the thread of a vCPU, whose work it is to [run](Vcpu::run) it.
+/// Starts the thread of a vCPU, whose work it is to [run](Vcpu::run) it. It
+/// never ends but with the process: what the C library does at a thread's end
+/// takes system calls that nothing else needs.
 ///
 /// # Errors
 /// The host has no room for another thread.
-pub fn spawn<F>(id: usize, body: F) -> Result<JoinHandle<()>, Error>
+pub fn spawn<F>(id: usize, body: F) -> Result<(), Error>
 where
     F: FnOnce() + Send + 'static,
 {
     thread::Builder::new()
         .name(format!("vcpu{id}"))
         .stack_size(STACK)
-        .spawn(body)
+        .spawn(move || {
+            signals::leave_to_main(Some(kick_signal()));
+            body();
+            loop {
+                thread::park();
+            }
+        })
+        .map(|_| ())
         .map_err(|e| Error::System("start a vCPU thread", e))
 }
 
@@ -346,7 +399,7 @@ pub fn close_gate(shared: &Shared) -> bool {
     shared.vcpus().iter().for_each(|vcpu| vcpu.kick());
     let mut parked = shared.gate.parked();
     while *parked < shared.vcpus().len() {
-        if crate::signals::received().is_some() {
+        if signals::received().is_some() {
             return false;
         }
         let waited = shared.gate.changed.wait_timeout(parked, LOOK);

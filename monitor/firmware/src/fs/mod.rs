@@ -86,11 +86,11 @@ pub fn probe(disk: &Rc<dyn Disk>) -> Result<Rc<dyn FileSystem>, Error> {
     if let Some(fs) = fat::Fat::open(disk)? {
         return Ok(Rc::new(fs));
     }
-    Err(Error::Unsupported(foreign(&**disk)))
+    Err(foreign(&**disk))
 }
 
 /// What else is on a disk, by its magic number.
-fn foreign(disk: &dyn Disk) -> &'static str {
+fn foreign(disk: &dyn Disk) -> Error {
     const MAGIC: [(u64, &[u8], &str); 8] = [
         (0, b"XFSB", "XFS"),
         (0x1_0040, b"_BHRfS_M", "Btrfs"),
@@ -105,10 +105,10 @@ fn foreign(disk: &dyn Disk) -> &'static str {
         let mut bytes = [0; 16];
         let bytes = bytes.get_mut(..magic.len()).unwrap_or_default();
         if disk.read(at, bytes).is_ok() && bytes == magic {
-            return name;
+            return Error::Unsupported(name);
         }
     }
-    "what is there (no file system that is known)"
+    Error::NoFileSystem
 }
 
 /// What a Unix file mode says.

@@ -1,0 +1,152 @@
+//! What a VM's process gives up before its guest runs.
+//!
+//! In this order: everything that the VM needs is opened; then, before there
+//! is a second thread, [`Sandbox::enter_process`] makes the process one that
+//! can gain nothing (no new privileges, no capabilities, not dumpable, no core,
+//! no memory that is first written and then executed) and reach nothing by name
+//! (Landlock); then every thread takes on its own filter of system calls with
+//! [`Sandbox::enter_thread`], before it reads a byte of a kernel, an image or a
+//! guest. The gate through which vCPUs enter the guest opens when all have.
+
+mod events;
+mod filter;
+mod process;
+pub mod table;
+
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+pub use events::event;
+pub use table::{Slot, Thread};
+
+use crate::error::Error;
+
+/// What happens at a system call that a thread has no use for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// The process is killed, by SIGSYS.
+    #[default]
+    Kill,
+    /// The kernel's log names it, and it is made.
+    Log,
+    /// There is no sandbox at all.
+    Off,
+}
+
+/// How a VM's process is to be confined.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// About system calls.
+    pub mode: Mode,
+    /// The least version of Landlock's interface; with less, no VM starts.
+    pub landlock: Option<u32>,
+}
+
+/// The confinement of one VM's process, and the numbers that its filters need.
+#[derive(Clone, Copy, Debug)]
+pub struct Sandbox {
+    mode: Mode,
+    slots: [u32; table::SLOTS],
+}
+
+impl Sandbox {
+    /// A sandbox whose filters know no descriptor yet.
+    pub fn new(mode: Mode) -> Self {
+        Self {
+            mode,
+            slots: [u32::MAX; table::SLOTS],
+        }
+    }
+
+    /// Puts a number into its slot.
+    #[must_use]
+    pub fn with(mut self, slot: Slot, number: RawFd) -> Self {
+        if let Some(place) = self.slots.get_mut(slot as usize) {
+            *place = number.cast_unsigned();
+        }
+        self
+    }
+
+    /// The same for a descriptor that a VM may have.
+    #[must_use]
+    pub fn with_fd(self, slot: Slot, fd: Option<&impl AsRawFd>) -> Self {
+        match fd {
+            Some(fd) => self.with(slot, fd.as_raw_fd()),
+            None => self,
+        }
+    }
+
+    /// Puts the first and the last of `numbers` into two slots.
+    #[must_use]
+    pub fn with_row(self, slots: (Slot, Slot), numbers: impl Iterator<Item = RawFd>) -> Self {
+        let (mut first, mut last) = (RawFd::MAX, -1);
+        for number in numbers {
+            (first, last) = (first.min(number), last.max(number));
+        }
+        if last < 0 {
+            return self;
+        }
+        self.with(slots.0, first).with(slots.1, last)
+    }
+
+    /// Confines the process, which must have one thread only.
+    ///
+    /// # Errors
+    /// The kernel refuses what every supported one has, or has too old a
+    /// Landlock.
+    pub fn enter_process(policy: &Policy) -> Result<(), Error> {
+        match policy.mode {
+            Mode::Off => Ok(()),
+            Mode::Kill | Mode::Log => process::enter(policy),
+        }
+    }
+
+    /// Confines the calling thread, for good.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn enter_thread(&self, thread: Thread) -> Result<(), Error> {
+        match self.mode {
+            Mode::Off => Ok(()),
+            Mode::Kill => filter::install(thread, &self.slots, false),
+            Mode::Log => filter::install(thread, &self.slots, true),
+        }
+    }
+}
+
+/// How a thread tells that it has been confined, or could not be.
+pub type Report = Sender<Result<(), Error>>;
+
+/// Waits until threads are confined.
+#[derive(Debug)]
+pub struct Confined {
+    report: Report,
+    reports: Receiver<Result<(), Error>>,
+}
+
+impl Confined {
+    /// Nobody has reported yet.
+    #[expect(clippy::new_without_default, reason = "it is no value but a channel")]
+    pub fn new() -> Self {
+        let (report, reports) = channel();
+        Self { report, reports }
+    }
+
+    /// For a thread to report with.
+    pub fn report(&self) -> Report {
+        Sender::clone(&self.report)
+    }
+
+    /// Waits for `threads` reports.
+    ///
+    /// # Errors
+    /// One of them could not be confined.
+    pub fn wait(self, threads: usize) -> Result<(), Error> {
+        drop(self.report);
+        for _ in 0..threads {
+            let lost = || Error::System("confine a thread", std::io::ErrorKind::BrokenPipe.into());
+            self.reports.recv().map_err(|_| lost())??;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,126 @@
+//! What the process as a whole gives up.
+
+use std::io;
+
+use landlock::{
+    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _,
+    Scope,
+};
+
+use super::Policy;
+use crate::error::Error;
+
+/// `PR_SET_MDWE` and its flag (Linux 6.3).
+const PR_SET_MDWE: libc::c_int = 65;
+const PR_MDWE_REFUSE_EXEC_GAIN: libc::c_ulong = 1;
+/// `struct __user_cap_header_struct`, version 3.
+const CAPABILITY_VERSION: u32 = 0x2008_0522;
+const CAP_SETPCAP: u32 = 8;
+/// The newest interface of Landlock whose rights are known here; of an older
+/// kernel all that it has are taken.
+const NEWEST: ABI = ABI::V10;
+
+pub(super) fn enter(policy: &Policy) -> Result<(), Error> {
+    let failed = |what| move |e| Error::System(what, e);
+    control(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(failed("no-new-privs"))?;
+    control(libc::PR_SET_DUMPABLE, 0).map_err(failed("not dumpable"))?;
+    no_core().map_err(failed("no core file"))?;
+    // Kernels before 6.3 do not know it; the filters forbid the same.
+    let _ = control(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN);
+    drop_capabilities().map_err(failed("drop capabilities"))?;
+    landlock(policy.landlock)
+}
+
+fn control(option: libc::c_int, value: libc::c_ulong) -> io::Result<()> {
+    const NONE: libc::c_ulong = 0;
+    // SAFETY: none of the options used here takes a pointer.
+    match unsafe { libc::prctl(option, value, NONE, NONE, NONE) } {
+        0.. => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn no_core() -> io::Result<()> {
+    let none = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the limits are a live structure.
+    match unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[repr(C)]
+struct Header {
+    version: u32,
+    pid: libc::c_int,
+}
+
+/// Effective, permitted and inheritable, of the lower and the upper 32.
+type Sets = [[u32; 3]; 2];
+
+fn capabilities(call: libc::c_long, sets: &mut Sets) -> io::Result<()> {
+    let header = Header {
+        version: CAPABILITY_VERSION,
+        pid: 0,
+    };
+    // SAFETY: both calls take a header and, of this version, two structures of
+    // three words.
+    match unsafe { libc::syscall(call, &raw const header, sets.as_mut_ptr()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Empties all sets, the bounding one where that is permitted.
+fn drop_capabilities() -> io::Result<()> {
+    let mut sets = Sets::default();
+    capabilities(libc::SYS_capget, &mut sets)?;
+    let [[effective, ..], _] = sets;
+    if effective & 1 << CAP_SETPCAP != 0 {
+        // Up to the first that the kernel does not know.
+        let _ = (0..64).try_for_each(|which| control(libc::PR_CAPBSET_DROP, which));
+    }
+    // Kernels since 4.3 have it.
+    control(
+        libc::PR_CAP_AMBIENT,
+        libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong,
+    )?;
+    capabilities(libc::SYS_capset, &mut Sets::default())
+}
+
+/// Takes away every right that Landlock of the running kernel knows, with no
+/// exception.
+fn landlock(least: Option<u32>) -> Result<(), Error> {
+    if let Some(least) = least {
+        let has = version();
+        if has < least {
+            return Err(Error::Host(format!(
+                "--require-landlock {least}: this kernel has Landlock {has} (0 is none)"
+            )));
+        }
+    }
+    let failed = |e: landlock::RulesetError| Error::System("Landlock", io::Error::other(e));
+    let ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(NEWEST))
+        .and_then(|set| set.handle_access(AccessNet::from_all(NEWEST)))
+        .and_then(|set| set.scope(Scope::from_all(NEWEST)))
+        .and_then(Ruleset::create);
+    ruleset
+        .and_then(landlock::RulesetCreated::restrict_self)
+        .map(|_| ())
+        .map_err(failed)
+}
+
+/// The version of Landlock's interface; 0 if the kernel has none, or has it
+/// switched off.
+fn version() -> u32 {
+    const VERSION: libc::c_ulong = 1;
+    let none = std::ptr::null::<u8>();
+    // SAFETY: with this flag the call takes no structure.
+    let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, none, 0, VERSION) };
+    u32::try_from(version).unwrap_or(0)
+}

@@ -1,0 +1,479 @@
+//! The system calls that each thread may make once a VM runs: which, with
+//! which arguments, and why. All others end the process.
+//!
+//! This file is also part of the build script, which turns every thread's list
+//! into the instructions that the kernel takes. At start-up only the numbers
+//! of descriptors are put into them ([`Slot`]): moving every descriptor to a
+//! number that is known at build time would cost two calls for each, and could
+//! meet one that the caller passed in.
+
+use libc::{
+    CLOCK_MONOTONIC, MADV_DONTNEED, MADV_POPULATE_WRITE, MAP_ANONYMOUS, MAP_FIXED, MAP_NORESERVE,
+    MAP_PRIVATE, MSG_DONTWAIT, MSG_NOSIGNAL, PROT_READ, PROT_WRITE, SEEK_END, SOCK_CLOEXEC,
+    SOCK_NONBLOCK,
+};
+
+/// Kinds of threads; a filter for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Thread {
+    /// Console, signals, resets.
+    Main,
+    /// A vCPU.
+    Vcpu,
+    /// The first vCPU's thread while it reads the kernel: what a vCPU may do
+    /// (for filters add up) and what that needs.
+    Loader,
+    /// A worker of a disk.
+    Disk,
+    /// A worker of a disk or CD-ROM that is only read.
+    ReadOnly,
+    /// The worker of a network interface.
+    Net,
+}
+
+/// All kinds, and the most system calls that each may have.
+pub const THREADS: [(Thread, usize); 6] = [
+    (Thread::Main, 20),
+    (Thread::Vcpu, 12),
+    (Thread::Loader, 16),
+    (Thread::Disk, 12),
+    (Thread::ReadOnly, 10),
+    (Thread::Net, 10),
+];
+
+/// A number that is known at start-up: mostly a descriptor's. One that a VM
+/// does not have is all ones, which no descriptor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Slot {
+    /// The kernel's file.
+    Kernel,
+    /// The initrd's file.
+    Initrd,
+    /// The VM.
+    Vm,
+    /// The calling thread's vCPU.
+    Vcpu,
+    /// First and last of all vCPUs.
+    VcpuFirst,
+    /// See [`Slot::VcpuFirst`].
+    VcpuLast,
+    /// First and last of the events that stand for interrupts and doorbells,
+    /// which lie in a row.
+    EventFirst,
+    /// See [`Slot::EventFirst`].
+    EventLast,
+    /// The event that wakes the main thread.
+    Wake,
+    /// Where the console's input comes from.
+    ConsoleIn,
+    /// Where the console's output goes.
+    ConsoleOut,
+    /// The console's listening socket.
+    Listener,
+    /// Its client: the number that the next descriptor gets.
+    Client,
+    /// The image or tap that the calling worker serves.
+    Own,
+    /// The events of the calling worker's device.
+    Doorbell,
+    /// See [`Slot::Doorbell`].
+    Interrupt,
+    /// Number of this process.
+    Process,
+    /// Signal that gets a vCPU out of the guest.
+    Kick,
+}
+
+/// Number of slots.
+pub const SLOTS: usize = Slot::Kick as usize + 1;
+
+/// Stands for a slot in a compiled filter; no constant of a rule is that high.
+pub const PLACEHOLDER: u32 = 0xf5a7_0000;
+
+/// A condition on an argument.
+#[derive(Clone, Copy, Debug)]
+pub enum If {
+    /// The argument's lower half, which is all that the kernel takes of an
+    /// `int`, is this.
+    Is(u8, u32),
+    /// It is one of these.
+    OneOf(u8, &'static [u32]),
+    /// All of the argument is this.
+    Exactly(u8, u64),
+    /// The argument is what is in this slot.
+    Slot(u8, Slot),
+    /// The argument lies between what is in these two slots.
+    Between(u8, Slot, Slot),
+}
+
+/// A way to make a system call; it may be made in any of the ways listed for a
+/// thread.
+pub struct Rule {
+    /// Its number.
+    pub call: libc::c_long,
+    /// What all has to be so.
+    pub when: &'static [If],
+    /// Why it has to be allowed, and why not more narrowly.
+    pub why: &'static str,
+}
+
+const fn rule(call: libc::c_long, when: &'static [If], why: &'static str) -> Rule {
+    Rule { call, when, why }
+}
+
+use If::{Between, Exactly, Is, OneOf, Slot as In};
+
+const RW: u32 = (PROT_READ | PROT_WRITE) as u32;
+const HEAP: u32 = (MAP_PRIVATE | MAP_ANONYMOUS) as u32;
+const OVER: u32 = (MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE) as u32;
+const EVENT: u64 = 8;
+const STDERR: u32 = 2;
+
+/// Commands of KVM (`linux/kvm.h`).
+mod kvm {
+    pub const RUN: u32 = 0xae80;
+    pub const GET_REGS: u32 = 0x8090_ae81;
+    pub const SET_REGS: u32 = 0x4090_ae82;
+    pub const SET_SREGS: u32 = 0x4138_ae84;
+    pub const SET_MSRS: u32 = 0x4008_ae89;
+    pub const SET_FPU: u32 = 0x41a0_ae8d;
+    pub const GET_LAPIC: u32 = 0x8400_ae8e;
+    pub const SET_LAPIC: u32 = 0x4400_ae8f;
+    pub const GET_MP_STATE: u32 = 0x8004_ae98;
+    pub const SET_MP_STATE: u32 = 0x4004_ae99;
+    pub const SET_VCPU_EVENTS: u32 = 0x4040_aea0;
+    pub const SET_DEBUGREGS: u32 = 0x4080_aea2;
+    pub const SET_XSAVE: u32 = 0x5000_aea5;
+    pub const SET_XCRS: u32 = 0x4188_aea7;
+    pub const SET_GSI_ROUTING: u32 = 0x4008_ae6a;
+    pub const IOEVENTFD: u32 = 0x4040_ae79;
+}
+const TCSETS: u32 = 0x5402;
+const TCSETS2: u32 = 0x402c_542b;
+const TUNSETOFFLOAD: u32 = 0x4004_54d0;
+
+/// What every thread needs.
+const COMMON: &[Rule] = &[
+    rule(
+        libc::SYS_futex,
+        &[],
+        "locks between threads; it takes no descriptor",
+    ),
+    rule(
+        libc::SYS_ppoll,
+        &[],
+        "waiting; the descriptors are in memory, where no filter sees them",
+    ),
+    rule(
+        libc::SYS_brk,
+        &[],
+        "the allocator; such memory is never executable (W^X)",
+    ),
+    rule(
+        libc::SYS_mmap,
+        &[Is(2, RW), Is(3, HEAP), Is(4, u32::MAX)],
+        "the allocator where brk finds no room; no file, not executable",
+    ),
+    rule(
+        libc::SYS_clock_gettime,
+        &[Is(0, CLOCK_MONOTONIC as u32)],
+        "time on hosts whose clock cannot be read without a call",
+    ),
+    rule(
+        libc::SYS_write,
+        &[Is(0, STDERR)],
+        "last words, and that a host's disk is full",
+    ),
+    rule(
+        libc::SYS_write,
+        &[In(0, Slot::Wake), Exactly(2, EVENT)],
+        "there is news for the main thread",
+    ),
+];
+
+/// Output of the guest's serial port, which its vCPU or the main thread writes.
+const OUTPUT: &[Rule] = &[
+    rule(
+        libc::SYS_write,
+        &[In(0, Slot::ConsoleOut)],
+        "the guest's serial output",
+    ),
+    rule(
+        libc::SYS_write,
+        &[
+            Between(0, Slot::EventFirst, Slot::EventLast),
+            Exactly(2, EVENT),
+        ],
+        "interrupts and doorbells; a range, as a VM may have 33 of them",
+    ),
+    rule(
+        libc::SYS_sendto,
+        &[
+            In(0, Slot::Client),
+            Is(3, SEND),
+            Exactly(4, 0),
+            Exactly(5, 0),
+        ],
+        "serial output to a socket's client: never waits, never elsewhere",
+    ),
+    rule(
+        libc::SYS_sendto,
+        &[
+            In(0, Slot::ConsoleOut),
+            Is(3, SEND),
+            Exactly(4, 0),
+            Exactly(5, 0),
+        ],
+        "the same where standard output is a socket",
+    ),
+];
+const SEND: u32 = (MSG_DONTWAIT | MSG_NOSIGNAL) as u32;
+
+/// Giving guest memory back, and faulting it in.
+const MEMORY: &[Rule] = &[
+    rule(
+        libc::SYS_madvise,
+        &[Is(2, MADV_DONTNEED as u32)],
+        "guest memory back to power-on, at a reset and at the end",
+    ),
+    rule(
+        libc::SYS_madvise,
+        &[Is(2, MADV_POPULATE_WRITE as u32)],
+        "pages for a kernel before it writes to them",
+    ),
+    rule(
+        libc::SYS_munmap,
+        &[],
+        "the allocator, a vCPU's page at the end; makes nothing reachable",
+    ),
+];
+
+/// Reading a kernel and an initrd that were opened before, at a reset again.
+const LOAD: &[Rule] = &[
+    rule(libc::SYS_pread64, &[In(0, Slot::Kernel)], "the kernel"),
+    rule(libc::SYS_pread64, &[In(0, Slot::Initrd)], "the initrd"),
+    rule(
+        libc::SYS_mmap,
+        &[Is(2, RW), Is(3, OVER), In(4, Slot::Kernel)],
+        "the kernel over guest memory; private, not executable",
+    ),
+    rule(
+        libc::SYS_mmap,
+        &[Is(2, RW), Is(3, OVER), In(4, Slot::Initrd)],
+        "the initrd over guest memory; private, not executable",
+    ),
+];
+
+/// What the signal handlers need.
+const SIGNALS: &[Rule] = &[rule(
+    libc::SYS_rt_sigreturn,
+    &[],
+    "back from a signal's handler",
+)];
+
+const VCPU: &[Rule] = &[
+    rule(
+        libc::SYS_ioctl,
+        &[Is(1, kvm::RUN), In(0, Slot::Vcpu)],
+        "to run the guest",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        &[In(0, Slot::Vcpu), Is(1, kvm::GET_MP_STATE)],
+        "whether a vCPU that does not run waits for its start",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        &[In(0, Slot::Vcpu), Is(1, kvm::GET_REGS)],
+        "where a guest was when it could not go on, for the message",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        &[In(0, Slot::Vm), Is(1, kvm::SET_GSI_ROUTING)],
+        "the I/O APIC: a route must be there when the guest's store is done",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        &[In(0, Slot::Vm), Is(1, kvm::IOEVENTFD)],
+        "a device's doorbell; not before its driver starts it, for 13 ms at the end of VMs without",
+    ),
+];
+
+const LOADER: &[Rule] = &[
+    rule(
+        libc::SYS_ioctl,
+        &[Is(1, kvm::RUN)],
+        "as vCPU; its number is not known yet",
+    ),
+    rule(libc::SYS_ioctl, &[Is(1, kvm::GET_MP_STATE)], "as vCPU"),
+    rule(libc::SYS_ioctl, &[Is(1, kvm::GET_REGS)], "as vCPU"),
+    rule(libc::SYS_ioctl, &[Is(1, kvm::SET_GSI_ROUTING)], "as vCPU"),
+    rule(libc::SYS_ioctl, &[Is(1, kvm::IOEVENTFD)], "as vCPU"),
+    rule(
+        libc::SYS_write,
+        &[Exactly(2, EVENT)],
+        "as vCPU; nothing runs that could abuse it",
+    ),
+    rule(
+        libc::SYS_sendto,
+        &[Is(3, SEND), Exactly(4, 0), Exactly(5, 0)],
+        "as vCPU; which number a socket's client gets is not known yet",
+    ),
+    rule(
+        libc::SYS_seccomp,
+        &[Is(0, 1), Exactly(1, 0)],
+        "the vCPU's filter on top: one more can only forbid more",
+    ),
+];
+
+/// The registers of vCPUs, for a reset.
+const RESET: &[u32] = &[
+    kvm::SET_REGS,
+    kvm::SET_SREGS,
+    kvm::SET_MSRS,
+    kvm::SET_FPU,
+    kvm::GET_LAPIC,
+    kvm::SET_LAPIC,
+    kvm::SET_MP_STATE,
+    kvm::SET_VCPU_EVENTS,
+    kvm::SET_DEBUGREGS,
+    kvm::SET_XSAVE,
+    kvm::SET_XCRS,
+];
+
+const MAIN: &[Rule] = &[
+    rule(
+        libc::SYS_read,
+        &[In(0, Slot::Wake)],
+        "empties the event that woke it",
+    ),
+    rule(libc::SYS_read, &[In(0, Slot::ConsoleIn)], "what is typed"),
+    rule(
+        libc::SYS_read,
+        &[In(0, Slot::Client)],
+        "what a socket's client types",
+    ),
+    rule(
+        libc::SYS_accept4,
+        &[
+            In(0, Slot::Listener),
+            Is(3, (SOCK_CLOEXEC | SOCK_NONBLOCK) as u32),
+        ],
+        "the console's next client",
+    ),
+    rule(
+        libc::SYS_close,
+        &[],
+        "a client that left; at the end the VM, which takes time that is used better so",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        &[Between(0, Slot::VcpuFirst, Slot::VcpuLast), OneOf(1, RESET)],
+        "vCPUs back to power-on; their numbers lie close, and what else lies between \
+         does not know these commands",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        &[In(0, Slot::Vm), Is(1, kvm::SET_GSI_ROUTING)],
+        "interrupt routes back to power-on",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        &[Is(0, 0), OneOf(1, &[TCSETS2, TCSETS])],
+        "the terminal's modes back, at the end",
+    ),
+    rule(
+        libc::SYS_tgkill,
+        &[In(0, Slot::Process), In(2, Slot::Kick)],
+        "gets vCPUs out of the guest; no other process, no other signal",
+    ),
+    rule(
+        libc::SYS_restart_syscall,
+        &[],
+        "goes on waiting for vCPUs after the process was stopped and continued",
+    ),
+    rule(libc::SYS_exit_group, &[], "the end"),
+];
+
+/// A block or network worker's waiting and answering.
+const WORKER: &[Rule] = &[
+    rule(
+        libc::SYS_read,
+        &[In(0, Slot::Doorbell), Exactly(2, EVENT)],
+        "empties the doorbell",
+    ),
+    rule(
+        libc::SYS_write,
+        &[In(0, Slot::Interrupt), Exactly(2, EVENT)],
+        "the device's interrupt",
+    ),
+];
+
+const READ_ONLY: &[Rule] = &[
+    rule(
+        libc::SYS_preadv,
+        &[In(0, Slot::Own)],
+        "reads of its own image",
+    ),
+    rule(
+        libc::SYS_lseek,
+        &[In(0, Slot::Own), Exactly(1, 0), Is(2, SEEK_END as u32)],
+        "whether its image has shrunk; nothing uses the position",
+    ),
+];
+
+const DISK: &[Rule] = &[
+    rule(
+        libc::SYS_pwritev,
+        &[In(0, Slot::Own)],
+        "writes to its own image",
+    ),
+    rule(
+        libc::SYS_fdatasync,
+        &[In(0, Slot::Own)],
+        "flushes of its own image",
+    ),
+    rule(
+        libc::SYS_fallocate,
+        &[In(0, Slot::Own), OneOf(1, &[0x03, 0x11])],
+        "discard (punch a hole) and zeroes, both without a change of size",
+    ),
+];
+
+const NET: &[Rule] = &[
+    rule(
+        libc::SYS_readv,
+        &[In(0, Slot::Own)],
+        "frames of its own tap",
+    ),
+    rule(
+        libc::SYS_writev,
+        &[In(0, Slot::Own)],
+        "frames to its own tap",
+    ),
+    rule(
+        libc::SYS_write,
+        &[In(0, Slot::Own)],
+        "the same where a frame is one piece",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        &[In(0, Slot::Own), Is(1, TUNSETOFFLOAD)],
+        "what the guest's driver can take, when it starts its device",
+    ),
+];
+
+/// Everything that a kind of thread may do.
+pub fn rules(thread: Thread) -> impl Iterator<Item = &'static Rule> {
+    let own: &[&'static [Rule]] = match thread {
+        Thread::Main => &[MAIN, OUTPUT, MEMORY, LOAD, SIGNALS],
+        Thread::Vcpu => &[VCPU, OUTPUT, MEMORY, SIGNALS],
+        Thread::Loader => &[LOADER, OUTPUT, MEMORY, LOAD, SIGNALS],
+        Thread::Disk => &[WORKER, READ_ONLY, DISK],
+        Thread::ReadOnly => &[WORKER, READ_ONLY],
+        Thread::Net => &[WORKER, NET],
+    };
+    let lists: Vec<&'static [Rule]> = std::iter::once(COMMON).chain(own.iter().copied()).collect();
+    lists.into_iter().flatten()
+}
