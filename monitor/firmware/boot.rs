@@ -61,7 +61,7 @@ fn main(params: &Boot) {
     };
     let start = boot(&said.drives, &said.options, &mut pc);
     for window in &said.windows {
-        drive::reset(*window);
+        rt::blk::reset(*window);
     }
     let Some(start) = start else {
         port::out8(FIRMWARE_STATUS, NOTHING_TO_BOOT);
@@ -122,11 +122,10 @@ impl Said {
         let (Some(number), Some(media)) = (number, fields.next()) else {
             return;
         };
-        let window = machine::VIRTIO + number.min(15) * drive::WINDOW;
-        let disk = drive::Drive::start(window, self.khz);
+        let disk = drive::Drive::start(number, self.khz);
         let disk = disk.map(|disk| Rc::new(Cached::new(disk)) as Rc<dyn Disk>);
         let id = fields.next().unwrap_or_default().to_string();
-        self.windows.push(window);
+        self.windows.push(number);
         self.drives.push(volume::Drive {
             id,
             cdrom: media == "cdrom",

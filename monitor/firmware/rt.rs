@@ -28,6 +28,8 @@
 
 #[path = "rt/acpi.rs"]
 pub mod acpi;
+#[path = "rt/blk.rs"]
+pub mod blk;
 #[path = "rt/boot.rs"]
 mod boot;
 #[path = "rt/console.rs"]
