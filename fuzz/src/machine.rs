@@ -11,8 +11,8 @@ use std::thread;
 use mote::cli::{self, Command};
 use mote::console::Output;
 use mote::devices::Devices;
-use mote::sandbox::{Confined, Mode, Sandbox};
 use mote::memory::{self, GuestRam};
+use mote::sandbox::{Confined, Mode, Sandbox};
 use mote::serial::{Com1, TypedAhead};
 use mote::vm::bus::{Bus, Request};
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -137,7 +137,7 @@ impl Machine {
     pub fn serve(&mut self, request: Option<Request>) -> bool {
         match request {
             None => {}
-            Some(Request::PowerOff) => return false,
+            Some(Request::PowerOff | Request::NothingToBoot) => return false,
             Some(Request::Reset) => self.reset(),
             Some(Request::Marker) => {
                 self.bus.note_marker(1);

@@ -212,7 +212,3 @@ pub fn list(fs: &dyn FileSystem, path: &str) -> Result<Vec<String>, Error> {
     names.sort_unstable();
     Ok(names)
 }
-
-#[cfg(test)]
-#[path = "fs_test.rs"]
-mod fs_test;

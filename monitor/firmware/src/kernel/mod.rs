@@ -85,5 +85,5 @@ fn other(head: &[u8]) -> &'static str {
 }
 
 #[cfg(test)]
-#[path = "kernel_test.rs"]
+#[path = "../kernel_test.rs"]
 mod kernel_test;
