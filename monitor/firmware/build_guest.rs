@@ -86,34 +86,38 @@ impl Guests {
             println!("cargo:rerun-if-changed={}", firmware.join(part).display());
         }
         let [runtime, parsers] = FIRMWARE;
+        // It has to be small rather than fast: it waits for drives.
         let rlib = "--crate-type=rlib";
-        let cfg = [
-            rlib,
-            "--crate-name=rt",
-            "--cfg=firmware",
-            "--check-cfg=cfg(firmware)",
-        ];
-        self.rustc(&firmware.join("rt.rs"), runtime, &cfg)?;
-        let name = [rlib, "--crate-name=mote_firmware", "-Coverflow-checks=on"];
-        self.rustc(&firmware.join("src/lib.rs"), parsers, &name)?;
+        let (small, bitcode) = ("-Copt-level=z", "-Cembed-bitcode=yes");
+        let cfg = ["--cfg=firmware", "--check-cfg=cfg(firmware)"];
+        let flags = [&[rlib, small, bitcode, "--crate-name=rt"], &cfg[..]].concat();
+        self.rustc(&firmware.join("rt.rs"), runtime, &flags)?;
+        let flags = [rlib, small, bitcode, "--crate-name=mote_firmware"];
+        self.rustc(&firmware.join("src/lib.rs"), parsers, &flags)?;
         let crates = [("rt", runtime), ("mote_firmware", parsers)];
-        self.program(&firmware.join("boot.rs"), &crates)
+        self.program(&firmware.join("boot.rs"), &crates, &[small, bitcode, "-Clto=fat"])
     }
 
     /// Builds the guest `source` (relative to the package) and returns the path
     /// of its ELF file: its name without the extension, in `OUT_DIR`. A linker
     /// script of the same name beside the source takes the place of `guest.ld`.
     pub fn build(&self, source: impl AsRef<Path>) -> Result<PathBuf, String> {
-        self.program(source.as_ref(), &[("rt", RUNTIME)])
+        self.program(source.as_ref(), &[("rt", RUNTIME)], &[])
     }
 
-    fn program(&self, source: &Path, crates: &[(&str, &str)]) -> Result<PathBuf, String> {
+    fn program(
+        &self,
+        source: &Path,
+        crates: &[(&str, &str)],
+        flags: &[&str],
+    ) -> Result<PathBuf, String> {
         let name = source
             .file_stem()
             .and_then(|name| name.to_str())
             .ok_or_else(|| format!("{}: no file name", source.display()))?;
         let mut arguments = vec!["--crate-type=bin".into(), "-Clink-arg=-T".into()];
         arguments.push(concat("-Clink-arg=", &self.script_of(source)?));
+        arguments.extend(flags.iter().map(OsString::from));
         for (name, file) in crates {
             arguments.push("--extern".into());
             arguments.push(concat(&format!("{name}="), &self.out.join(file)));

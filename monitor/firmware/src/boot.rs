@@ -135,12 +135,15 @@ pub fn boot(drives: &[Drive], options: &Options, machine: &mut dyn Machine) -> O
             let Some(entry) = config.entries.get(number) else {
                 continue;
             };
-            machine.print(&format!("mote: {}: {}\n", drive.id, short(&entry.title)));
+            say(
+                machine,
+                &format!("mote: {}: {}\n", drive.id, short(&entry.title)),
+            );
             match load(&volumes, entry, options.ram_end, machine, &mut clean) {
                 Ok(start) => return Some(start),
                 Err(why) => {
                     let why = format!("{place}: {}: {}: {why}", config.source, short(&entry.title));
-                    machine.print(&format!("mote: {}: {why}\n", drive.id));
+                    say(machine, &format!("mote: {}: {why}\n", drive.id));
                     told.push(why);
                 }
             }
@@ -155,24 +158,28 @@ pub fn boot(drives: &[Drive], options: &Options, machine: &mut dyn Machine) -> O
 
 /// Says what was looked at and why it was refused.
 fn tell(drives: &[Drive], notes: &[Vec<String>], machine: &mut dyn Machine) {
-    machine.print("mote: there is nothing to boot\n");
+    say(machine, "mote: there is nothing to boot\n");
     for (drive, notes) in drives.iter().zip(notes) {
         for note in notes.iter().take(MAX_NOTES) {
-            machine.print(&format!("  {}: {note}\n", drive.id));
+            say(machine, &format!("  {}: {note}\n", drive.id));
         }
     }
     if drives.is_empty() {
-        machine.print("  no drive to boot from\n");
+        say(machine, "  no drive to boot from\n");
     }
 }
 
-/// A title without what a console would take for a command.
+/// Prints without what a console would take for a command: names on a medium
+/// may hold anything.
+fn say(machine: &mut dyn Machine, text: &str) {
+    let visible = |c: char| if c.is_control() && c != '\n' { '?' } else { c };
+    machine.print(&text.chars().map(visible).collect::<String>());
+}
+
+/// The beginning of a title.
 fn short(title: &str) -> String {
-    title
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(TITLE)
-        .collect()
+    let visible = title.chars().filter(|c| !c.is_control());
+    visible.take(TITLE).collect()
 }
 
 /// The index of the entry that the caller or the person at the console wants.
@@ -184,24 +191,25 @@ fn choose(config: &Config, drive: &str, options: &Options, machine: &mut dyn Mac
         }
         let source = &config.source;
         let wanted = short(wanted);
-        machine.print(&format!(
-            "mote: {drive}: {source}: no entry '{wanted}'; there are\n"
-        ));
+        say(
+            machine,
+            &format!("mote: {drive}: {source}: no entry '{wanted}'; there are\n"),
+        );
         list(config, machine);
         return default;
     }
     if !options.terminal || config.entries.len() < 2 {
         return default;
     }
-    machine.print(&format!("{drive}: {}\n", config.source));
+    say(machine, &format!("{drive}: {}\n", config.source));
     list(config, machine);
     let seconds = MENU_MS / 1000;
-    machine.print(&format!(
-        "Number, or Enter for {} (in {seconds} s): ",
-        default + 1
-    ));
+    say(
+        machine,
+        &format!("Number, or Enter for {} (in {seconds} s): ", default + 1),
+    );
     let chosen = read_number(machine, config.entries.len());
-    machine.print("\n");
+    say(machine, "\n");
     chosen.map_or(default, |number| number - 1)
 }
 
@@ -210,7 +218,7 @@ fn list(config: &Config, machine: &mut dyn Machine) {
     for (number, entry) in (1..).zip(&config.entries) {
         let _ = writeln!(text, "{number:4}  {}", short(&entry.title));
     }
-    machine.print(&text);
+    say(machine, &text);
 }
 
 /// A number from 1 to `most`; `None` if Enter is pressed or nobody answers. A
@@ -230,13 +238,13 @@ fn read_number(machine: &mut dyn Machine, most: usize) -> Option<usize> {
                 if let Some(number) = number.filter(|number| (1..=most).contains(number)) {
                     return Some(number);
                 }
-                machine.print(&format!("\n1 to {most}: "));
+                say(machine, &format!("\n1 to {most}: "));
                 typed.clear();
             }
             Some(key @ b'0'..=b'9') if typed.len() < 4 => {
                 touched = true;
                 typed.push(key.into());
-                machine.print(&char::from(key).to_string());
+                say(machine, &char::from(key).to_string());
             }
             Some(8 | 0x7f) if typed.pop().is_some() => machine.print("\x08 \x08"),
             Some(_) => touched = true,
