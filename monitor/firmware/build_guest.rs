@@ -95,7 +95,11 @@ impl Guests {
         let flags = [rlib, small, bitcode, "--crate-name=mote_firmware"];
         self.rustc(&firmware.join("src/lib.rs"), parsers, &flags)?;
         let crates = [("rt", runtime), ("mote_firmware", parsers)];
-        self.program(&firmware.join("boot.rs"), &crates, &[small, bitcode, "-Clto=fat"])
+        self.program(
+            &firmware.join("boot.rs"),
+            &crates,
+            &[small, bitcode, "-Clto=fat"],
+        )
     }
 
     /// Builds the guest `source` (relative to the package) and returns the path

@@ -43,12 +43,14 @@ mod tests {
     #[test]
     fn drives_are_tried_in_their_order() {
         let drive = |media, id: &str| Drive::new(media, id.into(), id.into());
-        let mut config = VmConfig::default();
-        config.drives = vec![
-            drive(Media::Disk, "a"),
-            drive(Media::CdRom, "b"),
-            drive(Media::Disk, "c"),
-        ];
+        let mut config = VmConfig {
+            drives: vec![
+                drive(Media::Disk, "a"),
+                drive(Media::CdRom, "b"),
+                drive(Media::Disk, "c"),
+            ],
+            ..VmConfig::default()
+        };
         let (a, b, c) = ("drive 0 disk a\n", "drive 1 cdrom b\n", "drive 2 disk c\n");
         for (boot, cause, wanted) in [
             (BootFrom::Usual, Cause::PowerOn, [b, a, c].concat()),
