@@ -3,6 +3,9 @@
 //! The library exists for the `mote` binary, the tests and the fuzz targets;
 //! its interface is not stable.
 
+#[cfg(all(feature = "breakout", not(debug_assertions)))]
+compile_error!("a monitor with the feature `breakout` is for tests and no release");
+
 pub mod acpi;
 pub mod backend;
 pub mod boot;

@@ -4,7 +4,7 @@ use std::env;
 use std::ffi::OsStr;
 use std::io::Write as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -51,6 +51,27 @@ pub fn binary() -> PathBuf {
 #[must_use]
 pub fn jailer() -> PathBuf {
     built("mote-jailer", "MOTE_JAILER_BIN")
+}
+
+/// The `mote` program whose threads do as they are told (the feature `breakout`
+/// of the monitor): `MOTE_BREAKOUT_BIN`, or the one in `target/breakout`.
+///
+/// # Panics
+/// It has not been built.
+#[must_use]
+pub fn breakout() -> PathBuf {
+    if let Some(path) = env::var_os("MOTE_BREAKOUT_BIN") {
+        return std::path::absolute(path).unwrap();
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/breakout");
+    let path = root.join("x86_64-unknown-linux-gnu/debug/mote");
+    let how = "cargo build -p mote --features breakout --target-dir target/breakout";
+    assert!(
+        path.exists(),
+        "not there: {}; build it: {how}",
+        path.display()
+    );
+    path
 }
 
 fn built(name: &str, variable: &str) -> PathBuf {

@@ -68,3 +68,7 @@ pub(super) fn install(thread: Thread, slots: &[u32; SLOTS], log: bool) -> Result
     let why = io::Error::last_os_error();
     Err(Error::System("seccomp filter", why))
 }
+
+#[cfg(test)]
+#[path = "filter_test.rs"]
+mod tests;

@@ -8,6 +8,11 @@
 //! [`Sandbox::enter_thread`], before it reads a byte of a kernel, an image or a
 //! guest. The gate through which vCPUs enter the guest opens when all have.
 
+#[cfg(feature = "breakout")]
+mod breakout;
+#[cfg(test)]
+#[allow(dead_code, reason = "the build script uses all of it")]
+mod compile;
 mod events;
 mod filter;
 mod process;
@@ -98,7 +103,10 @@ impl Sandbox {
         match policy.mode {
             Mode::Off => Ok(()),
             Mode::Kill | Mode::Log => process::enter(policy),
-        }
+        }?;
+        #[cfg(feature = "breakout")]
+        breakout::attempt("Process", &[u32::MAX; table::SLOTS]);
+        Ok(())
     }
 
     /// Confines the calling thread, for good.
@@ -110,7 +118,10 @@ impl Sandbox {
             Mode::Off => Ok(()),
             Mode::Kill => filter::install(thread, &self.slots, false),
             Mode::Log => filter::install(thread, &self.slots, true),
-        }
+        }?;
+        #[cfg(feature = "breakout")]
+        breakout::attempt(&format!("{thread:?}"), &self.slots);
+        Ok(())
     }
 }
 

@@ -1,10 +1,10 @@
 # shellcheck shell=sh source=lib.sh
 # A stock kernel brings up 32 CPUs, each with a timer of its own.
-# lab: --smp 1 --timeout 600
+# lab: --smp 1 --timeout 240
 . /lab/lib.sh
 
 boots() {
-    timeout 400 mote run --kernel /lab/vmlinux --initrd /lab/init-check.cpio --cpus 32 --memory 512M \
+    timeout 200 mote run --kernel /lab/vmlinux --initrd /lab/init-check.cpio --cpus 32 --memory 512M \
         --on-reset exit </dev/null >/tmp/out 2>/tmp/err \
         --cmdline "console=ttyS0 panic=-1 quiet mote.test=check expect_cpus=32 expect_mem=512" &&
         grep -q '^RESULT ok' /tmp/out

@@ -1,0 +1,515 @@
+//! What a monitor that its guest has taken over can still do: a build of it
+//! whose threads make the calls that they are told to, each of which has to be
+//! refused, by the filter of system calls and, where there is one, by the layer
+//! below.
+
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::process::{Child, Command, Stdio};
+
+use libc::{EACCES, EBADF, EPERM};
+use mote_tests::network::{self, Interface};
+use mote_tests::{End, Scratch, Vm, guest, have_kvm, proc, run, tiny, vm};
+
+/// What refuses a call when the filter only logs it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Layer {
+    /// Files and networks: Landlock's rights.
+    Landlock,
+    /// Processes and sockets outside: Landlock's scopes, and what it forbids.
+    Scope,
+    /// No capability is left.
+    Capabilities,
+    /// No memory that is written and then executed (`PR_SET_MDWE`).
+    WriteXorExecute,
+    /// Nothing else: only the filter.
+    Filter,
+}
+use Layer::{Capabilities, Filter, Landlock, Scope, WriteXorExecute};
+
+/// What is tried: calls with their arguments, the last of which is to be
+/// refused. `NEIGHBOUR` is the number of a process, `PARENT` that of the one
+/// that waits for this, `FILE` a file, `NAME` an abstract socket.
+struct Attempt(&'static str, &'static [(libc::c_long, &'static str)], Layer);
+
+const ATTEMPTS: &[Attempt] = &[
+    Attempt(
+        "read a file",
+        &[(libc::SYS_openat, "-100,\"/etc/passwd,0")],
+        Landlock,
+    ),
+    Attempt(
+        "the old way",
+        &[(libc::SYS_open, "\"/etc/passwd,0")],
+        Landlock,
+    ),
+    Attempt(
+        "make a file",
+        &[(libc::SYS_openat, "-100,\"/tmp/broken-out,65,420")],
+        Landlock,
+    ),
+    Attempt(
+        "look into /proc",
+        &[(libc::SYS_openat, "-100,\"/proc/self/maps,0")],
+        Landlock,
+    ),
+    Attempt(
+        "list a directory",
+        &[(libc::SYS_openat, "-100,\"/,65536")],
+        Landlock,
+    ),
+    Attempt("remove a file", &[(libc::SYS_unlink, "\"FILE")], Landlock),
+    Attempt("execute", &[(libc::SYS_execve, "\"/bin/sh,0,0")], Landlock),
+    Attempt(
+        "connect by TCP",
+        // 127.0.0.1, port 80
+        &[
+            (libc::SYS_socket, "2,1,0"),
+            (libc::SYS_connect, "$,~020000507f0000010000000000000000,16"),
+        ],
+        Landlock,
+    ),
+    Attempt(
+        "connect to an abstract socket",
+        &[
+            (libc::SYS_socket, "1,1,0"),
+            (libc::SYS_connect, "$,~010000NAME,18"),
+        ],
+        Scope,
+    ),
+    Attempt(
+        "kill a neighbour",
+        &[(libc::SYS_kill, "NEIGHBOUR,9")],
+        Scope,
+    ),
+    Attempt(
+        "kill its thread",
+        &[(libc::SYS_tgkill, "NEIGHBOUR,NEIGHBOUR,9")],
+        Scope,
+    ),
+    Attempt("signal the parent", &[(libc::SYS_kill, "PARENT,15")], Scope),
+    Attempt(
+        "trace a neighbour",
+        &[(libc::SYS_ptrace, "16,NEIGHBOUR,0,0")],
+        Scope,
+    ),
+    Attempt(
+        "read its memory",
+        &[(
+            libc::SYS_process_vm_readv,
+            "NEIGHBOUR,~00100000000000000800000000000000,1,~00100000000000000800000000000000,1,0",
+        )],
+        Scope,
+    ),
+    Attempt(
+        "mount",
+        &[(libc::SYS_mount, "\"none,\"/mnt,\"tmpfs,0,0")],
+        Scope,
+    ),
+    Attempt(
+        "change the root",
+        &[(libc::SYS_chroot, "\"/tmp")],
+        Capabilities,
+    ),
+    Attempt(
+        "a mount namespace",
+        &[(libc::SYS_unshare, "131072")],
+        Capabilities,
+    ),
+    Attempt(
+        "a network namespace",
+        &[(libc::SYS_unshare, "1073741824")],
+        Capabilities,
+    ),
+    Attempt("a raw socket", &[(libc::SYS_socket, "2,3,1")], Capabilities),
+    Attempt(
+        "open by handle",
+        &[(libc::SYS_open_by_handle_at, "-100,~08000000010000000000000000000000,0")],
+        Capabilities,
+    ),
+    Attempt(
+        "set the clock",
+        &[(libc::SYS_settimeofday, "*,0")],
+        Capabilities,
+    ),
+    Attempt(
+        "be somebody else",
+        &[(libc::SYS_setresuid, "12345,12345,12345")],
+        Capabilities,
+    ),
+    Attempt(
+        "write and execute",
+        &[(libc::SYS_mmap, "0,4096,7,34,-1,0")],
+        WriteXorExecute,
+    ),
+    Attempt(
+        "execute what was written",
+        &[(libc::SYS_mprotect, "*,4096,5")],
+        WriteXorExecute,
+    ),
+    Attempt(
+        "map executable memory",
+        &[(libc::SYS_mmap, "0,4096,5,34,-1,0")],
+        Filter,
+    ),
+    Attempt("fork", &[(libc::SYS_clone3, "*,88")], Filter),
+    Attempt(
+        "fork the old way",
+        &[(libc::SYS_clone, "17,0,0,0,0")],
+        Filter,
+    ),
+    Attempt(
+        "a user namespace",
+        &[(libc::SYS_unshare, "268435456")],
+        Filter,
+    ),
+    Attempt("io_uring", &[(libc::SYS_io_uring_setup, "8,*")], Filter),
+    Attempt(
+        "be dumpable again",
+        &[(libc::SYS_prctl, "4,1,0,0,0")],
+        Filter,
+    ),
+    // KVM_SET_USER_MEMORY_REGION, KVM_CREATE_VCPU, KVM_SET_CPUID2
+    Attempt(
+        "other memory for the VM",
+        &[(libc::SYS_ioctl, "@Vm,1075883590,*")],
+        Filter,
+    ),
+    Attempt("another vCPU", &[(libc::SYS_ioctl, "@Vm,44609,77")], Filter),
+    Attempt(
+        "another processor",
+        &[(libc::SYS_ioctl, "@VcpuFirst,1074310800,*")],
+        Filter,
+    ),
+    Attempt(
+        "type for the user",
+        &[(libc::SYS_ioctl, "0,21522,*")],
+        Filter,
+    ), // TIOCSTI
+    Attempt("copy a descriptor", &[(libc::SYS_dup, "@Vm")], Filter),
+];
+
+const NAME: &str = "mote-neighbour\0";
+
+/// What a VM and the attempts need around them.
+struct Stage {
+    scratch: Scratch,
+    neighbour: Child,
+    _socket: UnixListener,
+    _tap: Interface,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let name = SocketAddr::from_abstract_name(NAME).unwrap();
+        Self {
+            scratch: Scratch::new(),
+            neighbour: Command::new("sleep")
+                .arg("600")
+                .stdin(Stdio::null())
+                .spawn()
+                .unwrap(),
+            _socket: UnixListener::bind_addr(&name).unwrap(),
+            _tap: Interface::new("vm0"),
+        }
+    }
+
+    /// A VM with one of every device, whose thread does that.
+    fn run(&self, thread: &str, calls: &[(libc::c_long, &str)], more: &[&str]) -> End {
+        let disk = self.scratch.file("disk", vec![0; 1 << 20]);
+        let cd = self.scratch.file("cd", vec![0; 1 << 20]);
+        let cd = cd.to_str().unwrap();
+        let mut command = Command::new(vm::breakout());
+        command
+            .args(["run", "--net", "tap=vm0", "--kernel"])
+            .arg(guest("memory"));
+        command
+            .arg("--disk")
+            .arg(disk)
+            .arg("--cdrom")
+            .arg(cd)
+            .args(more);
+        let name: String = NAME.bytes().map(|b| format!("{b:02x}")).collect();
+        let calls: Vec<_> = calls
+            .iter()
+            .map(|(n, args)| format!("{n},{args}"))
+            .collect();
+        let calls = calls
+            .join(";")
+            .replace("NEIGHBOUR", &self.neighbour.id().to_string())
+            .replace("PARENT", &std::process::id().to_string())
+            .replace("FILE", cd)
+            .replace("NAME", &name);
+        command.env("MOTE_BREAKOUT", format!("{thread}:{calls}"));
+        run(command.stdin(Stdio::null()))
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        let alive = self.neighbour.try_wait().unwrap().is_none();
+        let _ = self.neighbour.kill();
+        let _ = self.neighbour.wait();
+        if !std::thread::panicking() {
+            assert!(alive, "the neighbour was killed");
+        }
+    }
+}
+
+/// On a stage of its own; skipped without KVM or a network namespace.
+fn on_stage(body: impl FnOnce(&Stage) + Send) {
+    if have_kvm() {
+        network::alone(|| body(&Stage::new()));
+    }
+}
+
+/// What the calls returned, negative for errors.
+fn results(end: &End) -> Vec<i64> {
+    let lines = end
+        .err
+        .lines()
+        .filter(|line| line.starts_with("breakout: "));
+    let results = lines.filter_map(|line| line.rsplit(" = ").next()?.parse().ok());
+    results.collect()
+}
+
+fn each_is_fatal(thread: &str) {
+    on_stage(|stage| {
+        for Attempt(what, calls, _) in ATTEMPTS {
+            let end = stage.run(thread, calls, &[]);
+            assert_eq!(end.code, -libc::SIGSYS, "{thread}: {what}\n{}", end.err);
+            // The first call already is one too many.
+            assert_eq!(results(&end), [0; 0], "{thread}: {what}\n{}", end.err);
+            assert!(
+                !end.out.contains("memory ok"),
+                "{thread}: {what}: the guest ran"
+            );
+        }
+    });
+}
+
+#[test]
+fn the_main_thread_is_killed_for_each() {
+    each_is_fatal("Main");
+}
+
+#[test]
+fn a_vcpu_is_killed_for_each() {
+    each_is_fatal("Vcpu");
+}
+
+#[test]
+fn whoever_loads_the_kernel_is_killed_for_each() {
+    each_is_fatal("Loader");
+}
+
+#[test]
+fn a_disk_is_killed_for_each() {
+    each_is_fatal("Disk");
+}
+
+#[test]
+fn a_cdrom_is_killed_for_each() {
+    each_is_fatal("ReadOnly");
+}
+
+#[test]
+fn a_network_interface_is_killed_for_each() {
+    each_is_fatal("Net");
+}
+
+/// What the layer below says where the filter only logs, and before there is
+/// one.
+fn layers_refuse(thread: &str, log: bool) {
+    let more: &[&str] = if log { &["--seccomp", "log"] } else { &[] };
+    on_stage(|stage| {
+        for Attempt(what, calls, layer) in ATTEMPTS {
+            let end = match layer {
+                // It would succeed, and be an end of another kind.
+                Filter => continue,
+                _ => stage.run(thread, calls, more),
+            };
+            end.expect(0);
+            let expected: &[i32] = match layer {
+                Landlock | WriteXorExecute => &[EACCES],
+                Scope | Capabilities => &[EPERM],
+                Filter => &[],
+            };
+            let last = results(&end).last().copied();
+            let refused = expected
+                .iter()
+                .any(|error| last == Some(-i64::from(*error)));
+            assert!(
+                refused,
+                "{thread}: {what}: {layer:?}: {last:?}\n{}",
+                end.err
+            );
+        }
+    });
+}
+
+#[test]
+fn a_thread_without_its_filter_still_reaches_nothing() {
+    layers_refuse("Vcpu", true);
+}
+
+#[test]
+fn the_process_reaches_nothing_before_there_are_filters() {
+    layers_refuse("Process", false);
+}
+
+/// Without a sandbox the same attempts succeed: the tests would notice if the
+/// calls were wrong, not refused.
+#[test]
+fn without_a_sandbox_the_attempts_work() {
+    on_stage(|stage| {
+        let works = [
+            "read a file",
+            "connect to an abstract socket",
+            "write and execute",
+        ];
+        for Attempt(what, calls, _) in ATTEMPTS {
+            // There is no thread to begin in but the whole process.
+            if works.contains(what) {
+                let end = stage.run("Process", calls, &["--no-sandbox"]);
+                end.expect(0);
+                let last = results(&end).last().copied();
+                assert!(last.is_some_and(|last| last >= 0), "{what}\n{}", end.err);
+            }
+        }
+    });
+}
+
+/// Calls that a thread may make, with what is not its own.
+#[test]
+fn only_what_is_its_own() {
+    on_stage(|stage| {
+        let fatal: &[(&str, libc::c_long, &str)] = &[
+            // The disk's worker on the console, the doorbell as an image, the size.
+            ("Disk", libc::SYS_pwritev, "@ConsoleOut,*,0,0"),
+            ("Disk", libc::SYS_preadv, "@Kernel,*,0,0"),
+            ("Disk", libc::SYS_fallocate, "@Own,0,0,4096"),
+            ("Disk", libc::SYS_ftruncate, "@Own,0"),
+            ("Disk", libc::SYS_write, "@Vm,*,8"),
+            ("Disk", libc::SYS_ioctl, "@Own,8837,0"), // SG_IO, line 27
+            ("ReadOnly", libc::SYS_pwritev, "@Own,*,0,0"),
+            ("ReadOnly", libc::SYS_fallocate, "@Own,3,0,4096"),
+            ("ReadOnly", libc::SYS_fdatasync, "@Own"),
+            ("Net", libc::SYS_ioctl, "@Own,1074025674,*"), // TUNSETIFF
+            ("Net", libc::SYS_ioctl, "@Own,1074025676,0"), // TUNSETOWNER
+            ("Net", libc::SYS_writev, "@ConsoleOut,*,0"),
+            ("Vcpu", libc::SYS_ioctl, "@Vcpu,1094233732,*"), // KVM_SET_SREGS
+            ("Vcpu", libc::SYS_read, "@ConsoleIn,*,1"),
+            ("Vcpu", libc::SYS_pread64, "@Kernel,*,1,0"),
+            ("Vcpu", libc::SYS_write, "@Kernel,*,1"),
+            ("Main", libc::SYS_ioctl, "@VcpuFirst,44672,0"), // KVM_RUN
+            ("Main", libc::SYS_tgkill, "@Process,1,9"),
+            ("Main", libc::SYS_read, "@Kernel,*,1"),
+            ("Main", libc::SYS_pwrite64, "@Kernel,*,1,0"),
+            ("Loader", libc::SYS_pwrite64, "@Kernel,*,1,0"),
+            ("Loader", libc::SYS_mmap, "0,4096,5,2,@Kernel,0"),
+        ];
+        for (thread, call, arguments) in fatal {
+            let end = stage.run(thread, &[(*call, arguments)], &[]);
+            assert_eq!(
+                end.code,
+                -libc::SIGSYS,
+                "{thread} {call} {arguments}\n{}",
+                end.err
+            );
+        }
+        // A read-only drive's descriptor cannot be written to, filter or not;
+        // behind the end of an image there is nothing.
+        let log = &["--seccomp", "log"][..];
+        let last = |thread, call, arguments, more| {
+            let end = stage.run(thread, &[(call, arguments)], more);
+            results(end.expect(0)).last().copied()
+        };
+        let refused = last("ReadOnly", libc::SYS_pwrite64, "@Own,*,8,0", log);
+        assert_eq!(refused, Some(-i64::from(EBADF)));
+        let behind = last("Disk", libc::SYS_pread64, "@Own,*,8,1048576", log);
+        assert_eq!(behind, Some(0));
+    });
+}
+
+/// What the process has left, thread by thread, as the kernel shows it.
+#[test]
+fn nothing_is_left_to_a_vm() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let disk = scratch.file("disk", vec![0; 1 << 20]);
+    let flags = ["--cpus", "2", "--disk", disk.to_str().unwrap()];
+    let vm = Vm::start(&mut tiny("idle", flags));
+    vm.wait_for("idle");
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", vm.pid())).unwrap();
+    let mut threads = 0;
+    for task in tasks {
+        let task = task.unwrap().path();
+        let name = std::fs::read_to_string(task.join("comm")).unwrap();
+        // KVM's own, which never runs a program's instruction.
+        if name.starts_with("kvm-") {
+            continue;
+        }
+        let status = std::fs::read_to_string(task.join("status")).unwrap();
+        let field = |name: &str| {
+            let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+            line[name.len()..].trim().to_owned()
+        };
+        assert_eq!(field("NoNewPrivs:"), "1", "{status}");
+        assert_eq!(field("Seccomp:"), "2", "{status}");
+        for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+            let bounding_of_a_user = set == "CapBnd:" && !root();
+            assert!(
+                bounding_of_a_user || field(set) == "0000000000000000",
+                "{status}"
+            );
+        }
+        threads += 1;
+    }
+    assert_eq!(threads, 4);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", vm.pid())).unwrap();
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core"))
+        .unwrap();
+    assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+    // Not /dev/kvm: it could make further VMs.
+    let open = proc::descriptors(vm.pid());
+    assert!(!open.iter().any(|to| to == "/dev/kvm"), "{open:?}");
+    drop(vm);
+}
+
+fn root() -> bool {
+    // SAFETY: a plain system call.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// What no kernel has is refused, and what this one has is not.
+#[test]
+fn landlock_can_be_insisted_on() {
+    if !have_kvm() {
+        return;
+    }
+    run(&mut tiny("memory", ["--require-landlock", "1"])).expect(0);
+    let end = run(&mut tiny("memory", ["--require-landlock", "4000"]));
+    end.expect(4)
+        .complains(&["--require-landlock 4000", "this kernel has Landlock"]);
+}
+
+/// Whoever runs without it is told.
+#[test]
+fn no_sandbox_is_loud() {
+    if !have_kvm() {
+        return;
+    }
+    for (flags, words) in [
+        (&["--no-sandbox"][..], "WARNING: --no-sandbox"),
+        (&["--seccomp", "log"], "WARNING: --seccomp log"),
+    ] {
+        run(&mut tiny("memory", flags))
+            .expect(0)
+            .complains(&[words]);
+    }
+}
