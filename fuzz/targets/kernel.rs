@@ -25,7 +25,7 @@ fuzz_target!(|data: &[u8]| {
             "{:#x} to {load_end:#x}",
             load.at
         );
-        entered |= (load.at..load_end).contains(&kernel.entry);
+        entered |= (load.at..load_end).contains(&kernel.entry.address());
         end = load_end;
     }
     assert!(entered && kernel.end >= end && kernel.end <= RAM);

@@ -41,7 +41,7 @@ fuzz_target!(|data: &[u8]| {
     };
     let mut machine = Pc::new(RAM);
     if let Some(start) = boot(&[drive()], &options, &mut machine) {
-        assert!(start.entry >= 1 << 20 && start.entry < RAM);
+        assert!((1 << 20..RAM).contains(&start.entry.address()));
         assert!(start.cmdline.len() < 2048 && start.cmdline.contains("console=ttyS0"));
         if let Some((at, len)) = start.initrd {
             assert!(at >= 1 << 20 && at + len <= RAM);

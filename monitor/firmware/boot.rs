@@ -33,12 +33,14 @@ use alloc::vec::Vec;
 
 use mote_firmware::boot::{Machine, Options, boot};
 use mote_firmware::disk::{Cached, Disk};
-use mote_firmware::kernel::HIGH_RAM;
+use mote_firmware::kernel::{Entry, HIGH_RAM};
 use mote_firmware::volume;
 use rt::{Boot, Region, machine, memory, port, print, read_byte};
 
 /// Kernel command line, where the monitor puts it as well.
 const CMDLINE: u32 = 0x2_0000;
+/// PVH's start information, as well.
+const PVH_INFO: u32 = 0x6000;
 /// Most bytes of memory for the firmware's own data.
 const HEAP: u64 = 16 << 20;
 /// Port and value that say that there was nothing to boot.
@@ -67,20 +69,32 @@ fn main(params: &Boot) {
         port::out8(FIRMWARE_STATUS, NOTHING_TO_BOOT);
         machine::power_off();
     };
-    // SAFETY: the page of the boot parameters and the command line's place are
-    // used by nothing else; what was read from there has been copied.
-    let (page, line) = unsafe {
-        let line = memory::bytes_mut(CMDLINE.into(), start.cmdline.len() + 1);
-        (memory::bytes_mut(params.params(), 4096), line)
-    };
-    start.complete(page, CMDLINE);
+    // SAFETY: the command line's place, which is used by nothing else; what
+    // was read from there has been copied.
+    let line = unsafe { memory::bytes_mut(CMDLINE.into(), start.cmdline.len() + 1) };
     if let Some((end, text)) = line.split_last_mut() {
         text.copy_from_slice(start.cmdline.as_bytes());
         *end = 0;
     }
-    // SAFETY: the firmware writes to none of the monitor's tables, and all
-    // drives have been reset.
-    unsafe { rt::enter(start.entry, params.params()) }
+    // SAFETY: the same holds for the page of the boot parameters.
+    let page = unsafe { memory::bytes_mut(params.params(), 4096) };
+    match start.entry {
+        Entry::Linux(entry) => {
+            start.complete(page, CMDLINE);
+            // SAFETY: the firmware writes to none of the monitor's tables, and
+            // all drives have been reset.
+            unsafe { rt::enter(entry, params.params()) }
+        }
+        Entry::Pvh(entry) => {
+            let info = start.pvh(page, PVH_INFO.into(), CMDLINE);
+            // SAFETY: the place that the monitor has for it, up to the boot
+            // parameters, is used by nothing else.
+            let place = unsafe { memory::bytes_mut(PVH_INFO.into(), 4096) };
+            place.iter_mut().zip(info).for_each(|(to, from)| *to = from);
+            // SAFETY: as for `enter`.
+            unsafe { rt::enter_pvh(entry, PVH_INFO) }
+        }
+    }
 }
 
 /// What the monitor said.

@@ -56,7 +56,7 @@ use core::panic::PanicInfo;
 
 pub use boot::{Boot, Region};
 pub use console::{fail, has_byte, print, println, read_byte};
-pub use gate::{enter, halt, triple_fault};
+pub use gate::{enter, enter_pvh, halt, triple_fault};
 pub use machine::{power_off, reset};
 pub use mmio::Mmio;
 

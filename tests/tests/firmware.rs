@@ -128,6 +128,19 @@ fn a_kernel_finds_what_it_finds_without_firmware() {
 }
 
 #[test]
+fn a_kernel_with_a_pvh_note_is_entered_by_it() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let kernel = fs::read(guest("pvh")).unwrap();
+    let cfg = "menuentry PVH { linux /pvh }";
+    let files: &[(&str, &[u8])] = &[("boot/grub/grub.cfg", cfg.as_bytes()), ("pvh", &kernel)];
+    let end = boots(&["--cdrom", &iso(&scratch, "cd", files)]);
+    assert_eq!(end.expect(0).out, "mote: cdrom0: PVH\r\nPVH ok\n");
+}
+
+#[test]
 fn entries_can_be_chosen() {
     if !have_kvm() {
         return;

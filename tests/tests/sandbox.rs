@@ -124,7 +124,10 @@ const ATTEMPTS: &[Attempt] = &[
     Attempt("a raw socket", &[(libc::SYS_socket, "2,3,1")], Capabilities),
     Attempt(
         "open by handle",
-        &[(libc::SYS_open_by_handle_at, "-100,~08000000010000000000000000000000,0")],
+        &[(
+            libc::SYS_open_by_handle_at,
+            "-100,~08000000010000000000000000000000,0",
+        )],
         Capabilities,
     ),
     Attempt(

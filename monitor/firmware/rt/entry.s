@@ -83,7 +83,7 @@ invalid_opcode:
 services:                               # numbers: enum Service in gate.rs
     .quad out8, out16, out32, in8, in16, in32, outs
     .quad wait, interrupts_on, interrupts_off, halt, triple
-    .quad read_msr, write_msr, flush, scan, fill, enter
+    .quad read_msr, write_msr, flush, scan, fill, enter, enter_pvh
 
     .section .text.services, "ax"
 out8:                                   # port edx, value ecx
@@ -189,6 +189,41 @@ enter:
     xor ebx, ebx
     xor edi, edi
     retfq
+
+# To a kernel at edi in 32-bit protected mode without paging, with the address
+# of its start information in esi.
+enter_pvh:
+    mov eax, 0x9000
+    mov cr3, rax
+    movabs rax, 0x00cf9b000000ffff      # the monitor's code segment, 32 bits
+    mov [0x508], rax
+    lgdt [monitors_gdt]
+    lidt [rt_no_idt]
+    mov eax, 0x10
+    mov ds, eax
+    mov es, eax
+    mov fs, eax
+    mov gs, eax
+    mov ss, eax
+    mov esp, 0x8ff0
+    push 8
+    lea rax, [rip + 1f]
+    push rax
+    retfq
+    .code32
+1:  mov eax, 0x11                       # CR0: ET, PE
+    mov cr0, eax
+    mov ecx, 0xc0000080                 # EFER
+    xor eax, eax
+    xor edx, edx
+    wrmsr
+    mov cr4, eax
+    mov ebx, esi
+    xor esi, esi
+    xor ecx, ecx
+    xor ebp, ebp
+    jmp edi
+    .code64
 
     .section .rodata.monitors_gdt, "a"
     .balign 8

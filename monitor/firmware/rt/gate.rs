@@ -24,6 +24,7 @@ pub(crate) enum Service {
     Scan,
     Fill,
     Enter,
+    EnterPvh,
 }
 
 /// What a service takes; each uses what it needs.
@@ -40,7 +41,8 @@ pub(crate) struct Registers {
 /// # Safety
 /// The service must be sound with these registers: `Outs` reads `rcx` bytes at
 /// `rsi`, `Scan` writes `rcx` bytes at `rdi`, `Flush` makes page-table changes
-/// visible, `WriteMsr` may change how the CPU works, `Enter` leaves the program.
+/// visible, `WriteMsr` may change how the CPU works, `Enter` and `EnterPvh` leave
+/// the program.
 pub(crate) unsafe fn call(service: Service, registers: Registers) -> (u64, u64, u64) {
     let (rax, rdx, rsi);
     // SAFETY: the gate keeps every register but those named here; what the
@@ -91,5 +93,24 @@ pub unsafe fn enter(entry: u64, params: u64) -> ! {
         // SAFETY: nothing of this program runs after it; the rest is the
         // caller's promise.
         unsafe { call(Service::Enter, registers) };
+    }
+}
+
+/// Leaves this program for a kernel whose 32-bit entry point is `entry`, in the
+/// state in which the monitor enters one, with the address of its start
+/// information (PVH).
+///
+/// # Safety
+/// The monitor's page tables and GDT must still be where it put them, and no
+/// device may go on writing to memory.
+pub unsafe fn enter_pvh(entry: u32, info: u32) -> ! {
+    let registers = Registers {
+        rsi: info.into(),
+        rdi: entry.into(),
+        ..Registers::default()
+    };
+    loop {
+        // SAFETY: as for `enter`.
+        unsafe { call(Service::EnterPvh, registers) };
     }
 }

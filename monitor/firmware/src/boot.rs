@@ -7,9 +7,10 @@ use alloc::vec::Vec;
 use core::fmt::Write as _;
 
 use crate::Error;
+use crate::bytes::{le64, part, u8};
 use crate::config::{self, Config, Entry, uki};
 use crate::disk::File;
-use crate::kernel::Kernel;
+use crate::kernel::{self, Kernel};
 use crate::volume::{Drive, Volumes};
 
 /// Milliseconds that a menu waits for a key.
@@ -53,8 +54,8 @@ pub struct Options {
 /// A kernel that lies in memory.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Start {
-    /// Its 64-bit entry point.
-    pub entry: u64,
+    /// How it is entered.
+    pub entry: kernel::Entry,
     /// Its command line.
     pub cmdline: String,
     /// The setup header that its boot parameters get.
@@ -84,6 +85,44 @@ impl Start {
         put(RAMDISK, &(at as u32).to_le_bytes());
         put(RAMDISK_LEN, &(len as u32).to_le_bytes());
         put(CMDLINE, &cmdline_at.to_le_bytes());
+    }
+}
+
+/// `XEN_HVM_START_MAGIC_VALUE`.
+const PVH_MAGIC: u32 = 0x336e_c578;
+/// Bytes of PVH's start information, and of its one module.
+const PVH_INFO: u64 = 56;
+const PVH_MODULE: u64 = 32;
+/// The memory map and the root of ACPI in the boot parameters.
+const RSDP: usize = 0x70;
+const MAP_LEN: usize = 0x1e8;
+const MAP: usize = 0x2d0;
+
+impl Start {
+    /// PVH's start information to lie at `at`: what boot parameters say,
+    /// written down in another form (Xen, public/arch-x86/hvm/start_info.h).
+    pub fn pvh(&self, params: &[u8], at: u64, cmdline_at: u32) -> Vec<u8> {
+        let mut info = Vec::new();
+        let entries = u32::from(u8(params, MAP_LEN)).min(128);
+        let modules = u32::from(self.initrd.is_some());
+        for word in [PVH_MAGIC, 1, 0, modules] {
+            info.extend(word.to_le_bytes());
+        }
+        let module_at = at + PVH_INFO;
+        let map_at = module_at + PVH_MODULE;
+        for address in [module_at, cmdline_at.into(), le64(params, RSDP), map_at] {
+            info.extend(address.to_le_bytes());
+        }
+        info.extend(u64::from(entries).to_le_bytes());
+        let (initrd, len) = self.initrd.unwrap_or_default();
+        for number in [initrd, len, 0, 0] {
+            info.extend(number.to_le_bytes());
+        }
+        for entry in part(params, MAP, 20 * entries as usize).chunks_exact(20) {
+            info.extend_from_slice(entry);
+            info.extend([0; 4]);
+        }
+        info
     }
 }
 

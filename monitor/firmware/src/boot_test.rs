@@ -3,6 +3,8 @@
 use std::string::{String, ToString};
 use std::vec::Vec;
 
+use crate::kernel::Entry;
+
 use super::{Machine, Start, with_console};
 
 #[test]
@@ -26,7 +28,7 @@ fn the_console_is_the_serial_port() {
 #[test]
 fn boot_parameters_are_completed() {
     let start = Start {
-        entry: 0x100_0200,
+        entry: Entry::Linux(0x100_0200),
         cmdline: "quiet".into(),
         header: Some([7; 0x7b].into()),
         initrd: Some((0x3f0_0000, 0x1234)),
@@ -45,6 +47,33 @@ fn boot_parameters_are_completed() {
     };
     start.complete(&mut page, 0x2_0000);
     assert_eq!(page[0x218..0x220], [0; 8]);
+}
+
+#[test]
+fn start_information_says_what_boot_parameters_say() {
+    let mut params = [0; 4096];
+    params[0x70] = 0x11;
+    params[0x1e8] = 2;
+    params[0x2d0 + 8] = 0x22;
+    params[0x2d0 + 20 + 16] = 3;
+    let start = Start {
+        entry: Entry::Pvh(0x20_0000),
+        cmdline: String::new(),
+        header: None,
+        initrd: Some((0x3f0_0000, 0x1234)),
+    };
+    let info = start.pvh(&params, 0x6000, 0x2_0000);
+    let word = |at: usize| u64::from_le_bytes(info[at..at + 8].try_into().unwrap());
+    assert_eq!(word(0), 1 << 32 | 0x336e_c578);
+    assert_eq!(
+        [8, 16, 24, 32, 40, 48].map(word),
+        [1 << 32, 0x6038, 0x2_0000, 0x11, 0x6058, 2]
+    );
+    assert_eq!([56, 64].map(word), [0x3f0_0000, 0x1234]);
+    assert_eq!(
+        (word(88 + 8), word(88 + 24 + 16), info.len()),
+        (0x22, 3, 88 + 48)
+    );
 }
 
 /// A person at the console.

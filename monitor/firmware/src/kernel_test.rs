@@ -3,7 +3,7 @@
 use alloc::rc::Rc;
 use std::vec::Vec;
 
-use super::Kernel;
+use super::{Entry, Kernel};
 use crate::Error;
 use crate::disk::{Extent, File};
 use crate::testing::Image;
@@ -72,7 +72,7 @@ fn bzimages_lie_where_they_prefer() {
     let kernel = open(bzimage(), RAM).unwrap();
     let load = &kernel.loads[0];
     assert_eq!(
-        (load.at, load.file.len(), kernel.entry),
+        (load.at, load.file.len(), kernel.entry.address()),
         (0x100_0000, 100_000, 0x100_0200)
     );
     assert_eq!((kernel.end, kernel.cmdline_max), (0x200_0000, 2047));
@@ -83,7 +83,10 @@ fn bzimages_lie_where_they_prefer() {
     assert!(kernel.place_initrd(RAM - 0x200_0000 + 1, RAM).is_err());
     assert!(kernel.place_initrd(u64::MAX, RAM).is_err());
     // Where there is no room it is moved down, if it can be.
-    assert_eq!(open(bzimage(), 20 << 20).unwrap().entry, 0x20_0200);
+    assert_eq!(
+        open(bzimage(), 20 << 20).unwrap().entry,
+        Entry::Linux(0x20_0200)
+    );
     for (file, ram) in [
         (with(bzimage(), 0x234, &[0]), 20 << 20),
         (bzimage(), 17 << 20),
@@ -101,7 +104,10 @@ fn bzimages_lie_where_they_prefer() {
 #[test]
 fn elf_files_lie_where_they_say() {
     let kernel = open(elf(&[(0x20_0000, 100, 5000), (0x10_0000, 10, 10)]), RAM).unwrap();
-    assert_eq!((kernel.entry, kernel.end), (0x20_0000, 0x20_0000 + 5000));
+    assert_eq!(
+        (kernel.entry.address(), kernel.end),
+        (0x20_0000, 0x20_0000 + 5000)
+    );
     let loads: Vec<_> = kernel
         .loads
         .iter()
@@ -142,4 +148,37 @@ fn what_is_no_kernel_is_named() {
         let error = open(content, RAM).err().unwrap();
         assert!(std::format!("{error}").contains(name), "{error}");
     }
+}
+
+#[test]
+fn a_note_asks_for_pvh() {
+    let mut note = Vec::new();
+    for word in [5u32, 3, 1] {
+        note.extend_from_slice(&word.to_le_bytes());
+    }
+    note.extend_from_slice(b"Moss\0\0\0\0abc\0");
+    for word in [4u32, 4, 18] {
+        note.extend_from_slice(&word.to_le_bytes());
+    }
+    note.extend_from_slice(b"Xen\0\x10\0\x20\0");
+    let file = |note: &[u8]| {
+        let mut file = elf(&[(0x20_0000, 100, 100), (0, note.len() as u64, 0)]);
+        file[64 + 56] = 4;
+        file[0x1000..0x1000 + note.len()].copy_from_slice(note);
+        file
+    };
+    let entry = |note: &[u8]| open(file(note), RAM).map(|kernel| kernel.entry);
+    assert_eq!(entry(&note), Ok(Entry::Pvh(0x20_0010)));
+    assert_eq!(entry(&note[..note.len() - 20]), Ok(Entry::Linux(0x20_0000)));
+    // Sizes beyond the notes end them; an entry outside the kernel is none.
+    assert_eq!(
+        entry(&with(note.clone(), 0, &[0xff; 4])),
+        Ok(Entry::Linux(0x20_0000))
+    );
+    assert_eq!(
+        entry(&with(note.clone(), 4, &[0xff; 4])),
+        Ok(Entry::Linux(0x20_0000))
+    );
+    let last = note.len() - 1;
+    assert!(entry(&with(note, last, &[0x7f])).is_err());
 }

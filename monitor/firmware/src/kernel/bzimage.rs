@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::{HIGH_RAM, Kernel, Load};
+use super::{Entry, HIGH_RAM, Kernel, Load};
 use crate::Error;
 use crate::bytes::{le16, le32, le64, part, u8};
 use crate::disk::File;
@@ -53,9 +53,8 @@ pub(super) fn open(file: &File, head: &[u8], ram_end: u64) -> Result<Option<Kern
         zeroes: 0,
     };
     Ok(Some(Kernel {
-        kind: "bzImage",
         loads: [load].into(),
-        entry: address + 0x200,
+        entry: Entry::Linux(address + 0x200),
         end: address + needs,
         header: Some(Vec::from(part(head, HEADER, end - HEADER))),
         initrd_max: le32(head, 0x22c).into(),

@@ -23,15 +23,32 @@ pub struct Load {
     pub zeroes: u64,
 }
 
+/// How a kernel is entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// In 64-bit mode, with boot parameters (Linux x86 boot protocol, "64-bit
+    /// boot protocol").
+    Linux(u64),
+    /// In 32-bit protected mode, with start information (Xen, PVH).
+    Pvh(u32),
+}
+
+impl Entry {
+    /// The address of its first instruction.
+    pub fn address(self) -> u64 {
+        match self {
+            Self::Linux(at) => at,
+            Self::Pvh(at) => at.into(),
+        }
+    }
+}
+
 /// A kernel that can be loaded.
 pub struct Kernel {
-    /// What it is, as people call it.
-    pub kind: &'static str,
     /// Its parts; they do not overlap.
     pub loads: Vec<Load>,
-    /// Its 64-bit entry point (Linux x86 boot protocol, "64-bit boot
-    /// protocol").
-    pub entry: u64,
+    /// How it is entered.
+    pub entry: Entry,
     /// First address behind all that it uses before it knows the memory map.
     pub end: u64,
     /// The setup header of a bzImage, from offset 0x1f1 of the boot parameters.
