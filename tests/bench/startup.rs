@@ -112,11 +112,25 @@ fn measure_in(dir: &Path, mote: &Path, options: &Options) -> Result<()> {
         command,
         times: Vec::new(),
     };
-    let mut all = [
+    let all = [
         series("floor", vec![floor.into(), hello.clone().into()]),
         series("mote", run(mote, &hello, options)),
         series("mote, 44 MiB kernel", run(mote, &large, options)),
+        series("mote, no sandbox", {
+            let mut command = run(mote, &hello, options);
+            command.push("--no-sandbox".into());
+            command
+        }),
     ];
+    let mut all = Vec::from(all);
+    let jailer = mote.with_file_name("mote-jailer");
+    // SAFETY: a plain system call.
+    if jailer.exists() && unsafe { libc::geteuid() } == 0 {
+        all.push(series(
+            "mote, jailed",
+            jailed(&jailer, mote, &hello, options),
+        ));
+    }
     let total = options.warmups + options.runs;
     for round in 0..total {
         // Nobody always comes after the same one.
@@ -146,6 +160,18 @@ fn run(mote: &Path, kernel: &Path, options: &Options) -> Vec<OsString> {
     command.extend(["--memory".into(), format!("{}M", options.memory).into()]);
     command.extend(["--serial".into(), "stdio".into()]);
     command.extend(options.extra.iter().cloned());
+    command
+}
+
+/// The same in a jail with every namespace of its own, as another user.
+fn jailed(jailer: &Path, mote: &Path, kernel: &Path, options: &Options) -> Vec<OsString> {
+    let mut command: Vec<OsString> = vec![jailer.into(), "--id".into(), "startup".into()];
+    command.extend(["--uid", "10001", "--gid", "10001", "--exec-file"].map(OsString::from));
+    command.extend([mote.into(), "--file".into()]);
+    let mut file = OsString::from(kernel);
+    file.push(",as=kernel");
+    command.extend([file, "--".into()]);
+    command.extend(run(mote, Path::new("/kernel"), options).into_iter().skip(1));
     command
 }
 

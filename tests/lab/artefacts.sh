@@ -20,7 +20,7 @@ with_lock() {
 need_packages() {
     local missing=() pair
     for pair in qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio gcc:gcc \
-        python3:python3 depmod:kmod lz4:lz4 xz:xz-utils zstd:zstd mke2fs:e2fsprogs sfdisk:fdisk xorriso:xorriso fio:fio \
+        python3:python3 depmod:kmod lz4:lz4 xz:xz-utils zstd:zstd mke2fs:e2fsprogs sfdisk:fdisk mkfs.vfat:dosfstools xorriso:xorriso fio:fio \
         iperf3:iperf3 ethtool:ethtool ping:iputils-ping ip:iproute2; do
         PATH=$PATH:/sbin:/usr/sbin command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
     done
@@ -181,7 +181,7 @@ fio_cd() {
 # A system on a CD that installs itself, with the configuration that Debian's tools write.
 install_cd() {
     local uuid=1d2c3b4a-0000-4000-8000-000000000001 cd=$work/install
-    put_tools "$work/init-install" mke2fs sfdisk
+    put_tools "$work/init-install" mke2fs mkfs.vfat sfdisk
     mkdir -p "$work/init-install/etc" "$cd/boot/grub"
     cp /etc/mke2fs.conf "$work/init-install/etc"
     guest_initrd init-install init-install "${BLOCK_MODULES[@]}"

@@ -21,7 +21,7 @@ fn program(thread: Thread) -> &'static [(u16, u8, u8, u32)] {
     match thread {
         Thread::Main => &compiled::MAIN,
         Thread::Vcpu => &compiled::VCPU,
-        Thread::Loader => &compiled::LOADER,
+        Thread::FirstVcpu => &compiled::FIRSTVCPU,
         Thread::Disk => &compiled::DISK,
         Thread::ReadOnly => &compiled::READONLY,
         Thread::Net => &compiled::NET,

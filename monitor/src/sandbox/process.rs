@@ -15,7 +15,6 @@ const PR_SET_MDWE: libc::c_int = 65;
 const PR_MDWE_REFUSE_EXEC_GAIN: libc::c_ulong = 1;
 /// `struct __user_cap_header_struct`, version 3.
 const CAPABILITY_VERSION: u32 = 0x2008_0522;
-const CAP_SETPCAP: u32 = 8;
 /// The newest interface of Landlock whose rights are known here; of an older
 /// kernel all that it has are taken.
 const NEWEST: ABI = ABI::V10;
@@ -61,34 +60,21 @@ struct Header {
 /// Effective, permitted and inheritable, of the lower and the upper 32.
 type Sets = [[u32; 3]; 2];
 
-fn capabilities(call: libc::c_long, sets: &mut Sets) -> io::Result<()> {
+/// Empties all sets but the bounding one, which counts only for programs that
+/// are executed, and of those none gains anything any more (no new privileges):
+/// to empty it takes 41 calls. The ambient ones go with the others.
+fn drop_capabilities() -> io::Result<()> {
     let header = Header {
         version: CAPABILITY_VERSION,
         pid: 0,
     };
-    // SAFETY: both calls take a header and, of this version, two structures of
+    let none = Sets::default();
+    // SAFETY: the call takes a header and, of this version, two structures of
     // three words.
-    match unsafe { libc::syscall(call, &raw const header, sets.as_mut_ptr()) } {
+    match unsafe { libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
-}
-
-/// Empties all sets, the bounding one where that is permitted.
-fn drop_capabilities() -> io::Result<()> {
-    let mut sets = Sets::default();
-    capabilities(libc::SYS_capget, &mut sets)?;
-    let [[effective, ..], _] = sets;
-    if effective & 1 << CAP_SETPCAP != 0 {
-        // Up to the first that the kernel does not know.
-        let _ = (0..64).try_for_each(|which| control(libc::PR_CAPBSET_DROP, which));
-    }
-    // Kernels since 4.3 have it.
-    control(
-        libc::PR_CAP_AMBIENT,
-        libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong,
-    )?;
-    capabilities(libc::SYS_capset, &mut Sets::default())
 }
 
 /// Takes away every right that Landlock of the running kernel knows, with no

@@ -20,9 +20,8 @@ pub enum Thread {
     Main,
     /// A vCPU.
     Vcpu,
-    /// The first vCPU's thread while it reads the kernel: what a vCPU may do
-    /// (for filters add up) and what that needs.
-    Loader,
+    /// The first vCPU, whose thread reads the kernel and the initrd before.
+    FirstVcpu,
     /// A worker of a disk.
     Disk,
     /// A worker of a disk or CD-ROM that is only read.
@@ -35,7 +34,7 @@ pub enum Thread {
 pub const THREADS: [(Thread, usize); 6] = [
     (Thread::Main, 20),
     (Thread::Vcpu, 12),
-    (Thread::Loader, 16),
+    (Thread::FirstVcpu, 12),
     (Thread::Disk, 12),
     (Thread::ReadOnly, 10),
     (Thread::Net, 10),
@@ -283,38 +282,6 @@ const VCPU: &[Rule] = &[
     ),
 ];
 
-const LOADER: &[Rule] = &[
-    rule(
-        libc::SYS_ioctl,
-        &[OneOf(
-            1,
-            &[
-                kvm::RUN,
-                kvm::GET_MP_STATE,
-                kvm::GET_REGS,
-                kvm::SET_GSI_ROUTING,
-                kvm::IOEVENTFD,
-            ],
-        )],
-        "as vCPU; its number is not known yet",
-    ),
-    rule(
-        libc::SYS_write,
-        &[],
-        "as vCPU; nothing runs that could abuse it",
-    ),
-    rule(
-        libc::SYS_sendto,
-        &[Is(3, SEND), Is(5, 0)],
-        "as vCPU; which number a socket's client gets is not known yet",
-    ),
-    rule(
-        libc::SYS_seccomp,
-        &[Is(0, 1), Exactly(1, 0)],
-        "the vCPU's filter on top: one more can only forbid more",
-    ),
-];
-
 /// The registers of vCPUs, for a reset.
 const RESET: &[u32] = &[
     kvm::SET_REGS,
@@ -463,7 +430,7 @@ pub fn rules(thread: Thread) -> impl Iterator<Item = &'static Rule> {
     let own: &[&'static [Rule]] = match thread {
         Thread::Main => &[NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS],
         Thread::Vcpu => &[NEWS, VCPU, OUTPUT, MEMORY, SIGNALS],
-        Thread::Loader => &[LOADER, MEMORY, LOAD, SIGNALS],
+        Thread::FirstVcpu => &[NEWS, VCPU, OUTPUT, MEMORY, LOAD, SIGNALS],
         Thread::Disk => &[NEWS, WORKER, READ_ONLY, DISK],
         Thread::ReadOnly => &[NEWS, WORKER, READ_ONLY],
         Thread::Net => &[NEWS, WORKER, NET],

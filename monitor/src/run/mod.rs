@@ -1,19 +1,21 @@
 //! One VM from start to end.
 
-use std::io;
+mod ahead;
+mod first;
+mod numbers;
+
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::mpsc::{self, Receiver, SyncSender, TryRecvError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::time::Duration;
 
-use kvm_bindings::CpuId;
-use kvm_ioctls::Kvm;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::getpid;
-use vm_memory::{Bytes as _, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
+use self::ahead::WorkAhead;
+use self::first::{Preparation, start_vcpus, thread_lost};
+use self::numbers::{Expected, Open};
 use crate::acpi::VirtioWindow;
 use crate::boot::{Cause, Loaded, Source};
 use crate::config::{OnReset, VmConfig};
@@ -21,11 +23,11 @@ use crate::console::{self, Console, Typed};
 use crate::devices::Devices;
 use crate::error::{Error, exit, kvm};
 use crate::memory::GuestRam;
-use crate::sandbox::{self, Confined, Mode, Report, Sandbox, Slot, Thread};
+use crate::sandbox::{self, Confined, Mode, Sandbox, Slot, Thread};
 use crate::serial::{Com1, TypedAhead};
 use crate::timings::Timings;
 use crate::vm::bus::Bus;
-use crate::vm::vcpu::{self, Vcpu};
+use crate::vm::vcpu::{self};
 use crate::vm::{self, Ended, Shared};
 use crate::{acpi, layout, memory, signals};
 
@@ -77,12 +79,6 @@ struct Machine {
     released: Receiver<()>,
 }
 
-/// What the first vCPU's thread has to say once it is done preparing.
-type Prepared = Result<(CpuId, Loaded), Error>;
-
-/// What the first vCPU's thread waits for while the VM is made.
-type FirstVcpu = (Arc<Vcpu>, Arc<Shared>, Sandbox, Report);
-
 impl Machine {
     /// Makes the VM and lets its vCPUs run.
     fn start(
@@ -109,12 +105,17 @@ impl Machine {
         if config.sandbox.mode != Mode::Off {
             console.confine();
         }
+        let open = Open {
+            host: host.as_raw_fd(),
+            wake: wake.as_raw_fd(),
+            line: line.as_raw_fd(),
+            output: &output,
+            console: &console,
+            devices: &devices,
+            source,
+        };
+        let (expected, sandbox) = Expected::find(config.sandbox.mode, config.cpus, &open)?;
         timings.mark("sandbox, process");
-        let numbers = Sandbox::new(config.sandbox.mode)
-            .with(Slot::Wake, wake.as_raw_fd())
-            .with(Slot::ConsoleOut, output.number().unwrap_or(-1))
-            .with(Slot::Kernel, source.kernel_fd())
-            .with(Slot::Initrd, source.initrd_fd().unwrap_or(-1));
         let ahead = Arc::new(WorkAhead::default());
         let (first, wait) = mpsc::sync_channel(1);
         let preparation = Preparation {
@@ -124,25 +125,26 @@ impl Machine {
             windows,
             cpus: config.cpus,
             ahead: Arc::clone(&ahead),
-            sandbox: numbers,
+            sandbox: sandbox.with(Slot::Vcpu, expected.first()),
         };
         let (let_go, released) = mpsc::sync_channel(0);
         let prepared = preparation.start(wait, SyncSender::clone(&let_go))?;
         timings.mark("first thread");
         let fd = vm::create(&host, ram)?;
-        drop(host);
         devices.map(&fd)?;
         timings.mark("VM, memory, interrupt controllers");
         let com1 = Com1::new(line, output, Arc::clone(&wake));
         let bus = Bus::new(com1, devices, demo);
         let shared = Arc::new(Shared::new(fd, bus, Arc::clone(timings), Arc::clone(&wake)));
         vm::create_vcpus(&shared, config.cpus)?;
+        // Not before: its number would be the next that is free.
+        drop(host);
         timings.mark("vCPUs");
         let (supported, loaded) = prepared.recv().unwrap_or_else(|_| Err(thread_lost()))?;
         timings.mark("wait for kernel and CPUID");
-        let numbers = all_numbers(numbers, &shared, &console, source)?;
+        expected.check(&shared)?;
         let confined = Confined::new();
-        start_vcpus(&shared, &first, &let_go, (&numbers, &confined))?;
+        start_vcpus(&shared, &first, &let_go, (&sandbox, &confined))?;
         vm::set_up_vcpus(&shared, &supported, loaded.entry)?;
         timings.mark("CPUID, registers");
         shared
@@ -150,10 +152,11 @@ impl Machine {
             .register_irqfd(shared.bus.com1().line(), layout::COM1_GSI)
             .map_err(kvm("connect an interrupt"))?;
         shared.bus.devices().connect(&shared.fd)?;
-        let workers = shared.bus.devices().start(&numbers, &confined)?;
+        let workers = shared.bus.devices().start(&sandbox, &confined)?;
         timings.mark("interrupts, workers");
-        numbers.enter_thread(Thread::Main)?;
-        confined.wait(workers + shared.vcpus().len())?;
+        sandbox.enter_thread(Thread::Main)?;
+        // The first vCPU's has been confined since before it read the kernel.
+        confined.wait(workers + shared.vcpus().len() - 1)?;
         timings.mark("sandbox, threads");
         vcpu::open_gate(&shared);
         Ok(Self {
@@ -346,150 +349,6 @@ enum News {
     Output,
 }
 
-/// Ranges of mapped guest memory that have yet to be made the guest's own,
-/// before it writes there. Whoever has nothing else to do takes a piece.
-#[derive(Default)]
-struct WorkAhead(Mutex<Vec<(u64, u64)>>);
-
-impl WorkAhead {
-    /// Bytes between two looks at what else there is to do.
-    const PIECE: u64 = 256 << 10;
-    /// What linkers fill code with, up to the next huge page (`int3`). Such a
-    /// piece is never written to.
-    const PADDING: [u8; 16] = [0xcc; 16];
-
-    fn put(&self, ranges: Vec<(u64, u64)>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = ranges;
-    }
-
-    /// Takes a piece of the work.
-    fn take(&self) -> Option<(u64, u64)> {
-        let mut ranges = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (address, length) = ranges.pop()?;
-        let piece = Self::PIECE.min(length);
-        if piece < length {
-            ranges.push((address + piece, length - piece));
-        }
-        Some((address, piece))
-    }
-
-    /// Does a piece of the work; tells whether there was one.
-    fn step(&self, ram: &GuestRam) -> bool {
-        let Some((address, length)) = self.take() else {
-            return false;
-        };
-        let mut start = [0; 16];
-        let _ = ram.read_slice(&mut start, GuestAddress(address));
-        if start != Self::PADDING {
-            memory::prepare_writes(ram, address, length as usize);
-        }
-        true
-    }
-}
-
-/// What the first vCPU's thread does while the VM is made: it takes about as
-/// long, and on some hosts making a VM is mostly waiting.
-struct Preparation {
-    /// Given up when it has been asked: it could make further VMs.
-    host: Option<Arc<Kvm>>,
-    ram: &'static GuestRam,
-    source: &'static Source,
-    windows: Vec<VirtioWindow>,
-    cpus: u8,
-    ahead: Arc<WorkAhead>,
-    sandbox: Sandbox,
-}
-
-impl Preparation {
-    /// Starts the thread; it becomes a vCPU when it is handed one.
-    fn start(
-        mut self,
-        wait: Receiver<FirstVcpu>,
-        let_go: SyncSender<()>,
-    ) -> Result<Receiver<Prepared>, Error> {
-        let (tell, prepared) = mpsc::sync_channel(1);
-        vcpu::spawn(0, move || {
-            let own = vcpu::own();
-            // Whoever asked may have given up; then nothing follows either.
-            let _ = tell.send(self.prepare());
-            let first = loop {
-                match wait.try_recv() {
-                    Err(TryRecvError::Empty) if self.ahead.step(self.ram) => {}
-                    Err(TryRecvError::Empty) => break wait.recv().ok(),
-                    other => break other.ok(),
-                }
-            };
-            if let Some((vcpu, shared, sandbox, report)) = first {
-                confine(&vcpu, own, &sandbox, &report);
-                drop(report);
-                while !shared.gate.is_open() && self.ahead.step(self.ram) {}
-                vcpu.run(&shared);
-            }
-            drop(let_go);
-            // The VM is over. What fails here the process's end does anyway.
-            // A device's worker may still be writing guest memory to a disk,
-            // which must not turn into zeroes meanwhile.
-            if self.windows.is_empty() {
-                let _ = memory::power_on(self.ram);
-            }
-        })?;
-        Ok(prepared)
-    }
-
-    fn prepare(&mut self) -> Prepared {
-        let host = self.host.take().ok_or_else(thread_lost)?;
-        let cpuid = vm::cpuid::supported(&host)?;
-        drop(host);
-        // What comes now is read from files that may be anybody's.
-        self.sandbox.enter_thread(Thread::Loader)?;
-        let mut loaded = load(
-            self.source,
-            self.ram,
-            self.cpus,
-            &self.windows,
-            Cause::PowerOn,
-        )?;
-        self.ahead.put(std::mem::take(&mut loaded.written));
-        Ok((cpuid, loaded))
-    }
-}
-
-/// Starts the threads of all vCPUs but the first, and hands that to its own.
-fn start_vcpus(
-    shared: &Arc<Shared>,
-    first: &SyncSender<FirstVcpu>,
-    let_go: &SyncSender<()>,
-    (numbers, confined): (&Sandbox, &Confined),
-) -> Result<(), Error> {
-    let sandbox = |vcpu: &Vcpu| numbers.with(Slot::Vcpu, vcpu.number());
-    for (id, vcpu) in shared.vcpus().iter().enumerate().skip(1) {
-        let (vcpu, shared) = (Arc::clone(vcpu), Arc::clone(shared));
-        let let_go = SyncSender::clone(let_go);
-        let (sandbox, report) = (sandbox(&vcpu), confined.report());
-        vcpu::spawn(id, move || {
-            let own = vcpu::own();
-            confine(&vcpu, own, &sandbox, &report);
-            drop(report);
-            vcpu.run(&shared);
-            drop((vcpu, shared));
-            drop(let_go);
-        })?;
-    }
-    match shared.vcpus().first() {
-        Some(vcpu) => {
-            let (vcpu, shared) = (Arc::clone(vcpu), Arc::clone(shared));
-            let sandbox = sandbox(&vcpu);
-            let all = (vcpu, shared, sandbox, confined.report());
-            first.send(all).map_err(|_| thread_lost())
-        }
-        None => Ok(()),
-    }
-}
-
-fn thread_lost() -> Error {
-    Error::System("vCPU thread", io::ErrorKind::BrokenPipe.into())
-}
-
 /// Writes everything the guest boots from into fresh memory.
 fn load(
     source: &Source,
@@ -505,64 +364,17 @@ fn load(
     Ok(loaded)
 }
 
-/// Makes the calling thread a vCPU's that can do nothing else any more.
-fn confine(vcpu: &Vcpu, own: vcpu::Own, sandbox: &Sandbox, report: &Report) {
-    vcpu.claim(own);
-    // Whoever asked has given up if he does not listen.
-    let _ = report.send(sandbox.enter_thread(Thread::Vcpu));
-}
-
 /// Nobody shall run without a sandbox, or with half of one, unawares.
 fn warn(mode: Mode) {
     match mode {
         Mode::Kill => {}
         Mode::Log => {
-            console::say("mote: WARNING: --seccomp log: system calls are logged, none is refused\n")
+            console::say(
+                "mote: WARNING: --seccomp log: system calls are logged, none is refused\n",
+            );
         }
         Mode::Off => {
-            console::say("mote: WARNING: --no-sandbox: whoever breaks out of the guest is you\n")
+            console::say("mote: WARNING: --no-sandbox: whoever breaks out of the guest is you\n");
         }
     }
-}
-
-/// The numbers that the filters of all threads check. Everything is open.
-fn all_numbers(
-    sandbox: Sandbox,
-    shared: &Shared,
-    console: &Console,
-    source: &Source,
-) -> Result<Sandbox, Error> {
-    let vcpus = || shared.vcpus().iter().map(|vcpu| vcpu.number());
-    let mut com1 = shared.bus.com1();
-    let line = com1.line().as_raw_fd();
-    let output = com1.output().number();
-    let devices = shared.bus.devices();
-    let numbers = sandbox
-        .with(Slot::Vm, shared.fd.as_raw_fd())
-        .with_row((Slot::VcpuFirst, Slot::VcpuLast), vcpus())
-        .with_fd(Slot::ConsoleIn, console.input().as_ref())
-        .with_fd(Slot::Listener, console.listener().as_ref())
-        .with(Slot::Process, getpid().as_raw_nonzero().get())
-        .with(Slot::Kick, vcpu::kick_signal());
-    // A client gets the lowest number that is free, as this does.
-    let next = rustix::io::dup(rustix::stdio::stderr());
-    let next = next.map_err(|e| Error::System("dup", e.into()))?;
-    let events = || devices.events().chain([line]);
-    let others = vcpus().chain(devices.backends()).chain(output).chain([
-        shared.fd.as_raw_fd(),
-        source.kernel_fd(),
-        next.as_raw_fd(),
-    ]);
-    // What a filter takes for an event must be one.
-    let (first, last) = (events().min(), events().max());
-    if others
-        .map(Some)
-        .any(|other| first <= other && other <= last)
-    {
-        let why = "too many open descriptors were passed in, or RLIMIT_NOFILE is below 256";
-        return Err(Error::Host(why.to_owned()));
-    }
-    Ok(numbers
-        .with(Slot::Client, next.as_raw_fd())
-        .with_row((Slot::EventFirst, Slot::EventLast), events()))
 }

@@ -1,0 +1,125 @@
+//! The threads of vCPUs, the first of which prepares the guest while the VM is
+//! made.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, SyncSender, TryRecvError};
+
+use kvm_bindings::CpuId;
+use kvm_ioctls::Kvm;
+
+use super::ahead::WorkAhead;
+use super::load;
+use crate::acpi::VirtioWindow;
+use crate::boot::{Cause, Loaded, Source};
+use crate::error::Error;
+use crate::memory::{self, GuestRam};
+use crate::sandbox::{Confined, Sandbox, Slot, Thread};
+use crate::vm::vcpu::{self, Vcpu};
+use crate::vm::{self, Shared};
+
+/// What the first vCPU's thread has to say once it is done preparing.
+pub(super) type Prepared = Result<(CpuId, Loaded), Error>;
+
+/// What the first vCPU's thread waits for while the VM is made.
+pub(super) type FirstVcpu = (Arc<Vcpu>, Arc<Shared>);
+
+/// What the first vCPU's thread does while the VM is made: it takes about as
+/// long, and on some hosts making a VM is mostly waiting.
+pub(super) struct Preparation {
+    /// Given up when it has been asked: it could make further VMs.
+    pub(super) host: Option<Arc<Kvm>>,
+    pub(super) ram: &'static GuestRam,
+    pub(super) source: &'static Source,
+    pub(super) windows: Vec<VirtioWindow>,
+    pub(super) cpus: u8,
+    pub(super) ahead: Arc<WorkAhead>,
+    pub(super) sandbox: Sandbox,
+}
+
+impl Preparation {
+    /// Starts the thread; it becomes a vCPU when it is handed one.
+    pub(super) fn start(
+        mut self,
+        wait: Receiver<FirstVcpu>,
+        let_go: SyncSender<()>,
+    ) -> Result<Receiver<Prepared>, Error> {
+        let (tell, prepared) = mpsc::sync_channel(1);
+        vcpu::spawn(0, move || {
+            let own = vcpu::own();
+            // Whoever asked may have given up; then nothing follows either.
+            let _ = tell.send(self.prepare());
+            let first = loop {
+                match wait.try_recv() {
+                    Err(TryRecvError::Empty) if self.ahead.step(self.ram) => {}
+                    Err(TryRecvError::Empty) => break wait.recv().ok(),
+                    other => break other.ok(),
+                }
+            };
+            if let Some((vcpu, shared)) = first {
+                vcpu.claim(own);
+                while !shared.gate.is_open() && self.ahead.step(self.ram) {}
+                vcpu.run(&shared);
+            }
+            drop(let_go);
+            // The VM is over. What fails here the process's end does anyway.
+            // A device's worker may still be writing guest memory to a disk,
+            // which must not turn into zeroes meanwhile.
+            if self.windows.is_empty() {
+                let _ = memory::power_on(self.ram);
+            }
+        })?;
+        Ok(prepared)
+    }
+
+    fn prepare(&mut self) -> Prepared {
+        let host = self.host.take().ok_or_else(thread_lost)?;
+        let cpuid = vm::cpuid::supported(&host)?;
+        drop(host);
+        // What comes now is read from files that may be anybody's.
+        self.sandbox.enter_thread(Thread::FirstVcpu)?;
+        let mut loaded = load(
+            self.source,
+            self.ram,
+            self.cpus,
+            &self.windows,
+            Cause::PowerOn,
+        )?;
+        self.ahead.put(std::mem::take(&mut loaded.written));
+        Ok((cpuid, loaded))
+    }
+}
+
+/// Starts the threads of all vCPUs but the first, and hands that to its own.
+pub(super) fn start_vcpus(
+    shared: &Arc<Shared>,
+    first: &SyncSender<FirstVcpu>,
+    let_go: &SyncSender<()>,
+    (sandbox, confined): (&Sandbox, &Confined),
+) -> Result<(), Error> {
+    for (id, vcpu) in shared.vcpus().iter().enumerate() {
+        let (vcpu, shared) = (Arc::clone(vcpu), Arc::clone(shared));
+        if id == 0 {
+            first.send((vcpu, shared)).map_err(|_| thread_lost())?;
+            continue;
+        }
+        let let_go = SyncSender::clone(let_go);
+        let report = confined.report();
+        let sandbox = sandbox.with(Slot::Vcpu, vcpu.number());
+        vcpu::spawn(id, move || {
+            vcpu.claim(vcpu::own());
+            // Whoever asked has given up if he does not listen.
+            let _ = report.send(sandbox.enter_thread(Thread::Vcpu));
+            drop(report);
+            vcpu.run(&shared);
+            drop((vcpu, shared));
+            drop(let_go);
+        })?;
+    }
+    Ok(())
+}
+
+/// The thread is gone, or nobody waits for it any more.
+pub(super) fn thread_lost() -> Error {
+    Error::System("vCPU thread", io::ErrorKind::BrokenPipe.into())
+}

@@ -1,0 +1,106 @@
+//! The numbers that the filters of system calls check, known before the first
+//! thread starts: what a VM has is opened by then but for the VM itself, its
+//! vCPUs and a console's client, which get the lowest numbers that are free.
+
+use std::os::fd::{AsRawFd, RawFd};
+
+use rustix::process::getpid;
+
+use crate::boot::Source;
+use crate::console::{Console, Output};
+use crate::devices::Devices;
+use crate::error::Error;
+use crate::sandbox::{Mode, Sandbox, Slot};
+use crate::vm::{Shared, vcpu};
+
+/// Descriptors that are open before the VM is made.
+pub(super) struct Open<'a> {
+    pub(super) host: RawFd,
+    pub(super) wake: RawFd,
+    pub(super) line: RawFd,
+    pub(super) output: &'a Output,
+    pub(super) console: &'a Console,
+    pub(super) devices: &'a Devices,
+    pub(super) source: &'a Source,
+}
+
+/// The numbers that the VM and its vCPUs will have.
+pub(super) struct Expected {
+    vm: RawFd,
+    vcpus: Vec<RawFd>,
+}
+
+impl Expected {
+    /// Of `cpus` vCPUs; and the filters' numbers, but for what differs from
+    /// thread to thread.
+    ///
+    /// # Errors
+    /// Too many descriptors are open, or too few allowed.
+    pub(super) fn find(mode: Mode, cpus: u8, open: &Open) -> Result<(Self, Sandbox), Error> {
+        let (vm, vcpus, spare) = free_numbers(cpus)?;
+        // When a client comes, /dev/kvm is closed and its number free.
+        let client = spare.min(open.host);
+        let events = || open.devices.events().chain([open.line, open.wake]);
+        let others = open.devices.backends().chain(vcpus.iter().copied());
+        let others =
+            others
+                .chain(open.output.number())
+                .chain([vm, client, open.source.kernel_fd()]);
+        // What a filter takes for an event must be one.
+        let (first, last) = (events().min(), events().max());
+        if others
+            .map(Some)
+            .any(|other| first <= other && other <= last)
+        {
+            return Err(crowded());
+        }
+        let sandbox = Sandbox::new(mode)
+            .with(Slot::Vm, vm)
+            .with_row((Slot::VcpuFirst, Slot::VcpuLast), vcpus.iter().copied())
+            .with_row((Slot::EventFirst, Slot::EventLast), events())
+            .with(Slot::Wake, open.wake)
+            .with(Slot::Kernel, open.source.kernel_fd())
+            .with(Slot::Initrd, open.source.initrd_fd().unwrap_or(-1))
+            .with(Slot::ConsoleOut, open.output.number().unwrap_or(-1))
+            .with_fd(Slot::ConsoleIn, open.console.input().as_ref())
+            .with_fd(Slot::Listener, open.console.listener().as_ref())
+            .with(Slot::Client, client)
+            .with(Slot::Process, getpid().as_raw_nonzero().get())
+            .with(Slot::Kick, vcpu::kick_signal());
+        Ok((Self { vm, vcpus }, sandbox))
+    }
+
+    /// Number of the first vCPU.
+    pub(super) fn first(&self) -> RawFd {
+        self.vcpus.first().copied().unwrap_or(-1)
+    }
+
+    /// Whether what was made has the numbers that were expected.
+    ///
+    /// # Errors
+    /// It has not: nothing would work.
+    pub(super) fn check(&self, shared: &Shared) -> Result<(), Error> {
+        let vcpus = shared.vcpus().iter().map(|vcpu| vcpu.number());
+        if shared.fd.as_raw_fd() == self.vm && vcpus.eq(self.vcpus.iter().copied()) {
+            Ok(())
+        } else {
+            Err(crowded())
+        }
+    }
+}
+
+/// The numbers that the VM, its vCPUs and one thing more will get.
+fn free_numbers(cpus: u8) -> Result<(RawFd, Vec<RawFd>, RawFd), Error> {
+    let copy = |_| rustix::stdio::stderr().try_clone_to_owned();
+    let copies: Result<Vec<_>, _> = (0..usize::from(cpus) + 2).map(copy).collect();
+    let copies = copies.map_err(|e| Error::System("descriptors", e))?;
+    let mut numbers = copies.iter().map(AsRawFd::as_raw_fd);
+    let vm = numbers.next().unwrap_or(-1);
+    let vcpus = numbers.by_ref().take(cpus.into()).collect();
+    Ok((vm, vcpus, numbers.next().unwrap_or(-1)))
+}
+
+fn crowded() -> Error {
+    let why = "too many open descriptors were passed in, or RLIMIT_NOFILE is below 256";
+    Error::Host(why.to_owned())
+}
