@@ -35,7 +35,7 @@ use mote_firmware::boot::{Machine, Options, boot};
 use mote_firmware::disk::{Cached, Disk};
 use mote_firmware::kernel::{Entry, HIGH_RAM};
 use mote_firmware::volume;
-use rt::{Boot, Region, machine, memory, port, print, read_byte};
+use rt::{Boot, Region, machine, memory, print, read_byte};
 
 /// Kernel command line, where the monitor puts it as well.
 const CMDLINE: u32 = 0x2_0000;
@@ -43,9 +43,6 @@ const CMDLINE: u32 = 0x2_0000;
 const PVH_INFO: u32 = 0x6000;
 /// Most bytes of memory for the firmware's own data.
 const HEAP: u64 = 16 << 20;
-/// Port and value that say that there was nothing to boot.
-const FIRMWARE_STATUS: u16 = 0x608;
-const NOTHING_TO_BOOT: u8 = 1;
 
 #[unsafe(no_mangle)]
 fn main(params: &Boot) {
@@ -66,8 +63,7 @@ fn main(params: &Boot) {
         rt::blk::reset(*window);
     }
     let Some(start) = start else {
-        port::out8(FIRMWARE_STATUS, NOTHING_TO_BOOT);
-        machine::power_off();
+        machine::give_up();
     };
     // SAFETY: the command line's place, which is used by nothing else; what
     // was read from there has been copied.

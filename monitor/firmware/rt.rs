@@ -89,7 +89,7 @@ extern "C" fn rt_report(vector: u64, error: u64, rip: u64, cr2: u64, rsp: u64, c
         "EXCEPTION {vector} error {error:#x} at {rip:#x} (ring {}) address {cr2:#x} stack {rsp:#x}",
         cs & 3
     ));
-    power_off()
+    machine::give_up()
 }
 
 #[panic_handler]

@@ -219,6 +219,36 @@ fn nothing_to_boot_is_told() {
     );
 }
 
+/// What is nested as deep as may be is run or refused; it breaks nothing.
+#[test]
+fn deep_scripts_end() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    for (number, (depth, calls)) in [(12, 6), (15, 20), (5000, 1)].into_iter().enumerate() {
+        let (ifs, ends) = ("if true; then ".repeat(depth), "; fi".repeat(depth));
+        let function = |n: usize| format!("function f{n} {{ {ifs} f{} {ends} }}\n", n + 1);
+        let mut cfg: String = (0..calls).map(function).collect();
+        cfg += &format!(
+            "function f{calls} {{ true }}\nf0\n{}",
+            entry("End", "do=run")
+        );
+        let files: &[(&str, &[u8])] = &[
+            ("boot/grub/grub.cfg", cfg.as_bytes()),
+            ("boot/system", &system()),
+            ("boot/initrd", b"initrd"),
+        ];
+        let end = boots(&["--cdrom", &iso(&scratch, &format!("cd{number}"), files)]);
+        assert!(
+            !end.out.contains("EXCEPTION"),
+            "{depth} {calls}: {}",
+            end.out
+        );
+        end.expect(if number == 0 { 0 } else { NOTHING_TO_BOOT });
+    }
+}
+
 /// Too little memory is told as well, and the next drive has its chance.
 #[test]
 fn what_does_not_fit_is_refused() {

@@ -19,7 +19,7 @@ use script::{Block, Command, Piece, Word};
 /// Commands that are run for one configuration.
 const MAX_STEPS: usize = 20_000;
 /// Files and functions that call each other.
-const MAX_CALLS: usize = 16;
+const MAX_CALLS: usize = 8;
 /// Files that are read for one configuration.
 const MAX_FILES: usize = 64;
 /// Variables.

@@ -11,7 +11,7 @@ use crate::Error;
 
 const DAMAGED: Error = Error::Damaged("script");
 /// Blocks inside blocks.
-const MAX_DEPTH: usize = 32;
+const MAX_DEPTH: usize = 16;
 
 /// A part of a word.
 #[derive(Clone, Debug, PartialEq, Eq)]
