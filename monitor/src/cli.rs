@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::ffi::OsString;
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use lexopt::prelude::*;
@@ -70,6 +71,8 @@ Options:
                    or, for diagnosis, only to log it      [default: kill]
   --require-landlock N  Start only if the kernel has Landlock ABI N or later
   --no-sandbox     Confine nothing; for debugging only
+  --kvm-fd N       /dev/kvm is descriptor N, opened by the caller
+  --ready-fd N     Write a line to descriptor N when the guest is about to run
   --timings        Say at the end where start-up time went, in microseconds
   -h, --help       Show this help
 
@@ -143,6 +146,8 @@ struct Flags {
     on_reset: Option<OnReset>,
     on_no_space: Option<OnNoSpace>,
     timings: bool,
+    kvm_fd: Option<RawFd>,
+    ready_fd: Option<RawFd>,
     seccomp: Option<Mode>,
     no_sandbox: bool,
     landlock: Option<u32>,
@@ -208,6 +213,15 @@ fn run(mut parser: lexopt::Parser) -> Result<Command, Error> {
             }
             "cmdline-devices" => flags.cmdline_devices = true,
             "timings" => flags.timings = true,
+            "kvm-fd" | "ready-fd" => {
+                let number = number(&text(&mut parser)?).and_then(descriptor);
+                let to = if flag == "kvm-fd" {
+                    &mut flags.kvm_fd
+                } else {
+                    &mut flags.ready_fd
+                };
+                set(to, &flag, named(&flag, number)?)?;
+            }
             "no-sandbox" => flags.no_sandbox = true,
             "seccomp" => {
                 let what = seccomp(&text(&mut parser)?);
@@ -251,6 +265,8 @@ fn merge(flags: Flags) -> Result<VmConfig, Error> {
         serial: flags.serial.unwrap_or(base.serial),
         on_reset: flags.on_reset.unwrap_or(base.on_reset),
         timings: flags.timings,
+        kvm_fd: flags.kvm_fd,
+        ready_fd: flags.ready_fd,
         sandbox,
     };
     config.check_boot().map_err(Error::Usage)?;
@@ -275,6 +291,14 @@ fn seccomp(text: &str) -> Result<Mode, String> {
         "log" => Ok(Mode::Log),
         _ => Err(format!("'{text}' is neither kill nor log")),
     }
+}
+
+/// An open descriptor above the standard ones.
+fn descriptor(number: u64) -> Result<RawFd, String> {
+    let fd = RawFd::try_from(number).ok().filter(|fd| *fd > 2);
+    // SAFETY: a plain system call, which fails for what is not open.
+    fd.filter(|fd| unsafe { libc::fcntl(*fd, libc::F_GETFD) } >= 0)
+        .ok_or_else(|| format!("{number} is no descriptor that was passed in"))
 }
 
 fn landlock(least: u64) -> Result<u32, String> {
@@ -369,6 +393,8 @@ mod tests {
             ("run --kernel k --disk a,bw=0", "--disk: bw=0"),
             ("run --kernel k --net tap=a,rx-ops=0", "--net: ops=0"),
             ("run --kernel k --seccomp allow", "--seccomp"),
+            ("run --kernel k --kvm-fd 1", "--kvm-fd: 1"),
+            ("run --kernel k --ready-fd 99999", "--ready-fd: 99999"),
             ("run --kernel k --require-landlock 0", "--require-landlock"),
             ("run --kernel k --no-sandbox --seccomp log", "--no-sandbox"),
             ("run --kernel k --color", "--color"),

@@ -3,7 +3,8 @@
 //! `do=readonly` finds the second one a drive that only reads and goes on
 //! reading; `do=registers` reads and writes every register of the first one in
 //! every width, before and while it runs; `do=pace` says how long reads take;
-//! `do=fill` writes to it until a write fails; `do=loop|head|address|order` builds a
+//! `do=fill` writes to it until a write fails; `do=discard` has pieces of it turned to
+//! zeroes; `do=loop|head|address|order` builds a
 //! chain that no driver may build, and expects to be told to reset.
 #![no_std]
 #![no_main]
@@ -26,6 +27,10 @@ const STATUS: u64 = 0x3100;
 const DATA: u64 = 0x4000;
 const SECTORS: usize = 8;
 
+const FLUSH: u32 = 1 << 9;
+const DISCARD: u32 = 1 << 13;
+const WRITE_ZEROES: u32 = 1 << 14;
+
 const WRITE: u16 = 2;
 const NEXT: u16 = 1;
 const NEEDS_RESET: u32 = 64;
@@ -40,6 +45,7 @@ fn main(boot: &Boot) {
         "registers" => registers(&mut disk),
         "pace" => pace(&mut disk),
         "fill" => fill(&mut disk),
+        "discard" => discard(&mut disk),
         bad => attack(&mut disk, bad),
     }
     println(format_args!("{todo} ok"));
@@ -48,6 +54,8 @@ fn main(boot: &Boot) {
 struct Disk {
     window: Mmio,
     ram: u64,
+    /// What is accepted of the lower half of the features.
+    features: u32,
     used: u16,
     sent: u16,
 }
@@ -64,6 +72,7 @@ impl Disk {
         Self {
             window: volatile(at, WINDOW as u64),
             ram: BASE + ((index as u64) << 16),
+            features: FLUSH,
             used: 0,
             sent: 0,
         }
@@ -76,7 +85,7 @@ impl Disk {
         }
     }
 
-    /// Resets the device and brings it up with VERSION_1 and FLUSH alone.
+    /// Resets the device and brings it up with VERSION_1 and its features.
     fn start(&mut self) {
         self.expect("the magic value", 0, 0x7472_6976);
         self.expect("the version", 4, 2);
@@ -85,7 +94,7 @@ impl Disk {
         self.expect("the status after a reset", 0x70, 0);
         self.window.write32(0x70, 1);
         self.window.write32(0x70, 3);
-        for (half, features) in [(0, 1 << 9), (1, 1)] {
+        for (half, features) in [(0, self.features), (1, 1)] {
             self.window.write32(0x24, half);
             self.window.write32(0x20, features);
         }
@@ -195,6 +204,24 @@ fn check(disk: &mut Disk) {
     }
     disk.must("an unknown request", 99, 0, 512, 2);
     disk.must("read", 0, 0, 512, 0);
+}
+
+/// Discards, and writes zeroes, into a disk full of a pattern.
+fn discard(disk: &mut Disk) {
+    disk.features |= DISCARD | WRITE_ZEROES;
+    disk.start();
+    for first in (0..64).step_by(SECTORS) {
+        disk.bytes(DATA, SECTORS * 512).fill(0xa5);
+        disk.must("write", 1, first, SECTORS * 512, 0);
+    }
+    for (what, kind, first) in [("discard", 11, 16u64), ("write-zeroes", 13, 40)] {
+        let segment = disk.bytes(DATA, 16);
+        segment[..8].copy_from_slice(&first.to_le_bytes());
+        segment[8..12].copy_from_slice(&16u32.to_le_bytes());
+        segment[12..].fill(0);
+        disk.must(what, kind, 0, 16, 0);
+    }
+    disk.must("flush", 4, 0, 0, 0);
 }
 
 fn readonly(disk: &mut Disk) {

@@ -52,6 +52,23 @@ fn a_disk_keeps_what_it_is_given() {
     }
 }
 
+/// What is discarded is zeroes, and nothing else is.
+#[test]
+fn discarded_pieces_are_zeroes() {
+    if !have_kvm() {
+        return;
+    }
+    let (bytes, _) = task("discard");
+    for (sector, bytes) in bytes.chunks(512).take(64).enumerate() {
+        let gone = (16..32).contains(&sector) || (40..56).contains(&sector);
+        let expected = if gone { 0 } else { 0xa5 };
+        assert!(
+            bytes.iter().all(|byte| *byte == expected),
+            "sector {sector}"
+        );
+    }
+}
+
 /// A read-only drive: flush succeeds, writes and discards fail, and the next
 /// read is served (Kata CVE-2020-2025, Cloud Hypervisor #7698).
 #[test]

@@ -348,70 +348,163 @@ fn how_it_ended_is_told() {
     );
 }
 
-/// Not a test: what the one below runs in a jail.
-#[test]
-#[ignore = "run by another test"]
-fn refused_call() {
-    let statement = |code: u32, jt, jf, k| libc::sock_filter {
-        code: code as u16,
-        jt,
-        jf,
-        k,
-    };
-    let call = libc::SYS_getsid as u32;
-    let mut filter = [
-        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, call),
-        statement(
-            libc::BPF_RET | libc::BPF_K,
-            0,
-            0,
-            libc::SECCOMP_RET_KILL_PROCESS,
-        ),
-        statement(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let program = libc::sock_fprog {
-        len: 4,
-        filter: filter.as_mut_ptr(),
-    };
-    // SAFETY: a live filter of the length given; the other call is plain.
-    unsafe {
-        libc::prctl(
-            libc::PR_SET_SECCOMP,
-            libc::SECCOMP_MODE_FILTER,
-            &raw const program,
-        );
-        libc::getsid(0);
-    }
+/// A monitor that its guest has taken over, in a jail.
+fn compromised(id: &str, calls: &str, more: &[&str]) -> End {
+    let hello = format!("{},as=kernel", guest("hello").display());
+    let mut command = rooted(id, vm::breakout());
+    command.args(["--file", &hello, "--", "run", "--kernel", "/kernel"]);
+    let calls = format!("MOTE_BREAKOUT={calls}");
+    run(command.args(["--cmdline", &calls]).args(more))
 }
 
 #[test]
 fn a_refused_system_call_is_named() {
-    if !root() {
+    if !have_kvm() || !root() {
         return;
     }
-    let own = std::env::current_exe().unwrap();
-    let mut command = rooted("sys", own);
-    command.args([
-        "--kvm",
-        "none",
-        "--",
-        "--exact",
-        "refused_call",
-        "--ignored",
-    ]);
-    let end = run(&mut command);
+    let end = compromised(
+        "sys",
+        &format!("FirstVcpu:{},-100,\"/kernel,0", libc::SYS_openat),
+        &[],
+    );
     end.expect(128 + libc::SIGSYS);
     assert!(end.err.contains("killed by SIGSYS"), "{}", end.err);
-    if fs::read_to_string("/proc/sys/kernel/seccomp/actions_logged")
-        .is_ok_and(|a| a.contains("kill"))
-    {
+    let logged = fs::read_to_string("/proc/sys/kernel/seccomp/actions_logged");
+    if logged.is_ok_and(|actions| actions.contains("kill")) {
+        let words = "thread vcpu0, system call openat";
+        assert!(end.err.contains(words), "{}", end.err);
+    }
+}
+
+/// What the jail refuses where the filter would let it through.
+#[test]
+fn a_jail_holds_without_a_filter() {
+    use libc::{EACCES, EINVAL, ENOENT, ENOSPC, EPERM, EROFS, ESRCH};
+    if !have_kvm() || !root() {
+        return;
+    }
+    let own = std::process::id();
+    let attempts = [
+        (
+            "a file of the host",
+            libc::SYS_openat,
+            "-100,\"/etc/passwd,0".to_owned(),
+            &[EACCES, ENOENT][..],
+        ),
+        (
+            "a device",
+            libc::SYS_openat,
+            "-100,\"/dev/null,0".to_owned(),
+            &[EACCES, ENOENT],
+        ),
+        (
+            "a new file",
+            libc::SYS_openat,
+            "-100,\"/new,65,420".to_owned(),
+            &[EACCES, EROFS],
+        ),
+        (
+            "a process of the host",
+            libc::SYS_kill,
+            format!("{own},0"),
+            &[ESRCH],
+        ),
+        (
+            "all processes",
+            libc::SYS_kill,
+            "-1,9".to_owned(),
+            &[ESRCH, EPERM],
+        ),
+        (
+            "a user namespace",
+            libc::SYS_clone,
+            "268435473,0,0,0,0".to_owned(),
+            &[ENOSPC, EPERM],
+        ),
+        (
+            "a mount namespace",
+            libc::SYS_unshare,
+            "131072".to_owned(),
+            &[EPERM],
+        ),
+        (
+            "a mount",
+            libc::SYS_mount,
+            "\"none,\"/,\"tmpfs,0,0".to_owned(),
+            &[EPERM],
+        ),
+        (
+            "a host name",
+            libc::SYS_sethostname,
+            "\"x,1".to_owned(),
+            &[EPERM],
+        ),
+        (
+            "a higher limit",
+            libc::SYS_setrlimit,
+            "7,~ffffff0000000000ffffff0000000000".to_owned(),
+            &[EPERM],
+        ),
+        (
+            "another user",
+            libc::SYS_setuid,
+            "0".to_owned(),
+            &[EPERM, EINVAL],
+        ),
+        (
+            "a program",
+            libc::SYS_execve,
+            "\"/kernel,0,0".to_owned(),
+            &[EACCES],
+        ),
+    ];
+    for (what, call, arguments, errors) in attempts {
+        let end = compromised(
+            "hold",
+            &format!("Main:{call},{arguments}"),
+            &["--seccomp", "log"],
+        );
+        end.expect(0);
+        let said = end.err.lines().find(|line| line.starts_with("breakout: "));
+        let result = said.and_then(|line| line.rsplit(" = ").next()?.parse::<i32>().ok());
         assert!(
-            end.err.contains("thread refused_call, system call getsid"),
-            "{}",
+            errors.iter().any(|error| result == Some(-error)),
+            "{what}: {}",
             end.err
         );
     }
+}
+
+/// No device node is in the jail, and the jailer learns when the guest runs.
+#[test]
+fn kvm_and_readiness_pass_as_descriptors() {
+    if !have_kvm() || !root() {
+        return;
+    }
+    let idle = format!("{},as=kernel", guest("idle").display());
+    let mut command = rooted("fds", vm::binary());
+    command.args([
+        "--file",
+        &idle,
+        "--kvm",
+        "fd",
+        "--ready-by",
+        "fd",
+        "--ready-fd",
+        "1",
+    ]);
+    command.args(["--", "run", "--kernel", "/kernel", "--serial", "none"]);
+    let (vm, pid) = start(command.args(["--ready-fd", "3", "--kvm-fd", "4"]));
+    let open = proc::descriptors(pid);
+    assert!(open.iter().any(|to| to.contains("kvm-vcpu")), "{open:?}");
+    assert!(!open.iter().any(|to| to.contains("/dev/")), "{open:?}");
+    vm.signal(libc::SIGTERM);
+    vm.end().expect(128 + libc::SIGTERM);
+    // What is no /dev/kvm is refused by its flag.
+    let mut command = rooted("nokvm", vm::binary());
+    command.args(["--file", &idle, "--kvm", "none", "--ready-by", "fd"]);
+    let end = run(command.args(["--", "run", "--kernel", "/kernel", "--kvm-fd", "3"]));
+    end.expect(2).complains(&["--kvm-fd: 3 is not /dev/kvm"]);
 }
 
 #[test]

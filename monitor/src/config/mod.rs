@@ -9,6 +9,7 @@ mod limit;
 mod machine;
 mod nic;
 
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use crate::sandbox::Policy;
@@ -98,6 +99,10 @@ pub struct VmConfig {
     pub on_reset: OnReset,
     /// Print where start-up time went when the VM ends.
     pub timings: bool,
+    /// A descriptor of `/dev/kvm` that the caller opened.
+    pub kvm_fd: Option<RawFd>,
+    /// A descriptor to write a line to when the guest is about to run.
+    pub ready_fd: Option<RawFd>,
     /// How the process is confined.
     pub sandbox: Policy,
 }
@@ -118,6 +123,8 @@ impl Default for VmConfig {
             serial: SerialTo::Stdio,
             on_reset: OnReset::Restart,
             timings: false,
+            kvm_fd: None,
+            ready_fd: None,
             sandbox: Policy::default(),
         }
     }

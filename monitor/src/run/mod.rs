@@ -4,7 +4,7 @@ mod ahead;
 mod first;
 mod numbers;
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::time::Duration;
@@ -87,7 +87,7 @@ impl Machine {
         timings: &Arc<Timings>,
         demo: bool,
     ) -> Result<Self, Error> {
-        let host = Arc::new(vm::open_host()?);
+        let host = Arc::new(vm::open_host(config.kvm_fd)?);
         // Devices and threads use it until the process ends, so it is never
         // given back.
         let ram: &'static GuestRam = Box::leak(Box::new(memory::create(config.memory)?));
@@ -154,9 +154,9 @@ impl Machine {
         shared.bus.devices().connect(&shared.fd)?;
         let workers = shared.bus.devices().start(&sandbox, &confined)?;
         timings.mark("interrupts, workers");
-        sandbox.enter_thread(Thread::Main)?;
         // The first vCPU's has been confined since before it read the kernel.
-        confined.wait(workers + shared.vcpus().len() - 1)?;
+        let others = workers + shared.vcpus().len() - 1;
+        confine_main(&sandbox, confined, others, config.ready_fd)?;
         timings.mark("sandbox, threads");
         vcpu::open_gate(&shared);
         Ok(Self {
@@ -362,6 +362,33 @@ fn load(
     let loaded = source.load(ram, rsdp, cause)?;
     vm::regs::write_tables(ram, loaded.entry).map_err(no_room)?;
     Ok(loaded)
+}
+
+/// Confines the calling thread, the main one, besides `others`, and tells
+/// whoever listens on descriptor `ready`.
+fn confine_main(
+    sandbox: &Sandbox,
+    confined: Confined,
+    others: usize,
+    ready: Option<RawFd>,
+) -> Result<(), Error> {
+    let Some(fd) = ready else {
+        // All at once.
+        sandbox.enter_thread(Thread::Main)?;
+        return confined.wait(others);
+    };
+    // A confined thread could not tell any more.
+    confined.wait(others)?;
+    tell_ready(fd);
+    sandbox.enter_thread(Thread::Main)
+}
+
+/// Tells whoever waits, and closes the descriptor: it has no further use.
+fn tell_ready(fd: RawFd) {
+    // SAFETY: the caller passed the descriptor in for this.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    // That nobody listens is not the VM's trouble.
+    let _ = rustix::io::write(&fd, b"ready\n");
 }
 
 /// Nobody shall run without a sandbox, or with half of one, unawares.

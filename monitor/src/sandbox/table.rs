@@ -8,9 +8,8 @@
 //! meet one that the caller passed in.
 
 use libc::{
-    CLOCK_MONOTONIC, MADV_DONTNEED, MADV_POPULATE_WRITE, MAP_ANONYMOUS, MAP_FIXED, MAP_NORESERVE,
-    MAP_PRIVATE, MSG_DONTWAIT, MSG_NOSIGNAL, PROT_READ, PROT_WRITE, SEEK_END, SOCK_CLOEXEC,
-    SOCK_NONBLOCK,
+    CLOCK_MONOTONIC, MADV_DONTNEED, MADV_POPULATE_WRITE, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE,
+    MSG_DONTWAIT, MSG_NOSIGNAL, PROT_READ, PROT_WRITE, SEEK_END, SOCK_CLOEXEC, SOCK_NONBLOCK,
 };
 
 /// Kinds of threads; a filter for each.
@@ -124,7 +123,6 @@ const fn rule(call: libc::c_long, when: &'static [If], why: &'static str) -> Rul
 use If::{Between, Exactly, Is, OneOf, Slot as In};
 
 const RW: u32 = (PROT_READ | PROT_WRITE) as u32;
-const HEAP: u32 = (MAP_PRIVATE | MAP_ANONYMOUS) as u32;
 const OVER: u32 = (MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE) as u32;
 const STDERR: u32 = 2;
 
@@ -167,11 +165,6 @@ const COMMON: &[Rule] = &[
         libc::SYS_brk,
         &[],
         "the allocator; such memory is never executable (W^X)",
-    ),
-    rule(
-        libc::SYS_mmap,
-        &[Is(2, RW), Is(3, HEAP), Is(4, u32::MAX)],
-        "the allocator where brk finds no room; no file, not executable",
     ),
     rule(
         libc::SYS_clock_gettime,
@@ -230,11 +223,6 @@ const MEMORY: &[Rule] = &[
         libc::SYS_madvise,
         &[Is(2, MADV_POPULATE_WRITE as u32)],
         "pages for a kernel before it writes to them",
-    ),
-    rule(
-        libc::SYS_munmap,
-        &[],
-        "the allocator, a vCPU's page at the end; makes nothing reachable",
     ),
 ];
 
@@ -354,6 +342,11 @@ const MAIN: &[Rule] = &[
         &[],
         "goes on waiting for vCPUs after the process was stopped and continued",
     ),
+    rule(
+        libc::SYS_munmap,
+        &[],
+        "pages of vCPUs, at the end; makes nothing reachable",
+    ),
     rule(libc::SYS_exit_group, &[], "the end"),
 ];
 
@@ -429,7 +422,7 @@ const NET: &[Rule] = &[
 pub fn rules(thread: Thread) -> impl Iterator<Item = &'static Rule> {
     let own: &[&'static [Rule]] = match thread {
         Thread::Main => &[NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS],
-        Thread::Vcpu => &[NEWS, VCPU, OUTPUT, MEMORY, SIGNALS],
+        Thread::Vcpu => &[NEWS, VCPU, OUTPUT, SIGNALS],
         Thread::FirstVcpu => &[NEWS, VCPU, OUTPUT, MEMORY, LOAD, SIGNALS],
         Thread::Disk => &[NEWS, WORKER, READ_ONLY, DISK],
         Thread::ReadOnly => &[NEWS, WORKER, READ_ONLY],

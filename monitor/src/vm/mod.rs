@@ -7,6 +7,7 @@ pub mod regs;
 pub mod vcpu;
 
 use std::io;
+use std::os::fd::{FromRawFd as _, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -162,7 +163,15 @@ impl Shared {
 ///
 /// # Errors
 /// It is missing, not permitted, or not the KVM this program was made for.
-pub fn open_host() -> Result<Kvm, Error> {
+pub fn open_host(passed: Option<RawFd>) -> Result<Kvm, Error> {
+    if let Some(fd) = passed {
+        // SAFETY: the caller says that it is ours.
+        let host = unsafe { Kvm::from_raw_fd(fd) };
+        return match host.get_api_version() {
+            12 => Ok(host),
+            _ => Err(Error::Usage(format!("--kvm-fd: {fd} is not /dev/kvm"))),
+        };
+    }
     let host = Kvm::new().map_err(|error| {
         Error::Host(match error.errno() {
             libc::ENOENT => "/dev/kvm is missing: load the kvm module, or run on a host with \
