@@ -379,6 +379,16 @@ fn boot_loader_specification() {
     assert_eq!(config.entries[1].initrds.len(), 2);
 }
 
+/// A kernel in place of UEFI's boot loader is one that can be started.
+#[test]
+fn a_kernel_as_the_program_that_uefi_starts() {
+    let kernel = std::format!("MZ{}HdrS", " ".repeat(0x200));
+    let kernel: &'static str = Box::leak(kernel.into_boxed_str());
+    let files: Contents = Box::leak(Box::new([("/EFI/BOOT/BOOTX64.EFI", kernel)]));
+    let config = read(&[("esp", files)]).0.unwrap();
+    assert_eq!(told(&config), ["BOOTX64.EFI|0/EFI/BOOT/BOOTX64.EFI||"]);
+}
+
 #[test]
 fn what_is_no_unified_kernel_image() {
     const FILES: Contents = &[

@@ -26,7 +26,11 @@ chooses() {
     machine --disk /tmp/disk,ro --boot-entry '*Advanced' || true
     grep -q "no entry '\*Advanced'" /tmp/out && grep -q '   2  Advanced options' /tmp/out
 }
-clean() { losetup -o $((33 * 1048576)) /dev/loop0 /tmp/disk && e2fsck -fn /dev/loop0 >/tmp/fsck 2>&1; }
+clean() {
+    losetup -o $((33 * 1048576)) /dev/loop0 /tmp/disk && /sbin/e2fsck -fn /dev/loop0 >/tmp/fsck 2>&1 && return
+    cat /tmp/fsck
+    return 1
+}
 
 modprobe loop
 check "from the CD to the disk, in one VM" installs

@@ -103,13 +103,20 @@ pub(super) fn list(volumes: &Volumes, dir: &Path) -> Result<Config, Error> {
     Ok(config)
 }
 
-/// The one image that UEFI would start.
+/// The one image that UEFI would start: a unified kernel image, or a kernel
+/// that is a program for UEFI as well.
 pub(super) fn single(volumes: &Volumes, path: &Path) -> Result<Config, Error> {
-    let found = entry(volumes, path, "BOOTX64.EFI")?;
-    let entry = found.ok_or(Error::Unsupported(
-        "a program for UEFI that is no unified kernel image",
-    ))?;
-    let entries = [entry].into();
+    let mut found = entry(volumes, path, "BOOTX64.EFI")?;
+    let head = volumes.open(path)?.head(1024)?;
+    if found.is_none() && part(&head, 0x202, 4) == b"HdrS" {
+        found = Some(Entry {
+            title: "BOOTX64.EFI".to_string(),
+            kernel: Some(path.clone()),
+            ..Entry::default()
+        });
+    }
+    let none = "a program for UEFI that is neither a kernel nor holds one";
+    let entries = [found.ok_or(Error::Unsupported(none))?].into();
     Ok(Config {
         entries,
         ..Config::default()

@@ -11,8 +11,10 @@ use crate::disk::File;
 const HEADER: usize = 0x1f1;
 const HEADER_END: usize = 0x290;
 /// Boot protocol 2.12 introduced `xloadflags`, whose bit 0 says that the
-/// kernel has a 64-bit entry point, 0x200 bytes in.
+/// kernel has a 64-bit entry point.
 const MIN_VERSION: u16 = 0x020c;
+/// The 64-bit entry point, from where the kernel is loaded.
+const ENTRY: u64 = 0x200;
 /// Bytes of a command line that the machine has room for.
 const CMDLINE_MAX: usize = 2047;
 
@@ -32,7 +34,7 @@ pub(super) fn open(file: &File, head: &[u8], ram_end: u64) -> Result<Option<Kern
     let size = u64::from(le32(head, 0x1f4)) * 16;
     // The last paragraph may be cut short in the file.
     let in_file = file.len().saturating_sub(offset).min(size);
-    if size == 0 || in_file + 16 <= size {
+    if in_file <= ENTRY || in_file + 16 <= size {
         return Err(Error::Damaged("kernel, which is cut short,"));
     }
     let needs = u64::from(le32(head, 0x260)).max(size);
@@ -54,7 +56,7 @@ pub(super) fn open(file: &File, head: &[u8], ram_end: u64) -> Result<Option<Kern
     };
     Ok(Some(Kernel {
         loads: [load].into(),
-        entry: Entry::Linux(address + 0x200),
+        entry: Entry::Linux(address + ENTRY),
         end: address + needs,
         header: Some(Vec::from(part(head, HEADER, end - HEADER))),
         initrd_max: le32(head, 0x22c).into(),
