@@ -166,11 +166,7 @@ fn run(mut parser: lexopt::Parser) -> Result<Command, Error> {
             "initrd" => set(&mut flags.initrd, &flag, path(&mut parser)?)?,
             "config" => set(&mut flags.file, &flag, path(&mut parser)?)?,
             "boot" => {
-                let from = match text(&mut parser)?.as_str() {
-                    "cdrom" => BootFrom::CdRom,
-                    "disk" => BootFrom::Disk,
-                    id => BootFrom::Drive(id.to_owned()),
-                };
+                let from = boot_from(text(&mut parser)?);
                 set(&mut flags.boot, &flag, from)?;
             }
             "boot-entry" => {
@@ -304,6 +300,14 @@ fn descriptor(number: u64) -> Result<RawFd, String> {
 fn landlock(least: u64) -> Result<u32, String> {
     let known = u32::try_from(least).ok().filter(|least| *least > 0);
     known.ok_or_else(|| format!("{least} is no version of Landlock's interface"))
+}
+
+fn boot_from(text: String) -> BootFrom {
+    match text.as_str() {
+        "cdrom" => BootFrom::CdRom,
+        "disk" => BootFrom::Disk,
+        _ => BootFrom::Drive(text),
+    }
 }
 
 fn on_reset(text: &str) -> Result<OnReset, String> {
