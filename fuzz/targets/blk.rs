@@ -250,7 +250,7 @@ impl Guest {
         let alive = loop {
             let outcome = self
                 .block
-                .run(&mut self.worker, 0, Duration::ZERO, budget, empty);
+                .run(&mut self.worker, 0, &|| Duration::ZERO, budget, empty);
             match outcome.step {
                 Step::More => {}
                 Step::Idle | Step::Empty | Step::Paused => break true,

@@ -98,7 +98,7 @@ impl Machine {
         let now = Duration::ZERO;
         let outcomes = match &mut slot.work {
             Work::Block(block) => {
-                [0, 1].map(|queue| block.run(worker, queue, now, budget, WhenEmpty::Arm))
+                [0, 1].map(|queue| block.run(worker, queue, &|| now, budget, WhenEmpty::Arm))
             }
             Work::Net(net, workers) => [
                 net.run_rx(&mut workers.0, now, budget),

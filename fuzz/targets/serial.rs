@@ -113,7 +113,7 @@ impl Machine {
             4 => (None, Output::nowhere()),
             kind => {
                 let (reader, writer) = Reader::new(kind);
-                (Some(reader), Output::to(Arc::new(writer)))
+                (Some(reader), Output::to(writer.into()))
             }
         };
         Self {
@@ -257,7 +257,7 @@ impl Machine {
         };
         let (reader, writer) = Reader::new(kind);
         self.reader = Some(reader);
-        self.com1.output().connect(Arc::new(writer));
+        self.com1.output().connect(writer.into());
     }
 
     fn check(&mut self) {

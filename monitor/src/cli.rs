@@ -19,6 +19,7 @@ Usage: mote COMMAND [OPTIONS]
 Commands:
   run      Boot a CD-ROM, a disk or a kernel  (mote run --help)
   demo     Boot the guest built into mote and say what happened
+  doctor   Say whether this host is fit    (mote doctor --help)
 
 Options:
   -h, --help     Show this help
@@ -29,7 +30,8 @@ Exit codes:
   1  mote failed                    5  the guest crashed (triple fault)
   2  wrong flag or config file      6  KVM could not go on
   3  kernel or image unusable       7  the guest reset (--on-reset exit)
-  8  there was nothing to boot     128 + N  ended by signal N
+  8  there was nothing to boot      9  'mote doctor' found weakness
+  128 + N  ended by signal N
 ";
 
 /// `mote run --help`.
@@ -79,6 +81,24 @@ Options:
 On a terminal, Ctrl-A x leaves the VM and Ctrl-A h shows the other keys.
 ";
 
+/// `mote doctor --help`.
+pub const DOCTOR_HELP: &str = "\
+Say whether this host, and images, are fit for virtual machines: what is fine,
+weak, missing or unknown, and what to do. It changes nothing.
+
+Usage: mote doctor [IMAGE...] [--json]
+
+Options:
+  --json      One JSON object instead of a table
+  -h, --help  Show this help
+
+Exit codes, the first that applies:
+  4  the host lacks something, VMs do not run
+  3  an image cannot be used, or not now
+  9  something is weak (less safe, or slower), or cannot be told
+  0  all is fine
+";
+
 /// What the command line asks for.
 #[derive(Debug)]
 pub enum Command {
@@ -88,6 +108,8 @@ pub enum Command {
     Run(Box<VmConfig>),
     /// Boot the built-in guest.
     Demo,
+    /// Examine the host and these images; whether the answer is to be JSON.
+    Doctor(Vec<PathBuf>, bool),
 }
 
 /// `mote --version`.
@@ -109,6 +131,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error>
         Some(Value(command)) => match command.to_str() {
             Some("run") => run(parser),
             Some("demo") => demo(parser),
+            Some("doctor") => doctor(parser),
             Some("help") => Ok(Command::Print(HELP)),
             Some("version") => Ok(Command::Print(VERSION)),
             _ => Err(Error::Usage(format!(
@@ -126,6 +149,20 @@ fn demo(mut parser: lexopt::Parser) -> Result<Command, Error> {
         Some(Short('h') | Long("help")) => Ok(Command::Print(HELP)),
         Some(other) => Err(usage(other.unexpected())),
     }
+}
+
+fn doctor(mut parser: lexopt::Parser) -> Result<Command, Error> {
+    let wrong = |e: lexopt::Error| Error::Usage(format!("{e}; see 'mote doctor --help'"));
+    let (mut images, mut json) = (Vec::new(), false);
+    while let Some(arg) = parser.next().map_err(wrong)? {
+        match arg {
+            Short('h') | Long("help") => return Ok(Command::Print(DOCTOR_HELP)),
+            Long("json") => json = true,
+            Value(image) => images.push(image.into()),
+            other => return Err(wrong(other.unexpected())),
+        }
+    }
+    Ok(Command::Doctor(images, json))
 }
 
 /// The flags of `run`, before the config file has filled what they left out.
@@ -414,6 +451,8 @@ mod tests {
             ("run --disk d --cmdline quiet", "need --kernel"),
             ("run --disk d --initrd i", "need --kernel"),
             ("demo --fast", "--fast"),
+            ("doctor --fast", "mote doctor --help"),
+            ("doctor --json=yes", "--json"),
         ] {
             let error = parse_line(line).unwrap_err();
             assert!(error.to_string().contains(word), "{line}: {error}");

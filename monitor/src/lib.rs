@@ -13,6 +13,7 @@ pub mod cli;
 pub mod config;
 pub mod console;
 pub mod devices;
+pub mod doctor;
 pub mod error;
 pub mod layout;
 pub mod memory;

@@ -6,12 +6,13 @@
 #![no_main]
 
 use std::ffi::{c_char, c_int};
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::sync::Arc;
 
 use mote::boot::{DEFAULT_CMDLINE, Source};
 use mote::cli::{self, Command};
 use mote::config::VmConfig;
+use mote::doctor::{self, Host};
 use mote::error::{Error, exit};
 use mote::timings::Timings;
 use mote::{console, devices, run, signals};
@@ -107,6 +108,16 @@ fn start(timings: &Arc<Timings>) -> Result<u8, Error> {
             // As with any filter, a reader that left early is no error.
             let _ = std::io::stdout().write_all(text.as_bytes());
             Ok(0)
+        }
+        Command::Doctor(images, json) => {
+            let report = doctor::examine(&Host::new("/"), &images);
+            let mut out = std::io::stdout();
+            let text = match json {
+                true => report.json(),
+                false => report.table(out.is_terminal()),
+            };
+            let _ = out.write_all(text.as_bytes());
+            Ok(report.exit_code())
         }
         Command::Run(config) => {
             let source = match config.kernel.as_deref() {

@@ -6,7 +6,7 @@ use std::error::Error;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use mote_tests::Vm;
@@ -22,24 +22,51 @@ pub struct Options {
     pub only: String,
     /// More for the `--disk` or `--net` flag.
     pub device: String,
+    /// QEMU's microvm in place of the monitor.
+    pub qemu: bool,
     pub extra: Vec<OsString>,
 }
 
+/// What makes QEMU start quickly and without anything that the guest does not
+/// use. Some hosts refuse what its processor would promise of their mitigations.
+const QEMU: [&str; 14] = [
+    "-M",
+    "microvm,accel=kvm,rtc=off,pit=off,pic=off",
+    "-cpu",
+    "host,-arch-capabilities",
+    "-global",
+    "virtio-mmio.force-legacy=false",
+    "-nodefaults",
+    "-no-user-config",
+    "-nographic",
+    "-serial",
+    "stdio",
+    "-object",
+    "iothread,id=io",
+    "-kernel",
+];
+
 impl Options {
+    pub fn wants(&self, case: &Case) -> bool {
+        case.name.contains(&self.only)
+    }
+
     /// From the command line; `None` if this is not a benchmark run.
-    pub fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Option<Self>> {
+    fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Option<Self>> {
         const USAGE: &str = "\
 usage: cargo bench -p mote-tests --bench NAME -- [OPTIONS] [-- ARGUMENTS OF `mote run`]
   --mote PATH      the monitor (built beside this program if not given)
   --runs N         measurements of each case on either side (15)
   --only TEXT      only cases with this in their name
-  --device TEXT    more for the device's flag, such as poll_us=0";
+  --device TEXT    more for the device's flag, such as poll_us=0
+  --qemu           QEMU's microvm in place of the monitor (arguments are QEMU's)";
         let mut asked = false;
         let mut options = Self {
             mote: env::current_exe()?.with_file_name("../mote"),
             runs: 15,
             only: String::new(),
             device: String::new(),
+            qemu: false,
             extra: Vec::new(),
         };
         while let Some(argument) = arguments.next() {
@@ -50,6 +77,7 @@ usage: cargo bench -p mote-tests --bench NAME -- [OPTIONS] [-- ARGUMENTS OF `mot
                 Some("--runs") => options.runs = value().ok_or(USAGE)?.parse::<usize>()?.max(1),
                 Some("--only") => options.only = value().ok_or(USAGE)?,
                 Some("--device") => options.device = format!(",{}", value().ok_or(USAGE)?),
+                Some("--qemu") => options.qemu = true,
                 Some("--") => options.extra.extend(arguments.by_ref()),
                 _ => return Err(USAGE.into()),
             }
@@ -61,10 +89,49 @@ usage: cargo bench -p mote-tests --bench NAME -- [OPTIONS] [-- ARGUMENTS OF `mot
     }
 }
 
+/// What is done, as the guest takes it: a kind, bytes, a depth, how often.
+pub struct Case {
+    pub name: &'static str,
+    pub kind: char,
+    pub bytes: u64,
+    pub depth: u64,
+    pub count: u64,
+}
+
+pub const fn case(name: &'static str, kind: char, bytes: u64, depth: u64, count: u64) -> Case {
+    Case {
+        name,
+        kind,
+        bytes,
+        depth,
+        count,
+    }
+}
+
+/// A benchmark's `main`.
+pub fn main(name: &str, measure: impl FnOnce(&Options) -> Result<()>) -> ExitCode {
+    let result = match Options::parse(env::args_os().skip(1)) {
+        Ok(Some(options)) => measure(&options),
+        Ok(None) => {
+            println!("{name}: not measured; `cargo bench` does that");
+            Ok(())
+        }
+        Err(error) => Err(error),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{name}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// A benchmark guest (`tests/guests/bench/driver.rs`), which sleeps until it
 /// is told what to do.
 pub struct Guest {
     vm: Vm,
+    ends: bool,
     ticks_per_us: f64,
     answers: usize,
 }
@@ -84,28 +151,50 @@ impl Guest {
             Some(fd) => command.args(["-c", "exec \"$@\" 3>&2 2>&1"]).stderr(fd),
             None => command.args(["-c", "exec \"$@\""]).stderr(Stdio::inherit()),
         };
-        command.arg("sh").arg(&options.mote);
-        command.args(["run", "--kernel"]);
-        command.arg(mote_tests::guest(name));
-        command.args([flag, &format!("{value}{}", options.device)]);
+        command.arg("sh");
+        let (device, guest) = (&options.device, mote_tests::guest(name));
+        if options.qemu {
+            command.arg("qemu-system-x86_64").args(QEMU).arg(guest);
+            let (back, front) = match flag {
+                "--disk" => (
+                    [
+                        "-drive".into(),
+                        format!("if=none,id=back,format=raw,file.locking=off,file={value}"),
+                    ],
+                    format!("virtio-blk-device,iothread=io,drive=back{device}"),
+                ),
+                _ => (
+                    ["-netdev", "tap,id=back,vhost=off,fd=3"].map(String::from),
+                    format!("virtio-net-device,netdev=back{device}"),
+                ),
+            };
+            command.args(back).args(["-device", &front]);
+        } else {
+            command
+                .arg(&options.mote)
+                .args(["run", "--kernel"])
+                .arg(guest);
+            command.args([flag, &format!("{value}{device}")]);
+        }
         command.args(&options.extra);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let vm = Vm::spawn(&mut command);
         vm.wait_for("ready\n");
         Self {
             vm,
+            ends: !options.qemu,
             ticks_per_us: ticks_per_us(),
             answers: 0,
         }
     }
 
     /// Tells it what to do; [`answer`](Self::answer) waits for the end of it.
-    pub fn tell(&mut self, order: &str) {
+    fn tell(&mut self, order: &str) {
         self.vm.send(format!("{order}\n"));
     }
 
     /// Microseconds by the guest's own clock, and its doorbells.
-    pub fn answer(&mut self) -> Result<(f64, u64)> {
+    fn answer(&mut self) -> Result<(f64, u64)> {
         self.answers += 1;
         self.vm.wait_for_times("took ", self.answers);
         let text = loop {
@@ -123,13 +212,51 @@ impl Guest {
         Ok((ticks as f64 / self.ticks_per_us, kicks))
     }
 
-    pub fn ask(&mut self, order: &str) -> Result<(f64, u64)> {
+    /// Has the guest and this program do the same by turns, `prepare` before
+    /// each, and prints what it took.
+    pub fn measure(
+        &mut self,
+        case: &Case,
+        runs: usize,
+        prepare: impl Fn() -> Result<()>,
+        mut host: impl FnMut() -> Result<f64>,
+    ) -> Result<()> {
+        let mut row = Row::default();
+        let order = format!("{} {} {} {}", case.kind, case.bytes, case.depth, case.count);
+        // The first round is for warming up.
+        for round in 0..=runs {
+            let (mut host_us, mut guest_us, mut kicks) = (0.0, 0.0, 0);
+            for turn in 0..2 {
+                prepare()?;
+                if (round + turn) % 2 == 0 {
+                    host_us = host()?;
+                } else {
+                    (guest_us, kicks) = self.ask(&order)?;
+                }
+            }
+            if round != 0 {
+                row.host.push(host_us / case.count as f64);
+                row.guest.push(guest_us / case.count as f64);
+                row.kicks += kicks;
+            }
+        }
+        row.print(case.name, case.count);
+        Ok(())
+    }
+
+    fn ask(&mut self, order: &str) -> Result<(f64, u64)> {
         self.tell(order);
         self.answer()
     }
 
     /// Ends it.
     pub fn stop(mut self) -> Result<()> {
+        if !self.ends {
+            // It has no port for that.
+            self.vm.signal(libc::SIGTERM);
+            let _ = self.vm.end();
+            return Ok(());
+        }
         self.tell("q");
         let end = self.vm.end();
         if end.code == 0 && !end.out.contains("FAIL") {
@@ -150,10 +277,10 @@ fn ticks_per_us() -> f64 {
 
 /// What came out of one case, in microseconds a request.
 #[derive(Default)]
-pub struct Row {
-    pub host: Vec<f64>,
-    pub guest: Vec<f64>,
-    pub kicks: u64,
+struct Row {
+    host: Vec<f64>,
+    guest: Vec<f64>,
+    kicks: u64,
 }
 
 pub fn print_head(runs: usize) {
@@ -167,7 +294,7 @@ pub fn print_head(runs: usize) {
 impl Row {
     /// Prints medians, their ratio, and how far it may be off: the ratios of
     /// the guest's quartiles to the host's median.
-    pub fn print(mut self, name: &str, count: u64) {
+    fn print(mut self, name: &str, count: u64) {
         let sorted = |values: &mut Vec<f64>| values.sort_by(f64::total_cmp);
         sorted(&mut self.host);
         sorted(&mut self.guest);

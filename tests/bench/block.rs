@@ -10,29 +10,10 @@ use std::time::Instant;
 
 mod beside;
 
-use beside::{Guest, Options, Result, Row};
+use beside::{Case, Guest, Options, Result, case};
 
 /// Bytes of the disk.
 const SIZE: u64 = 128 << 20;
-
-/// What is done: as `tests/guests/bench_block.rs` takes it.
-struct Case {
-    name: &'static str,
-    kind: char,
-    bytes: u64,
-    depth: u64,
-    count: u64,
-}
-
-const fn case(name: &'static str, kind: char, bytes: u64, depth: u64, count: u64) -> Case {
-    Case {
-        name,
-        kind,
-        bytes,
-        depth,
-        count,
-    }
-}
 
 const CASES: [Case; 13] = [
     case("4K random read, depth 1", 'r', 4096, 1, 4096),
@@ -51,21 +32,7 @@ const CASES: [Case; 13] = [
 ];
 
 fn main() -> ExitCode {
-    let result = match Options::parse(env::args_os().skip(1)) {
-        Ok(Some(options)) => measure(&options),
-        Ok(None) => {
-            println!("block: not measured; `cargo bench` does that");
-            Ok(())
-        }
-        Err(error) => Err(error),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("block: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    beside::main("block", measure)
 }
 
 fn measure(options: &Options) -> Result<()> {
@@ -93,30 +60,9 @@ fn measure_in(dir: &Path, options: &Options) -> Result<()> {
         next: 0,
     };
     beside::print_head(options.runs);
-    for case in CASES
-        .iter()
-        .filter(|case| case.name.contains(&options.only))
-    {
+    for case in CASES.iter().filter(|case| options.wants(case)) {
         host.rewrite(case.bytes)?;
-        let mut row = Row::default();
-        // The first round is for warming up.
-        for round in 0..=options.runs {
-            let mut host_us = 0.0;
-            if round % 2 == 0 {
-                host_us = host.work(case)?;
-            }
-            let order = format!("{} {} {} {}", case.kind, case.bytes, case.depth, case.count);
-            let (guest_us, kicks) = guest.ask(&order)?;
-            if round % 2 != 0 {
-                host_us = host.work(case)?;
-            }
-            if round != 0 {
-                row.host.push(host_us / case.count as f64);
-                row.guest.push(guest_us / case.count as f64);
-                row.kicks += kicks;
-            }
-        }
-        row.print(case.name, case.count);
+        guest.measure(case, options.runs, || Ok(()), || host.work(case))?;
     }
     guest.stop()
 }

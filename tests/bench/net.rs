@@ -2,7 +2,6 @@
 //! same on the same tap. See README.md. Needs root, for the tap. Nothing is
 //! asserted about times.
 
-use std::env;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::ExitCode;
@@ -11,27 +10,8 @@ use std::time::Instant;
 mod beside;
 mod wire;
 
-use beside::{Guest, Options, Result, Row};
+use beside::{Case, Guest, Options, Result, case};
 use wire::{Tap, Wire};
-
-/// What is done: as `tests/guests/bench_net.rs` takes it.
-struct Case {
-    name: &'static str,
-    kind: char,
-    bytes: usize,
-    depth: usize,
-    count: usize,
-}
-
-const fn case(name: &'static str, kind: char, bytes: usize, depth: usize, count: usize) -> Case {
-    Case {
-        name,
-        kind,
-        bytes,
-        depth,
-        count,
-    }
-}
 
 const CASES: [Case; 6] = [
     case("TX 64 B", 't', 64, 128, 8192),
@@ -43,21 +23,7 @@ const CASES: [Case; 6] = [
 ];
 
 fn main() -> ExitCode {
-    let result = match Options::parse(env::args_os().skip(1)) {
-        Ok(Some(options)) => measure(&options),
-        Ok(None) => {
-            println!("net: not measured; `cargo bench` does that");
-            Ok(())
-        }
-        Err(error) => Err(error),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("net: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    beside::main("net", measure)
 }
 
 fn measure(options: &Options) -> Result<()> {
@@ -70,33 +36,13 @@ fn measure(options: &Options) -> Result<()> {
         buffers: beside::memory(8 << 20)?,
     };
     beside::print_head(options.runs);
-    for case in CASES
-        .iter()
-        .filter(|case| case.name.contains(&options.only))
-    {
-        let mut row = Row::default();
-        let order = format!("{} {} {} {}", case.kind, case.bytes, case.depth, case.count);
-        // The first round is for warming up.
-        for round in 0..=options.runs {
-            let (mut host_us, mut guest_us, mut kicks) = (0.0, 0.0, 0);
-            for turn in 0..2 {
-                // What is received is there before it is asked for.
-                if case.kind.eq_ignore_ascii_case(&'r') {
-                    wire.fill(case.bytes, case.count)?;
-                }
-                if (round + turn) % 2 == 0 {
-                    host_us = host.work(case)?;
-                } else {
-                    (guest_us, kicks) = guest.ask(&order)?;
-                }
-            }
-            if round != 0 {
-                row.host.push(host_us / case.count as f64);
-                row.guest.push(guest_us / case.count as f64);
-                row.kicks += kicks;
-            }
-        }
-        row.print(case.name, case.count as u64);
+    for case in CASES.iter().filter(|case| options.wants(case)) {
+        // What is received is there before it is asked for.
+        let prepare = || match case.kind {
+            'r' | 'R' => wire.fill(case.bytes as usize, case.count as usize),
+            _ => Ok(()),
+        };
+        guest.measure(case, options.runs, prepare, || host.work(case))?;
     }
     guest.stop()
 }
@@ -112,20 +58,21 @@ impl Host {
     /// memory in turn; returns microseconds.
     fn work(&mut self, case: &Case) -> Result<f64> {
         let send = case.kind.eq_ignore_ascii_case(&'t');
-        let len = wire::HEADER + case.bytes;
+        let [bytes, depth, count] = [case.bytes, case.depth, case.count].map(|n| n as usize);
+        let len = wire::HEADER + bytes;
         let (space, buffers) = match case.kind {
-            'R' => (17 * 4096, case.depth / 17),
-            'r' => (2048, case.depth),
-            _ => (len.next_multiple_of(64), case.depth),
+            'R' => (17 * 4096, depth / 17),
+            'r' => (2048, depth),
+            _ => (len.next_multiple_of(64), depth),
         };
         if send {
             for buffer in self.buffers.chunks_mut(space).take(buffers) {
-                wire::write_frame(buffer, case.bytes);
+                wire::write_frame(buffer, bytes);
             }
         }
         let fd = self.tap.as_raw_fd();
         let begin = Instant::now();
-        for number in 0..case.count {
+        for number in 0..count {
             let start = number % buffers * space;
             let buffer = self.buffers.get_mut(start..start + space);
             let buffer = buffer.ok_or("too few buffers")?;

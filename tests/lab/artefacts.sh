@@ -5,7 +5,7 @@
 # Modules of the lab host, and of the guests: their dependencies come along.
 readonly LAB_MODULES=(kvm-amd tun virtio_pci virtio_blk loop ext4 crc32c_generic isofs dm-flakey dm-log-writes)
 readonly GUEST_MODULES=(virtio_mmio virtio_blk virtio_net isofs button)
-readonly NET_MODULES=(virtio_mmio virtio_net)
+readonly SHELL_MODULES=(virtio_mmio virtio_net virtio_blk)
 readonly BLOCK_MODULES=(virtio_mmio virtio_blk ext4 crc32c_generic isofs)
 
 # Two labs may start at once: one builds, the other waits.
@@ -157,7 +157,7 @@ readonly NET_TOOLS=(iperf3 ethtool ping ip)
 
 net_initrd() {
     put_tools "$work/init-shell" "${NET_TOOLS[@]}"
-    guest_initrd init-shell init-shell "${NET_MODULES[@]}"
+    guest_initrd init-shell init-shell "${SHELL_MODULES[@]}"
 }
 
 # A guest that writes records until the power is cut.

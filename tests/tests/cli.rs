@@ -7,7 +7,14 @@ fn help_is_on_stdout_and_code_0() {
     for args in [&["--help"][..], &["-h"], &["help"]] {
         let end = run(&mut mote(args));
         assert_eq!(end.expect(0).err, "");
-        for word in ["Usage: mote", "run", "demo", "--version", "Exit codes"] {
+        for word in [
+            "Usage: mote",
+            "run",
+            "demo",
+            "doctor",
+            "--version",
+            "Exit codes",
+        ] {
             assert!(end.out.contains(word), "no {word} in:\n{}", end.out);
         }
     }
@@ -38,7 +45,7 @@ fn help_for_run_names_every_flag() {
 /// It has to fit a terminal as people have it.
 #[test]
 fn help_is_at_most_80_columns_wide() {
-    for args in [&["--help"][..], &["run", "--help"]] {
+    for args in [&["--help"][..], &["run", "--help"], &["doctor", "--help"]] {
         let end = run(&mut mote(args));
         for line in end.expect(0).out.lines() {
             assert!(line.chars().count() <= 80, "{line}");

@@ -69,8 +69,9 @@ fn discarded_pieces_are_zeroes() {
     }
 }
 
-/// A read-only drive: flush succeeds, writes and discards fail, and the next
-/// read is served (Kata CVE-2020-2025, Cloud Hypervisor #7698).
+/// Flaw table lines 23 and 24, a read-only drive: flush succeeds, writes and
+/// discards fail, and the next read is served (Kata CVE-2020-2025, Cloud
+/// Hypervisor #7698).
 #[test]
 fn a_cdrom_only_reads() {
     if have_kvm() {
@@ -78,8 +79,8 @@ fn a_cdrom_only_reads() {
     }
 }
 
-/// Every offset and width of the register window (kvmtool CVE-2021-45464), and
-/// registers written after activation (Firecracker CVE-2026-5747).
+/// Flaw table lines 14 and 1: every offset and width of the register window
+/// (kvmtool CVE-2021-45464), and registers written after activation (Firecracker CVE-2026-5747).
 #[test]
 fn any_register_access_is_harmless() {
     if have_kvm() {
@@ -87,7 +88,7 @@ fn any_register_access_is_harmless() {
     }
 }
 
-/// Chains that no driver may build: the device asks for a reset and works
+/// Flaw table line 17, chains that no driver may build: the device asks for a reset and works
 /// after it (QEMU CVE-2016-6490 and its kin).
 #[test]
 fn bad_chains_end_in_needs_reset() {
@@ -98,7 +99,8 @@ fn bad_chains_end_in_needs_reset() {
     }
 }
 
-/// Headers of other formats that a guest plants are data (QEMU CVE-2008-2004):
+/// Flaw table line 12: headers of other formats that a guest plants are data
+/// (QEMU CVE-2008-2004, Cloud Hypervisor CVE-2026-27211):
 /// the disk stays raw, whatever its first bytes say.
 #[test]
 fn a_disk_is_raw_whatever_is_in_it() {

@@ -51,6 +51,11 @@ fn lab_install() {
 }
 
 #[test]
+fn lab_jail() {
+    lab("jail");
+}
+
+#[test]
 fn lab_net() {
     lab("net");
 }

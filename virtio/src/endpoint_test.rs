@@ -195,7 +195,7 @@ fn pause_save_restore_resume_loses_nothing() {
     assert_eq!(word[0], 0xf);
     assert_eq!(block.config()[32], 0);
     let mut worker = Worker::default();
-    let outcome = block.run(&mut worker, 0, Duration::ZERO, 64, WhenEmpty::Arm);
+    let outcome = block.run(&mut worker, 0, &|| Duration::ZERO, 64, WhenEmpty::Arm);
     assert_eq!((outcome.step, outcome.signal), (Step::Idle, true));
     assert_eq!(machine.rig.driver.get(status), [OK]);
     assert_eq!(machine.rig.driver.drain().len(), 1);

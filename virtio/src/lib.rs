@@ -48,7 +48,7 @@
 //!     irq: impl Fn(),
 //! ) -> Option<Duration> {
 //!     loop {
-//!         let outcome = block.run(worker, 0, clock(), 64, WhenEmpty::Arm);
+//!         let outcome = block.run(worker, 0, &clock, 64, WhenEmpty::Arm);
 //!         let mut interrupt = outcome.signal;
 //!         if outcome.refresh && let Ok(mut endpoint) = endpoint.lock() {
 //!             interrupt |= endpoint.refresh();
@@ -93,6 +93,7 @@ mod queue_compare_test;
 mod queue_hostile_test;
 #[cfg(test)]
 mod queue_test;
+mod queues;
 pub mod rate;
 pub mod transport;
 

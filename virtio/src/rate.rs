@@ -156,11 +156,16 @@ impl RateLimiter {
     /// Spends one operation and `bytes` bytes whether they are there or not;
     /// what was not there is owed and delays the next.
     pub fn charge(&mut self, bytes: u64) {
-        if let Some(bucket) = &mut self.bytes {
-            bucket.spend(bytes);
-        }
+        self.owe(bytes);
         if let Some(bucket) = &mut self.operations {
             bucket.spend(1);
+        }
+    }
+
+    /// Spends bytes of an operation that was taken before.
+    pub fn owe(&mut self, bytes: u64) {
+        if let Some(bucket) = &mut self.bytes {
+            bucket.spend(bytes);
         }
     }
 }

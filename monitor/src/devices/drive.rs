@@ -98,13 +98,19 @@ enum Next {
 impl Work {
     /// What a worker thread does: serve all queues, look on for a moment where
     /// that pays, sleep on the doorbell.
-    pub(super) fn serve(&self, slot: &Slot) {
+    pub(super) fn serve(&self, slot: &Arc<Slot>) {
+        let own = if self.threads == 1 {
+            Worker::default()
+        } else {
+            let slot = Arc::clone(slot);
+            Worker::of_pool(move || slot.ring())
+        };
         let mut worker = DriveWorker {
             work: self,
             slot,
             clock: Instant::now(),
             told: false,
-            own: Worker::default(),
+            own,
         };
         // Several that look on would take each other's requests, and a drive
         // has several because its requests take long.
@@ -142,10 +148,10 @@ impl DriveWorker<'_> {
     /// Serves each queue once.
     fn round(&mut self, when_empty: WhenEmpty) -> Next {
         let (mut until, mut more, mut empty) = (None, false, false);
+        let clock = || self.clock.elapsed();
         for queue in 0..self.work.queues {
-            let now = self.clock.elapsed();
             let block = &self.work.block;
-            let outcome = block.run(&mut self.own, queue, now, BUDGET, when_empty);
+            let outcome = block.run(&mut self.own, queue, &clock, BUDGET, when_empty);
             self.slot.answer(&outcome);
             let wake = match outcome.step {
                 Step::More => {
@@ -158,8 +164,8 @@ impl DriveWorker<'_> {
                 }
                 Step::WaitUntil(at) => Some(at),
                 Step::Paused => {
-                    self.tell();
-                    Some(now + NO_SPACE)
+                    tell(&mut self.told, &self.slot.name);
+                    Some(self.clock.elapsed() + NO_SPACE)
                 }
                 _ => None,
             };
@@ -172,20 +178,20 @@ impl DriveWorker<'_> {
         }
     }
 
-    fn tell(&mut self) {
-        if !std::mem::replace(&mut self.told, true) {
-            let name = &self.slot.name;
-            crate::console::say(&format!(
-                "mote: disk {name}: the host has no room left; its guest waits\r\n"
-            ));
-        }
-    }
-
     fn sleep(&self, until: Option<Duration>, poll: &mut Poll) {
         let begin = self.clock.elapsed();
         sleep(self.slot, None, until.map(|at| at.saturating_sub(begin)));
         if until.is_none() {
             poll.slept(self.clock.elapsed().saturating_sub(begin));
         }
+    }
+}
+
+/// Says, once, that the drive `name` waits for room.
+fn tell(told: &mut bool, name: &str) {
+    if !std::mem::replace(told, true) {
+        crate::console::say(&format!(
+            "mote: disk {name}: the host has no room left; its guest waits\r\n"
+        ));
     }
 }

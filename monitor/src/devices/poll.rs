@@ -5,7 +5,8 @@
 //! It must not cost others: the moment is bounded, begins at nothing, grows
 //! only while sleeps turn out short, and is given up for a long while where
 //! work comes soon but never while it is waited for (as on a processor that
-//! the guest itself needs).
+//! the guest itself needs), or where the guest has it come so late that
+//! waiting awake costs the host more than sleeping would.
 
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,11 @@ const LEAST: Duration = Duration::from_micros(8);
 /// A sleep of so many longest moments was short: a wake-up alone may take
 /// more than one.
 const SHORT: u32 = 4;
+/// What a sleep and a wake-up cost the host, about: what looking on saves each
+/// time that it finds something, and so may cost on average.
+const SAVED: Duration = Duration::from_micros(24);
+/// Savings that are lent for a try, and the most that are kept.
+const SAVINGS: (Duration, Duration) = (Duration::from_micros(250), Duration::from_millis(1));
 /// Sleeps without looking on, after it was given up once and at most.
 const REST: (u32, u32) = (32, 4096);
 
@@ -22,6 +28,8 @@ const REST: (u32, u32) = (32, 4096);
 pub(super) struct Poll {
     most: Duration,
     moment: Duration,
+    /// Time saved by what was found, less the time spent on looking.
+    saved: Duration,
     /// Sleeps until it may be tried again.
     rest: u32,
     next_rest: u32,
@@ -33,6 +41,7 @@ impl Poll {
         Self {
             most: Duration::from_micros(us.into()),
             moment: Duration::ZERO,
+            saved: SAVINGS.0,
             rest: 0,
             next_rest: REST.0,
         }
@@ -44,16 +53,39 @@ impl Poll {
     }
 
     /// Looks until there is something or the moment is over; true if there is.
-    pub(super) fn watch(&mut self, mut look: impl FnMut() -> bool) -> bool {
+    pub(super) fn watch(&mut self, look: impl FnMut() -> bool) -> bool {
         let begin = Instant::now();
-        while begin.elapsed() < self.moment {
-            if look() {
-                self.next_rest = REST.0;
-                return true;
-            }
+        self.watch_by(|| begin.elapsed(), look)
+    }
+
+    /// The same by a clock that begins at nothing.
+    fn watch_by(&mut self, clock: impl Fn() -> Duration, mut look: impl FnMut() -> bool) -> bool {
+        let (mut found, mut spent) = (false, Duration::ZERO);
+        while !found && spent < self.moment {
+            found = look();
             std::hint::spin_loop();
+            spent = clock();
         }
-        false
+        if found {
+            self.saved += SAVED;
+            if spent <= SAVED {
+                self.next_rest = REST.0;
+            }
+        }
+        // Longer than a moment is only who did not get the processor.
+        match self.saved.checked_sub(spent.min(self.moment)) {
+            Some(left) => self.saved = left.min(SAVINGS.1),
+            None => self.give_up(),
+        }
+        found
+    }
+
+    /// Not again for a while.
+    fn give_up(&mut self) {
+        self.moment = Duration::ZERO;
+        self.saved = SAVINGS.0;
+        self.rest = self.next_rest;
+        self.next_rest = (self.next_rest * 2).min(REST.1);
     }
 
     /// Learns from a sleep, which followed a moment in vain if there was one.
@@ -65,15 +97,15 @@ impl Poll {
         } else if self.moment < self.most {
             self.moment = (self.moment * 2).max(LEAST).min(self.most);
         } else {
-            self.moment = Duration::ZERO;
-            self.rest = self.next_rest;
-            self.next_rest = (self.next_rest * 2).min(REST.1);
+            self.give_up();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     const SOON: Duration = Duration::from_micros(20);
@@ -109,6 +141,53 @@ mod tests {
             poll.slept(SOON);
         }
         assert!(watched < 50, "{watched}");
+    }
+
+    /// Work that comes by turns so many microseconds after the last, for a
+    /// second: how many of them were spent on looking.
+    fn watched(turns: &[u64]) -> u64 {
+        let mut poll = Poll::new(50);
+        let (mut watched, mut now) = (0, 0);
+        for every in turns.iter().copied().cycle() {
+            now += every;
+            if now > 1_000_000 {
+                break;
+            }
+            let time = Cell::new(0);
+            if poll.pays() {
+                let clock = || Duration::from_micros(time.get());
+                poll.watch_by(clock, || {
+                    time.set(time.get() + 1);
+                    time.get() >= every
+                });
+            }
+            watched += time.get();
+            if time.get() < every {
+                poll.slept(Duration::from_micros(every - time.get()));
+            }
+        }
+        watched
+    }
+
+    /// A guest that has work come just before the moment ends does not keep
+    /// the worker awake; one that mixes in some that comes soon, for a part of
+    /// the time.
+    #[test]
+    fn what_it_finds_has_to_be_worth_it() {
+        for every in [2, 5, 15, 20] {
+            let share = watched(&[every]);
+            assert!(share > 900_000, "{share} of a million, {every} apart");
+        }
+        for every in [30, 40, 49, 60] {
+            let share = watched(&[every]);
+            assert!(share < 100_000, "{share} of a million, {every} apart");
+        }
+        for late in 2..40 {
+            let mut turns = vec![49; late];
+            turns.push(1);
+            let share = watched(&turns);
+            assert!(share < 600_000, "{share} of a million, {late} late ones");
+        }
     }
 
     #[test]

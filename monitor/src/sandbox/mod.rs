@@ -22,6 +22,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 pub use events::event;
+pub use process::{errata as landlock_errata, version as landlock_version};
 pub use table::{Slot, Thread};
 
 use crate::error::Error;

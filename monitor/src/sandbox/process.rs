@@ -103,10 +103,22 @@ fn landlock(least: Option<u32>) -> Result<(), Error> {
 
 /// The version of Landlock's interface; 0 if the kernel has none, or has it
 /// switched off.
-fn version() -> u32 {
+pub fn version() -> u32 {
     const VERSION: libc::c_ulong = 1;
+    ask(VERSION).unwrap_or(0)
+}
+
+/// A bit for each erratum of Landlock that the kernel has mended; it tells from
+/// Linux 6.15 on.
+pub fn errata() -> Option<u32> {
+    const ERRATA: libc::c_ulong = 2;
+    ask(ERRATA)
+}
+
+/// A question about Landlock; it makes no ruleset.
+fn ask(what: libc::c_ulong) -> Option<u32> {
     let none = std::ptr::null::<u8>();
-    // SAFETY: with this flag the call takes no structure.
-    let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, none, 0, VERSION) };
-    u32::try_from(version).unwrap_or(0)
+    // SAFETY: with these flags the call takes no structure.
+    let answer = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, none, 0, what) };
+    u32::try_from(answer).ok()
 }

@@ -359,6 +359,11 @@ const WORKER: &[Rule] = &[
     ),
     rule(
         libc::SYS_write,
+        &[In(0, Slot::Doorbell)],
+        "a disk's worker wakes another one for what it leaves",
+    ),
+    rule(
+        libc::SYS_write,
         &[In(0, Slot::Interrupt)],
         "the device's interrupt",
     ),

@@ -29,23 +29,6 @@ mote run --kernel /lab/vmlinux --initrd /lab/init-shell.cpio --cpus 2 --memory 2
     --cmdline "console=ttyS0 panic=-1 reboot=k quiet loglevel=1" <&3 >>/tmp/out 2>/tmp/err &
 vm=$!
 
-number=0
-# guest COMMAND: runs it there; its output is in /tmp/said, its code comes back.
-guest() {
-    number=$((number + 1))
-    echo "BEGIN $number" >>/tmp/out
-    echo "$number $1" >&3
-    if ! wait_for 120 grep -q "^DONE $number " /tmp/out; then
-        echo "no answer to: $1"
-        tail -n 5 /tmp/out /tmp/err
-        # Nothing that follows would get one.
-        exit 1
-    fi
-    sed -n "/^BEGIN $number\$/,/^DONE $number /p" /tmp/out | sed '1d;$d' >/tmp/said
-    code=$(sed -n "s/^DONE $number //p" /tmp/out)
-    [ "$code" = 0 ] || cat /tmp/said
-    return "$code"
-}
 said() { guest "$1" && grep -q "$2" /tmp/said; }
 configure() {
     guest "$ip address add $there/24 dev eth0; $ip address add $there6/64 dev eth0 nodad; $ip link set eth0 up"

@@ -1,25 +1,47 @@
 //! Running a block queue: take, do, give back.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::counters::Tally;
 use super::execute::{Executor, NoSpace};
-use super::request::{self, Limits, Range};
+use super::request::{self, Limits, Operation, Range};
 use super::{Block, Inserted, Running, SECTOR};
+use crate::queues::lock;
 use crate::{Chain, Error, Outcome, Queue, Step, WhenEmpty, features};
 
 /// Most data moved in one `run`, whatever its budget of requests: 16 MiB
 /// after which the worker looks at its other duties.
 const BYTES_PER_RUN: u64 = 16 << 20;
+/// How long a `run` goes on taking requests. What is done is not told before
+/// its end, so on a slow disk the first of many would be told after the last.
+const TIME_PER_RUN: Duration = Duration::from_millis(1);
+/// What a hole costs its limit: the block that the host may have to rewrite at
+/// an edge of it. What lies between the edges is given back, not written.
+const HOLE: u64 = 4096;
 
 /// What a worker thread keeps between requests, to allocate none for them.
 /// Make it on the thread that uses it; it knows nothing of any device.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Worker<'m> {
     chain: Chain<'m>,
     ranges: Vec<Range>,
+    wake: Option<Box<dyn Fn() + 'm>>,
+}
+
+impl<'m> Worker<'m> {
+    /// One of several that serve the same queues. The doorbell stays armed
+    /// while it is at work, so that new requests find the others, and `wake`
+    /// is called, under the queue's lock, when it has taken a request and left
+    /// some that rang before: have one of the others look.
+    #[must_use]
+    pub fn of_pool(wake: impl Fn() + 'm) -> Self {
+        Self {
+            wake: Some(Box::new(wake)),
+            ..Self::default()
+        }
+    }
 }
 
 /// How a `run` goes on after a request was taken or could not be.
@@ -34,8 +56,8 @@ impl<'m> Block<'m> {
     #[must_use]
     pub fn pending(&self, queue: usize) -> u16 {
         let running = self.running.read().unwrap_or_else(PoisonError::into_inner);
-        let queue = running.as_ref().and_then(|r| r.queues.get(queue)?.as_ref());
-        queue.map_or(0, |queue| lock(queue).pending())
+        let running = running.as_ref();
+        running.map_or(0, |running| running.queues.pending(queue))
     }
 
     /// Serves up to `budget` requests of `queue` and says why it stopped.
@@ -43,13 +65,14 @@ impl<'m> Block<'m> {
     /// Any number of workers may run the same queue: requests are taken and
     /// given back under the queue's lock and done outside it. Each request is
     /// shown to the driver as soon as it is done; the interrupt for all of
-    /// them is asked for once, at the end. `now` is the owner's clock, on
-    /// which [`Step::WaitUntil`] is meant.
+    /// them is asked for once, at the end, which comes a millisecond after the
+    /// start or with the request that took longer. `clock` is the owner's, any
+    /// monotonic one, on which [`Step::WaitUntil`] is meant.
     pub fn run(
         &self,
         worker: &mut Worker<'m>,
         queue: usize,
-        now: Duration,
+        clock: &dyn Fn() -> Duration,
         budget: usize,
         when_empty: WhenEmpty,
     ) -> Outcome {
@@ -60,15 +83,18 @@ impl<'m> Block<'m> {
         if running.broken.load(Ordering::Relaxed) {
             return Outcome::quiet(Step::Broken);
         }
-        let Some(Some(queue)) = running.queues.get(queue) else {
+        let Some(queue) = running.queues.get(queue) else {
             return Outcome::quiet(Step::Stopped);
         };
         let inserted = self.inserted.read().unwrap_or_else(PoisonError::into_inner);
+        let now = clock();
         let mut session = Session {
             block: self,
             limits: self.limits(running, &inserted),
             executor: self.executor(running, &inserted),
+            clock,
             now,
+            end: now.saturating_add(TIME_PER_RUN),
             budget,
             when_empty,
         };
@@ -110,7 +136,9 @@ struct Session<'a, 'm> {
     block: &'a Block<'m>,
     limits: Limits,
     executor: Executor<'a>,
+    clock: &'a dyn Fn() -> Duration,
     now: Duration,
+    end: Duration,
     budget: usize,
     when_empty: WhenEmpty,
 }
@@ -143,8 +171,12 @@ impl<'m> Session<'_, 'm> {
 
     fn take(&mut self, ring: &mut Queue<'m>, worker: &mut Worker<'m>) -> Result<Taken, Error> {
         let tally = &self.executor.tally;
+        if tally.requests > 0 {
+            self.now = (self.clock)();
+        }
         let spent = tally.requests >= self.budget as u64
             || tally.read_bytes + tally.written_bytes >= BYTES_PER_RUN
+            || self.now >= self.end
             || self.block.stopping.load(Ordering::Relaxed);
         if spent {
             return Ok(Taken::Leave(Step::More));
@@ -164,10 +196,16 @@ impl<'m> Session<'_, 'm> {
             self.block.counters.throttled.add(1);
             return Ok(Taken::Leave(Step::WaitUntil(at)));
         }
+        if let Some(wake) = &worker.wake
+            && !ring.arm()?
+        {
+            wake();
+        }
         Ok(Taken::Chain)
     }
 
-    /// Spends the request's tokens: its data, whichever way it goes.
+    /// Spends the request's tokens: its data, whichever way it goes. What it
+    /// does besides is only known later, and owed then.
     fn throttle(&self, chain: &Chain<'_>) -> Result<(), Duration> {
         let bytes = chain.readable_len().saturating_sub(16);
         let bytes = bytes.max(chain.writable_len().saturating_sub(1));
@@ -177,8 +215,17 @@ impl<'m> Session<'_, 'm> {
 
     fn serve(&mut self, worker: &mut Worker<'m>) -> Result<Result<u32, NoSpace>, Error> {
         let request = request::parse(&mut worker.chain, &self.limits, &mut worker.ranges)?;
-        let Worker { chain, ranges } = worker;
-        Ok(self.executor.execute(&request, chain, ranges))
+        let Worker { chain, ranges, .. } = worker;
+        let done = self.executor.execute(&request, chain, ranges);
+        if done.is_ok() && self.block.limiting.load(Ordering::Relaxed) {
+            let bytes = match request.operation {
+                Operation::WriteZeroes => ranges.iter().map(|range| range.len).sum(),
+                Operation::Discard => ranges.len() as u64 * HOLE,
+                _ => 0,
+            };
+            lock(&self.block.limiter).owe(bytes);
+        }
+        Ok(done)
     }
 
     fn give_back(
@@ -199,8 +246,4 @@ impl<'m> Session<'_, 'm> {
             }
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -210,6 +210,7 @@ impl<'a> Executor<'a> {
         for range in ranges.iter().filter(|range| range.len != 0) {
             disk.write_zeroes(range.offset, range.len, range.may_unmap)
                 .map_err(|error| failure(&error))?;
+            self.tally.written_bytes += range.len;
         }
         self.tally.discards += 1;
         self.settle()

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use vm_memory::Bytes;
@@ -52,6 +52,11 @@ pub(crate) struct Disk {
     pub(crate) claimed_size: AtomicU64,
     /// How long a read takes.
     pub(crate) delay: Mutex<Duration>,
+    /// Reads wait until so many are under way at once.
+    pub(crate) together: Mutex<usize>,
+    /// Reads under way that wait for the others.
+    pub(crate) inside: Mutex<usize>,
+    pub(crate) arrived: Condvar,
 }
 
 impl Disk {
@@ -69,6 +74,28 @@ impl Disk {
         self.bytes.lock().unwrap()[offset..offset + len].to_vec()
     }
 
+    /// Waits for the others, if it is to.
+    fn meet(&self) {
+        let together = *self.together.lock().unwrap();
+        if together == 0 {
+            return;
+        }
+        let mut inside = self.inside.lock().unwrap();
+        *inside += 1;
+        if *inside == together {
+            *inside = 0;
+            self.arrived.notify_all();
+        } else {
+            // Long enough for any machine, and then the test fails.
+            let limit = Duration::from_secs(60);
+            let stays = |inside: &mut usize| *inside != 0;
+            let _met = self
+                .arrived
+                .wait_timeout_while(inside, limit, stays)
+                .unwrap();
+        }
+    }
+
     fn log(&self, event: Event) {
         self.events.lock().unwrap().push(event);
     }
@@ -84,6 +111,7 @@ impl ReadAt for Arc<Disk> {
 
     fn read_at(&self, to: &[GuestSlice<'_>], offset: u64) -> io::Result<usize> {
         std::thread::sleep(*self.delay.lock().unwrap());
+        self.meet();
         if self.io_fails.load(Ordering::Relaxed) {
             return Err(io::Error::other("fault"));
         }
@@ -236,8 +264,10 @@ impl Rig {
     }
 
     pub(crate) fn run(&mut self) -> Outcome {
-        let now = Duration::ZERO;
-        let outcome = self.block.run(&mut self.worker, 0, now, 64, WhenEmpty::Arm);
+        let clock = || Duration::ZERO;
+        let outcome = self
+            .block
+            .run(&mut self.worker, 0, &clock, 64, WhenEmpty::Arm);
         self.last = Some(outcome);
         outcome
     }

@@ -15,7 +15,11 @@ mod execute;
 #[cfg(test)]
 pub(crate) mod fake;
 mod medium;
+#[cfg(test)]
+mod pool_test;
 mod request;
+#[cfg(test)]
+mod run_test;
 #[cfg(test)]
 mod storage_test;
 
@@ -24,8 +28,9 @@ use std::sync::{Mutex, PoisonError, RwLock};
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 
+use crate::queues::{Queues, lock};
 use crate::rate::RateLimiter;
-use crate::{Activation, Device, Error, Memory, Queue, Stopped, features};
+use crate::{Activation, Device, Error, Memory, Stopped, features};
 
 pub use config::{ID_LEN, OnNoSpace, Options, SECTOR};
 pub use counters::BlockCounters;
@@ -38,7 +43,7 @@ use execute::Health;
 /// The queues of a started device.
 struct Running<'m> {
     features: u64,
-    queues: Vec<Option<Mutex<Queue<'m>>>>,
+    queues: Queues<'m>,
     broken: AtomicBool,
 }
 
@@ -120,8 +125,7 @@ impl<'m> Block<'m> {
     /// Replaces the rate limits; the new buckets are full. Wake the workers
     /// that wait for the old ones.
     pub fn set_limiter(&self, limiter: RateLimiter) {
-        let mut current = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
-        *current = limiter;
+        *lock(&self.limiter) = limiter;
         self.limiting
             .store(limiter.is_limiting(), Ordering::Relaxed);
     }
@@ -149,25 +153,6 @@ impl<'m> Block<'m> {
         self.sectors.store(size / SECTOR, Ordering::Relaxed);
         let old = std::mem::replace(&mut *inserted, Inserted { medium, size });
         Ok(old.medium)
-    }
-
-    fn start_queues(&self, activation: &Activation) -> Result<Running<'m>, Error> {
-        let start = |setup: &Option<crate::QueueSetup>| {
-            let Some(setup) = setup else { return Ok(None) };
-            let size = self.options.queue_size;
-            let (config, state) = (&setup.config, &setup.state);
-            let queue = Queue::new(self.mem, size, activation.features, config, state)?;
-            Ok(Some(Mutex::new(queue)))
-        };
-        Ok(Running {
-            features: activation.features,
-            queues: activation
-                .queues
-                .iter()
-                .map(start)
-                .collect::<Result<_, _>>()?,
-            broken: AtomicBool::new(false),
-        })
     }
 }
 
@@ -212,7 +197,11 @@ impl Device for Block<'_> {
         if running.is_some() {
             return Err(Error::State("a running device"));
         }
-        let started = self.start_queues(activation)?;
+        let started = Running {
+            features: activation.features,
+            queues: Queues::start(self.mem, self.options.queue_size, activation)?,
+            broken: AtomicBool::new(false),
+        };
         if let Some(writeback) = activation.writeback {
             self.writeback.store(writeback, Ordering::Relaxed);
         } else if activation.features & features::BLK_FLUSH == 0 {
@@ -227,15 +216,9 @@ impl Device for Block<'_> {
         self.stopping.store(true, Ordering::Relaxed);
         let mut running = self.running.write().unwrap_or_else(PoisonError::into_inner);
         self.stopping.store(false, Ordering::Relaxed);
-        let state = |queue: Option<Mutex<Queue<'_>>>| {
-            queue.map(|queue| {
-                let queue = queue.into_inner().unwrap_or_else(PoisonError::into_inner);
-                queue.into_state()
-            })
-        };
-        let queues = running.take().map(|running| running.queues);
+        let queues = running.take().map(|running| running.queues.into_states());
         Stopped {
-            queues: queues.into_iter().flatten().map(state).collect(),
+            queues: queues.unwrap_or_default(),
             writeback: self.writeback.load(Ordering::Relaxed),
         }
     }

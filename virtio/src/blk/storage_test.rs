@@ -2,15 +2,14 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Barrier};
-use std::time::Duration;
 
 use super::fake::{
     DATA, DISCARD, Disk, Event, FLUSH, IN, IOERR, NONE, OK, OUT, Rig, WRITE_ZEROES, activation,
     read_only, stopped, writable,
 };
-use super::{Block, Medium, OnNoSpace, Options, Worker};
+use super::{Block, Medium, OnNoSpace, Options};
 use crate::driver::memory;
-use crate::{Device, Error, QueueState, Step, WhenEmpty, features};
+use crate::{Device, Error, QueueState, Step, features};
 
 /// Flaw table lines 23 and 24: read-only by the guest's good will (Kata
 /// CVE-2020-2025); a read-only disk that refused flush, or whose worker died
@@ -280,56 +279,4 @@ fn a_backend_error_is_one_requests_error() {
     rig.disk.io_fails.store(false, Relaxed);
     assert_eq!(rig.read(0, 512), OK);
     assert_eq!(rig.write(0, 512), OK);
-}
-
-/// A pool of workers on one queue answers every request exactly once, and a
-/// stop in the middle waits for them and loses nothing.
-#[test]
-fn a_pool_shares_a_queue() {
-    let mut rig = Rig::new();
-    *rig.disk.delay.lock().unwrap() = Duration::from_micros(50);
-    let mut sent = 0;
-    let mut done = 0;
-    let mut starts = 0;
-    while starts < 20 {
-        let threads: Vec<_> = (0..4)
-            .map(|_| {
-                let block = rig.block.clone();
-                std::thread::spawn(move || {
-                    let mut worker = Worker::default();
-                    loop {
-                        let now = Duration::ZERO;
-                        let outcome = block.run(&mut worker, 0, now, 8, WhenEmpty::Arm);
-                        match outcome.step {
-                            Step::Stopped => return,
-                            Step::Idle | Step::More => std::thread::yield_now(),
-                            step => panic!("{step:?}"),
-                        }
-                    }
-                })
-            })
-            .collect();
-        for _ in 0..200 {
-            done += rig.driver.drain().len();
-            while sent - done < 16 {
-                rig.offer(IN, sent as u64 % 64, &[(DATA, 512, true)]);
-                sent += 1;
-            }
-        }
-        let stopped = rig.block.stop();
-        for thread in threads {
-            thread.join().unwrap();
-        }
-        let state = stopped.queues[0].clone().unwrap();
-        assert!(
-            state.in_flight.is_empty(),
-            "every read that began has ended"
-        );
-        rig.start(rig.block.features(), state);
-        starts += 1;
-    }
-    while rig.run().step != Step::Idle {}
-    done += rig.driver.drain().len();
-    assert_eq!(done, sent);
-    assert_eq!(rig.block.counters().requests.get(), sent as u64);
 }

@@ -14,6 +14,8 @@ mod header;
 mod pieces_test;
 mod rx;
 #[cfg(test)]
+mod rx_fault_test;
+#[cfg(test)]
 mod rx_test;
 mod tap;
 mod tx;
@@ -25,6 +27,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 
+use crate::queues::{Queues, lock};
 use crate::rate::RateLimiter;
 use crate::{Activation, Device, Error, Memory, Outcome, Queue, Step, Stopped, features};
 
@@ -50,7 +53,7 @@ struct Running<'m> {
     offload_set: AtomicBool,
     /// Bytes of the largest frame to make room for.
     largest_frame: usize,
-    queues: Vec<Option<Mutex<Queue<'m>>>>,
+    queues: Queues<'m>,
     broken: AtomicBool,
 }
 
@@ -153,8 +156,8 @@ impl<'m> Net<'m> {
     #[must_use]
     pub fn pending(&self, queue: usize) -> u16 {
         let running = self.running.read().unwrap_or_else(PoisonError::into_inner);
-        let queue = running.as_ref().and_then(|r| r.queues.get(queue)?.as_ref());
-        queue.map_or(0, |queue| lock(queue).pending())
+        let running = running.as_ref();
+        running.map_or(0, |running| running.queues.pending(queue))
     }
 
     fn set_link(&self, up: bool) {
@@ -179,7 +182,7 @@ impl<'m> Net<'m> {
         if running.broken.load(Ordering::Relaxed) {
             return Outcome::quiet(Step::Broken);
         }
-        let Some(Some(queue)) = running.queues.get(index) else {
+        let Some(queue) = running.queues.get(index) else {
             return Outcome::quiet(Step::Stopped);
         };
         let mut ring = lock(queue);
@@ -206,18 +209,7 @@ impl<'m> Net<'m> {
     }
 
     fn start_queues(&self, activation: &Activation) -> Result<Running<'m>, Error> {
-        let start = |setup: &Option<crate::QueueSetup>| {
-            let Some(setup) = setup else { return Ok(None) };
-            let size = self.options.queue_size;
-            let (config, state) = (&setup.config, &setup.state);
-            let queue = Queue::new(self.mem, size, activation.features, config, state)?;
-            Ok(Some(Mutex::new(queue)))
-        };
-        let queues = activation
-            .queues
-            .iter()
-            .map(start)
-            .collect::<Result<_, _>>()?;
+        let queues = Queues::start(self.mem, self.options.queue_size, activation)?;
         let offload = Offload::from_features(activation.features);
         let mut starts = lock(&self.starts);
         *starts += 1;
@@ -268,15 +260,9 @@ impl Device for Net<'_> {
         self.stopping.store(true, Ordering::Relaxed);
         let mut running = self.running.write().unwrap_or_else(PoisonError::into_inner);
         self.stopping.store(false, Ordering::Relaxed);
-        let state = |queue: Option<Mutex<Queue<'_>>>| {
-            queue.map(|queue| {
-                let queue = queue.into_inner().unwrap_or_else(PoisonError::into_inner);
-                queue.into_state()
-            })
-        };
-        let queues = running.take().map(|running| running.queues);
+        let queues = running.take().map(|running| running.queues.into_states());
         Stopped {
-            queues: queues.into_iter().flatten().map(state).collect(),
+            queues: queues.unwrap_or_default(),
             writeback: false,
         }
     }
@@ -289,8 +275,4 @@ impl Device for Net<'_> {
             .as_ref()
             .is_some_and(|running| running.broken.load(Ordering::Relaxed))
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

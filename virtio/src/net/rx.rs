@@ -11,11 +11,12 @@ use std::time::Duration;
 use vm_memory::bitmap::Bitmap;
 
 use super::counters::Tally;
-use super::{HEADER_LEN, Net, Running, header, is_down};
+use super::{FRAME_OVERHEAD, HEADER_LEN, Net, Running, header, is_down};
 use crate::{Chain, Error, GuestSlice, Outcome, Queue, Step};
 
-/// Bytes of the largest frame, header included (5.1.6.3.1).
-const MAX_FRAME: usize = 65550;
+/// Bytes of the largest frame, header included: what a driver has to have room
+/// for (5.1.6.3.1) and VLAN tags.
+pub(super) const MAX_FRAME: usize = u16::MAX as usize + FRAME_OVERHEAD;
 /// Most slices handed to the tap at once. A chain has at most as many as a
 /// queue has entries, half of this, so that one always fits beside another.
 const MAX_SLICES: usize = 1000;
@@ -75,8 +76,10 @@ impl Default for RxWorker<'_> {
             held: Vec::with_capacity(64),
             slices: Vec::with_capacity(64),
             room: 0,
-            // Zeroed lazily by the kernel: costs memory only if used.
-            overflow: vec![0; MAX_FRAME],
+            // Zeroed lazily by the kernel: costs memory only if used. One byte
+            // more, so that a frame of which the tap cut off the end (a host
+            // may be set to larger ones) is known by its length.
+            overflow: vec![0; MAX_FRAME + 1],
             expected: LEAST_EXPECTED,
             tail: None,
         }
@@ -215,7 +218,7 @@ impl<'m> Net<'m> {
             Err(error) => return Ok(self.read_failed(&error, now, tally)),
         };
         self.set_link(true);
-        worker.expect(len);
+        worker.expect(len.min(MAX_FRAME));
         // A driver that takes segments gives small buffers, and the next ones
         // are on their way: the frame is kept until they come.
         let segments = running.merges() && running.offload.has_segments();
@@ -225,7 +228,7 @@ impl<'m> Net<'m> {
             worker.tail = Some(Tail { len, placed, until });
             return Ok(None);
         }
-        if len < HEADER_LEN || len > worker.room {
+        if len < HEADER_LEN || len > worker.room.min(MAX_FRAME) {
             tally.dropped += 1;
             return self.drop_useless(ring, worker, running).map(|()| None);
         }

@@ -1,0 +1,192 @@
+//! A disk's or CD-ROM's image: its first bytes and what the file system says.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+use rustix::fs::{Access, fstatvfs};
+
+use super::{Report, Verdict, may, size};
+use crate::error::os_message;
+
+/// Bytes that are looked at: up to the name of ISO 9660's first descriptor.
+const HEAD: usize = 0x8006;
+const SECTOR: u64 = 512;
+
+pub(super) fn check(path: &Path, report: &mut Report) {
+    let about = path.to_string_lossy();
+    let mut add = |point: &str, verdict| report.image(&about, point, verdict);
+    let file = match open(path) {
+        Ok(file) => file,
+        Err(error) => {
+            let advice = "name an image that is there, and that you may read";
+            return add("file", Verdict::missing(os_message(&error), advice));
+        }
+    };
+    add(
+        "file",
+        match may(path, Access::WRITE_OK) {
+            Ok(()) => Verdict::fine("may be read and written"),
+            Err(error) => {
+                let found = format!("may only be read: {}", os_message(&error));
+                Verdict::weak(found, "give it as --cdrom or with ro, or make it yours")
+            }
+        },
+    );
+    add(
+        "format",
+        match head(&file) {
+            Ok(head) => format(&head),
+            Err(error) => Verdict::unknown(os_message(&error)),
+        },
+    );
+    let unknown = |error: &io::Error| Verdict::unknown(os_message(error));
+    match file.metadata() {
+        Ok(data) => {
+            add("size", length(data.len()));
+            let free = fstatvfs(&file).map(|at| at.f_bavail.saturating_mul(at.f_frsize));
+            add(
+                "space",
+                match free {
+                    Ok(free) => space(data.len(), data.blocks().saturating_mul(512), free),
+                    Err(error) => unknown(&error.into()),
+                },
+            );
+        }
+        Err(error) => add("size", unknown(&error)),
+    }
+    add("lock", holder(&file).map_or_else(|e| unknown(&e), lock));
+}
+
+/// Opens a regular file; to open anything else could do something to it.
+fn open(path: &Path) -> io::Result<File> {
+    let regular = |yes| match yes {
+        true => Ok(()),
+        false => Err(io::Error::other("is no regular file")),
+    };
+    regular(path.metadata()?.is_file())?;
+    let with = |flags| File::options().read(true).custom_flags(flags).open(path);
+    // Not even the time of its last use changes, if it is the user's own.
+    let file = match with(libc::O_NONBLOCK | libc::O_NOATIME) {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => with(libc::O_NONBLOCK),
+        other => other,
+    }?;
+    regular(file.metadata()?.is_file())?;
+    Ok(file)
+}
+
+/// The first bytes, fewer if the file is shorter.
+fn head(file: &File) -> io::Result<Vec<u8>> {
+    let mut head = vec![0; HEAD];
+    let mut have = 0;
+    while let Some(rest @ [_, ..]) = head.get_mut(have..) {
+        match file.read_at(rest, have as u64)? {
+            0 => break,
+            count => have += count,
+        }
+    }
+    head.truncate(have);
+    Ok(head)
+}
+
+/// What the first bytes look like. Mote takes every image as raw; this is for
+/// people who have mixed something up.
+pub(super) fn format(head: &[u8]) -> Verdict {
+    let at = |offset: usize, magic: &[u8]| {
+        head.get(offset..)
+            .is_some_and(|rest| rest.starts_with(magic))
+    };
+    let containers: [(usize, &[u8], &str); 13] = [
+        (0, b"QFI\xfb", "qcow2"),
+        (0, b"QED\0", "QED"),
+        (0, b"KDMV", "VMDK"),
+        (0, b"COWD", "VMDK"),
+        (0, b"# Disk DescriptorFile", "VMDK descriptor"),
+        (0, b"vhdxfile", "VHDX"),
+        (0, b"conectix", "VHD"),
+        (0x40, b"\x7f\x10\xda\xbe", "VDI"),
+        (0, b"WithoutFreeSpace", "Parallels"),
+        (0, b"WithouFreSpacExt", "Parallels"),
+        (0, b"\x1f\x8b", "gzip"),
+        (0, b"\xfd7zXZ\0", "xz"),
+        (0, b"\x28\xb5\x2f\xfd", "zstd"),
+    ];
+    let found = containers
+        .iter()
+        .find(|(offset, magic, _)| at(*offset, magic));
+    if let Some((_, _, name)) = found {
+        let advice = "Mote takes it as raw, and the guest sees just these bytes. Only if no guest \
+                      has ever written to it: unpack it, or qemu-img convert -O raw; a header \
+                      that a guest wrote may name any file of the host";
+        return Verdict::weak(format!("begins like {name}, which is not raw"), advice);
+    }
+    let contents: [(usize, &[u8], &str); 8] = [
+        (0x8001, b"CD001", ": an ISO 9660 CD-ROM"),
+        (0x200, b"EFI PART", ": a disk with a GPT"),
+        (0, b"LUKS\xba\xbe", ": LUKS"),
+        (0x438, b"\x53\xef", ": an ext file system"),
+        (0, b"XFSB", ": an XFS file system"),
+        (0, b"hsqs", ": a squashfs file system"),
+        (0, b"\x7fELF", ": an ELF program"),
+        (0x1fe, b"\x55\xaa", ": a disk with a boot sector"),
+    ];
+    let found = contents
+        .iter()
+        .find(|(offset, magic, _)| at(*offset, magic));
+    Verdict::fine(format!("raw{}", found.map_or("", |(_, _, name)| name)))
+}
+
+pub(super) fn length(bytes: u64) -> Verdict {
+    let advice = "add size=8G,create for a new disk, under another name";
+    match bytes {
+        0 => Verdict::missing("empty", advice),
+        _ if !bytes.is_multiple_of(SECTOR) => {
+            let found = format!("{bytes} bytes, not whole sectors of {SECTOR}");
+            let advice = "add ro to only read it, or make it longer: truncate -s %512";
+            Verdict::weak(found, advice)
+        }
+        _ => Verdict::fine(size(bytes)),
+    }
+}
+
+/// `length`, what is `allocated` of it, and what is `free` beside it, in bytes.
+pub(super) fn space(length: u64, allocated: u64, free: u64) -> Verdict {
+    let grow = length.saturating_sub(allocated);
+    let found = format!("may grow by {}, {} free", size(grow), size(free));
+    if grow <= free {
+        return Verdict::fine(found);
+    }
+    let advice = "a guest that fills it fills the host's disk, and waits then: make room, or see \
+                  --on-enospc";
+    Verdict::weak(found, advice)
+}
+
+/// The lock that would be in the way of a VM that writes.
+fn holder(file: &File) -> io::Result<libc::c_int> {
+    // The constants are small.
+    let mut lock = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    // SAFETY: asks, with a live structure on a live descriptor, and takes none.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) } {
+        0 => Ok(lock.l_type.into()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+pub(super) fn lock(kind: libc::c_int) -> Verdict {
+    match kind {
+        libc::F_UNLCK => Verdict::fine("not in use"),
+        libc::F_RDLCK => {
+            let advice = "only more readers may join (ro, --cdrom) until they end";
+            Verdict::weak("being read by a VM", advice)
+        }
+        _ => Verdict::missing("in use by another VM or program", "wait until that ends"),
+    }
+}

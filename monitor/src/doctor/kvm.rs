@@ -1,0 +1,183 @@
+//! KVM: the device, its module, what it can do and how it is set up.
+
+use std::io;
+use std::os::fd::{FromRawFd as _, IntoRawFd as _};
+
+use kvm_ioctls::{Cap, Kvm};
+use rustix::fs::Access;
+
+use super::host::version;
+use super::{Host, Report, Verdict, unreadable};
+use crate::config::MAX_CPUS;
+use crate::error::os_message;
+
+const ABOUT: &str = "KVM";
+const DEVICE: &str = "/dev/kvm";
+/// What Mote asks of KVM; Linux 5.10 has all of it.
+const NEEDED: [(Cap, &str); 16] = [
+    (Cap::UserMemory, "USER_MEMORY"),
+    (Cap::ReadonlyMem, "READONLY_MEM"),
+    (Cap::SetTssAddr, "SET_TSS_ADDR"),
+    (Cap::SetIdentityMapAddr, "SET_IDENTITY_MAP_ADDR"),
+    (Cap::SplitIrqchip, "SPLIT_IRQCHIP"),
+    (Cap::IrqRouting, "IRQ_ROUTING"),
+    (Cap::Irqfd, "IRQFD"),
+    (Cap::Ioeventfd, "IOEVENTFD"),
+    (Cap::EnableCapVm, "ENABLE_CAP_VM"),
+    (Cap::ExtCpuid, "EXT_CPUID"),
+    (Cap::MpState, "MP_STATE"),
+    (Cap::VcpuEvents, "VCPU_EVENTS"),
+    (Cap::Debugregs, "DEBUGREGS"),
+    (Cap::Xsave, "XSAVE"),
+    (Cap::Xcrs, "XCRS"),
+    (Cap::ImmediateExit, "IMMEDIATE_EXIT"),
+];
+
+pub(super) fn check(at: &Host, report: &mut Report) {
+    let mut add = |point: &str, verdict| report.host(ABOUT, point, verdict);
+    let cpuinfo = at.read("/proc/cpuinfo").unwrap_or_default();
+    let modules = at.list("/sys/module");
+    // To open the device where there is no KVM would have its module loaded.
+    let none = modules
+        .as_ref()
+        .is_ok_and(|all| all.iter().all(|name| name != "kvm"));
+    let opened = match none {
+        true => Err(io::Error::from_raw_os_error(libc::ENODEV)),
+        false => at.device(DEVICE),
+    };
+    add(
+        "module",
+        match &modules {
+            Ok(modules) => module(modules, &cpuinfo, opened.is_ok()),
+            Err(error) => unreadable("/sys/module", error),
+        },
+    );
+    let refused = opened.as_ref().err().and_then(io::Error::raw_os_error);
+    let refused = refused.map_or(Ok(()), |code| Err(io::Error::from_raw_os_error(code)));
+    let both = Access::READ_OK | Access::WRITE_OK;
+    add(DEVICE, device(at.may(DEVICE, both).and(refused)));
+    match opened {
+        Ok(device) => {
+            // SAFETY: the descriptor was just opened and is handed over. Its
+            // questions need no right to write.
+            let kvm = unsafe { Kvm::from_raw_fd(device.into_raw_fd()) };
+            let lacking = NEEDED.iter().filter(|(cap, _)| !kvm.check_extension(*cap));
+            let lacking: Vec<&str> = lacking.map(|(_, name)| *name).collect();
+            add(
+                "capabilities",
+                capabilities(kvm.get_api_version(), &lacking),
+            );
+            add("vCPUs", vcpus(kvm.get_max_vcpus()));
+        }
+        Err(error) => add("capabilities", unreadable(DEVICE, &error)),
+    }
+    let flaw = at.read("/sys/devices/system/cpu/vulnerabilities/itlb_multihit");
+    let setting = at.read("/sys/module/kvm/parameters/nx_huge_pages");
+    add(
+        "nx_huge_pages",
+        match (&setting, &flaw) {
+            (Ok(setting), Ok(flaw)) => nx_huge_pages(setting, flaw),
+            (Err(error), _) => unreadable("kvm's nx_huge_pages", error),
+            (_, Err(error)) => unreadable("itlb_multihit", error),
+        },
+    );
+    let release = at.read("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let never = setting.is_ok_and(|setting| setting == "never");
+    let judge = |text: &str| favordynmods(&release, never, text);
+    add("favordynmods", at.judge("/proc/self/mountinfo", judge));
+}
+
+/// `modules` are those that are loaded or built in; without one, `cpuinfo` says
+/// which there should be. `works` says that KVM answers all the same.
+pub(super) fn module(modules: &[String], cpuinfo: &str, works: bool) -> Verdict {
+    let known = ["kvm_amd", "kvm_intel", "kvm_pvm"];
+    let loaded = known.iter().find(|name| modules.iter().any(|m| m == *name));
+    if let Some(loaded) = loaded {
+        return Verdict::fine(*loaded);
+    }
+    if works {
+        return Verdict::unknown("of no known name");
+    }
+    let flags = cpuinfo.lines().find(|line| line.starts_with("flags"));
+    let mut flags = flags.unwrap_or_default().split_whitespace();
+    let advice = match flags.find(|flag| ["svm", "vmx", "hypervisor"].contains(flag)) {
+        Some("svm") => "modprobe kvm_amd",
+        Some("vmx") => "modprobe kvm_intel",
+        Some(_) => "this host is a VM itself: have nested virtualization enabled for it",
+        None => "switch virtualization (SVM, VT-x) on in the firmware's setup",
+    };
+    Verdict::missing("none", advice)
+}
+
+pub(super) fn device(access: io::Result<()>) -> Verdict {
+    let Err(error) = access else {
+        return Verdict::fine("may be used");
+    };
+    let advice = match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
+            "load KVM's module; in a container, pass the device in"
+        }
+        Some(libc::EACCES | libc::EPERM) => {
+            "add your user to the group that owns it (usually kvm): usermod -aG kvm $USER"
+        }
+        _ => "the kernel's log (dmesg) may say why",
+    };
+    Verdict::missing(os_message(&error), advice)
+}
+
+pub(super) fn capabilities(api: i32, lacking: &[&str]) -> Verdict {
+    if api != 12 {
+        return Verdict::missing(format!("API version {api}"), "Mote needs version 12");
+    }
+    if !lacking.is_empty() {
+        let advice = "Mote needs Linux 5.10 or later, and KVM with SVM, VMX or PVM";
+        return Verdict::missing(format!("no {}", lacking.join(", ")), advice);
+    }
+    Verdict::fine(format!("API version 12, all {}", NEEDED.len()))
+}
+
+pub(super) fn vcpus(most: usize) -> Verdict {
+    if most < MAX_CPUS.into() {
+        return Verdict::weak(format!("at most {most}"), "larger VMs do not start");
+    }
+    Verdict::fine(format!("{MAX_CPUS} in a VM"))
+}
+
+/// `flaw` is the kernel's word on iTLB multihit, with which a guest that has
+/// executable huge pages can stop the host.
+pub(super) fn nx_huge_pages(setting: &str, flaw: &str) -> Verdict {
+    let on = match setting {
+        "Y" | "1" => true,
+        "N" | "0" | "never" => false,
+        other => return Verdict::unknown(other),
+    };
+    if flaw == "Not affected" {
+        return Verdict::fine(format!("{setting}; the processor needs none"));
+    }
+    if on {
+        return Verdict::fine("Y");
+    }
+    let advice = "a guest may be able to stop the host (iTLB multihit): load kvm with \
+                  nx_huge_pages=auto";
+    Verdict::weak(setting, advice)
+}
+
+/// From Linux 6.0 on, KVM's thread that merges huge pages again joins the VM's
+/// control groups slowly unless these are mounted with `favordynmods`; since
+/// 6.13 it is born there.
+pub(super) fn favordynmods(release: &str, no_thread: bool, mountinfo: &str) -> Verdict {
+    let Some(version) = version(release) else {
+        return Verdict::unknown("the kernel's version is");
+    };
+    if !((6, 0)..(6, 13)).contains(&version) || no_thread {
+        return Verdict::fine("not needed");
+    }
+    let groups = mountinfo.lines().filter_map(super::sandbox::group_mount);
+    let groups: Vec<_> = groups.collect();
+    if groups.iter().all(|mount| mount.option("favordynmods")) {
+        return Verdict::fine("on");
+    }
+    let advice = "a VM starts several milliseconds faster with it: mount -o \
+                  remount,favordynmods /sys/fs/cgroup";
+    Verdict::weak("off", advice)
+}
