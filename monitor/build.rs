@@ -16,6 +16,8 @@ fn main() -> Result<(), String> {
     let guests = build_guest::Guests::new("firmware")?;
     let demo = guests.build("firmware/demo.rs")?;
     println!("cargo:rustc-env=MOTE_DEMO={}", demo.display());
+    let firmware = guests.firmware("firmware")?;
+    println!("cargo:rustc-env=MOTE_FIRMWARE={}", firmware.display());
     for part in ["table", "compile"] {
         println!("cargo:rerun-if-changed=src/sandbox/{part}.rs");
     }

@@ -4,6 +4,7 @@
 pub mod backend;
 #[path = "../../virtio/src/driver.rs"]
 pub mod driver;
+pub mod firmware;
 pub mod machine;
 pub mod oracle;
 pub mod tap;

@@ -137,7 +137,7 @@ impl Machine {
     pub fn serve(&mut self, request: Option<Request>) -> bool {
         match request {
             None => {}
-            Some(Request::PowerOff) => return false,
+            Some(Request::PowerOff | Request::NothingToBoot) => return false,
             Some(Request::Reset) => self.reset(),
             Some(Request::Marker) => {
                 self.bus.note_marker(1);

@@ -20,7 +20,7 @@
 //! ```
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -48,6 +48,8 @@ const COMMON: [&str; 18] = [
 
 /// The runtime's file in `OUT_DIR`.
 const RUNTIME: &str = "librt.rlib";
+/// The firmware's own parts there: its runtime and its parsers.
+const FIRMWARE: [&str; 2] = ["librt_firmware.rlib", "libmote_firmware.rlib"];
 
 /// A runtime that has been built, and guests that can be built on it.
 pub struct Guests {
@@ -71,35 +73,74 @@ impl Guests {
         for part in ["build_guest.rs", "guest.ld", "rt"] {
             println!("cargo:rerun-if-changed={}", firmware.join(part).display());
         }
-        let runtime = guests.out.join(RUNTIME);
-        guests.rustc(&firmware.join("rt.rs"), "rlib", &runtime)?;
+        guests.rustc(&firmware.join("rt.rs"), RUNTIME, &["--crate-type=rlib"])?;
         Ok(guests)
+    }
+
+    /// Builds the boot firmware from the `firmware` directory and returns the
+    /// path of its ELF file.
+    #[allow(dead_code, reason = "not every package with guests has a firmware")]
+    pub fn firmware(&self, firmware: impl AsRef<Path>) -> Result<PathBuf, String> {
+        let firmware = firmware.as_ref();
+        for part in ["src", "boot"] {
+            println!("cargo:rerun-if-changed={}", firmware.join(part).display());
+        }
+        let [runtime, parsers] = FIRMWARE;
+        // It has to be small rather than fast: it waits for drives.
+        let rlib = "--crate-type=rlib";
+        let (small, bitcode) = ("-Copt-level=z", "-Cembed-bitcode=yes");
+        let cfg = ["--cfg=firmware", "--check-cfg=cfg(firmware)"];
+        let flags = [&[rlib, small, bitcode, "--crate-name=rt"], &cfg[..]].concat();
+        self.rustc(&firmware.join("rt.rs"), runtime, &flags)?;
+        let flags = [rlib, small, bitcode, "--crate-name=mote_firmware"];
+        self.rustc(&firmware.join("src/lib.rs"), parsers, &flags)?;
+        let crates = [("rt", runtime), ("mote_firmware", parsers)];
+        self.program(
+            &firmware.join("boot.rs"),
+            &crates,
+            &[small, bitcode, "-Clto=fat"],
+        )
     }
 
     /// Builds the guest `source` (relative to the package) and returns the path
     /// of its ELF file: its name without the extension, in `OUT_DIR`. A linker
     /// script of the same name beside the source takes the place of `guest.ld`.
     pub fn build(&self, source: impl AsRef<Path>) -> Result<PathBuf, String> {
-        let source = source.as_ref();
-        let name = source
-            .file_stem()
-            .ok_or_else(|| format!("{}: no file name", source.display()))?;
-        let elf = self.out.join(name);
-        self.rustc(source, "bin", &elf)?;
-        Ok(elf)
+        self.program(source.as_ref(), &[("rt", RUNTIME)], &[])
     }
 
-    fn rustc(&self, source: &Path, kind: &str, output: &Path) -> Result<(), String> {
+    fn program(
+        &self,
+        source: &Path,
+        crates: &[(&str, &str)],
+        flags: &[&str],
+    ) -> Result<PathBuf, String> {
+        let name = source
+            .file_stem()
+            .and_then(|name| name.to_str())
+            .ok_or_else(|| format!("{}: no file name", source.display()))?;
+        let mut arguments = vec!["--crate-type=bin".into(), "-Clink-arg=-T".into()];
+        arguments.push(concat("-Clink-arg=", &self.script_of(source)?));
+        arguments.extend(flags.iter().map(OsString::from));
+        for (name, file) in crates {
+            arguments.push("--extern".into());
+            arguments.push(concat(&format!("{name}="), &self.out.join(file)));
+        }
+        self.rustc(source, name, &arguments)?;
+        Ok(self.out.join(name))
+    }
+
+    /// Builds `source` into the file `output` of `OUT_DIR`.
+    fn rustc(
+        &self,
+        source: &Path,
+        output: &str,
+        arguments: &[impl AsRef<OsStr>],
+    ) -> Result<(), String> {
         println!("cargo:rerun-if-changed={}", source.display());
         let mut command = Command::new(&self.rustc);
-        command.args(COMMON).arg("--crate-type").arg(kind);
-        if kind == "bin" {
-            command.arg("-Clink-arg=-T");
-            command.arg(concat("-Clink-arg=", &self.script_of(source)?));
-            command.arg("--extern");
-            command.arg(concat("rt=", &self.out.join(RUNTIME)));
-        }
-        let status = command.arg(source).arg("-o").arg(output).status();
+        command.args(COMMON).args(arguments).arg(source);
+        let status = command.arg("-o").arg(self.out.join(output)).status();
         let status = status.map_err(|e| format!("{}: {e}", self.rustc.display()))?;
         if !status.success() {
             let source = source.display();

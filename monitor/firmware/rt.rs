@@ -19,11 +19,17 @@
 //! When `main` returns, the machine is powered off. An exception or a panic is
 //! reported on the serial port and ends the machine the same way: who runs a
 //! guest looks at what it printed.
+//!
+//! The boot firmware (`boot.rs`) runs on the same runtime, built with
+//! `--cfg firmware`: then it lies below 640 KiB, has one CPU, leaves the boot
+//! marker to what it boots, and ends in [`enter`].
 #![no_std]
 #![warn(missing_docs)]
 
 #[path = "rt/acpi.rs"]
 pub mod acpi;
+#[path = "rt/blk.rs"]
+pub mod blk;
 #[path = "rt/boot.rs"]
 mod boot;
 #[path = "rt/console.rs"]
@@ -50,10 +56,14 @@ use core::panic::PanicInfo;
 
 pub use boot::{Boot, Region};
 pub use console::{fail, has_byte, print, println, read_byte};
-pub use gate::{halt, triple_fault};
+pub use gate::{enter, enter_pvh, halt, triple_fault};
 pub use machine::{power_off, reset};
 pub use mmio::Mmio;
 
+#[cfg(not(firmware))]
+global_asm!(include_str!("rt/layout_guest.s"));
+#[cfg(firmware)]
+global_asm!(include_str!("rt/layout_firmware.s"));
 global_asm!(include_str!("rt/entry.s"));
 global_asm!(include_str!("rt/tables.s"));
 global_asm!(include_str!("rt/smp.s"));
@@ -79,7 +89,7 @@ extern "C" fn rt_report(vector: u64, error: u64, rip: u64, cr2: u64, rsp: u64, c
         "EXCEPTION {vector} error {error:#x} at {rip:#x} (ring {}) address {cr2:#x} stack {rsp:#x}",
         cs & 3
     ));
-    power_off()
+    machine::give_up()
 }
 
 #[panic_handler]

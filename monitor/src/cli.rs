@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use lexopt::prelude::*;
 
-use crate::config::{self, Drive, Media, Nic, OnNoSpace, OnReset, VmConfig};
+use crate::config::{self, BootFrom, Drive, Media, Nic, OnNoSpace, OnReset, VmConfig};
 use crate::error::Error;
 use crate::sandbox::{Mode, Policy};
 
@@ -17,7 +17,7 @@ Mote runs one virtual machine in one small, locked-down process.
 Usage: mote COMMAND [OPTIONS]
 
 Commands:
-  run      Boot a kernel                   (mote run --help)
+  run      Boot a CD-ROM, a disk or a kernel  (mote run --help)
   demo     Boot the guest built into mote and say what happened
   doctor   Say whether this host is fit    (mote doctor --help)
 
@@ -30,14 +30,17 @@ Exit codes:
   1  mote failed                    5  the guest crashed (triple fault)
   2  wrong flag or config file      6  KVM could not go on
   3  kernel or image unusable       7  the guest reset (--on-reset exit)
-  9  'mote doctor' found weakness   128 + N  ended by signal N
+  8  there was nothing to boot      9  'mote doctor' found weakness
+  128 + N  ended by signal N
 ";
 
 /// `mote run --help`.
 pub const RUN_HELP: &str = "\
-Boot a kernel in a virtual machine.
+Boot a virtual machine: from a CD-ROM or a disk, or a kernel that is given.
 
-Usage: mote run --kernel FILE [OPTIONS]
+Usage: mote run --cdrom FILE --disk PATH,size=8G,create [OPTIONS]
+       mote run --disk PATH [OPTIONS]
+       mote run --kernel FILE [OPTIONS]
        mote run --config FILE [OPTIONS]
 
 Options:
@@ -52,6 +55,10 @@ Options:
                    A network interface on a TAP of the host, or tap-fd=N. bw
                    and ops limit bytes and frames per second in each direction,
                    or in one: rx-bw, rx-ops, tx-bw, tx-ops
+  --boot WHAT      cdrom, disk or a drive's id: boot from nothing else. Usually
+                   CD-ROMs come first, and after the guest's own reset disks
+  --boot-entry E   The entry to boot of those that a medium offers: its number,
+                   title or id
   --cmdline TEXT   Kernel command line, instead of Mote's default
   --cmdline-devices  Name the devices on it, for kernels without ACPI
   --memory SIZE    Guest memory: 128M, 1G, plain bytes   [default: 128M]
@@ -168,6 +175,8 @@ struct Flags {
     nics: Vec<Nic>,
     cmdline_devices: bool,
     cmdline: Option<String>,
+    boot: Option<BootFrom>,
+    boot_entry: Option<String>,
     memory: Option<u64>,
     cpus: Option<u8>,
     serial: Option<config::SerialTo>,
@@ -193,6 +202,14 @@ fn run(mut parser: lexopt::Parser) -> Result<Command, Error> {
             "kernel" => set(&mut flags.kernel, &flag, path(&mut parser)?)?,
             "initrd" => set(&mut flags.initrd, &flag, path(&mut parser)?)?,
             "config" => set(&mut flags.file, &flag, path(&mut parser)?)?,
+            "boot" => {
+                let from = boot_from(text(&mut parser)?);
+                set(&mut flags.boot, &flag, from)?;
+            }
+            "boot-entry" => {
+                let entry = config::check_boot_entry(text(&mut parser)?);
+                set(&mut flags.boot_entry, &flag, named(&flag, entry)?)?;
+            }
             "cmdline" => set(&mut flags.cmdline, &flag, text(&mut parser)?)?,
             "memory" => {
                 let size = config::parse_size(&text(&mut parser)?).and_then(config::check_memory);
@@ -274,6 +291,8 @@ fn merge(flags: Flags) -> Result<VmConfig, Error> {
         kernel: flags.kernel.or(base.kernel),
         initrd: flags.initrd.or(base.initrd),
         cmdline: flags.cmdline.or(base.cmdline),
+        boot: flags.boot.unwrap_or_default(),
+        boot_entry: flags.boot_entry,
         memory: flags.memory.unwrap_or(base.memory),
         cpus: flags.cpus.unwrap_or(base.cpus),
         serial: flags.serial.unwrap_or(base.serial),
@@ -283,10 +302,7 @@ fn merge(flags: Flags) -> Result<VmConfig, Error> {
         ready_fd: flags.ready_fd,
         sandbox,
     };
-    if config.kernel.is_none() {
-        let why = "no kernel given; use --kernel FILE, or 'mote demo' for the built-in guest";
-        return Err(Error::Usage(why.to_owned()));
-    }
+    config.check_boot().map_err(Error::Usage)?;
     Ok(config)
 }
 
@@ -321,6 +337,14 @@ fn descriptor(number: u64) -> Result<RawFd, String> {
 fn landlock(least: u64) -> Result<u32, String> {
     let known = u32::try_from(least).ok().filter(|least| *least > 0);
     known.ok_or_else(|| format!("{least} is no version of Landlock's interface"))
+}
+
+fn boot_from(text: String) -> BootFrom {
+    match text.as_str() {
+        "cdrom" => BootFrom::CdRom,
+        "disk" => BootFrom::Disk,
+        _ => BootFrom::Drive(text),
+    }
 }
 
 fn on_reset(text: &str) -> Result<OnReset, String> {
@@ -416,6 +440,16 @@ mod tests {
             ("run --kernel k --no-sandbox --seccomp log", "--no-sandbox"),
             ("run --kernel k --color", "--color"),
             ("run --kernel k extra", "extra"),
+            ("run --boot disk", "--cdrom"),
+            ("run --disk d --boot cdrom", "--boot: no CD-ROM"),
+            ("run --cdrom d --boot disk", "--boot: no disk"),
+            ("run --disk d --boot x", "--boot: no drive 'x'"),
+            (
+                "run --disk d --kernel k --boot disk",
+                "--boot and --boot-entry",
+            ),
+            ("run --disk d --cmdline quiet", "need --kernel"),
+            ("run --disk d --initrd i", "need --kernel"),
             ("demo --fast", "--fast"),
             ("doctor --fast", "mote doctor --help"),
             ("doctor --json=yes", "--json"),

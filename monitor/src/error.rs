@@ -22,6 +22,8 @@ pub mod exit {
     pub const KVM: u8 = 6;
     /// The guest reset itself and `--on-reset exit` was given.
     pub const RESET: u8 = 7;
+    /// There was no kernel, and no drive to boot from.
+    pub const NOTHING_TO_BOOT: u8 = 8;
     /// `mote doctor` found something weak, or could not tell.
     pub const WEAK: u8 = 9;
     /// Added to the number of the signal that ended Mote (SIGTERM: 143).

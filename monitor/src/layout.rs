@@ -19,6 +19,9 @@ pub const PAGE_TABLES: u64 = 0x9000;
 pub const CMDLINE: u64 = 0x2_0000;
 /// Longest command line in bytes without its NUL: x86's COMMAND_LINE_SIZE.
 pub const CMDLINE_MAX: usize = 2047;
+/// The boot firmware is loaded from here up to [`LOW_RAM_END`], which is below
+/// every kernel.
+pub const FIRMWARE: u64 = 0x2_8000;
 /// End of conventional memory; the page below it would be the EBDA.
 pub const LOW_RAM_END: u64 = 0x9_fc00;
 /// ACPI tables.
@@ -64,3 +67,5 @@ pub const SLEEP_STATUS: u16 = 0x601;
 pub const RESET: u16 = 0x602;
 /// Boot marker: a guest writes 123 when it has come as far as it cares about.
 pub const BOOT_MARKER: u16 = 0x604;
+/// Firmware status: the boot firmware writes 1 when it found nothing to boot.
+pub const FIRMWARE_STATUS: u16 = 0x608;

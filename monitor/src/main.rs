@@ -120,9 +120,13 @@ fn start(timings: &Arc<Timings>) -> Result<u8, Error> {
             Ok(report.exit_code())
         }
         Command::Run(config) => {
-            let kernel = config.kernel.as_deref().unwrap_or_else(|| "".as_ref());
-            let cmdline = cmdline(&config);
-            let source = Source::open(kernel, config.initrd.as_deref(), cmdline.as_deref())?;
+            let source = match config.kernel.as_deref() {
+                Some(kernel) => {
+                    let cmdline = cmdline(&config);
+                    Source::open(kernel, config.initrd.as_deref(), cmdline.as_deref())?
+                }
+                None => Source::firmware(&config, console::has_person(&config.serial))?,
+            };
             timings.mark("arguments, files");
             run::run(&config, source, timings, false)
         }

@@ -20,7 +20,7 @@ with_lock() {
 need_packages() {
     local missing=() pair
     for pair in qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio gcc:gcc \
-        python3:python3 depmod:kmod lz4:lz4 xz:xz-utils zstd:zstd mke2fs:e2fsprogs xorriso:xorriso fio:fio \
+        python3:python3 depmod:kmod lz4:lz4 xz:xz-utils zstd:zstd mke2fs:e2fsprogs sfdisk:fdisk mkfs.vfat:dosfstools xorriso:xorriso fio:fio \
         iperf3:iperf3 ethtool:ethtool ping:iputils-ping ip:iproute2; do
         PATH=$PATH:/sbin:/usr/sbin command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
     done
@@ -178,6 +178,26 @@ fio_cd() {
     guest_initrd init-fio init-fio virtio_mmio virtio_blk isofs
 }
 
+# A system on a CD that installs itself, with the configuration that Debian's tools write.
+install_cd() {
+    local uuid=1d2c3b4a-0000-4000-8000-000000000001 cd=$work/install
+    put_tools "$work/init-install" mke2fs mkfs.vfat sfdisk
+    mkdir -p "$work/init-install/etc" "$cd/boot/grub"
+    cp /etc/mke2fs.conf "$work/init-install/etc"
+    guest_initrd init-install init-install "${BLOCK_MODULES[@]}"
+    mv "$work/guest/init-install.cpio" "$cd/boot/initrd"
+    cp "$work/guest/vmlinuz" "$cd/boot"
+    sed "s/vmlinuz-[^ ]*/vmlinuz-6/; s/initrd.img-.*/initrd.img-6/; s/ro  quiet/& panic=-1 mote.test=installed uuid=$uuid/" \
+        "$lab/../../monitor/firmware/src/config/stock/debian.cfg" >"$cd/debian.cfg"
+    cat >"$cd/boot/grub/grub.cfg" <<EOF
+menuentry 'Install' {
+    linux /boot/vmlinuz quiet panic=-1 mote.test=install uuid=$uuid
+    initrd /boot/initrd
+}
+EOF
+    xorriso -as mkisofs -quiet -R -J -V INSTALL -o "$work/extra/install.iso" "$cd"
+}
+
 # The smallest user space there is, so that a benchmark times the machine and the kernel.
 tiny_initrd() {
     mkdir -p "$work/tiny"
@@ -209,6 +229,7 @@ build_base() {
     tiny_initrd
     records_initrd
     fio_cd
+    install_cd
 
     put_busybox "$work/base"
     put_modules "$work/base" "${LAB_MODULES[@]}"

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 pub mod files;
 pub mod kernel;
+pub mod medium;
 pub mod network;
 pub mod proc;
 pub mod tap;

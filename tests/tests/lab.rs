@@ -46,6 +46,11 @@ fn lab_fio() {
 }
 
 #[test]
+fn lab_install() {
+    lab("install");
+}
+
+#[test]
 fn lab_jail() {
     lab("jail");
 }

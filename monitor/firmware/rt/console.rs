@@ -2,7 +2,7 @@
 
 use core::fmt::{self, Write};
 
-use crate::machine::{COM1, power_off};
+use crate::machine::{COM1, give_up};
 use crate::port;
 
 /// Line status register, and its bit "a byte has been received".
@@ -46,5 +46,5 @@ pub fn read_byte() -> Option<u8> {
 /// Says what is wrong in a line that starts with `FAIL:`, and powers off.
 pub fn fail(why: fmt::Arguments<'_>) -> ! {
     println(format_args!("FAIL: {why}"));
-    power_off()
+    give_up()
 }

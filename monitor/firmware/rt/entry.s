@@ -29,9 +29,11 @@ rt_vectors:
     .section .text.entry, "ax"
     .globl _start
 _start:
+    .if MARKER
     mov edx, 0x604                      # boot marker: the first instructions
     mov al, 123
     out dx, al
+    .endif
     lgdt [rt_gdt_pointer]
     lidt [rt_idt_pointer]
     mov ecx, 0xc0000080                 # EFER: long mode, no-execute pages
@@ -53,7 +55,7 @@ _start:
     .section .data.frames, "aw"
     .balign 16
 first_frame:
-    .quad rt_ring3, 0x2b, 0x2, 0x3a3000 - 8, 0x23
+    .quad rt_ring3, 0x2b, 0x2, STACK_END - 8, 0x23
 report_frame:
     .quad rt_report, 0x2b, 0x2, rt_report_stack_top - 8, 0x23
 reports:
@@ -81,7 +83,7 @@ invalid_opcode:
 services:                               # numbers: enum Service in gate.rs
     .quad out8, out16, out32, in8, in16, in32, outs
     .quad wait, interrupts_on, interrupts_off, halt, triple
-    .quad read_msr, write_msr, flush, scan, fill
+    .quad read_msr, write_msr, flush, scan, fill, enter, enter_pvh
 
     .section .text.services, "ax"
 out8:                                   # port edx, value ecx
@@ -155,6 +157,81 @@ flush:                                  # forget cached translations
     mov rax, cr3
     mov cr3, rax
     iretq
+
+# To a kernel at rdi, with the address of its boot parameters in rsi, and all
+# else as the monitor left it for the program itself: its page tables, which
+# are executable and not for ring 3, its GDT, its stack.
+enter:
+    mov eax, 0x9000
+    mov cr3, rax
+    mov eax, 0x20                       # CR4: PAE
+    mov cr4, rax
+    mov eax, 0x80000011                 # CR0: paging, ET, PE
+    mov cr0, rax
+    mov ecx, 0xc0000080                 # EFER: long mode
+    mov eax, 0x500
+    xor edx, edx
+    wrmsr
+    lgdt [monitors_gdt]
+    lidt [rt_no_idt]
+    mov eax, 0x10
+    mov ds, eax
+    mov es, eax
+    mov fs, eax
+    mov gs, eax
+    mov ss, eax
+    mov esp, 0x8ff0
+    push 8
+    push rdi
+    mov ebp, 0x8ff0
+    xor eax, eax
+    xor ecx, ecx
+    xor ebx, ebx
+    xor edi, edi
+    retfq
+
+# To a kernel at edi in 32-bit protected mode without paging, with the address
+# of its start information in esi.
+enter_pvh:
+    mov eax, 0x9000
+    mov cr3, rax
+    movabs rax, 0x00cf9b000000ffff      # the monitor's code segment, 32 bits
+    mov [0x508], rax
+    lgdt [monitors_gdt]
+    lidt [rt_no_idt]
+    mov eax, 0x10
+    mov ds, eax
+    mov es, eax
+    mov fs, eax
+    mov gs, eax
+    mov ss, eax
+    mov esp, 0x8ff0
+    push 8
+    lea rax, [rip + 1f]
+    push rax
+    retfq
+    .code32
+1:  mov eax, 0x11                       # CR0: ET, PE
+    mov cr0, eax
+    mov ecx, 0xc0000080                 # EFER
+    xor eax, eax
+    xor edx, edx
+    wrmsr
+    mov cr4, eax
+    mov ebx, esi
+    xor esi, esi
+    xor ecx, ecx
+    xor ebp, ebp
+    jmp edi
+    .code64
+
+    .section .rodata.monitors_gdt, "a"
+    .balign 8
+    .word 0, 0, 0
+monitors_gdt:
+    .word 31
+    .quad 0x500
+    .section .text.services, "ax"
 
 # ---- Interrupts: count the vector, acknowledge, return ----------------------
 interrupt:

@@ -23,6 +23,8 @@ pub(crate) enum Service {
     Flush,
     Scan,
     Fill,
+    Enter,
+    EnterPvh,
 }
 
 /// What a service takes; each uses what it needs.
@@ -38,8 +40,9 @@ pub(crate) struct Registers {
 ///
 /// # Safety
 /// The service must be sound with these registers: `Outs` reads `rcx` bytes at
-/// `rsi`, `Scan` writes `rcx` bytes at `rdi`, `Flush` makes page-table changes visible, `WriteMsr` may change how
-/// the CPU works.
+/// `rsi`, `Scan` writes `rcx` bytes at `rdi`, `Flush` makes page-table changes
+/// visible, `WriteMsr` may change how the CPU works, `Enter` and `EnterPvh` leave
+/// the program.
 pub(crate) unsafe fn call(service: Service, registers: Registers) -> (u64, u64, u64) {
     let (rax, rdx, rsi);
     // SAFETY: the gate keeps every register but those named here; what the
@@ -70,5 +73,44 @@ pub fn triple_fault() -> ! {
     loop {
         // SAFETY: this CPU executes nothing after it.
         unsafe { call(Service::Triple, Registers::default()) };
+    }
+}
+
+/// Leaves this program for a kernel whose 64-bit entry point is `entry`, in
+/// ring 0 and in the state in which the monitor enters one, with the address
+/// of its boot parameters (Linux x86 boot protocol, "64-bit boot protocol").
+///
+/// # Safety
+/// The monitor's page tables and GDT must still be where it put them, and no
+/// device may go on writing to memory.
+pub unsafe fn enter(entry: u64, params: u64) -> ! {
+    let registers = Registers {
+        rsi: params,
+        rdi: entry,
+        ..Registers::default()
+    };
+    loop {
+        // SAFETY: nothing of this program runs after it; the rest is the
+        // caller's promise.
+        unsafe { call(Service::Enter, registers) };
+    }
+}
+
+/// Leaves this program for a kernel whose 32-bit entry point is `entry`, in the
+/// state in which the monitor enters one, with the address of its start
+/// information (PVH).
+///
+/// # Safety
+/// The monitor's page tables and GDT must still be where it put them, and no
+/// device may go on writing to memory.
+pub unsafe fn enter_pvh(entry: u32, info: u32) -> ! {
+    let registers = Registers {
+        rsi: info.into(),
+        rdi: entry.into(),
+        ..Registers::default()
+    };
+    loop {
+        // SAFETY: as for `enter`.
+        unsafe { call(Service::EnterPvh, registers) };
     }
 }

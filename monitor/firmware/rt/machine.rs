@@ -33,6 +33,20 @@ pub fn power_off() -> ! {
     halt()
 }
 
+/// Firmware status register: a write of [`NOTHING_TO_BOOT`] says that the
+/// firmware gives up.
+pub const FIRMWARE_STATUS: u16 = 0x608;
+/// See [`FIRMWARE_STATUS`].
+pub const NOTHING_TO_BOOT: u8 = 1;
+
+/// Ends a machine whose program failed; the firmware's failure has a status.
+pub fn give_up() -> ! {
+    if cfg!(firmware) {
+        port::out8(FIRMWARE_STATUS, NOTHING_TO_BOOT);
+    }
+    power_off()
+}
+
 /// A way to restart the machine.
 #[derive(Clone, Copy, Debug)]
 pub enum Reset {

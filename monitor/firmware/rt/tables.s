@@ -2,11 +2,10 @@
 # stub only has to load their addresses. On a PVM host every instruction in
 # ring 0 costs most of a microsecond, so nothing is computed there.
 #
-# The layout (guest.ld) is fixed, because descriptors split an address into
-# pieces that a linker cannot fill in:
-#   0x200000 code, 0x280000 constants, 0x300000 data, 0x380000 stacks.
+# The layout is fixed, because descriptors split an address into pieces that a
+# linker cannot fill in: TEXT, RODATA, DATA, GUARD (the page under the first
+# CPU's stack) and STACK_END, here or in layout_*.s, and in the linker script.
 
-    .set CPUS, 32
     .set TSS_SIZE, 128                  # 104 bytes used
     .set RING0_STACK, 512               # only interrupt frames live there
 
@@ -15,14 +14,14 @@
     .section .data.cpu, "aw"
     .balign 4096
     .globl rt_gdt
-rt_gdt:                                 # 0x300000
+rt_gdt:
     .quad 0
     .quad 0x00cf9b000000ffff            # 0x08 ring 0 code, 32 bits (start of other CPUs)
     .quad 0x00af9b000000ffff            # 0x10 ring 0 code, 64 bits
     .quad 0x00cf93000000ffff            # 0x18 ring 0 data
     .quad 0x00cff3000000ffff            # 0x20 ring 3 data
     .quad 0x00affb000000ffff            # 0x28 ring 3 code, 64 bits
-    .set tss, 0x300400
+    .set tss, DATA + 0x400
     .rept CPUS                          # 0x30 + 16 * CPU
     .quad 0x0000890000000067 | (tss << 16)
     .quad 0
@@ -30,7 +29,7 @@ rt_gdt:                                 # 0x300000
     .endr
 rt_gdt_end:
     .fill 0x400 - (rt_gdt_end - rt_gdt), 1, 0
-    .set cpu, 1                         # 0x300400
+    .set cpu, 1                         # DATA + 0x400
     .rept CPUS
     .long 0
     .quad rt_ring0_stacks + cpu * RING0_STACK
@@ -41,7 +40,7 @@ rt_gdt_end:
     .section .rodata.idt, "a"
     .balign 16
 rt_idt:
-    .set handler, 0x200000              # rt_vectors, 16 bytes each
+    .set handler, TEXT                  # rt_vectors, 16 bytes each
     .rept 256
     .quad 0x00008e0000100000 | (handler & 0xffff) | ((handler >> 16) << 48)
     .quad 0
@@ -85,7 +84,11 @@ rt_pdpt:
     .fill 508, 8, 0
 rt_pd0:
     .quad rt_pt0 + TABLE
-    .quad rt_pt1 + TABLE
+    .if TEXT < 0x200000
+    .quad 0x200000 | LARGE | NX
+    .else
+    .quad rt_pt0 + 0x1000 + TABLE
+    .endif
     .set address, 0x400000
     .rept 510
     .quad address | LARGE | NX
@@ -101,40 +104,43 @@ rt_pd3:                                 # 3 to 4 GiB: devices
     .quad address | DEVICE | NX
     .set address, address + 0x200000
     .endr
-rt_pt0:                                 # the first 2 MiB; page 0 catches null
+rt_pt0:                                 # up to the program; page 0 catches null
     .quad 0
     .set address, 0x1000
-    .rept 511
+    .rept (TEXT - 0x1000) / 0x1000
     .quad address | WRITE | NX
     .set address, address + 0x1000
     .endr
-rt_pt1:                                 # the program itself
-    .rept 128                           # 0x200000 code
+    .rept (RODATA - TEXT) / 0x1000
     .quad address | READ
     .set address, address + 0x1000
     .endr
-    .rept 128                           # 0x280000 constants
+    .rept (DATA - RODATA) / 0x1000
     .quad address | READ | NX
     .set address, address + 0x1000
     .endr
-    .rept 128                           # 0x300000 data
+    .rept (GUARD - DATA) / 0x1000
     .quad address | WRITE | NX
     .set address, address + 0x1000
     .endr
-    .quad 0                             # 0x380000 guard page of the first CPU
+    .quad 0
     .set address, address + 0x1000
-    .rept 34                            # its stack, up to 0x3a3000
+    .rept (STACK_END - GUARD - 0x1000) / 0x1000
     .quad address | WRITE | NX
     .set address, address + 0x1000
     .endr
-    .rept 31                            # of every other CPU: guard, 8 KiB stack
+    .rept CPUS - 1                      # of every other CPU: guard, 8 KiB stack
     .quad 0
     .set address, address + 0x1000
     .quad address | WRITE | NX
     .set address, address + 0x1000
     .quad address | WRITE | NX
     .set address, address + 0x1000
-    .endr                               # 0x400000
+    .endr
+    .rept (0x200000 - (address & 0x1fffff)) / 0x1000 % 512
+    .quad address | WRITE | NX
+    .set address, address + 0x1000
+    .endr
 
 # ---- Stacks of ring 0 and of the exception report --------------------------
     .section .bss.stacks, "aw", @nobits

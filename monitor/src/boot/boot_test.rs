@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{Entry, Source, check_cmdline, worth_mapping};
+use super::{Cause, Entry, Source, check_cmdline, worth_mapping};
 use crate::layout;
 use crate::memory::{self, GuestRam};
 
@@ -36,7 +36,9 @@ fn load(ram: &GuestRam, kernel: &[u8], initrd: Option<&[u8]>) -> Result<Entry, S
     let initrd = initrd.as_ref().map(|file| file.0.as_path());
     let text = |e: crate::error::Error| e.to_string();
     let source = Source::open(&kernel.0, initrd, Some("quiet")).map_err(text)?;
-    let loaded = source.load(ram, layout::ACPI_START).map_err(text)?;
+    let loaded = source
+        .load(ram, layout::ACPI_START, Cause::PowerOn)
+        .map_err(text)?;
     Ok(loaded.entry)
 }
 
@@ -175,7 +177,7 @@ fn sections_of_linux_are_hints() {
     let ram = ram();
     let kernel = Scratch::new(&file);
     let source = Source::open(&kernel.0, None, None).unwrap();
-    let loaded = source.load(&ram, 0).unwrap();
+    let loaded = source.load(&ram, 0, Cause::PowerOn).unwrap();
     assert_eq!(loaded.written, [(base + 0x1000, 0x20_0000)]);
     let seen = read(&ram, base, bytes.len());
     let zero = |range: std::ops::Range<usize>| seen[range].iter().all(|b| *b == 0);
@@ -210,7 +212,7 @@ fn guest_writes_stay_in_the_guest() {
     let kernel = Scratch::new(&file);
     let source = Source::open(&kernel.0, None, None).unwrap();
     let ram = ram();
-    source.load(&ram, 0).unwrap();
+    source.load(&ram, 0, Cause::PowerOn).unwrap();
     ram.write_slice(&[0; 8192], GuestAddress(0x20_0000))
         .unwrap();
     assert!(fs::read(&kernel.0).unwrap() == file);

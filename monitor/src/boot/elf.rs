@@ -2,7 +2,6 @@
 
 use super::{Entry, Image, Kernel};
 use crate::error::Error;
-use crate::layout::HIGH_RAM;
 use crate::memory::{self, GuestRam};
 
 /// Program headers a kernel may have; Linux has five.
@@ -165,7 +164,7 @@ fn check_segment(ram: &GuestRam, image: &Image, segment: &Segment) -> Result<u64
         return Err(image.refuse("has a segment larger in the file than in memory"));
     }
     let (start, size) = (segment.address, segment.memory_size);
-    if size > 0 && (start < HIGH_RAM || !memory::contains(ram, start, size)) {
+    if size > 0 && (start < image.lowest || !memory::contains(ram, start, size)) {
         let last = start.saturating_add(size - 1);
         return Err(image.refuse(format!(
             "has a segment at {start:#x}-{last:#x}, outside the guest's RAM from 1M up"

@@ -3,6 +3,7 @@
 mod bzimage;
 mod elf;
 mod linux;
+mod orders;
 mod pvh;
 mod sniff;
 
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{MemfdFlags, memfd_create};
 use vm_memory::{Bytes, GuestAddress};
 
+use crate::config::VmConfig;
 use crate::error::Error;
 use crate::layout;
 use crate::memory::{self, GuestRam, PAGE};
@@ -85,6 +87,8 @@ struct Image {
     file: File,
     path: PathBuf,
     len: u64,
+    /// The lowest address at which it may lie in guest memory.
+    lowest: u64,
 }
 
 impl Image {
@@ -110,6 +114,7 @@ impl Image {
             file,
             path: path.into(),
             len,
+            lowest: layout::HIGH_RAM,
         })
     }
 
@@ -124,6 +129,7 @@ impl Image {
             file,
             path: "(built in)".into(),
             len: bytes.len() as u64,
+            lowest: layout::HIGH_RAM,
         })
     }
 
@@ -193,6 +199,17 @@ pub struct Source {
     kernel: Image,
     initrd: Option<Image>,
     cmdline: String,
+    /// The command line after a reset, if it is another one.
+    after_reset: Option<String>,
+}
+
+/// Why a VM starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// It is new.
+    PowerOn,
+    /// Its guest reset it.
+    Reset,
 }
 
 impl Source {
@@ -210,6 +227,7 @@ impl Source {
             kernel: Image::open("kernel", kernel)?,
             initrd: initrd.map(|path| Image::open("initrd", path)).transpose()?,
             cmdline: check_cmdline(cmdline.unwrap_or(DEFAULT_CMDLINE))?,
+            after_reset: None,
         })
     }
 
@@ -222,7 +240,23 @@ impl Source {
             kernel: Image::embedded("kernel", kernel)?,
             initrd: None,
             cmdline: check_cmdline(cmdline)?,
+            after_reset: None,
         })
+    }
+
+    /// The boot firmware, which looks for a kernel on the VM's drives;
+    /// `terminal` says whether somebody sits at its console.
+    ///
+    /// # Errors
+    /// There is no memory for it, or there is too much to tell it.
+    pub fn firmware(config: &VmConfig, terminal: bool) -> Result<Self, Error> {
+        let firmware = include_bytes!(env!("MOTE_FIRMWARE"));
+        let orders = |cause| orders::orders(config, cause, terminal);
+        let mut source = Self::embedded(firmware, &orders(Cause::PowerOn))?;
+        source.after_reset = Some(orders(Cause::Reset));
+        source.kernel.what = "firmware";
+        source.kernel.lowest = layout::FIRMWARE;
+        Ok(source)
     }
 
     /// Puts everything the guest boots from into fresh memory, whose ACPI
@@ -230,14 +264,16 @@ impl Source {
     ///
     /// # Errors
     /// The kernel is none, or it and the initrd do not fit into memory.
-    pub fn load(&self, ram: &GuestRam, rsdp: u64) -> Result<Loaded, Error> {
+    pub fn load(&self, ram: &GuestRam, rsdp: u64, cause: Cause) -> Result<Loaded, Error> {
+        let again = self.after_reset.as_ref().filter(|_| cause == Cause::Reset);
         let kernel = self.load_kernel(ram)?;
         let initrd = match &self.initrd {
             Some(image) => Some(place_initrd(ram, image, &kernel)?),
             None => None,
         };
-        let mut cmdline = Vec::with_capacity(self.cmdline.len() + 1);
-        cmdline.extend_from_slice(self.cmdline.as_bytes());
+        let text = again.unwrap_or(&self.cmdline);
+        let mut cmdline = Vec::with_capacity(text.len() + 1);
+        cmdline.extend_from_slice(text.as_bytes());
         cmdline.push(0);
         let no_room = |_| Error::Usage("--memory: too small for boot data".to_owned());
         ram.write_slice(&cmdline, GuestAddress(layout::CMDLINE))

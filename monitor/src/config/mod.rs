@@ -25,6 +25,8 @@ pub const MAX_DEVICES: usize = 16;
 pub const POLL_US: u16 = 50;
 /// The longest that may be asked for.
 const MAX_POLL_US: u16 = 1000;
+/// The longest name of a boot entry, in bytes.
+const MAX_ENTRY: usize = 512;
 /// Guest memory if nothing is said, in bytes.
 const DEFAULT_MEMORY: u64 = 128 << 20;
 
@@ -52,6 +54,21 @@ pub enum OnReset {
     Exit,
 }
 
+/// Which drives a VM without a kernel boots from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum BootFrom {
+    /// CD-ROMs and then disks; after a reset of the guest's own disks first,
+    /// as if the CD had been taken out: an installer's work is done then.
+    #[default]
+    Usual,
+    /// CD-ROMs alone.
+    CdRom,
+    /// Disks alone.
+    Disk,
+    /// The drive with this identity alone.
+    Drive(String),
+}
+
 /// Everything a VM is made of.
 #[derive(Clone, Debug)]
 pub struct VmConfig {
@@ -61,6 +78,11 @@ pub struct VmConfig {
     pub initrd: Option<PathBuf>,
     /// The kernel's command line; `None` means Mote's default.
     pub cmdline: Option<String>,
+    /// Which drives to boot from if there is no kernel.
+    pub boot: BootFrom,
+    /// The entry to boot of those that a medium offers: its number from 1,
+    /// its title or its identity.
+    pub boot_entry: Option<String>,
     /// Drives, in the order in which the guest finds them.
     pub drives: Vec<Drive>,
     /// Network interfaces, behind the drives.
@@ -91,6 +113,8 @@ impl Default for VmConfig {
             kernel: None,
             initrd: None,
             cmdline: None,
+            boot: BootFrom::default(),
+            boot_entry: None,
             drives: Vec::new(),
             nics: Vec::new(),
             cmdline_devices: false,
@@ -104,6 +128,55 @@ impl Default for VmConfig {
             sandbox: Policy::default(),
         }
     }
+}
+
+impl VmConfig {
+    /// Checks that there is something to boot, and nothing said that has no
+    /// meaning for it.
+    ///
+    /// # Errors
+    /// A text that says what is wrong.
+    pub fn check_boot(&self) -> Result<(), String> {
+        let has = |media| self.drives.iter().any(|drive| drive.media == media);
+        if self.kernel.is_some() {
+            return match (&self.boot, &self.boot_entry) {
+                (BootFrom::Usual, None) => Ok(()),
+                _ => Err("--boot and --boot-entry go only without --kernel".to_owned()),
+            };
+        }
+        if self.drives.is_empty() {
+            let why = "nothing to boot; use --cdrom FILE, --disk PATH or --kernel FILE, \
+                       or 'mote demo' for the built-in guest";
+            return Err(why.to_owned());
+        }
+        if self.initrd.is_some() || self.cmdline.is_some() || self.cmdline_devices {
+            let why = "--initrd, --cmdline and --cmdline-devices need --kernel: \
+                       a medium has its own";
+            return Err(why.to_owned());
+        }
+        match &self.boot {
+            BootFrom::CdRom if !has(Media::CdRom) => Err("--boot: no CD-ROM is given".to_owned()),
+            BootFrom::Disk if !has(Media::Disk) => Err("--boot: no disk is given".to_owned()),
+            BootFrom::Drive(id) if !self.drives.iter().any(|drive| drive.id == *id) => {
+                Err(format!("--boot: no drive '{id}' is given"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Checks the name of a boot entry, which is handed on as a line of text.
+///
+/// # Errors
+/// A text that says what is wrong, without naming the flag.
+pub fn check_boot_entry(name: String) -> Result<String, String> {
+    if name.trim().is_empty() || name.len() > MAX_ENTRY || name.chars().any(char::is_control) {
+        return Err(format!(
+            "'{}' is no number or title of at most {MAX_ENTRY} bytes",
+            name.escape_default()
+        ));
+    }
+    Ok(name)
 }
 
 /// Parses the value of `--serial`.

@@ -92,6 +92,11 @@ pub fn open(to: &SerialTo) -> Result<(Console, Output), Error> {
     Ok((console, output))
 }
 
+/// Whether somebody sits at the console, who sees what is printed and types.
+pub fn has_person(to: &SerialTo) -> bool {
+    *to == SerialTo::Stdio && std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
+}
+
 /// Says something on standard error, in one piece, for others may write there
 /// too. That nobody reads it, or that it is closed, is not the VM's trouble.
 pub fn say(text: &str) {

@@ -11,7 +11,7 @@ use kvm_ioctls::Kvm;
 use super::ahead::WorkAhead;
 use super::load;
 use crate::acpi::VirtioWindow;
-use crate::boot::{Loaded, Source};
+use crate::boot::{Cause, Loaded, Source};
 use crate::error::Error;
 use crate::memory::{self, GuestRam};
 use crate::sandbox::{Confined, Sandbox, Slot, Thread};
@@ -78,7 +78,13 @@ impl Preparation {
         drop(host);
         // What comes now is read from files that may be anybody's.
         self.sandbox.enter_thread(Thread::FirstVcpu)?;
-        let mut loaded = load(self.source, self.ram, self.cpus, &self.windows)?;
+        let mut loaded = load(
+            self.source,
+            self.ram,
+            self.cpus,
+            &self.windows,
+            Cause::PowerOn,
+        )?;
         self.ahead.put(std::mem::take(&mut loaded.written));
         Ok((cpuid, loaded))
     }

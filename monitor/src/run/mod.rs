@@ -17,7 +17,7 @@ use self::ahead::WorkAhead;
 use self::first::{Preparation, start_vcpus, thread_lost};
 use self::numbers::{Expected, Open};
 use crate::acpi::VirtioWindow;
-use crate::boot::{Loaded, Source};
+use crate::boot::{Cause, Loaded, Source};
 use crate::config::{OnReset, VmConfig};
 use crate::console::{self, Console, Typed};
 use crate::devices::Devices;
@@ -195,6 +195,7 @@ impl Machine {
             match self.shared.take_end() {
                 None => {}
                 Some(Ended::PowerOff) => return Ok(exit::OK),
+                Some(Ended::NothingToBoot) => return Ok(exit::NOTHING_TO_BOOT),
                 Some(Ended::Error(error)) => return Err(error),
                 Some(Ended::Reset) if config.on_reset == OnReset::Exit => return Ok(exit::RESET),
                 Some(Ended::Reset) => self.reset(config)?,
@@ -220,7 +221,7 @@ impl Machine {
         self.shared.bus.reset();
         memory::power_on(self.ram).map_err(|e| Error::System("reset guest memory", e))?;
         let windows = self.shared.bus.devices().windows();
-        let loaded = load(self.source, self.ram, config.cpus, &windows)?;
+        let loaded = load(self.source, self.ram, config.cpus, &windows, Cause::Reset)?;
         vm::power_on(&self.shared, loaded.entry)?;
         self.ahead.put(loaded.written);
         vcpu::open_gate(&self.shared);
@@ -354,10 +355,11 @@ fn load(
     ram: &GuestRam,
     cpus: u8,
     windows: &[VirtioWindow],
+    cause: Cause,
 ) -> Result<Loaded, Error> {
     let no_room = |_| Error::Usage("--memory: too small for boot data".to_owned());
     let rsdp = acpi::write(ram, cpus, windows).map_err(no_room)?;
-    let loaded = source.load(ram, rsdp)?;
+    let loaded = source.load(ram, rsdp, cause)?;
     vm::regs::write_tables(ram, loaded.entry).map_err(no_room)?;
     Ok(loaded)
 }

@@ -14,6 +14,8 @@ use super::ioapic::IoApic;
 const I8042_RESET: u8 = 0xfe;
 /// The value that makes a write to the boot marker one.
 const MARKER: u8 = 123;
+/// What the boot firmware writes when it gives up.
+const NOTHING_TO_BOOT: u8 = 1;
 /// ACPI sleep control register: sleep enable (ACPI 6.5, 4.8.3.7).
 const SLEEP_ENABLE: u8 = 1 << 5;
 
@@ -24,6 +26,8 @@ pub enum Request {
     PowerOff,
     /// Reset by the ACPI register or the i8042.
     Reset,
+    /// The boot firmware found nothing to boot, and gives up.
+    NothingToBoot,
     /// The boot marker was written.
     Marker,
     /// An I/O APIC entry has changed: KVM's routes must follow.
@@ -154,6 +158,7 @@ impl Bus {
                 Some(Request::Reset)
             }
             (layout::BOOT_MARKER, MARKER) => Some(Request::Marker),
+            (layout::FIRMWARE_STATUS, NOTHING_TO_BOOT) => Some(Request::NothingToBoot),
             (layout::I8042_COMMAND | layout::SLEEP_STATUS | layout::RESET, _) => None,
             _ => {
                 self.miss();
@@ -229,6 +234,7 @@ mod tests {
         assert_eq!(bus.port_write(0x602, &[6]), Some(Request::Reset));
         assert_eq!(bus.port_write(0x64, &[0xfe]), Some(Request::Reset));
         assert_eq!(bus.port_write(0x604, &[123]), Some(Request::Marker));
+        assert_eq!(bus.port_write(0x608, &[1]), Some(Request::NothingToBoot));
         for (port, value) in [
             (0x600, 5 << 2),
             (0x600, 1 << 5),

@@ -33,6 +33,8 @@ use vcpu::{Gate, Vcpu};
 pub enum Ended {
     /// The guest powered off.
     PowerOff,
+    /// The boot firmware found nothing to boot.
+    NothingToBoot,
     /// The guest asked for a reset.
     Reset,
     /// The guest or KVM cannot go on.
@@ -113,6 +115,7 @@ impl Shared {
     pub fn request(&self, request: Request) -> Result<(), Error> {
         match request {
             Request::PowerOff => self.end(Ended::PowerOff),
+            Request::NothingToBoot => self.end(Ended::NothingToBoot),
             Request::Reset => self.end(Ended::Reset),
             Request::Marker => {
                 let us = u64::try_from(self.timings.elapsed().as_micros()).unwrap_or(u64::MAX);

@@ -1,0 +1,58 @@
+//! Hostile boot configurations, of each kind: the first byte says which file
+//! the text is, and NUL bytes separate it from a second file's.
+#![no_main]
+
+use std::rc::Rc;
+
+use libfuzzer_sys::fuzz_target;
+use mote_firmware::config;
+use mote_firmware::volume::{Volume, Volumes};
+use mote_fuzz::firmware::Files;
+
+/// What the text may be, and what a second text is beside it.
+const FILES: [(&str, &str); 5] = [
+    ("/boot/grub/grub.cfg", "/boot/grub/more.cfg"),
+    ("/boot/grub/grub.cfg", "/boot/grub/grubenv"),
+    ("/isolinux/isolinux.cfg", "/isolinux/more.cfg"),
+    ("/loader/entries/a.conf", "/loader/entries/b.conf"),
+    ("/EFI/BOOT/BOOTX64.EFI", "/EFI/Linux/b.efi"),
+];
+
+fuzz_target!(|data: &[u8]| {
+    let Some((kind, data)) = data.split_first() else {
+        return;
+    };
+    let (first, second) = FILES[usize::from(*kind) % FILES.len()];
+    let mut texts = data.split(|byte| *byte == 0);
+    let (text, more) = match kind % 5 {
+        // Zeroes belong to what is no text.
+        4 => (data, data),
+        _ => (
+            texts.next().unwrap_or_default(),
+            texts.next().unwrap_or_default(),
+        ),
+    };
+    let files = Files::new(&[
+        (first, text),
+        (second, more),
+        ("/k", b"kernel"),
+        ("/i", b"initrd"),
+    ]);
+    let volume = Volume {
+        drive: 0,
+        device: "hd0,gpt1".into(),
+        fs: Rc::new(files),
+    };
+    let volumes = Volumes { list: vec![volume] };
+    let Some(config) = config::find(&volumes, 0, &mut |note| assert!(note.len() < 1 << 16)) else {
+        return;
+    };
+    assert!((1..=256).contains(&config.entries.len()) && config.default < config.entries.len());
+    for (number, entry) in (1..).zip(&config.entries) {
+        let kernel = entry.kernel.as_ref().unwrap();
+        assert!(volumes.open(kernel).is_ok() || volumes.kind(kernel).is_some());
+        assert!(entry.initrds.len() <= 16 && entry.cmdline.len() <= 64 << 10);
+        let found = config.find(&number.to_string());
+        assert!(found.is_some(), "entry {number}");
+    }
+});

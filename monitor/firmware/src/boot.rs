@@ -1,0 +1,388 @@
+//! From drives to a kernel that lies in memory: what is booted, and why what
+//! is not booted was refused.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt::Write as _;
+
+use crate::Error;
+use crate::bytes::{le64, part, u8};
+use crate::config::{self, Config, Entry, uki};
+use crate::disk::File;
+use crate::kernel::{self, Kernel};
+use crate::volume::{Drive, Volumes};
+
+/// Milliseconds that a menu waits for a key.
+const MENU_MS: u64 = 5000;
+/// Letters of a title that are shown.
+const TITLE: usize = 70;
+/// Reasons that are told of one drive.
+const MAX_NOTES: usize = 16;
+
+/// Offsets into the boot parameters (Linux, Documentation/arch/x86/zero-page.rst).
+const HEADER: usize = 0x1f1;
+const LOADER: usize = 0x210;
+const RAMDISK: usize = 0x218;
+const RAMDISK_LEN: usize = 0x21c;
+const CMDLINE: usize = 0x228;
+
+/// The machine that the firmware runs on.
+pub trait Machine {
+    /// Prints on the console.
+    fn print(&mut self, text: &str);
+    /// Memory at a physical address in which something is to be loaded; `None`
+    /// where the machine has none to give.
+    fn memory(&mut self, at: u64, len: u64) -> Option<&mut [u8]>;
+    /// A key from the console, if one was pressed.
+    fn key(&mut self) -> Option<u8>;
+    /// Milliseconds since some moment.
+    fn milliseconds(&mut self) -> u64;
+}
+
+/// What the monitor says about how to boot.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The entry to boot: its number from 1, title or identity.
+    pub entry: Option<String>,
+    /// Whether somebody sits at the console, who may choose.
+    pub terminal: bool,
+    /// First address behind the memory that can be loaded into.
+    pub ram_end: u64,
+}
+
+/// A kernel that lies in memory.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Start {
+    /// How it is entered.
+    pub entry: kernel::Entry,
+    /// Its command line.
+    pub cmdline: String,
+    /// The setup header that its boot parameters get.
+    pub header: Option<Vec<u8>>,
+    /// Where its initial RAM disk lies, and bytes of it.
+    pub initrd: Option<(u64, u64)>,
+}
+
+impl Start {
+    /// Completes boot parameters, which say what memory there is; the command
+    /// line has its place already.
+    pub fn complete(&self, params: &mut [u8], cmdline_at: u32) {
+        let mut put = |at: usize, bytes: &[u8]| {
+            let place = params
+                .get_mut(at..)
+                .and_then(|rest| rest.get_mut(..bytes.len()));
+            if let Some(place) = place {
+                place.copy_from_slice(bytes);
+            }
+        };
+        if let Some(header) = &self.header {
+            put(HEADER, header);
+        }
+        let (at, len) = self.initrd.unwrap_or_default();
+        // 0xff: a boot loader without a number of its own.
+        put(LOADER, &[0xff]);
+        put(RAMDISK, &(at as u32).to_le_bytes());
+        put(RAMDISK_LEN, &(len as u32).to_le_bytes());
+        put(CMDLINE, &cmdline_at.to_le_bytes());
+    }
+}
+
+/// `XEN_HVM_START_MAGIC_VALUE`.
+const PVH_MAGIC: u32 = 0x336e_c578;
+/// Bytes of PVH's start information, and of its one module.
+const PVH_INFO: u64 = 56;
+const PVH_MODULE: u64 = 32;
+/// The memory map and the root of ACPI in the boot parameters.
+const RSDP: usize = 0x70;
+const MAP_LEN: usize = 0x1e8;
+const MAP: usize = 0x2d0;
+
+impl Start {
+    /// PVH's start information to lie at `at`: what boot parameters say,
+    /// written down in another form (Xen, public/arch-x86/hvm/start_info.h).
+    pub fn pvh(&self, params: &[u8], at: u64, cmdline_at: u32) -> Vec<u8> {
+        let mut info = Vec::new();
+        let entries = u32::from(u8(params, MAP_LEN)).min(128);
+        let modules = u32::from(self.initrd.is_some());
+        for word in [PVH_MAGIC, 1, 0, modules] {
+            info.extend(word.to_le_bytes());
+        }
+        let module_at = at + PVH_INFO;
+        let map_at = module_at + PVH_MODULE;
+        for address in [module_at, cmdline_at.into(), le64(params, RSDP), map_at] {
+            info.extend(address.to_le_bytes());
+        }
+        info.extend(u64::from(entries).to_le_bytes());
+        let (initrd, len) = self.initrd.unwrap_or_default();
+        for number in [initrd, len, 0, 0] {
+            info.extend(number.to_le_bytes());
+        }
+        for entry in part(params, MAP, 20 * entries as usize).chunks_exact(20) {
+            info.extend_from_slice(entry);
+            info.extend([0; 4]);
+        }
+        info
+    }
+}
+
+/// Boots the first drive that can be: `None` if there is none, which has been
+/// told on the console by then.
+pub fn boot(drives: &[Drive], options: &Options, machine: &mut dyn Machine) -> Option<Start> {
+    let mut volumes = Volumes::default();
+    let mut notes: Vec<Vec<String>> = Vec::new();
+    let (mut disks, mut cdroms) = (0, 0);
+    for (index, drive) in drives.iter().enumerate() {
+        let (name, number) = if drive.cdrom {
+            ("cd", &mut cdroms)
+        } else {
+            ("hd", &mut disks)
+        };
+        let mut told = Vec::new();
+        volumes.add(index, drive, &format!("{name}{number}"), &mut |note| {
+            told.push(note)
+        });
+        *number += 1;
+        notes.push(told);
+    }
+    let mut clean = true;
+    for (index, drive) in drives.iter().enumerate() {
+        let mut told = notes
+            .get_mut(index)
+            .map(core::mem::take)
+            .unwrap_or_default();
+        for volume in 0..volumes.list.len() {
+            let Some(found) = volumes
+                .list
+                .get(volume)
+                .filter(|found| found.drive == index)
+            else {
+                continue;
+            };
+            let place = format!("{} ({})", found.device, found.fs.name());
+            let count = told.len();
+            let config = config::find(&volumes, volume, &mut |note| {
+                told.push(format!("{place}: {note}"))
+            });
+            let Some(config) = config else {
+                if told.len() == count {
+                    told.push(format!("{place}: no boot configuration"));
+                }
+                continue;
+            };
+            let number = choose(&config, &drive.id, options, machine);
+            let Some(entry) = config.entries.get(number) else {
+                continue;
+            };
+            say(
+                machine,
+                &format!("mote: {}: {}\n", drive.id, short(&entry.title)),
+            );
+            match load(&volumes, entry, options.ram_end, machine, &mut clean) {
+                Ok(start) => return Some(start),
+                Err(why) => {
+                    let why = format!("{place}: {}: {}: {why}", config.source, short(&entry.title));
+                    say(machine, &format!("mote: {}: {why}\n", drive.id));
+                    told.push(why);
+                }
+            }
+        }
+        if let Some(notes) = notes.get_mut(index) {
+            *notes = told;
+        }
+    }
+    tell(drives, &notes, machine);
+    None
+}
+
+/// Says what was looked at and why it was refused.
+fn tell(drives: &[Drive], notes: &[Vec<String>], machine: &mut dyn Machine) {
+    say(machine, "mote: there is nothing to boot\n");
+    for (drive, notes) in drives.iter().zip(notes) {
+        for note in notes.iter().take(MAX_NOTES) {
+            say(machine, &format!("  {}: {note}\n", drive.id));
+        }
+    }
+    if drives.is_empty() {
+        say(machine, "  no drive to boot from\n");
+    }
+}
+
+/// Prints without what a console would take for a command: names on a medium
+/// may hold anything.
+fn say(machine: &mut dyn Machine, text: &str) {
+    let visible = |c: char| if c.is_control() && c != '\n' { '?' } else { c };
+    machine.print(&text.chars().map(visible).collect::<String>());
+}
+
+/// The beginning of a title.
+fn short(title: &str) -> String {
+    let visible = title.chars().filter(|c| !c.is_control());
+    visible.take(TITLE).collect()
+}
+
+/// The index of the entry that the caller or the person at the console wants.
+fn choose(config: &Config, drive: &str, options: &Options, machine: &mut dyn Machine) -> usize {
+    let default = config.default;
+    if let Some(wanted) = &options.entry {
+        if let Some(found) = config.find(wanted) {
+            return found;
+        }
+        let source = &config.source;
+        let wanted = short(wanted);
+        say(
+            machine,
+            &format!("mote: {drive}: {source}: no entry '{wanted}'; there are\n"),
+        );
+        list(config, machine);
+        return default;
+    }
+    if !options.terminal || config.entries.len() < 2 {
+        return default;
+    }
+    say(machine, &format!("{drive}: {}\n", config.source));
+    list(config, machine);
+    let seconds = MENU_MS / 1000;
+    say(
+        machine,
+        &format!("Number, or Enter for {} (in {seconds} s): ", default + 1),
+    );
+    let chosen = read_number(machine, config.entries.len());
+    say(machine, "\n");
+    chosen.map_or(default, |number| number - 1)
+}
+
+fn list(config: &Config, machine: &mut dyn Machine) {
+    let mut text = String::new();
+    for (number, entry) in (1..).zip(&config.entries) {
+        let _ = writeln!(text, "{number:4}  {}", short(&entry.title));
+    }
+    say(machine, &text);
+}
+
+/// A number from 1 to `most`; `None` if Enter is pressed or nobody answers. A
+/// key stops the clock.
+fn read_number(machine: &mut dyn Machine, most: usize) -> Option<usize> {
+    let end = machine.milliseconds() + MENU_MS;
+    let (mut typed, mut touched) = (String::new(), false);
+    loop {
+        match machine.key() {
+            None if !touched && machine.milliseconds() >= end => return None,
+            None => core::hint::spin_loop(),
+            Some(b'\r' | b'\n') => {
+                if typed.is_empty() {
+                    return None;
+                }
+                let number = typed.parse().ok();
+                if let Some(number) = number.filter(|number| (1..=most).contains(number)) {
+                    return Some(number);
+                }
+                say(machine, &format!("\n1 to {most}: "));
+                typed.clear();
+            }
+            Some(key @ b'0'..=b'9') if typed.len() < 4 => {
+                touched = true;
+                typed.push(key.into());
+                say(machine, &char::from(key).to_string());
+            }
+            Some(8 | 0x7f) if typed.pop().is_some() => machine.print("\x08 \x08"),
+            Some(_) => touched = true,
+        }
+    }
+}
+
+/// Puts an entry's kernel and initial RAM disks into memory.
+fn load(
+    volumes: &Volumes,
+    entry: &Entry,
+    ram_end: u64,
+    machine: &mut dyn Machine,
+    clean: &mut bool,
+) -> Result<Start, Error> {
+    let path = entry.kernel.as_ref().ok_or(Error::Missing)?;
+    let mut file = volumes.open(path)?;
+    let mut initrds = Vec::new();
+    let mut cmdline = entry.cmdline.clone();
+    if let Some(unified) = uki::open(&file)? {
+        file = unified.kernel;
+        initrds.extend(unified.initrd);
+        if cmdline.is_empty() {
+            cmdline = unified.cmdline.unwrap_or_default();
+        }
+    }
+    for path in &entry.initrds {
+        initrds.push(volumes.open(path)?);
+    }
+    let kernel = Kernel::open(&file, ram_end)?;
+    let cmdline = with_console(&cmdline);
+    if cmdline.len() > kernel.cmdline_max {
+        return Err(Error::TooLarge("command line"));
+    }
+    // Each begins at a multiple of 4 bytes, as the kernel expects.
+    let len = initrds.iter().map(File::len).fold(0, |sum: u64, len| {
+        sum.saturating_add(len).saturating_add(3) & !3
+    });
+    let place = match len {
+        0 => None,
+        len => Some((kernel.place_initrd(len, ram_end)?, len)),
+    };
+    let was_clean = core::mem::replace(clean, false);
+    for load in &kernel.loads {
+        read(&load.file, load.at, machine)?;
+        if !was_clean {
+            // Memory is zero after power-on; a kernel that failed was here.
+            let rest = machine.memory(load.at + load.file.len(), load.zeroes);
+            rest.ok_or(Error::NoRoom("kernel", load.zeroes))?.fill(0);
+        }
+    }
+    if let Some((mut at, _)) = place {
+        for initrd in &initrds {
+            read(initrd, at, machine)?;
+            at += initrd.len();
+            let pad = at.next_multiple_of(4) - at;
+            let padding = machine.memory(at, pad);
+            padding.ok_or(Error::NoRoom("initrd", pad))?.fill(0);
+            at += pad;
+        }
+    }
+    Ok(Start {
+        entry: kernel.entry,
+        cmdline,
+        header: kernel.header,
+        initrd: place,
+    })
+}
+
+/// Reads a file to an address.
+fn read(file: &File, at: u64, machine: &mut dyn Machine) -> Result<(), Error> {
+    let memory = machine.memory(at, file.len());
+    file.read(
+        0,
+        memory.ok_or(Error::NoRoom("kernel or initrd", file.len()))?,
+    )
+}
+
+/// Adds the serial console, the only one of the machine, unless it is there.
+/// What follows `---` is for a system that an installer installs.
+fn with_console(cmdline: &str) -> String {
+    const CONSOLE: &str = "console=ttyS0";
+    let there = |word: &str| {
+        let rest = word.strip_prefix(CONSOLE);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(','))
+    };
+    if cmdline.split_whitespace().any(there) {
+        return cmdline.to_string();
+    }
+    let separator = cmdline
+        .find(" --- ")
+        .or_else(|| cmdline.strip_suffix(" ---").map(str::len));
+    let (own, rest) = cmdline.split_at(separator.unwrap_or(cmdline.len()));
+    if cmdline.starts_with("--- ") || own.is_empty() {
+        return format!("{CONSOLE} {cmdline}").trim_end().to_string();
+    }
+    format!("{own} {CONSOLE}{rest}")
+}
+
+#[cfg(test)]
+#[path = "boot_test.rs"]
+mod boot_test;

@@ -1,0 +1,271 @@
+//! GRUB's commands, as far as stock configurations use them.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use super::script::{Block, Word};
+use super::{Shell, Stop};
+use crate::config::{MAX_INITRDS, bls};
+use crate::volume::{Path, Search};
+
+/// Bytes of arguments that count as a command more.
+const WORDS_OF_A_STEP: usize = 256;
+/// Bytes of GRUB's environment block.
+const MAX_ENVIRONMENT: usize = 64 << 10;
+
+impl Shell<'_> {
+    pub(super) fn simple(&mut self, words: &[Word], block: Option<&Block>) -> Result<bool, Stop> {
+        let mut words = self.expand(words);
+        self.steps += words.iter().map(String::len).sum::<usize>() / WORDS_OF_A_STEP;
+        let mut negated = false;
+        while words.first().is_some_and(|word| word == "!") {
+            words.remove(0);
+            negated = !negated;
+        }
+        let Some((name, arguments)) = words.split_first() else {
+            return match block {
+                Some(block) => self.block(block),
+                None => Ok(true),
+            };
+        };
+        let status = match block {
+            Some(block) => {
+                if matches!(name.as_str(), "menuentry" | "submenu") {
+                    self.menu_entry(arguments, block, name == "submenu")?;
+                }
+                true
+            }
+            None => self.run(name, arguments)?,
+        };
+        self.set("?", if status { "0" } else { "1" });
+        Ok(status != negated)
+    }
+
+    fn run(&mut self, name: &str, arguments: &[String]) -> Result<bool, Stop> {
+        if let Some(body) = self.functions.get(name).cloned() {
+            return self.function(&body, arguments);
+        }
+        let first = arguments.first().map_or("", String::as_str);
+        if let Some((variable, value)) = name.split_once('=') {
+            self.set(variable, value);
+            return Ok(true);
+        }
+        Ok(match name {
+            "set" => {
+                let (name, value) = first.split_once('=').unwrap_or((first, ""));
+                let name = name.to_string();
+                self.set(&name, value);
+                true
+            }
+            "unset" => {
+                self.variables.remove(first);
+                true
+            }
+            "[" => self.test(
+                arguments
+                    .strip_suffix(&["]".to_string()])
+                    .unwrap_or(arguments),
+            ),
+            "test" => self.test(arguments),
+            "true" | "insmod" | "export" | "echo" | "save_env" | "increment" | "decrement" => true,
+            "terminal_input" | "terminal_output" | "terminal" | "serial" | "clear" | "sleep" => {
+                true
+            }
+            "return" | "break" | "halt" | "reboot" | "exit" => return Err(Stop::Leave),
+            "linux" | "linuxefi" | "linux16" | "kernel" => self.linux(arguments),
+            "initrd" | "initrdefi" | "initrd16" => self.initrd(arguments),
+            "search" => self.search(arguments),
+            "search.fs_uuid" | "search.fs_label" | "search.file" => {
+                let (value, rest) = arguments.split_first().ok_or(Stop::Leave)?;
+                let kind = match name {
+                    "search.fs_uuid" => Search::Uuid,
+                    "search.fs_label" => Search::Label,
+                    _ => Search::File,
+                };
+                let variable = rest.first().map_or("root", String::as_str);
+                self.find(kind, value, variable)
+            }
+            "configfile" | "source" | "." | "normal" => self.include(first)?,
+            "probe" => self.probe(arguments),
+            "load_env" => self.load_environment(arguments),
+            "blscfg" => self.loader_entries(first)?,
+            // Others are not there, as a missing module of GRUB's.
+            _ => false,
+        })
+    }
+
+    fn function(&mut self, body: &Block, arguments: &[String]) -> Result<bool, Stop> {
+        // Its arguments are its own, all other variables are everyone's.
+        let own = (1..10).map(|number: u8| number.to_string());
+        let own: Vec<String> = own.chain(["#".into(), "@".into()]).collect();
+        let outer: Vec<_> = own.iter().map(|name| self.variables.remove(name)).collect();
+        for (name, value) in own.iter().take(9).zip(arguments) {
+            self.set(name, value);
+        }
+        self.set("#", &arguments.len().to_string());
+        self.set("@", &arguments.join(" "));
+        let status = self.call(body);
+        for (name, value) in own.iter().zip(outer) {
+            match value {
+                Some(value) => self.set(name, &value),
+                None => _ = self.variables.remove(name),
+            }
+        }
+        match status {
+            Err(Stop::Leave) => Ok(true),
+            other => other,
+        }
+    }
+
+    /// A kernel and its command line, quoted as GRUB does.
+    fn linux(&mut self, arguments: &[String]) -> bool {
+        let Some((kernel, words)) = arguments.split_first() else {
+            return false;
+        };
+        let quoted = |word: &String| match word.contains(' ') {
+            true => format!("\"{word}\""),
+            false => word.clone(),
+        };
+        let words: Vec<String> = words.iter().map(quoted).collect();
+        self.loading.cmdline = words.join(" ");
+        self.loading.kernel = self.path(kernel);
+        self.loading.kernel.is_some()
+    }
+
+    fn initrd(&mut self, arguments: &[String]) -> bool {
+        let names = arguments.iter().filter(|name| !name.starts_with("--"));
+        let found: Option<Vec<Path>> = names
+            .take(MAX_INITRDS)
+            .map(|name| self.path(name))
+            .collect();
+        self.loading.initrds = found.unwrap_or_default();
+        !self.loading.initrds.is_empty()
+    }
+
+    /// `search [--file|--label|--fs-uuid] [--set[=VARIABLE]] NAME`.
+    fn search(&mut self, arguments: &[String]) -> bool {
+        let (mut kind, mut variable) = (Search::File, String::from("root"));
+        let mut names = Vec::new();
+        for argument in arguments {
+            match argument.as_str() {
+                "--fs-uuid" | "-u" => kind = Search::Uuid,
+                "--label" | "-l" | "--fs-label" => kind = Search::Label,
+                "--file" | "-f" => kind = Search::File,
+                option if option.starts_with('-') => {
+                    if let Some(name) = option.strip_prefix("--set=") {
+                        variable = name.to_string();
+                    }
+                }
+                name => names.push(name.to_string()),
+            }
+        }
+        // `--set root NAME` is seen, too, although GRUB takes it for a hint.
+        names.iter().any(|name| self.find(kind, name, &variable))
+    }
+
+    fn find(&mut self, kind: Search, value: &str, variable: &str) -> bool {
+        let found = self.volumes.search(kind, value, Some(self.drive));
+        let device = found.and_then(|index| self.volumes.list.get(index));
+        let Some(device) = device.map(|volume| volume.device.clone()) else {
+            return false;
+        };
+        self.set(variable, &device);
+        true
+    }
+
+    /// Runs another file; one that is not there is only a failed command.
+    fn include(&mut self, name: &str) -> Result<bool, Stop> {
+        let path = self
+            .path(name)
+            .filter(|path| self.volumes.kind(path).is_some());
+        match path {
+            Some(path) if self.calls < super::MAX_CALLS => Ok(self.source(&path)?),
+            _ => Ok(false),
+        }
+    }
+
+    /// `probe --set=VARIABLE --fs-uuid|--label DEVICE`.
+    fn probe(&mut self, arguments: &[String]) -> bool {
+        let (mut variable, mut device, mut uuid) = ("", "", true);
+        for argument in arguments {
+            match argument.as_str() {
+                "--label" | "-l" => uuid = false,
+                option if option.starts_with("--set=") => {
+                    variable = option.strip_prefix("--set=").unwrap_or_default();
+                }
+                option if option.starts_with('-') => {}
+                name => device = name.trim_matches(['(', ')']),
+            }
+        }
+        let volume = self.volumes.device(device);
+        let Some(volume) = volume.and_then(|index| self.volumes.list.get(index)) else {
+            return false;
+        };
+        let value = if uuid {
+            volume.fs.uuid()
+        } else {
+            volume.fs.label()
+        };
+        let value = value.to_string();
+        self.set(variable, &value);
+        true
+    }
+
+    /// `load_env [--file FILE] [NAME...]`: lines `NAME=VALUE`.
+    fn load_environment(&mut self, arguments: &[String]) -> bool {
+        let (mut file, mut wanted) = (format!("{}/grubenv", self.get("prefix")), Vec::new());
+        let mut rest = arguments.iter();
+        while let Some(argument) = rest.next() {
+            match argument.as_str() {
+                "--file" | "-f" => file = rest.next().cloned().unwrap_or_default(),
+                option if option.starts_with('-') => {}
+                name => wanted.push(name),
+            }
+        }
+        let path = self.path(&file);
+        let text = path.map(|path| self.volumes.text(&path, MAX_ENVIRONMENT));
+        let Some(Ok(text)) = text else {
+            return false;
+        };
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            if let Some((name, value)) = line.split_once('=')
+                && (wanted.is_empty() || wanted.contains(&name))
+            {
+                self.set(name, value);
+            }
+        }
+        true
+    }
+
+    /// Fedora's `blscfg`: entries of the Boot Loader Specification.
+    fn loader_entries(&mut self, dir: &str) -> Result<bool, Stop> {
+        let places = ["/loader/entries", "/boot/loader/entries"];
+        let places = places
+            .iter()
+            .copied()
+            .filter(|_| dir.is_empty())
+            .chain([dir]);
+        let places: Vec<Path> = places.filter_map(|place| self.path(place)).collect();
+        for place in places.iter().filter(|place| !place.path.is_empty()) {
+            if self.volumes.kind(place).is_none() {
+                continue;
+            }
+            let entries = bls::entries(self.volumes, place, &self.variables)?;
+            let room = super::MAX_ENTRIES.saturating_sub(self.entries.len());
+            for entry in entries.into_iter().take(room) {
+                let mut place = self.menu.0.clone();
+                place.push([
+                    self.menu.1.to_string(),
+                    entry.title.clone(),
+                    entry.id.clone(),
+                ]);
+                self.menu.1 += 1;
+                self.places.push(place);
+                self.entries.push(entry);
+            }
+            return Ok(true);
+        }
+        Ok(false)
+    }
+}

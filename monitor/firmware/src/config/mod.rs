@@ -1,0 +1,193 @@
+//! Boot configurations: what a medium says can be booted from it.
+
+mod bls;
+mod grub;
+mod syslinux;
+pub mod uki;
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use crate::Error;
+use crate::volume::{Path, Volumes};
+
+/// Bytes of a configuration file.
+const MAX_TEXT: usize = 256 << 10;
+/// Entries of one configuration.
+const MAX_ENTRIES: usize = 256;
+/// Initial RAM disks of one entry.
+const MAX_INITRDS: usize = 16;
+/// Bytes of a command line, of any variable and of any word.
+const MAX_LINE: usize = 16 << 10;
+
+/// Something that can be booted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Entry {
+    /// What a menu shows; of an entry in a submenu with that one's title.
+    pub title: String,
+    /// What else names it: GRUB's `--id`, a label, a file's name.
+    pub id: String,
+    /// The kernel, or a unified kernel image.
+    pub kernel: Option<Path>,
+    /// Initial RAM disks, which the kernel gets one behind the other.
+    pub initrds: Vec<Path>,
+    /// The kernel's command line.
+    pub cmdline: String,
+}
+
+/// What a medium says can be booted.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// Where it was found.
+    pub source: String,
+    /// Entries in the order of the menu.
+    pub entries: Vec<Entry>,
+    /// Index of the entry that is booted if nobody says otherwise.
+    pub default: usize,
+}
+
+impl Config {
+    /// The entry with a title, an identity, a number as the menu shows it
+    /// (from 1), or a title that begins so.
+    pub fn find(&self, name: &str) -> Option<usize> {
+        let by = |fits: &dyn Fn(&Entry) -> bool| self.entries.iter().position(fits);
+        let number = name.parse().ok().and_then(|n: usize| n.checked_sub(1));
+        by(&|entry| entry.title == name || entry.id == name)
+            .or(number.filter(|n| *n < self.entries.len()))
+            .or_else(|| by(&|entry| entry.title.starts_with(name)))
+            .filter(|_| !name.is_empty())
+    }
+}
+
+/// A way to read a configuration file.
+type Reader = fn(&Volumes, &Path) -> Result<Config, Error>;
+
+/// Files that GRUB's images read first.
+const GRUB: [&str; 9] = [
+    "/boot/grub/grub.cfg",
+    "/boot/grub2/grub.cfg",
+    "/grub/grub.cfg",
+    "/grub2/grub.cfg",
+    "/EFI/BOOT/grub.cfg",
+    "/EFI/debian/grub.cfg",
+    "/EFI/ubuntu/grub.cfg",
+    "/EFI/fedora/grub.cfg",
+    "/boot/grub/loopback.cfg",
+];
+const SYSLINUX: [&str; 11] = [
+    "/boot/extlinux/extlinux.conf",
+    "/extlinux/extlinux.conf",
+    "/extlinux.conf",
+    "/boot/isolinux/isolinux.cfg",
+    "/isolinux/isolinux.cfg",
+    "/isolinux.cfg",
+    "/boot/syslinux/syslinux.cfg",
+    "/syslinux/syslinux.cfg",
+    "/syslinux.cfg",
+    "/boot/syslinux.cfg",
+    "/EFI/BOOT/syslinux.cfg",
+];
+const LOADER: [&str; 2] = ["/loader/entries", "/boot/loader/entries"];
+const UNIFIED: [&str; 2] = ["/EFI/Linux", "/boot/EFI/Linux"];
+
+/// The first configuration of a volume that names a kernel which is there.
+/// `note` is told of each that was found and why it was refused.
+pub fn find(volumes: &Volumes, volume: usize, note: &mut dyn FnMut(String)) -> Option<Config> {
+    let mut sources: Vec<(&str, Reader)> = Vec::new();
+    sources.extend(GRUB.map(|path| (path, grub::read as Reader)));
+    sources.extend(LOADER.map(|path| (path, bls::read as Reader)));
+    sources.extend(SYSLINUX.map(|path| (path, syslinux::read as Reader)));
+    sources.extend(UNIFIED.map(|path| (path, uki::list as Reader)));
+    sources.push(("/EFI/BOOT/BOOTX64.EFI", uki::single));
+    for (source, read) in sources {
+        let path = Path {
+            volume,
+            path: source.to_string(),
+        };
+        if volumes.kind(&path).is_none() {
+            continue;
+        }
+        match read(volumes, &path) {
+            Ok(mut config) => {
+                let named = config.entries.len();
+                let missing = keep_bootable(volumes, &mut config);
+                if !config.entries.is_empty() {
+                    config.source = source.to_string();
+                    return Some(config);
+                }
+                note(match missing {
+                    Some(kernel) => format!("{source}: {kernel}: no such kernel"),
+                    None if named > 0 => format!("{source}: entries, but none with a kernel"),
+                    None => format!("{source}: no entries"),
+                });
+            }
+            Err(why) => note(format!("{source}: {why}")),
+        }
+    }
+    None
+}
+
+/// Leaves out entries without a kernel; the default stays the same entry.
+/// Returns a kernel that was named and is not there.
+fn keep_bootable(volumes: &Volumes, config: &mut Config) -> Option<String> {
+    let mut missing = None;
+    let (mut index, mut default) = (0, 0);
+    config.entries.retain(|entry| {
+        let there = match &entry.kernel {
+            Some(kernel) if volumes.kind(kernel).is_some() => true,
+            Some(kernel) => {
+                missing = Some(kernel.path.clone());
+                false
+            }
+            None => false,
+        };
+        if index < config.default && there {
+            default += 1;
+        }
+        index += 1;
+        there
+    });
+    config.default = default.min(config.entries.len().saturating_sub(1));
+    missing
+}
+
+/// Compares names as versions: numbers by their value.
+fn by_version(a: &str, b: &str) -> core::cmp::Ordering {
+    let (mut a, mut b) = (a.as_bytes(), b.as_bytes());
+    loop {
+        let digits = |text: &[u8]| text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let (x, y) = (a.split_at(digits(a)), b.split_at(digits(b)));
+        let value = |digits: &[u8]| {
+            let zeroes = digits.iter().take_while(|digit| **digit == b'0').count();
+            let digits = digits.get(zeroes..).unwrap_or_default().to_vec();
+            (digits.len(), digits)
+        };
+        let order = value(x.0).cmp(&value(y.0));
+        if order.is_ne() {
+            return order;
+        }
+        match (x.1.split_first(), y.1.split_first()) {
+            (None, None) => return order,
+            (p, q) if p.map(|p| p.0) != q.map(|q| q.0) => {
+                return p.map(|p| p.0).cmp(&q.map(|q| q.0));
+            }
+            (p, q) => {
+                a = p.map_or(&[], |p| p.1);
+                b = q.map_or(&[], |q| q.1);
+            }
+        }
+    }
+}
+
+/// The first word of a line and what follows it.
+fn key_value(line: &str) -> (&str, &str) {
+    let line = line.trim();
+    let end = line.find(char::is_whitespace).unwrap_or(line.len());
+    let (key, value) = line.split_at(end);
+    (key, value.trim())
+}
+
+#[cfg(test)]
+#[path = "../config_test.rs"]
+mod config_test;

@@ -1,0 +1,407 @@
+//! Configurations as stock systems have them, and as nobody should.
+
+use std::string::String;
+use std::vec::Vec;
+
+use super::{Config, by_version, find, uki};
+use crate::testing::{Contents, volumes};
+
+const UUID: &str = "1d2c3b4a-0000-4000-8000-000000000001";
+const DEBIAN: &str = include_str!("config/stock/debian.cfg");
+const INSTALLER: &str = include_str!("config/stock/installer.cfg");
+const FEDORA: &str = include_str!("config/stock/fedora.cfg");
+
+fn read(list: &[(&str, Contents)]) -> (Option<Config>, Vec<String>) {
+    let mut notes = Vec::new();
+    let config = find(&volumes(list), 0, &mut |note| notes.push(note));
+    (config, notes)
+}
+
+/// Titles, kernels, initrds and command lines of the entries, one line each.
+fn told(config: &Config) -> Vec<String> {
+    let line = |entry: &super::Entry| {
+        let initrds: Vec<&str> = entry
+            .initrds
+            .iter()
+            .map(|path| path.path.as_str())
+            .collect();
+        let kernel = &entry.kernel.as_ref().unwrap();
+        let (title, cmdline) = (&entry.title, &entry.cmdline);
+        let (volume, kernel, initrds) = (kernel.volume, &kernel.path, initrds.join(","));
+        std::format!("{title}|{volume}{kernel}|{initrds}|{cmdline}")
+    };
+    config.entries.iter().map(line).collect()
+}
+
+/// What the one entry of a GRUB script boots.
+fn grub(script: &'static str) -> String {
+    let files: &'static [(&str, &str)] = Box::leak(Box::new([
+        ("/boot/grub/grub.cfg", script),
+        ("/k", "kernel"),
+        ("/i", "initrd"),
+        ("/boot/grub/more.cfg", "set more=yes"),
+        ("/boot/grub/loop.cfg", "source /boot/grub/loop.cfg"),
+        (
+            "/boot/grub/grubenv",
+            "# GRUB Environment Block\nsaved_entry=two\nx=y z\n###",
+        ),
+    ]));
+    match read(&[
+        ("label", files),
+        ("other", &[("/k", "kernel"), ("/only", "x")]),
+    ]) {
+        (Some(config), _) => {
+            let lines = told(&config);
+            std::format!("{}/{}", config.default, lines.join("\n"))
+        }
+        (None, notes) => notes.join("\n"),
+    }
+}
+
+use std::boxed::Box;
+
+#[test]
+fn debian_as_installed() {
+    const FILES: Contents = &[
+        ("/boot/grub/grub.cfg", DEBIAN),
+        ("/boot/vmlinuz-6.1.0-40-amd64", "k"),
+        ("/boot/initrd.img-6.1.0-40-amd64", "i"),
+    ];
+    let (config, notes) = read(&[(UUID, FILES)]);
+    assert!(notes.is_empty(), "{notes:?}");
+    let config = config.unwrap();
+    let (kernel, initrd) = (
+        "0/boot/vmlinuz-6.1.0-40-amd64",
+        "/boot/initrd.img-6.1.0-40-amd64",
+    );
+    let advanced =
+        "Advanced options for Debian GNU/Linux > Debian GNU/Linux, with Linux 6.1.0-40-amd64";
+    assert_eq!(
+        told(&config),
+        [
+            std::format!(
+                "Debian GNU/Linux|{kernel}|{initrd}|root=UUID={UUID} ro quiet vt.handoff=7"
+            ),
+            std::format!("{advanced}|{kernel}|{initrd}|root=UUID={UUID} ro quiet"),
+            std::format!("{advanced} (recovery mode)|{kernel}|{initrd}|root=UUID={UUID} ro single"),
+        ]
+    );
+    assert_eq!(
+        (config.default, config.source.as_str()),
+        (0, "/boot/grub/grub.cfg")
+    );
+    for (name, index) in [
+        ("1", Some(0)),
+        ("3", Some(2)),
+        ("4", None),
+        ("0", None),
+        ("gnulinux-6.1.0-40-amd64-recovery-1d2c", Some(2)),
+        ("Debian", Some(0)),
+        ("", None),
+    ] {
+        assert_eq!(config.find(name), index, "{name}");
+    }
+}
+
+#[test]
+fn debian_installer() {
+    const FILES: Contents = &[
+        ("/boot/grub/grub.cfg", INSTALLER),
+        ("/install.amd/vmlinuz", "k"),
+        ("/install.amd/initrd.gz", "i"),
+    ];
+    let (config, _) = read(&[("cd", FILES)]);
+    let lines = told(&config.unwrap());
+    assert_eq!(lines.len(), 3);
+    assert_eq!(
+        lines[1],
+        "Install|0/install.amd/vmlinuz|/install.amd/initrd.gz|vga=788 --- quiet"
+    );
+    assert!(lines[2].starts_with("Advanced options ... > ... Rescue mode|"));
+}
+
+#[test]
+fn fedora_as_installed() {
+    const FILES: Contents = &[
+        ("/grub2/grub.cfg", FEDORA),
+        ("/grub2/grubenv", "saved_entry=id-6.9.0\nboot_success=1\n"),
+        (
+            "/loader/entries/id-6.9.0.conf",
+            "title Fedora Linux\nversion 6.9.0\nlinux /vmlinuz-6.9.0\n\
+             initrd /initramfs-6.9.0.img $tuned_initrd\noptions $kernelopts $tuned_params\n",
+        ),
+        (
+            "/loader/entries/id-6.10.2.conf",
+            "title Fedora Linux (6.10.2)\nversion 6.10.2\nlinux /boot/vmlinuz-6.10.2\n\
+             initrd /initramfs-6.10.2.img\noptions root=x\noptions rhgb\n",
+        ),
+        ("/vmlinuz-6.9.0", "k"),
+        ("/vmlinuz-6.10.2", "k"),
+    ];
+    let (config, notes) = read(&[(UUID, FILES)]);
+    let config = config.ok_or(notes).unwrap();
+    assert_eq!(
+        told(&config),
+        [
+            "Fedora Linux (6.10.2)|0/vmlinuz-6.10.2|/initramfs-6.10.2.img|root=x rhgb",
+            "Fedora Linux (6.9.0)|0/vmlinuz-6.9.0|/initramfs-6.9.0.img|\
+             root=UUID=aaaa ro console=ttyS0,115200",
+        ]
+    );
+    assert_eq!(config.default, 1);
+}
+
+#[test]
+fn isolinux_with_includes() {
+    const FILES: Contents = &[
+        (
+            "/isolinux/isolinux.cfg",
+            "# D-I config\npath \ninclude menu.cfg\ndefault vesamenu.c32\nprompt 0\ntimeout 0\n",
+        ),
+        (
+            "/isolinux/menu.cfg",
+            "menu hshift 7\ninclude txt.cfg\nINCLUDE missing.cfg\nmenu begin advanced\n\
+             label memtest\n\tkernel memtest.bin\nmenu end\n\
+             LABEL local\n MENU LABEL ^Hard disk\n localboot 0x80\n",
+        ),
+        (
+            "/isolinux/txt.cfg",
+            "label install\n\tmenu label ^Install\n\tkernel /install.amd/vmlinuz\n\
+             \tappend vga=788 initrd=/install.amd/initrd.gz,extra.gz --- quiet \n\
+             label auto\n\tmenu label A^utomated\n\tmenu default\n\tlinux ../install.amd/vmlinuz auto\n\
+             \tinitrd /install.amd/initrd.gz\n",
+        ),
+        ("/install.amd/vmlinuz", "k"),
+    ];
+    let (config, notes) = read(&[("cd", FILES)]);
+    let config = config.ok_or(notes).unwrap();
+    assert_eq!(
+        told(&config),
+        [
+            "Install|0/install.amd/vmlinuz|/install.amd/initrd.gz,/isolinux/extra.gz|\
+             vga=788 --- quiet",
+            "Automated|0/isolinux/../install.amd/vmlinuz|/install.amd/initrd.gz|auto",
+        ]
+    );
+    assert_eq!(config.default, 1);
+}
+
+/// As Debian's u-boot-menu writes it.
+#[test]
+fn extlinux_of_u_boot_menu() {
+    const FILES: Contents = &[
+        (
+            "/extlinux/extlinux.conf",
+            "default l1\nmenu title U-Boot menu\nprompt 0\ntimeout 50\n\n\
+             label l0\n\tmenu label Debian GNU/Linux 12 6.1.0-40\n\tlinux /boot/vmlinuz-6.1\n\
+             \tinitrd /initrd.img-6.1\n\tfdtdir /x/\n\n\tappend root=/dev/vda2 ro quiet\n\n\
+             label l1\n\tlinux /vmlinuz-6.1\n\tappend -\n",
+        ),
+        ("/vmlinuz-6.1", "k"),
+    ];
+    let config = read(&[("d", FILES)]).0.unwrap();
+    assert_eq!(
+        told(&config),
+        [
+            "Debian GNU/Linux 12 6.1.0-40|0/vmlinuz-6.1|/initrd.img-6.1|root=/dev/vda2 ro quiet",
+            "l1|0/vmlinuz-6.1||",
+        ]
+    );
+    assert_eq!(config.default, 1);
+}
+
+/// GRUB scripts, and what their entries boot: the default's index, and each
+/// entry's title, kernel, initrds and command line.
+const SCRIPTS: &[(&str, &str)] = &[
+    ("menuentry a { linux /k }", "0/a|0/k||"),
+    ("linux /k\nboot", "/boot/grub/grub.cfg: no entries"),
+    (
+        "menuentry a { linux /none }",
+        "/boot/grub/grub.cfg: /none: no such kernel",
+    ),
+    (
+        "menuentry a { true }",
+        "/boot/grub/grub.cfg: entries, but none with a kernel",
+    ),
+    (
+        "menuentry a {",
+        "/boot/grub/grub.cfg: the script is damaged",
+    ),
+    (
+        "if true; then",
+        "/boot/grub/grub.cfg: the script is damaged",
+    ),
+    ("}", "/boot/grub/grub.cfg: the script is damaged"),
+    // Quotes, escapes, words, comments.
+    (
+        "set x='a b'\nmenuentry \"t $x\" --class y { linux /k $x \"$x\" '$x' \\$x a#b # c\n}",
+        "0/t a b|0/k||a b \"a b\" $x $x a#b",
+    ),
+    (
+        "set a=1; set b=${a}2; menuentry x$b { linux /k $none \"$none\" }",
+        "0/x12|0/k||",
+    ),
+    // Loops, functions, sources.
+    (
+        "for i in 1 2; do menuentry $i { linux /k i=$i; initrd /i /i }; done",
+        "0/1|0/k|/i,/i|i=1\n2|0/k|/i,/i|i=2",
+    ),
+    (
+        "function f { menuentry \"$1\" { linux /k $2 $# }; set g=\"$1\"; }\nf a b; f \"c d\"\n\
+             if [ \"$g\" = 'c d' ]; then menuentry $1z { linux /k }; fi",
+        "0/a|0/k||b 2\nc d|0/k||1\nz|0/k||",
+    ),
+    (
+        "source $prefix/more.cfg; menuentry $more { linux ($root)/k }",
+        "0/yes|0/k||",
+    ),
+    (
+        "load_env; menuentry a { linux /k $x }; set default=a",
+        "0/a|0/k||y z",
+    ),
+    // Searching.
+    (
+        "search --set=root --label other; menuentry a { linux /k }",
+        "0/a|1/k||",
+    ),
+    (
+        "search -f --set=d /only; menuentry a { linux ($d)/k }",
+        "0/a|1/k||",
+    ),
+    (
+        "search.fs_uuid other root; menuentry a { linux /k }",
+        "0/a|1/k||",
+    ),
+    (
+        "if search --label none; then true; else menuentry a { linux /k }; fi",
+        "0/a|0/k||",
+    ),
+    (
+        "probe --set=u --fs-uuid $root; menuentry $u { linux (hd1)/k }",
+        "0/label|1/k||",
+    ),
+    // Conditions.
+    (
+        "if [ -f /k -a ! -f /z ]; then menuentry a { linux /k }; fi",
+        "0/a|0/k||",
+    ),
+    (
+        "if ! [ 2 -lt 10 ]; then true; elif test a = a -o b = c; then menuentry a { linux /k }; fi",
+        "0/a|0/k||",
+    ),
+    (
+        "if nonsense x; then menuentry a { linux /k }; fi",
+        "/boot/grub/grub.cfg: no entries",
+    ),
+    // The default, by number, title and identity, in submenus too.
+    (
+        "menuentry a { linux /k }; menuentry b --id two { linux /k }\nload_env\nset default=$saved_entry",
+        "1/a|0/k||\nb|0/k||",
+    ),
+    (
+        "submenu s { menuentry a { linux /k }; menuentry b { linux /k }; }; set default='s>1'",
+        "1/s > a|0/k||\ns > b|0/k||",
+    ),
+    (
+        "menuentry z { true }; menuentry b { linux /k }; set default=1",
+        "0/b|0/k||",
+    ),
+];
+
+#[test]
+fn scripts_of_grub() {
+    for (script, wanted) in SCRIPTS {
+        assert_eq!(grub(script), *wanted, "{script}");
+    }
+}
+
+/// What never ends is ended.
+#[test]
+fn scripts_without_end() {
+    for script in [
+        "while true; do set a=b; done",
+        "until false; do true; done",
+        "function f { f; }; f",
+        "function f { f; f; }; f",
+        "source /boot/grub/loop.cfg",
+        "set a=xxxxxxxxxxxxxxxx; while true; do set a=$a$a$a$a; done",
+        "for i in 1 2 3 4 5 6 7 8 9; do for j in 1 2 3 4 5 6 7 8 9; do source /boot/grub/more.cfg; done; done",
+    ] {
+        assert!(
+            grub(script).contains("grub.cfg: "),
+            "{script}: {}",
+            grub(script)
+        );
+    }
+    let deep: &'static str = Box::leak("if true; then ".repeat(10_000).into_boxed_str());
+    assert!(grub(deep).contains("damaged"));
+}
+
+#[test]
+fn versions() {
+    use core::cmp::Ordering::{Equal, Greater, Less};
+    for (a, b, order) in [
+        ("6.10", "6.9", Greater),
+        ("6.1.0-40", "6.1.0-9", Greater),
+        ("a", "b", Less),
+        ("1", "1a", Less),
+        ("007", "7", Equal),
+        ("", "", Equal),
+    ] {
+        assert_eq!(by_version(a, b), order, "{a} {b}");
+    }
+}
+
+#[test]
+fn boot_loader_specification() {
+    const FILES: Contents = &[
+        ("/loader/loader.conf", "timeout 3\ndefault debian-*\n"),
+        ("/loader/entries/arch.conf", "title Arch\nlinux /k\n"),
+        (
+            "/loader/entries/debian-2.conf",
+            "title Debian\nsort-key debian\nversion 2\nlinux /k\ninitrd /i\ninitrd /j\n",
+        ),
+        (
+            "/loader/entries/debian-10.conf",
+            "title Debian\nsort-key debian\nversion 10\nlinux /k\n",
+        ),
+        ("/loader/entries/other.txt", "title no"),
+        ("/k", "k"),
+    ];
+    let config = read(&[("esp", FILES)]).0.unwrap();
+    let titles: Vec<&str> = config
+        .entries
+        .iter()
+        .map(|entry| entry.title.as_str())
+        .collect();
+    assert_eq!(titles, ["Debian (10)", "Debian (2)", "Arch"]);
+    assert_eq!(config.default, 0);
+    assert_eq!(config.entries[1].initrds.len(), 2);
+}
+
+/// A kernel in place of UEFI's boot loader is one that can be started.
+#[test]
+fn a_kernel_as_the_program_that_uefi_starts() {
+    let kernel = std::format!("MZ{}HdrS", " ".repeat(0x200));
+    let kernel: &'static str = Box::leak(kernel.into_boxed_str());
+    let files: Contents = Box::leak(Box::new([("/EFI/BOOT/BOOTX64.EFI", kernel)]));
+    let config = read(&[("esp", files)]).0.unwrap();
+    assert_eq!(told(&config), ["BOOTX64.EFI|0/EFI/BOOT/BOOTX64.EFI||"]);
+}
+
+#[test]
+fn what_is_no_unified_kernel_image() {
+    const FILES: Contents = &[
+        ("/EFI/BOOT/BOOTX64.EFI", "MZ, and nothing more"),
+        ("/EFI/Linux/a.txt", ""),
+    ];
+    let (config, notes) = read(&[("esp", FILES)]);
+    assert!(config.is_none());
+    assert_eq!(notes.len(), 2, "{notes:?}");
+    let path = crate::volume::Path {
+        volume: 0,
+        path: "/EFI/BOOT/BOOTX64.EFI".into(),
+    };
+    let file = volumes(&[("esp", FILES)]).open(&path).unwrap();
+    assert!(uki::open(&file).unwrap().is_none());
+}

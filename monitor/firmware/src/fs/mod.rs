@@ -1,0 +1,214 @@
+//! File systems, as far as reading needs them.
+
+mod ext;
+mod fat;
+mod iso;
+
+use alloc::rc::Rc;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use crate::Error;
+use crate::disk::{Disk, File};
+
+/// Bytes of a directory that are looked at.
+const MAX_DIRECTORY: u64 = 16 << 20;
+/// Entries of a directory that are looked at.
+const MAX_ENTRIES: usize = 1 << 16;
+/// Symbolic links that are followed on one path.
+const MAX_LINKS: usize = 16;
+/// Components of a path.
+const MAX_DEPTH: usize = 64;
+/// Bytes of a symbolic link or a name.
+const MAX_NAME: usize = 4096;
+
+/// What a node of a file system is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Link,
+    /// A device, a socket, a pipe.
+    Other,
+}
+
+/// A file system. A node is known by a number, whose meaning is its own.
+pub trait FileSystem {
+    /// Its type, as people call it.
+    fn name(&self) -> &'static str;
+    /// Its label; empty if it has none.
+    fn label(&self) -> &str;
+    /// Its UUID, written as GRUB does; empty if it has none.
+    fn uuid(&self) -> &str;
+    /// Whether upper and lower case are the same in names.
+    fn ignores_case(&self) -> bool;
+    /// The root directory.
+    fn root(&self) -> u64;
+    /// Calls `each` with name and node of every entry of a directory but `.`
+    /// and `..`, until it returns true.
+    ///
+    /// # Errors
+    /// The directory is damaged or none.
+    fn entries(&self, dir: u64, each: &mut dyn FnMut(&str, u64) -> bool) -> Result<(), Error>;
+    /// What a node is.
+    ///
+    /// # Errors
+    /// The node is damaged.
+    fn kind(&self, node: u64) -> Result<Kind, Error>;
+    /// The content of a file.
+    ///
+    /// # Errors
+    /// The node is damaged.
+    fn open(&self, node: u64) -> Result<File, Error>;
+    /// Where a symbolic link leads.
+    ///
+    /// # Errors
+    /// The node is damaged or no link.
+    fn link(&self, node: u64) -> Result<String, Error>;
+}
+
+/// The file system on `disk`.
+///
+/// # Errors
+/// There is none that the firmware knows, or it uses what the firmware does
+/// not know, or is damaged.
+pub fn probe(disk: &Rc<dyn Disk>) -> Result<Rc<dyn FileSystem>, Error> {
+    if let Some(fs) = iso::Iso::open(disk)? {
+        return Ok(Rc::new(fs));
+    }
+    if let Some(fs) = ext::Ext::open(disk)? {
+        return Ok(Rc::new(fs));
+    }
+    if let Some(fs) = fat::Fat::open(disk)? {
+        return Ok(Rc::new(fs));
+    }
+    Err(foreign(&**disk))
+}
+
+/// What else is on a disk, by its magic number.
+fn foreign(disk: &dyn Disk) -> Error {
+    const MAGIC: [(u64, &[u8], &str); 8] = [
+        (0, b"XFSB", "XFS"),
+        (0x1_0040, b"_BHRfS_M", "Btrfs"),
+        (0, b"hsqs", "SquashFS"),
+        (0, b"LUKS\xba\xbe", "LUKS encryption"),
+        (0x218, b"LVM2 001", "LVM"),
+        (4086, b"SWAPSPACE2", "swap space"),
+        (3, b"NTFS    ", "NTFS"),
+        (1024, b"\x10\x20\xf5\xf2", "F2FS"),
+    ];
+    for (at, magic, name) in MAGIC {
+        let mut bytes = [0; 16];
+        let bytes = bytes.get_mut(..magic.len()).unwrap_or_default();
+        if disk.read(at, bytes).is_ok() && bytes == magic {
+            return Error::Unsupported(name);
+        }
+    }
+    Error::NoFileSystem
+}
+
+/// What a Unix file mode says.
+fn kind_of_mode(mode: u16) -> Kind {
+    match mode >> 12 {
+        8 => Kind::File,
+        4 => Kind::Directory,
+        10 => Kind::Link,
+        _ => Kind::Other,
+    }
+}
+
+/// The node at a path, symbolic links followed.
+fn walk(fs: &dyn FileSystem, path: &str) -> Result<u64, Error> {
+    let mut stack = vec![fs.root()];
+    let mut todo: Vec<String> = Vec::new();
+    let mut links = 0;
+    let push = |todo: &mut Vec<String>, path: &str| {
+        let parts = path.split('/').rev().filter(|part| !part.is_empty());
+        todo.extend(parts.take(MAX_DEPTH).map(String::from));
+        todo.len() <= 2 * MAX_DEPTH
+    };
+    push(&mut todo, path);
+    while let Some(part) = todo.pop() {
+        match part.as_str() {
+            "." => continue,
+            ".." => {
+                if stack.len() > 1 {
+                    stack.pop();
+                }
+                continue;
+            }
+            _ => {}
+        }
+        let dir = stack.last().copied().unwrap_or(fs.root());
+        let node = child(fs, dir, &part)?;
+        if fs.kind(node)? != Kind::Link {
+            stack.push(node);
+            continue;
+        }
+        links += 1;
+        let target = fs.link(node)?;
+        if target.starts_with('/') {
+            stack.truncate(1);
+        }
+        if links > MAX_LINKS || !push(&mut todo, &target) {
+            return Err(Error::Damaged("symbolic link"));
+        }
+    }
+    stack.pop().ok_or(Error::Missing)
+}
+
+fn child(fs: &dyn FileSystem, dir: u64, wanted: &str) -> Result<u64, Error> {
+    let mut found = None;
+    fs.entries(dir, &mut |name, node| {
+        let same = name == wanted || fs.ignores_case() && same_letters(name, wanted);
+        if same {
+            found = Some(node);
+        }
+        same
+    })?;
+    found.ok_or(Error::Missing)
+}
+
+fn same_letters(a: &str, b: &str) -> bool {
+    let lower = |text| str::chars(text).flat_map(char::to_lowercase);
+    lower(a).eq(lower(b))
+}
+
+/// The file at a path.
+///
+/// # Errors
+/// There is none, or something on the way is damaged.
+pub fn open(fs: &dyn FileSystem, path: &str) -> Result<File, Error> {
+    let node = walk(fs, path)?;
+    match fs.kind(node)? {
+        Kind::File => fs.open(node),
+        _ => Err(Error::Missing),
+    }
+}
+
+/// What is at a path.
+///
+/// # Errors
+/// There is nothing, or something on the way is damaged.
+pub fn kind(fs: &dyn FileSystem, path: &str) -> Result<Kind, Error> {
+    fs.kind(walk(fs, path)?)
+}
+
+/// The names in the directory at a path, in order.
+///
+/// # Errors
+/// There is none, or something on the way is damaged.
+pub fn list(fs: &dyn FileSystem, path: &str) -> Result<Vec<String>, Error> {
+    let dir = walk(fs, path)?;
+    let mut names = Vec::new();
+    fs.entries(dir, &mut |name, _| {
+        names.push(String::from(name));
+        names.len() == MAX_ENTRIES
+    })?;
+    names.sort_unstable();
+    Ok(names)
+}

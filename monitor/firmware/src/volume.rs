@@ -1,0 +1,184 @@
+//! The file systems of all drives, and files in them by GRUB's names.
+
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use crate::Error;
+use crate::disk::{Disk, File, Window};
+use crate::fs::{self, FileSystem, Kind};
+use crate::partition::{self, Table};
+
+/// A drive as the monitor describes it.
+pub struct Drive {
+    /// Its identity.
+    pub id: String,
+    /// Whether it is a CD-ROM.
+    pub cdrom: bool,
+    /// The medium, or why it cannot be read.
+    pub disk: Result<Rc<dyn Disk>, Error>,
+}
+
+/// A file system on a drive.
+pub struct Volume {
+    /// Index of the drive.
+    pub drive: usize,
+    /// Name as GRUB writes it, without parentheses: `cd0`, `hd0,gpt2`.
+    pub device: String,
+    /// What is there.
+    pub fs: Rc<dyn FileSystem>,
+}
+
+/// A file of a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// Index of the volume.
+    pub volume: usize,
+    /// Path from its root.
+    pub path: String,
+}
+
+/// All volumes of the machine.
+#[derive(Default)]
+pub struct Volumes {
+    /// Those of one drive follow each other.
+    pub list: Vec<Volume>,
+}
+
+/// What GRUB's `search` looks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Search {
+    /// A file with this path.
+    File,
+    /// A file system with this label.
+    Label,
+    /// A file system with this UUID.
+    Uuid,
+}
+
+impl Volumes {
+    /// Adds the volumes of a drive; says of every place without one why.
+    pub fn add(&mut self, index: usize, drive: &Drive, device: &str, note: &mut dyn FnMut(String)) {
+        let disk = match &drive.disk {
+            Ok(disk) => disk,
+            Err(why) => return note(why.to_string()),
+        };
+        let count = self.list.len();
+        let partitions = partition::partitions(&**disk);
+        let whole = fs::probe(disk);
+        let none = partitions.as_ref().is_ok_and(Vec::is_empty);
+        match whole {
+            Ok(fs) => self.list.push(Volume {
+                drive: index,
+                device: device.to_string(),
+                fs,
+            }),
+            Err(why) if none => return note(format!("no partitions, and {why}")),
+            Err(_) => {}
+        }
+        for partition in partitions.as_deref().unwrap_or_default() {
+            let window = Window::new(Rc::clone(disk), partition.start, partition.len);
+            let window: Rc<dyn Disk> = Rc::new(window);
+            let table = match partition.table {
+                Table::Mbr => "msdos",
+                Table::Gpt => "gpt",
+            };
+            let number = partition.number;
+            match fs::probe(&window) {
+                Ok(fs) => {
+                    let device = format!("{device},{table}{number}");
+                    self.list.push(Volume {
+                        drive: index,
+                        device,
+                        fs,
+                    });
+                }
+                // A CD's partitions are hints for other machines' firmware.
+                Err(_) if self.list.len() > count && drive.cdrom => {}
+                Err(why) => note(format!("partition {number}: {why}")),
+            }
+        }
+        if let Err(why) = partitions {
+            note(why.to_string());
+        }
+    }
+
+    /// The volume with one of GRUB's names for it: `hd0,gpt2`, `hd0,2`.
+    pub fn device(&self, name: &str) -> Option<usize> {
+        let plain = |name: &str| name.replace(",gpt", ",").replace(",msdos", ",");
+        let name = plain(name);
+        self.list
+            .iter()
+            .position(|volume| plain(&volume.device) == name)
+    }
+
+    /// The first volume that has what is looked for; those of `drive` first.
+    pub fn search(&self, kind: Search, value: &str, drive: Option<usize>) -> Option<usize> {
+        let fits = |volume: &Volume| match kind {
+            Search::File => fs::kind(&*volume.fs, value).is_ok(),
+            Search::Label => volume.fs.label() == value,
+            Search::Uuid => volume.fs.uuid().eq_ignore_ascii_case(value),
+        };
+        let all = || self.list.iter().enumerate();
+        let own = all().filter(|(_, volume)| Some(volume.drive) == drive);
+        let others = all().filter(|(_, volume)| Some(volume.drive) != drive);
+        own.chain(others)
+            .find(|(_, volume)| fits(volume))
+            .map(|(index, _)| index)
+    }
+
+    fn fs(&self, volume: usize) -> Result<&dyn FileSystem, Error> {
+        self.list
+            .get(volume)
+            .map(|volume| &*volume.fs)
+            .ok_or(Error::Missing)
+    }
+
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// There is none, or its file system is damaged.
+    pub fn open(&self, path: &Path) -> Result<File, Error> {
+        fs::open(self.fs(path.volume)?, &path.path)
+    }
+
+    /// What is at a path; `None` if there is nothing.
+    pub fn kind(&self, path: &Path) -> Option<Kind> {
+        fs::kind(self.fs(path.volume).ok()?, &path.path).ok()
+    }
+
+    /// The names in a directory, in order.
+    ///
+    /// # Errors
+    /// There is none, or its file system is damaged.
+    pub fn names(&self, path: &Path) -> Result<Vec<String>, Error> {
+        fs::list(self.fs(path.volume)?, &path.path)
+    }
+
+    /// The text of a file, wrong letters replaced.
+    ///
+    /// # Errors
+    /// There is none, it has more than `most` bytes, or its file system is
+    /// damaged.
+    pub fn text(&self, path: &Path, most: usize) -> Result<String, Error> {
+        let bytes = self.open(path)?.whole(most)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+impl Path {
+    /// A file beside this one, or anywhere if `name` starts with a slash.
+    pub fn beside(&self, name: &str) -> Self {
+        let path = if name.starts_with('/') {
+            name.to_string()
+        } else {
+            let dir = self.path.rsplit_once('/').map_or("", |(dir, _)| dir);
+            format!("{dir}/{name}")
+        };
+        Self {
+            volume: self.volume,
+            path,
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! What the boot firmware is told: lines of text in place of a kernel's
+//! command line (`firmware/boot.rs` says what each means).
+
+use std::fmt::Write as _;
+
+use super::Cause;
+use crate::config::{BootFrom, Drive, Media, VmConfig};
+
+/// The lines for a VM that starts for this cause; `terminal` says whether
+/// somebody sits at its console.
+pub(super) fn orders(config: &VmConfig, cause: Cause, terminal: bool) -> String {
+    let disks_first = cause == Cause::Reset && config.boot == BootFrom::Usual;
+    let mut order: Vec<(usize, &Drive)> = config.drives.iter().enumerate().collect();
+    order.retain(|(_, drive)| match &config.boot {
+        BootFrom::Usual => true,
+        BootFrom::CdRom => drive.media == Media::CdRom,
+        BootFrom::Disk => drive.media == Media::Disk,
+        BootFrom::Drive(id) => drive.id == *id,
+    });
+    // Stable: drives of one kind stay in their order.
+    order.sort_by_key(|(_, drive)| (drive.media == Media::CdRom) == disks_first);
+    let mut text = String::with_capacity(256);
+    for (window, drive) in order {
+        let media = match drive.media {
+            Media::CdRom => "cdrom",
+            Media::Disk => "disk",
+        };
+        let _ = writeln!(text, "drive {window} {media} {}", drive.id);
+    }
+    if let Some(entry) = &config.boot_entry {
+        let _ = writeln!(text, "entry {entry}");
+    }
+    if terminal {
+        text.push_str("terminal\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drives_are_tried_in_their_order() {
+        let drive = |media, id: &str| Drive::new(media, id.into(), id.into());
+        let mut config = VmConfig {
+            drives: vec![
+                drive(Media::Disk, "a"),
+                drive(Media::CdRom, "b"),
+                drive(Media::Disk, "c"),
+            ],
+            ..VmConfig::default()
+        };
+        let (a, b, c) = ("drive 0 disk a\n", "drive 1 cdrom b\n", "drive 2 disk c\n");
+        for (boot, cause, wanted) in [
+            (BootFrom::Usual, Cause::PowerOn, [b, a, c].concat()),
+            (BootFrom::Usual, Cause::Reset, [a, c, b].concat()),
+            (BootFrom::CdRom, Cause::Reset, b.to_owned()),
+            (BootFrom::Disk, Cause::PowerOn, [a, c].concat()),
+            (BootFrom::Drive("c".into()), Cause::Reset, c.to_owned()),
+        ] {
+            config.boot = boot;
+            assert_eq!(orders(&config, cause, false), wanted);
+        }
+        config.boot_entry = Some("Debian GNU/Linux".into());
+        let text = orders(&config, Cause::PowerOn, true);
+        assert_eq!(text, [c, "entry Debian GNU/Linux\nterminal\n"].concat());
+    }
+}

@@ -1,0 +1,306 @@
+//! A machine without a kernel: it looks for one on its drives, boots what it
+//! finds there, and says why it cannot.
+
+use std::fs;
+
+use mote_tests::files::{fnv, noise};
+use mote_tests::medium::{disk, iso};
+use mote_tests::tap;
+use mote_tests::vm::LIMIT;
+use mote_tests::{End, Scratch, Terminal, Vm, guest, have_kvm, mote, run, tiny};
+
+/// Exit codes.
+const NOTHING_TO_BOOT: i32 = 8;
+const RESET: i32 = 7;
+
+/// The tiny operating system, and a GRUB entry that boots it.
+fn system() -> Vec<u8> {
+    fs::read(guest("system")).unwrap()
+}
+
+fn entry(title: &str, arguments: &str) -> String {
+    format!("menuentry '{title}' {{\n linux /boot/system {arguments}\n initrd /boot/initrd\n}}\n")
+}
+
+fn boots(arguments: &[&str]) -> End {
+    run(mote(["run"]).args(arguments))
+}
+
+/// The story that a computer tells: the CD-ROM installs a system, the machine
+/// restarts and boots it from the disk, and so it does the next time.
+#[test]
+fn a_system_installs_itself() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let extlinux = "label l0\n linux /system\n append do=run\n initrd /system\n";
+    let system = system();
+    for fat in [true, false] {
+        let files: &[(&str, &[u8])] = &[
+            ("extlinux/extlinux.conf", extlinux.as_bytes()),
+            ("system", &system),
+        ];
+        let installed = fs::read(disk(&scratch, &format!("installed-{fat}"), fat, files)).unwrap();
+        let cfg = entry("Install", "do=install disk=1");
+        let files: &[(&str, &[u8])] = &[
+            ("boot/grub/grub.cfg", cfg.as_bytes()),
+            ("boot/system", &system),
+            ("boot/initrd", &installed),
+        ];
+        let cd = iso(&scratch, &format!("cd-{fat}"), files);
+        let target = scratch.join(format!("target-{fat}"));
+        let target = target.to_str().unwrap();
+        let create = format!("{target},size=40M,create");
+        let end = boots(&["--cdrom", &cd, "--disk", &create]);
+        let end = end.expect(0);
+        let lines: Vec<&str> = end.out.lines().map(str::trim_end).collect();
+        let size = installed.len();
+        let system_size = system.len();
+        assert_eq!(
+            lines,
+            [
+                "mote: cdrom0: Install",
+                "cmdline: do=install disk=1 console=ttyS0",
+                &format!("initrd: {size} bytes"),
+                &format!("{} sectors installed", size / 512),
+                "mote: disk1: l0",
+                "cmdline: do=run console=ttyS0",
+                &format!("initrd: {system_size} bytes"),
+                "This is the installed system.",
+            ]
+        );
+        assert!(
+            fs::read(target).unwrap()[..size] == installed,
+            "what was installed"
+        );
+        // The next start needs no CD; with one, that comes first.
+        let end = boots(&["--disk", target]);
+        assert!(
+            end.expect(0)
+                .out
+                .ends_with("This is the installed system.\n")
+        );
+        let end = boots(&["--cdrom", &cd, "--disk", target, "--on-reset", "exit"]);
+        assert!(end.expect(RESET).out.starts_with("mote: cdrom0: Install"));
+        let end = boots(&["--cdrom", &cd, "--disk", target, "--boot", "disk"]);
+        assert!(end.expect(0).out.starts_with("mote: disk1: l0"));
+    }
+}
+
+/// What a kernel is told is the same as with --kernel.
+#[test]
+fn a_kernel_finds_what_it_finds_without_firmware() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    // Of no whole number of sectors, and large enough for several requests.
+    let initrd = noise(9_000_001);
+    let cfg = entry("Look", "do=look quiet");
+    let files: &[(&str, &[u8])] = &[
+        ("boot/grub/grub.cfg", cfg.as_bytes()),
+        ("boot/system", &system()),
+        ("boot/initrd", &initrd),
+    ];
+    let cd = iso(&scratch, "cd", files);
+    let file = scratch.file("initrd", &initrd);
+    for memory in ["64M", "3584M"] {
+        let machine = ["--memory", memory, "--cpus", "2", "--disk", &cd];
+        let end = boots(&[&machine[..], &["--boot", "disk0"]].concat());
+        let booted = end.expect(0).out.replace('\r', "");
+        let (first, rest) = booted.split_once('\n').unwrap();
+        assert_eq!(first, "mote: disk0: Look");
+        let mut given = tiny("system", machine);
+        given.arg("--initrd").arg(&file);
+        given.args(["--cmdline", "do=look quiet console=ttyS0"]);
+        let end = run(&mut given);
+        // Initial RAM disks are cut to what the kernel is told: a multiple of 4.
+        let given = end.expect(0).out.replace("9000001 bytes", "9000004 bytes");
+        let sum = |bytes: &[u8]| format!("initrd sum: {:#x}", fnv(bytes));
+        let padded = [&initrd[..], &[0; 3]].concat();
+        assert_eq!(
+            rest,
+            given.replace(&sum(&initrd), &sum(&padded)),
+            "{memory}"
+        );
+    }
+}
+
+#[test]
+fn a_kernel_with_a_pvh_note_is_entered_by_it() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let kernel = fs::read(guest("pvh")).unwrap();
+    let cfg = "menuentry PVH { linux /pvh }";
+    let files: &[(&str, &[u8])] = &[("boot/grub/grub.cfg", cfg.as_bytes()), ("pvh", &kernel)];
+    let end = boots(&["--cdrom", &iso(&scratch, "cd", files)]);
+    assert_eq!(end.expect(0).out, "mote: cdrom0: PVH\r\nPVH ok\n");
+}
+
+#[test]
+fn entries_can_be_chosen() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let cfg = [
+        "set default=1\n",
+        &entry("First one", "do=run n=1"),
+        &entry("Second one", "do=run n=2"),
+        "submenu More {\n",
+        &entry("Third", "do=run n=3"),
+        "}\n",
+    ]
+    .concat();
+    let files: &[(&str, &[u8])] = &[
+        ("boot/grub/grub.cfg", cfg.as_bytes()),
+        ("boot/system", &system()),
+        ("boot/initrd", b"initrd"),
+    ];
+    let cd = iso(&scratch, "cd", files);
+    for (name, number) in [
+        ("1", 1),
+        ("Second one", 2),
+        ("More > Third", 3),
+        ("3", 3),
+        ("First", 1),
+    ] {
+        let end = boots(&["--cdrom", &cd, "--boot-entry", name]);
+        let wanted = format!("cmdline: do=run n={number} console=ttyS0");
+        assert!(end.expect(0).out.contains(&wanted), "{name}");
+    }
+    let end = boots(&["--cdrom", &cd]);
+    assert!(end.expect(0).out.contains("n=2"));
+    let end = boots(&["--cdrom", &cd, "--boot-entry", "Fourth"]);
+    let out = &end.expect(0).out;
+    assert!(
+        out.contains("no entry 'Fourth'") && out.contains("   3  More > Third"),
+        "{out}"
+    );
+    assert!(out.contains("n=2"), "{out}");
+}
+
+/// Nothing can be booted: the machine says why, for each drive, and ends.
+#[test]
+fn nothing_to_boot_is_told() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let empty = scratch.file("empty", vec![0; 1 << 20]);
+    let plain = iso(&scratch, "plain", &[("readme", b"nothing here")]);
+    let missing = entry("Gone", "x");
+    let files: &[(&str, &[u8])] = &[("boot/grub/grub.cfg", missing.as_bytes())];
+    let gone = iso(&scratch, "gone", files);
+    let files: &[(&str, &[u8])] = &[
+        ("boot/grub/grub.cfg", missing.as_bytes()),
+        ("boot/system", &[0; 5000]),
+        ("boot/initrd", b"initrd"),
+    ];
+    let broken = disk(&scratch, "broken", false, files);
+    let empty = format!("{},ro", empty.to_str().unwrap());
+    let end = boots(&[
+        "--cdrom", &plain, "--cdrom", &gone, "--disk", &broken, "--disk", &empty,
+    ]);
+    let out = end.expect(NOTHING_TO_BOOT).out.replace('\r', "");
+    let (_, told) = out.split_once("mote: there is nothing to boot\n").unwrap();
+    let lines: Vec<&str> = told.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            "  cdrom0: cd0 (ISO 9660): no boot configuration",
+            "  cdrom1: cd1 (ISO 9660): /boot/grub/grub.cfg: /boot/system: no such kernel",
+            "  disk2: hd0,gpt1 (ext4): /boot/grub/grub.cfg: Gone: what is no kernel (bzImage or ELF) is not supported",
+            "  disk3: no partitions, and no known file system",
+        ]
+    );
+}
+
+/// What is nested as deep as may be is run or refused; it breaks nothing.
+#[test]
+fn deep_scripts_end() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    for (number, (depth, calls)) in [(12, 6), (15, 20), (5000, 1)].into_iter().enumerate() {
+        let (ifs, ends) = ("if true; then ".repeat(depth), "; fi".repeat(depth));
+        let function = |n: usize| format!("function f{n} {{ {ifs} f{} {ends} }}\n", n + 1);
+        let mut cfg: String = (0..calls).map(function).collect();
+        cfg += &format!(
+            "function f{calls} {{ true }}\nf0\n{}",
+            entry("End", "do=run")
+        );
+        let files: &[(&str, &[u8])] = &[
+            ("boot/grub/grub.cfg", cfg.as_bytes()),
+            ("boot/system", &system()),
+            ("boot/initrd", b"initrd"),
+        ];
+        let end = boots(&["--cdrom", &iso(&scratch, &format!("cd{number}"), files)]);
+        assert!(
+            !end.out.contains("EXCEPTION"),
+            "{depth} {calls}: {}",
+            end.out
+        );
+        end.expect(if number == 0 { 0 } else { NOTHING_TO_BOOT });
+    }
+}
+
+/// Too little memory is told as well, and the next drive has its chance.
+#[test]
+fn what_does_not_fit_is_refused() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let cfg = entry("Large", "do=run");
+    let large: &[(&str, &[u8])] = &[
+        ("boot/grub/grub.cfg", cfg.as_bytes()),
+        ("boot/system", &system()),
+        ("boot/initrd", &noise(20 << 20)),
+    ];
+    let small: &[(&str, &[u8])] = &[
+        ("boot/grub/grub.cfg", cfg.as_bytes()),
+        ("boot/system", &system()),
+        ("boot/initrd", b"i"),
+    ];
+    let (large, small) = (iso(&scratch, "large", large), iso(&scratch, "small", small));
+    let end = boots(&["--cdrom", &large, "--cdrom", &small, "--memory", "16M"]);
+    let out = &end.expect(0).out;
+    assert!(out.contains("needs 24 MiB of memory"), "{out}");
+    assert!(out.contains("mote: cdrom1: Large"), "{out}");
+}
+
+fn shows(terminal: &Terminal, text: &str) {
+    let came = |bytes: &[u8]| tap::count(bytes, text) > 0;
+    let screen = &terminal.screen;
+    assert!(screen.wait(LIMIT, came), "no {text:?} in {}", screen.text());
+}
+
+#[test]
+fn a_person_may_choose() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let cfg = [entry("One", "do=run n=1"), entry("Two", "do=run n=2")].concat();
+    let files: &[(&str, &[u8])] = &[
+        ("boot/grub/grub.cfg", cfg.as_bytes()),
+        ("boot/system", &system()),
+        ("boot/initrd", b"initrd"),
+    ];
+    let cd = iso(&scratch, "cd", files);
+    for (keys, number) in [("2\r", 2), ("\r", 1), ("7\r2\r", 2), ("12\x7f\x7f2\r", 2)] {
+        let mut terminal = Terminal::open();
+        let mut command = mote(["run", "--cdrom", &cd]);
+        terminal.attach(&mut command);
+        let vm = Vm::spawn(&mut command);
+        shows(&terminal, "or Enter for 1");
+        terminal.keys(keys);
+        shows(&terminal, &format!("do=run n={number} "));
+        assert_eq!(vm.end().code, 0, "{keys:?}");
+    }
+}
