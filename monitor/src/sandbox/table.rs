@@ -359,17 +359,17 @@ const WORKER: &[Rule] = &[
     ),
     rule(
         libc::SYS_write,
-        &[In(0, Slot::Doorbell)],
-        "a disk's worker wakes another one for what it leaves",
-    ),
-    rule(
-        libc::SYS_write,
         &[In(0, Slot::Interrupt)],
         "the device's interrupt",
     ),
 ];
 
 const READ_ONLY: &[Rule] = &[
+    rule(
+        libc::SYS_write,
+        &[In(0, Slot::Doorbell)],
+        "a disk's worker wakes another one for what it leaves",
+    ),
     rule(
         libc::SYS_preadv,
         &[In(0, Slot::Own)],
