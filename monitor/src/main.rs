@@ -65,11 +65,13 @@ fn leave(code: u8) -> c_int {
 
 /// What Rust's own `main` would have done that matters, and one thing more.
 fn prepare_process() {
-    // SAFETY: changes the disposition of two signals and one setting of the
+    // SAFETY: changes the disposition of three signals and one setting of the
     // allocator, before there is any other thread.
     unsafe {
         // A reader that has gone is an error of the write, not our end.
         libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+        // So is a file that may not grow.
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
         // In the background, output and restored modes of a terminal must not
         // stop the VM (input is left alone there, see the console).
         libc::signal(libc::SIGTTOU, libc::SIG_IGN);

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -58,6 +59,32 @@ fn a_socket_serves_one_client_after_the_other() {
     assert_eq!(rest, b"");
     // A sandboxed VM cannot remove it, but the next takes its place.
     run(&mut tiny("memory", ["--serial", &to])).expect(0);
+}
+
+/// A client may get the number of a descriptor that was passed in and closed.
+#[test]
+fn a_client_is_served_where_readiness_was_told() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let path = scratch.join("console");
+    let to = format!("socket:{}", path.display());
+    let mut command = tiny("echo", ["--serial", &to, "--ready-fd", "3"]);
+    // SAFETY: both calls may be made between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            libc::dup2(2, 3);
+            Ok(())
+        });
+    }
+    let mut child = command.spawn().unwrap();
+    let mut client = connect(&path);
+    client.write_all(b"x").unwrap();
+    client.read_exact(&mut [0]).unwrap();
+    assert_eq!(child.try_wait().unwrap(), None, "it was killed");
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 /// Output between two clients is kept for the second one.

@@ -107,6 +107,7 @@ impl Machine {
         }
         let open = Open {
             host: host.as_raw_fd(),
+            ready: config.ready_fd,
             wake: wake.as_raw_fd(),
             line: line.as_raw_fd(),
             output: &output,

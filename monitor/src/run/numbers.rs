@@ -16,6 +16,8 @@ use crate::vm::{Shared, vcpu};
 /// Descriptors that are open before the VM is made.
 pub(super) struct Open<'a> {
     pub(super) host: RawFd,
+    /// Closed when the guest is about to run.
+    pub(super) ready: Option<RawFd>,
     pub(super) wake: RawFd,
     pub(super) line: RawFd,
     pub(super) output: &'a Output,
@@ -38,8 +40,8 @@ impl Expected {
     /// Too many descriptors are open, or too few allowed.
     pub(super) fn find(mode: Mode, cpus: u8, open: &Open) -> Result<(Self, Sandbox), Error> {
         let (vm, vcpus, spare) = free_numbers(cpus)?;
-        // When a client comes, /dev/kvm is closed and its number free.
-        let client = spare.min(open.host);
+        // When a client comes, these two are closed and their numbers free.
+        let client = spare.min(open.host).min(open.ready.unwrap_or(spare));
         let events = || open.devices.events().chain([open.line, open.wake]);
         let others = open.devices.backends().chain(vcpus.iter().copied());
         let others =
