@@ -303,6 +303,7 @@ fn merge(flags: Flags) -> Result<VmConfig, Error> {
         sandbox,
     };
     config.check_boot().map_err(Error::Usage)?;
+    config::check_descriptors(&config).map_err(Error::Usage)?;
     Ok(config)
 }
 

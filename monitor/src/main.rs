@@ -22,7 +22,10 @@ use mote::{console, devices, run, signals};
 #[unsafe(no_mangle)]
 extern "C" fn main(_argc: c_int, _argv: *const *const c_char) -> c_int {
     let timings = Arc::new(Timings::start());
-    prepare_process();
+    if !prepare_process() {
+        // Nowhere to say why: standard error may be what is missing.
+        return c_int::from(exit::HOST);
+    }
     signals::this_is_main();
     // The standard hook would look into files.
     std::panic::set_hook(Box::new(|info| {
@@ -64,8 +67,8 @@ fn leave(code: u8) -> c_int {
 }
 
 /// What Rust's own `main` would have done that matters, and one thing more.
-fn prepare_process() {
-    // SAFETY: changes the disposition of three signals and one setting of the
+fn prepare_process() -> bool {
+    // SAFETY: changes the disposition of three signals and settings of the
     // allocator, before there is any other thread.
     unsafe {
         // A reader that has gone is an error of the write, not our end.
@@ -80,12 +83,13 @@ fn prepare_process() {
         // And no mapping for a large piece: a thread could not unmap it.
         libc::mallopt(libc::M_MMAP_MAX, 0);
     }
-    fill_standard_descriptors();
+    fill_standard_descriptors()
 }
 
 /// Opens what was closed of standard input, output and error, lest the next
-/// file that is opened takes its number and gets what is meant for it.
-fn fill_standard_descriptors() {
+/// file that is opened takes its number and gets what is meant for it; tells
+/// whether it could.
+fn fill_standard_descriptors() -> bool {
     let closed = |fd| libc::pollfd {
         fd,
         events: 0,
@@ -96,11 +100,9 @@ fn fill_standard_descriptors() {
     // new descriptor is the lowest that is free, so it fills the gap.
     unsafe {
         libc::poll(all.as_mut_ptr(), 3, 0);
-        for fd in all {
-            if fd.revents & libc::POLLNVAL != 0 {
-                libc::open(c"/dev/null".as_ptr(), libc::O_RDWR);
-            }
-        }
+        all.iter()
+            .filter(|fd| fd.revents & libc::POLLNVAL != 0)
+            .all(|_| libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) >= 0)
     }
 }
 

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::{env, fs};
 
 use mote::sandbox::Thread;
-use mote::sandbox::table::{If, Rule, THREADS, rules};
+use mote::sandbox::table::{If, LATER, Rule, THREADS, rules};
 
 /// Rules that the tests need not use, and why.
 const SPARED: &[(libc::c_long, &str)] = &[
@@ -29,6 +29,8 @@ const SPARED: &[(libc::c_long, &str)] = &[
     (libc::SYS_write, "each thread may have last words"),
 ];
 
+const PR_SET_NAME: u64 = 15;
+
 /// Kind of thread and place in its list.
 type Used = BTreeSet<(usize, usize)>;
 
@@ -47,6 +49,9 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
             // Any vCPU may do what one has done.
             let by_first = || *thread == Thread::Vcpu && used_by_first(rule, &used);
             if used.contains(&(kind, place)) || by_first() {
+                continue;
+            }
+            if rule.why.starts_with(LATER) {
                 continue;
             }
             let spared = SPARED.iter().find(|(call, _)| *call == rule.call);
@@ -99,11 +104,16 @@ fn name_of<'a>(rule: &Rule, names: &'a HashMap<String, libc::c_long>) -> &'a str
 #[derive(Default)]
 struct Traced {
     name: String,
-    confined: bool,
+    /// All but the main one inherit the first.
+    filters: usize,
 }
 
 fn read(trace: &[u8], numbers: &HashMap<String, libc::c_long>, used: &mut Used) {
     let mut threads: HashMap<String, Traced> = HashMap::new();
+    let new = |filters| Traced {
+        filters,
+        ..Traced::default()
+    };
     for line in String::from_utf8_lossy(trace).lines() {
         let Some((pid, call)) = line.split_once(char::is_whitespace) else {
             continue;
@@ -111,15 +121,22 @@ fn read(trace: &[u8], numbers: &HashMap<String, libc::c_long>, used: &mut Used) 
         let Some((name, rest)) = call.trim_start().split_once('(') else {
             continue;
         };
-        let thread = threads.entry(pid.to_owned()).or_default();
+        let inherited = usize::from(!threads.is_empty());
+        let thread = threads
+            .entry(pid.to_owned())
+            .or_insert_with(|| new(inherited));
+        // Their arguments are not traced raw.
+        if let (1, Some(number), "prctl" | "seccomp") = (thread.filters, numbers.get(name), name) {
+            mark(None, *number, &[PR_SET_NAME], used);
+        }
         match name {
             "prctl" => {
                 if let Some(name) = rest.split('"').nth(1) {
                     name.clone_into(&mut thread.name);
                 }
             }
-            "seccomp" => thread.confined = true,
-            _ if !thread.confined => {}
+            "seccomp" => thread.filters += 1,
+            _ if thread.filters == 0 => {}
             _ => {
                 let end = rest.find([')', '<']).unwrap_or(rest.len());
                 let argument = |word: &str| {
@@ -133,15 +150,27 @@ fn read(trace: &[u8], numbers: &HashMap<String, libc::c_long>, used: &mut Used) 
                 let Some(number) = numbers.get(name) else {
                     continue;
                 };
-                mark(&thread.name, *number, &arguments, used);
+                let name = match thread.filters {
+                    1 => None,
+                    _ => Some(thread.name.as_str()),
+                };
+                mark(name, *number, &arguments, used);
             }
         }
     }
 }
 
-fn mark(name: &str, number: libc::c_long, arguments: &[u64], used: &mut Used) {
+/// Of a thread with this name, or none while the VM is made.
+fn mark(name: Option<&str>, number: libc::c_long, arguments: &[u64], used: &mut Used) {
     for (kind, (thread, _)) in THREADS.iter().enumerate() {
+        let Some(name) = name else {
+            if *thread == Thread::Start {
+                use_rules(kind, *thread, (number, arguments), used);
+            }
+            continue;
+        };
         let same = match thread {
+            Thread::Start => false,
             Thread::Main => name.is_empty(),
             Thread::FirstVcpu => name == "vcpu0",
             Thread::Vcpu => name.starts_with("vcpu") && name != "vcpu0",
@@ -151,13 +180,17 @@ fn mark(name: &str, number: libc::c_long, arguments: &[u64], used: &mut Used) {
                 !name.is_empty() && !name.starts_with("vcpu") && !name.starts_with("net")
             }
         };
-        if !same {
-            continue;
+        if same {
+            use_rules(kind, *thread, (number, arguments), used);
         }
-        for (place, rule) in rules(*thread).enumerate() {
-            if rule.call == number && rule.when.iter().all(|check| fits(check, arguments)) {
-                used.insert((kind, place));
-            }
+    }
+}
+
+fn use_rules(kind: usize, thread: Thread, call: (libc::c_long, &[u64]), used: &mut Used) {
+    let (number, arguments) = call;
+    for (place, rule) in rules(thread).enumerate() {
+        if rule.call == number && rule.when.iter().all(|check| fits(check, arguments)) {
+            used.insert((kind, place));
         }
     }
 }
@@ -169,6 +202,7 @@ fn fits(check: &If, arguments: &[u64]) -> bool {
         If::Is(at, value) => argument(at) as u32 == value,
         If::OneOf(at, values) => values.contains(&(argument(at) as u32)),
         If::Exactly(at, value) => argument(at) == value,
-        If::Slot(..) | If::Between(..) => true,
+        If::Short(at) => argument(at) >> 32 == 0,
+        If::Slot(..) | If::Between(..) | If::Below(..) | If::Absent => true,
     }
 }

@@ -3,8 +3,11 @@
 //! refused, by the filter of system calls and, where there is one, by the layer
 //! below.
 
+use std::fs;
 use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::fs::chown;
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use libc::{EACCES, EBADF, EPERM};
@@ -192,10 +195,14 @@ const ATTEMPTS: &[Attempt] = &[
     Attempt("copy a descriptor", &[(libc::SYS_dup, "@Vm")], Filter),
 ];
 
+/// A user who owns nothing.
+const NOBODY: u32 = 65534;
 const NAME: &str = "mote-neighbour\0";
 
 /// What a VM and the attempts need around them.
 struct Stage {
+    /// The monitor runs as a user with no rights at all, who is given `/dev/kvm`.
+    nobody: bool,
     scratch: Scratch,
     neighbour: Child,
     _socket: UnixListener,
@@ -206,6 +213,7 @@ impl Stage {
     fn new() -> Self {
         let name = SocketAddr::from_abstract_name(NAME).unwrap();
         Self {
+            nobody: false,
             scratch: Scratch::new(),
             neighbour: Command::new("sleep")
                 .arg("600")
@@ -222,12 +230,16 @@ impl Stage {
         let disk = self.scratch.file("disk", vec![0; 1 << 20]);
         let cd = self.scratch.file("cd", vec![0; 1 << 20]);
         let cd = cd.to_str().unwrap();
-        let mut command = Command::new(vm::breakout());
+        let mut command = if self.nobody {
+            self.as_nobody()
+        } else {
+            let mut command = Command::new(vm::breakout());
+            command.args(["run", "--net", "tap=vm0", "--kernel"]);
+            command.arg(guest("memory"));
+            command
+        };
         command
-            .args(["run", "--cpus", "2", "--net", "tap=vm0", "--kernel"])
-            .arg(guest("memory"));
-        command
-            .arg("--disk")
+            .args(["--cpus", "2", "--disk"])
             .arg(disk)
             .arg("--cdrom")
             .arg(cd)
@@ -248,6 +260,34 @@ impl Stage {
     }
 }
 
+impl Stage {
+    /// Where everybody can read it, and owned by whom it is for.
+    fn as_nobody(&self) -> Command {
+        let copy = |name: &str, from: &Path| {
+            let to = self.scratch.join(name);
+            if !to.exists() {
+                fs::copy(from, &to).unwrap();
+            }
+            to
+        };
+        let (mote, kernel) = (
+            copy("mote", &vm::breakout()),
+            copy("kernel", &guest("memory")),
+        );
+        for name in ["disk", "cd"] {
+            chown(self.scratch.join(name), Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        // Opened by root, and all that is handed on.
+        let mut command = Command::new("sh");
+        let id = NOBODY.to_string();
+        let user = format!("setpriv --reuid {id} --regid {id} --clear-groups");
+        command.args(["-c", &format!("exec 3<>/dev/kvm; exec {user} \"$@\""), "sh"]);
+        command.arg(mote).args(["run", "--kvm-fd", "3", "--kernel"]);
+        command.arg(kernel);
+        command
+    }
+}
+
 impl Drop for Stage {
     fn drop(&mut self) {
         let alive = self.neighbour.try_wait().unwrap().is_none();
@@ -260,9 +300,9 @@ impl Drop for Stage {
 }
 
 /// On a stage of its own; skipped without KVM or a network namespace.
-fn on_stage(body: impl FnOnce(&Stage) + Send) {
+fn on_stage(body: impl FnOnce(&mut Stage) + Send) {
     if have_kvm() {
-        network::alone(|| body(&Stage::new()));
+        network::alone(|| body(&mut Stage::new()));
     }
 }
 
@@ -277,17 +317,48 @@ fn results(end: &End) -> Vec<i64> {
 }
 
 fn each_is_fatal(thread: &str) {
-    on_stage(|stage| {
-        for Attempt(what, calls, _) in ATTEMPTS {
-            let end = stage.run(thread, calls, &[]);
-            assert_eq!(end.code, -libc::SIGSYS, "{thread}: {what}\n{}", end.err);
-            // The first call already is one too many.
-            assert_eq!(results(&end), [0; 0], "{thread}: {what}\n{}", end.err);
-            assert!(
-                !end.out.contains("memory ok"),
-                "{thread}: {what}: the guest ran"
-            );
+    all_but(thread, &[]);
+}
+
+fn all_but(thread: &str, may: &[&str]) {
+    on_stage(|stage| fatal_but(stage, thread, may));
+}
+
+fn fatal_but(stage: &Stage, thread: &str, may: &[&str]) {
+    for Attempt(what, calls, _) in ATTEMPTS {
+        if may.contains(what) {
+            continue;
         }
+        let end = stage.run(thread, calls, &[]);
+        assert_eq!(end.code, -libc::SIGSYS, "{thread}: {what}\n{}", end.err);
+        // The first call already is one too many.
+        assert_eq!(results(&end), [0; 0], "{thread}: {what}\n{}", end.err);
+        assert!(
+            !end.out.contains("memory ok"),
+            "{thread}: {what}: the guest ran"
+        );
+    }
+}
+
+/// While the VM is made, commands to it are free; that it makes no process is
+/// the test after this one.
+#[test]
+fn the_process_is_killed_for_most_while_it_makes_the_vm() {
+    let may = [
+        "other memory for the VM",
+        "another vCPU",
+        "another processor",
+        "fork",
+    ];
+    all_but("Start", &may);
+}
+
+#[test]
+fn a_starting_process_makes_threads_only() {
+    on_stage(|stage| {
+        let end = stage.run("Start", &[(libc::SYS_clone3, "*,88")], &[]);
+        let absent = -i64::from(libc::ENOSYS);
+        assert_eq!(results(end.expect(0)), [absent], "{}", end.err);
     });
 }
 
@@ -321,34 +392,53 @@ fn a_network_interface_is_killed_for_each() {
     each_is_fatal("Net");
 }
 
+/// Nothing of this rests on having been root. Whoever runs the tests without
+/// rights has seen that in all others.
+#[test]
+fn a_user_without_rights_is_killed_for_each_too() {
+    // SAFETY: only asks.
+    if unsafe { libc::geteuid() } != 0 {
+        return;
+    }
+    on_stage(|stage| {
+        stage.nobody = true;
+        for thread in ["Main", "Vcpu", "Disk"] {
+            fatal_but(stage, thread, &[]);
+        }
+        refuse(stage, "Vcpu", true);
+    });
+}
+
 /// What the layer below says where the filter only logs, and before there is
 /// one.
 fn layers_refuse(thread: &str, log: bool) {
+    on_stage(|stage| refuse(stage, thread, log));
+}
+
+fn refuse(stage: &Stage, thread: &str, log: bool) {
     let more: &[&str] = if log { &["--seccomp", "log"] } else { &[] };
-    on_stage(|stage| {
-        for Attempt(what, calls, layer) in ATTEMPTS {
-            let end = match layer {
-                // It would succeed, and be an end of another kind.
-                Filter => continue,
-                _ => stage.run(thread, calls, more),
-            };
-            end.expect(0);
-            let expected: &[i32] = match layer {
-                Landlock | WriteXorExecute => &[EACCES],
-                Scope | Capabilities => &[EPERM],
-                Filter => &[],
-            };
-            let last = results(&end).last().copied();
-            let refused = expected
-                .iter()
-                .any(|error| last == Some(-i64::from(*error)));
-            assert!(
-                refused,
-                "{thread}: {what}: {layer:?}: {last:?}\n{}",
-                end.err
-            );
-        }
-    });
+    for Attempt(what, calls, layer) in ATTEMPTS {
+        let end = match layer {
+            // It would succeed, and be an end of another kind.
+            Filter => continue,
+            _ => stage.run(thread, calls, more),
+        };
+        end.expect(0);
+        let expected: &[i32] = match layer {
+            Landlock | WriteXorExecute => &[EACCES],
+            Scope | Capabilities => &[EPERM],
+            Filter => &[],
+        };
+        let last = results(&end).last().copied();
+        let refused = expected
+            .iter()
+            .any(|error| last == Some(-i64::from(*error)));
+        assert!(
+            refused,
+            "{thread}: {what}: {layer:?}: {last:?}\n{}",
+            end.err
+        );
+    }
 }
 
 #[test]
@@ -393,6 +483,11 @@ fn only_what_is_its_own() {
             ("Disk", libc::SYS_preadv, "@Kernel,*,0,0"),
             ("Disk", libc::SYS_fallocate, "@Own,0,0,4096"),
             ("Disk", libc::SYS_ftruncate, "@Own,0"),
+            // Behind the image's end, and so much that it may fill the host.
+            ("Disk", libc::SYS_pwritev, "@Own,*,0,1048576"),
+            ("Disk", libc::SYS_pwritev, "@Own,*,0,-4096"),
+            ("Disk", libc::SYS_fallocate, "@Own,3,1048576,4096"),
+            ("Disk", libc::SYS_fallocate, "@Own,17,0,4294967296"),
             ("Disk", libc::SYS_write, "@Vm,*,8"),
             ("Disk", libc::SYS_ioctl, "@Own,8837,0"), // SG_IO, line 27
             ("ReadOnly", libc::SYS_pwritev, "@Own,*,0,0"),
@@ -446,16 +541,16 @@ fn nothing_is_left_to_a_vm() {
     let flags = ["--cpus", "2", "--disk", disk.to_str().unwrap()];
     let vm = Vm::start(&mut tiny("idle", flags));
     vm.wait_for("idle");
-    let tasks = std::fs::read_dir(format!("/proc/{}/task", vm.pid())).unwrap();
+    let tasks = fs::read_dir(format!("/proc/{}/task", vm.pid())).unwrap();
     let mut threads = 0;
     for task in tasks {
         let task = task.unwrap().path();
-        let name = std::fs::read_to_string(task.join("comm")).unwrap();
+        let name = fs::read_to_string(task.join("comm")).unwrap();
         // KVM's own, which never runs a program's instruction.
         if name.starts_with("kvm-") {
             continue;
         }
-        let status = std::fs::read_to_string(task.join("status")).unwrap();
+        let status = fs::read_to_string(task.join("status")).unwrap();
         let field = |name: &str| {
             let line = status.lines().find(|line| line.starts_with(name)).unwrap();
             line[name.len()..].trim().to_owned()
@@ -468,12 +563,23 @@ fn nothing_is_left_to_a_vm() {
         threads += 1;
     }
     assert_eq!(threads, 4);
-    let limits = std::fs::read_to_string(format!("/proc/{}/limits", vm.pid())).unwrap();
+    let limits = fs::read_to_string(format!("/proc/{}/limits", vm.pid())).unwrap();
     let core = limits
         .lines()
         .find(|line| line.starts_with("Max core"))
         .unwrap();
     assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+    let addresses = limits
+        .lines()
+        .find(|line| line.starts_with("Max address space"))
+        .unwrap();
+    let most: u64 = addresses
+        .split_whitespace()
+        .nth(4)
+        .and_then(|most| most.parse().ok())
+        .expect(addresses);
+    // The guest has 128 MiB.
+    assert!((128 << 20..256 << 20).contains(&most), "{addresses}");
     // Not /dev/kvm: it could make further VMs.
     let open = proc::descriptors(vm.pid());
     assert!(!open.iter().any(|to| to == "/dev/kvm"), "{open:?}");

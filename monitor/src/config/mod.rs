@@ -227,6 +227,29 @@ pub fn check_devices(drives: &[Drive], nics: &[Nic]) -> Result<(), String> {
     Ok(())
 }
 
+/// Checks that no descriptor that was passed in is to be two things.
+///
+/// # Errors
+/// A text that says which.
+pub fn check_descriptors(config: &VmConfig) -> Result<(), String> {
+    let taps = config.nics.iter().filter_map(|nic| match nic.tap {
+        TapSource::Fd(fd) => Some(("tap-fd", fd)),
+        TapSource::Name(_) => None,
+    });
+    let others = [("--kvm-fd", config.kvm_fd), ("--ready-fd", config.ready_fd)];
+    let others = others
+        .into_iter()
+        .filter_map(|(what, fd)| Some((what, fd?)));
+    let mut seen: Vec<(&str, RawFd)> = Vec::new();
+    for (what, fd) in others.chain(taps) {
+        if let Some((other, _)) = seen.iter().find(|(_, number)| *number == fd) {
+            return Err(format!("{other} and {what} are both descriptor {fd}"));
+        }
+        seen.push((what, fd));
+    }
+    Ok(())
+}
+
 /// Checks how many microseconds a worker may look on before it sleeps.
 fn check_poll(us: u64) -> Result<u16, String> {
     let within = u16::try_from(us).ok().filter(|us| *us <= MAX_POLL_US);

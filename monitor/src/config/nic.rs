@@ -192,4 +192,30 @@ mod tests {
             assert!(parse_net(&format!("tap=a,{text}"), 0).is_err(), "{text}");
         }
     }
+
+    #[test]
+    fn a_descriptor_is_one_thing_only() {
+        let config = |kvm_fd, ready_fd, tap| crate::config::VmConfig {
+            kvm_fd,
+            ready_fd,
+            nics: vec![parse_net(tap, 0).unwrap()],
+            ..Default::default()
+        };
+        let check = |config| crate::config::check_descriptors(&config);
+        assert_eq!(check(config(Some(3), Some(4), "tap-fd=5")), Ok(()));
+        assert_eq!(check(config(None, None, "tap-fd=5")), Ok(()));
+        for (config, names) in [
+            (
+                config(Some(3), Some(3), "tap-fd=5"),
+                "--kvm-fd and --ready-fd",
+            ),
+            (
+                config(Some(3), Some(4), "tap-fd=4"),
+                "--ready-fd and tap-fd",
+            ),
+            (config(Some(3), None, "tap-fd=3"), "--kvm-fd and tap-fd"),
+        ] {
+            assert!(check(config).unwrap_err().contains(names));
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mote_virtio::blk::{self, Block, Medium, Options, Worker};
+use mote_virtio::blk::{self, Block, Medium, Options, ReadAt as _, Worker};
 use mote_virtio::{Device, Step, WhenEmpty};
 
 use super::poll::Poll;
@@ -27,6 +27,8 @@ pub(super) struct Work {
     /// Number of the image's descriptor, and whether it is only read.
     pub(super) image: RawFd,
     pub(super) read_only: bool,
+    /// Bytes of the image; behind it nothing may be written.
+    pub(super) end: u64,
 }
 
 /// Opens a drive's image and makes its device, with a queue for each vCPU.
@@ -37,6 +39,7 @@ pub(super) fn open(
 ) -> Result<(Arc<dyn Device>, Work), Error> {
     let mut logical_block = Options::default().logical_block;
     let image;
+    let mut end = 0;
     let medium = match drive.media {
         Media::CdRom => {
             let disc = Box::new(CdImage::open(&drive.path)?);
@@ -52,6 +55,9 @@ pub(super) fn open(
             let disk = Box::new(DiskFile::open(&drive.path, &how)?);
             logical_block = disk.logical_block();
             image = disk.as_raw_fd();
+            end = disk
+                .size()
+                .map_err(|e| Error::file("disk", &drive.path, &e))?;
             if drive.read_only {
                 Medium::ReadOnly(disk)
             } else {
@@ -80,6 +86,7 @@ pub(super) fn open(
         poll_us: drive.poll_us,
         image,
         read_only: drive.read_only || drive.media == Media::CdRom,
+        end,
     };
     Ok((block, work))
 }

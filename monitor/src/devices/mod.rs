@@ -93,7 +93,12 @@ impl Slot {
             Work::Drive(_) => Thread::Disk,
             Work::Nic(_) => Thread::Net,
         };
+        let end = match &self.work {
+            Work::Drive(work) => work.end,
+            Work::Nic(_) => 0,
+        };
         let sandbox = sandbox
+            .with_end(end)
             .with(Number::Own, self.backend())
             .with(Number::Doorbell, self.doorbell.as_raw_fd())
             .with(Number::Interrupt, self.interrupt.as_raw_fd());

@@ -6,7 +6,7 @@ mod numbers;
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -62,7 +62,10 @@ pub fn run(
     // which is mostly waiting, while the first vCPU's thread gives memory
     // back. A vCPU may also wait for a device whose host file is stuck; then
     // the process's end is what ends it.
-    let _ = machine.released.recv_timeout(END_PATIENCE);
+    if let Err(RecvTimeoutError::Timeout) = machine.released.recv_timeout(END_PATIENCE) {
+        // Who lets go last closes the VM, which a vCPU's thread may not do.
+        std::mem::forget(machine);
+    }
     result
 }
 
@@ -101,7 +104,7 @@ impl Machine {
         timings.mark("open /dev/kvm, devices, console");
         warn(config.sandbox.mode);
         // From here on nothing is opened by its name.
-        Sandbox::enter_process(&config.sandbox)?;
+        Sandbox::enter_process(&config.sandbox, addresses(config))?;
         if config.sandbox.mode != Mode::Off {
             console.confine();
         }
@@ -116,6 +119,7 @@ impl Machine {
             source,
         };
         let (expected, sandbox) = Expected::find(config.sandbox.mode, config.cpus, &open)?;
+        sandbox.enter_thread(Thread::Start)?;
         timings.mark("sandbox, process");
         let ahead = Arc::new(WorkAhead::default());
         let (first, wait) = mpsc::sync_channel(1);
@@ -390,6 +394,21 @@ fn tell_ready(fd: RawFd) {
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     // That nobody listens is not the VM's trouble.
     let _ = rustix::io::write(&fd, b"ready\n");
+}
+
+/// Bytes of addresses that a VM's process may take: its guest's memory, its
+/// threads, and more than it needs for the program and its heap.
+fn addresses(config: &VmConfig) -> u64 {
+    /// For the stack of a thread, its guard page, a vCPU's page.
+    const THREAD: u64 = 256 << 10;
+    const REST: u64 = 64 << 20;
+    let workers: u64 = config
+        .drives
+        .iter()
+        .map(|drive| u64::from(drive.threads))
+        .sum();
+    let threads = u64::from(config.cpus) + workers + config.nics.len() as u64;
+    config.memory + threads * THREAD + REST
 }
 
 /// Nobody shall run without a sandbox, or with half of one, unawares.

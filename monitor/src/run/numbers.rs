@@ -56,7 +56,15 @@ impl Expected {
         {
             return Err(crowded());
         }
+        let row = first.unwrap_or(0)..=last.unwrap_or(-1);
+        if row
+            .into_iter()
+            .any(|at| !events().any(|e| e == at) && is_open(at))
+        {
+            return Err(crowded());
+        }
         let sandbox = Sandbox::new(mode)
+            .with(Slot::Host, open.host)
             .with(Slot::Vm, vm)
             .with_row((Slot::VcpuFirst, Slot::VcpuLast), vcpus.iter().copied())
             .with_row((Slot::EventFirst, Slot::EventLast), events())
@@ -100,6 +108,11 @@ fn free_numbers(cpus: u8) -> Result<(RawFd, Vec<RawFd>, RawFd), Error> {
     let vm = numbers.next().unwrap_or(-1);
     let vcpus = numbers.by_ref().take(cpus.into()).collect();
     Ok((vm, vcpus, numbers.next().unwrap_or(-1)))
+}
+
+fn is_open(number: RawFd) -> bool {
+    // SAFETY: only asks, and takes no pointer.
+    unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
 }
 
 fn crowded() -> Error {

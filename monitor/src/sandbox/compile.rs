@@ -38,6 +38,14 @@ const NEVER: &[libc::c_long] = &[
     libc::SYS_bpf,
 ];
 
+/// What those have whose threads are still to come, with conditions.
+const TO_START: &[libc::c_long] = &[
+    libc::SYS_clone,
+    libc::SYS_clone3,
+    libc::SYS_prctl,
+    libc::SYS_mprotect,
+];
+
 /// `AUDIT_ARCH_X86_64`.
 const ARCH: u32 = 0xc000_003e;
 /// Offsets in `struct seccomp_data`.
@@ -54,6 +62,7 @@ const ABOVE: u16 = (libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K) as u16;
 
 const KILL: Instruction = (RETURN, 0, 0, libc::SECCOMP_RET_KILL_PROCESS);
 const ALLOW: Instruction = (RETURN, 0, 0, libc::SECCOMP_RET_ALLOW);
+const ABSENT: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
 
 /// The text of a Rust file with a constant array for each kind of thread.
 ///
@@ -88,7 +97,14 @@ pub fn compile(thread: Thread, most: usize) -> Result<Vec<Instruction>, String> 
     if numbers.len() > most {
         return Err(format!("{} calls, not {most}", numbers.len()));
     }
-    if let Some(call) = NEVER.iter().find(|call| numbers.contains(call)) {
+    let never = |call: &&libc::c_long| {
+        let conditional = |ways: &Vec<&Rule>| ways.iter().all(|rule| !rule.when.is_empty());
+        let may_start = thread == Thread::Start && TO_START.contains(call);
+        calls
+            .get(call)
+            .is_some_and(|ways| !(may_start && conditional(ways)))
+    };
+    if let Some(call) = NEVER.iter().find(never) {
         return Err(format!("system call {call} is for nobody"));
     }
     let mut bodies = Vec::new();
@@ -159,6 +175,7 @@ fn way(when: &[If]) -> Result<Vec<Instruction>, String> {
     // Jumps are known when the length is.
     let mut draft: Vec<(u16, Then, Then, u32)> = Vec::new();
     let mut loaded = None;
+    let mut answer = ALLOW;
     let slot = |slot: Slot| PLACEHOLDER + slot as u32;
     for check in when {
         let mut word = |at: u8, half: u32, tests: &[(u16, Then, Then, u32)]| {
@@ -195,12 +212,24 @@ fn way(when: &[If]) -> Result<Vec<Instruction>, String> {
                 ];
                 word(at, 0, &tests);
             }
+            If::Below(at, low, high) => {
+                let tests = [
+                    (ABOVE, Then::Fails, Then::Next, slot(high)),
+                    // Less: over the lower half, which are two instructions.
+                    (EQUAL, Then::Next, Then::Holds(2), slot(high)),
+                ];
+                word(at, 1, &tests);
+                word(at, 0, &[(AT_LEAST, Then::Fails, Then::Next, slot(low))]);
+                loaded = None;
+            }
+            If::Short(at) => word(at, 1, &[is(0)]),
+            If::Absent => answer = (RETURN, 0, 0, ABSENT),
         }
     }
     let length = draft.len();
     let mut all = Vec::new();
     for (index, (code, yes, no, k)) in draft.into_iter().enumerate() {
-        // Behind the rest of the draft, and ALLOW.
+        // Behind the rest of the draft, and the answer.
         let to = |then| match then {
             Then::Next => Ok(0),
             Then::Holds(over) => jump(over),
@@ -208,7 +237,7 @@ fn way(when: &[If]) -> Result<Vec<Instruction>, String> {
         };
         all.push((code, to(yes)?, to(no)?, k));
     }
-    all.push(ALLOW);
+    all.push(answer);
     Ok(all)
 }
 

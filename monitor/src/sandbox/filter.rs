@@ -19,6 +19,7 @@ const ANSWER: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 
 fn program(thread: Thread) -> &'static [(u16, u8, u8, u32)] {
     match thread {
+        Thread::Start => &compiled::START,
         Thread::Main => &compiled::MAIN,
         Thread::Vcpu => &compiled::VCPU,
         Thread::FirstVcpu => &compiled::FIRSTVCPU,

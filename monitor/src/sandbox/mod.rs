@@ -82,6 +82,21 @@ impl Sandbox {
         }
     }
 
+    /// Puts the length of a worker's image, in bytes, into its slots.
+    #[must_use]
+    pub fn with_end(mut self, end: u64) -> Self {
+        let halves = [
+            (Slot::EndLow, end as u32),
+            (Slot::EndHigh, (end >> 32) as u32),
+        ];
+        for (slot, half) in halves {
+            if let Some(place) = self.slots.get_mut(slot as usize) {
+                *place = half;
+            }
+        }
+        self
+    }
+
     /// Puts the first and the last of `numbers` into two slots.
     #[must_use]
     pub fn with_row(self, slots: (Slot, Slot), numbers: impl Iterator<Item = RawFd>) -> Self {
@@ -95,15 +110,16 @@ impl Sandbox {
         self.with(slots.0, first).with(slots.1, last)
     }
 
-    /// Confines the process, which must have one thread only.
+    /// Confines the process, which must have one thread only, and lets it have
+    /// `memory` bytes of addresses.
     ///
     /// # Errors
     /// The kernel refuses what every supported one has, or has too old a
     /// Landlock.
-    pub fn enter_process(policy: &Policy) -> Result<(), Error> {
+    pub fn enter_process(policy: &Policy, memory: u64) -> Result<(), Error> {
         match policy.mode {
             Mode::Off => Ok(()),
-            Mode::Kill | Mode::Log => process::enter(policy),
+            Mode::Kill | Mode::Log => process::enter(policy, memory),
         }?;
         #[cfg(feature = "breakout")]
         breakout::attempt("Process", &[u32::MAX; table::SLOTS]);

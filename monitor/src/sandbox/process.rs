@@ -19,11 +19,12 @@ const CAPABILITY_VERSION: u32 = 0x2008_0522;
 /// kernel all that it has are taken.
 const NEWEST: ABI = ABI::V10;
 
-pub(super) fn enter(policy: &Policy) -> Result<(), Error> {
+pub(super) fn enter(policy: &Policy, memory: u64) -> Result<(), Error> {
     let failed = |what| move |e| Error::System(what, e);
     control(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(failed("no-new-privs"))?;
     control(libc::PR_SET_DUMPABLE, 0).map_err(failed("not dumpable"))?;
-    no_core().map_err(failed("no core file"))?;
+    limit(libc::RLIMIT_CORE, 0).map_err(failed("no core file"))?;
+    limit(libc::RLIMIT_AS, memory).map_err(failed("limit on memory"))?;
     // Kernels before 6.3 do not know it; the filters forbid the same.
     let _ = control(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN);
     drop_capabilities().map_err(failed("drop capabilities"))?;
@@ -39,13 +40,21 @@ fn control(option: libc::c_int, value: libc::c_ulong) -> io::Result<()> {
     }
 }
 
-fn no_core() -> io::Result<()> {
-    let none = libc::rlimit {
+/// Lowers a limit; one that is lower already stays. That on addresses bounds what
+/// no filter can: the heap, and mappings over what is there.
+fn limit(resource: libc::__rlimit_resource_t, most: u64) -> io::Result<()> {
+    let mut both = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
     };
     // SAFETY: the limits are a live structure.
-    match unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) } {
+    if unsafe { libc::getrlimit(resource, &raw mut both) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    both.rlim_cur = both.rlim_cur.min(most);
+    both.rlim_max = both.rlim_max.min(most);
+    // SAFETY: as above.
+    match unsafe { libc::setrlimit(resource, &raw const both) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

@@ -8,13 +8,18 @@
 //! meet one that the caller passed in.
 
 use libc::{
-    CLOCK_MONOTONIC, MADV_DONTNEED, MADV_POPULATE_WRITE, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE,
-    MSG_DONTWAIT, MSG_NOSIGNAL, PROT_READ, PROT_WRITE, SEEK_END, SOCK_CLOEXEC, SOCK_NONBLOCK,
+    CLOCK_MONOTONIC, CLONE_CHILD_CLEARTID, CLONE_FILES, CLONE_FS, CLONE_PARENT_SETTID,
+    CLONE_SETTLS, CLONE_SIGHAND, CLONE_SYSVSEM, CLONE_THREAD, CLONE_VM, MADV_DONTNEED,
+    MADV_POPULATE_WRITE, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, MSG_DONTWAIT, MSG_NOSIGNAL,
+    PROT_NONE, PROT_READ, PROT_WRITE, SEEK_END, SOCK_CLOEXEC, SOCK_NONBLOCK,
 };
 
 /// Kinds of threads; a filter for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Thread {
+    /// The whole process while it makes the VM and its threads, which all
+    /// inherit this filter and add their own.
+    Start,
     /// Console, signals, resets.
     Main,
     /// A vCPU.
@@ -30,7 +35,8 @@ pub enum Thread {
 }
 
 /// All kinds, and the most system calls that each may have.
-pub const THREADS: [(Thread, usize); 6] = [
+pub const THREADS: [(Thread, usize); 7] = [
+    (Thread::Start, 46),
     (Thread::Main, 20),
     (Thread::Vcpu, 12),
     (Thread::FirstVcpu, 12),
@@ -48,6 +54,8 @@ pub enum Slot {
     Kernel,
     /// The initrd's file.
     Initrd,
+    /// `/dev/kvm`.
+    Host,
     /// The VM.
     Vm,
     /// The calling thread's vCPU.
@@ -73,6 +81,10 @@ pub enum Slot {
     Client,
     /// The image or tap that the calling worker serves.
     Own,
+    /// Lower and upper half of the length of the calling worker's image.
+    EndLow,
+    /// See [`Slot::EndLow`].
+    EndHigh,
     /// The events of the calling worker's device.
     Doorbell,
     /// See [`Slot::Doorbell`].
@@ -103,6 +115,13 @@ pub enum If {
     Slot(u8, Slot),
     /// The argument lies between what is in these two slots.
     Between(u8, Slot, Slot),
+    /// All of the argument is less than the number whose lower and upper half
+    /// are in these two slots.
+    Below(u8, Slot, Slot),
+    /// All of the argument is less than 4 GiB.
+    Short(u8),
+    /// The call is not made, and fails as if the kernel did not have it.
+    Absent,
 }
 
 /// A way to make a system call; it may be made in any of the ways listed for a
@@ -120,7 +139,7 @@ const fn rule(call: libc::c_long, when: &'static [If], why: &'static str) -> Rul
     Rule { call, when, why }
 }
 
-use If::{Between, Exactly, Is, OneOf, Slot as In};
+use If::{Absent, Below, Between, Exactly, Is, OneOf, Short, Slot as In};
 
 const RW: u32 = (PROT_READ | PROT_WRITE) as u32;
 const OVER: u32 = (MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE) as u32;
@@ -385,8 +404,8 @@ const READ_ONLY: &[Rule] = &[
 const DISK: &[Rule] = &[
     rule(
         libc::SYS_pwritev,
-        &[In(0, Slot::Own)],
-        "writes to its own image",
+        &[In(0, Slot::Own), Below(3, Slot::EndLow, Slot::EndHigh)],
+        "writes to its own image; one makes it 2 GiB longer at most",
     ),
     rule(
         libc::SYS_fdatasync,
@@ -395,7 +414,12 @@ const DISK: &[Rule] = &[
     ),
     rule(
         libc::SYS_fallocate,
-        &[In(0, Slot::Own), OneOf(1, &[0x03, 0x11])],
+        &[
+            In(0, Slot::Own),
+            OneOf(1, &[0x03, 0x11]),
+            Below(2, Slot::EndLow, Slot::EndHigh),
+            Short(3),
+        ],
         "discard (punch a hole) and zeroes, both without a change of size",
     ),
 ];
@@ -423,9 +447,103 @@ const NET: &[Rule] = &[
     ),
 ];
 
+#[allow(dead_code, reason = "the build script does not look for it")]
+/// Begins the reason of a call that is for a thread to come.
+pub const LATER: &str = "later: ";
+
+const fn later(call: libc::c_long) -> Rule {
+    rule(call, &[], "later: the thread's own filter says how")
+}
+
+/// What a thread is made with.
+const THREAD: u32 = (CLONE_VM
+    | CLONE_FS
+    | CLONE_FILES
+    | CLONE_SIGHAND
+    | CLONE_THREAD
+    | CLONE_SYSVSEM
+    | CLONE_SETTLS
+    | CLONE_PARENT_SETTID
+    | CLONE_CHILD_CLEARTID) as u32;
+const PR_SET_NAME: u32 = 15;
+
+/// Making the VM, its vCPUs and all threads. The first thread that reads
+/// somebody else's bytes shares memory with one that is still at it, so this
+/// holds from before on.
+const START: &[Rule] = &[
+    rule(
+        libc::SYS_clone3,
+        &[Absent],
+        "its flags are in memory; without it the C library uses clone",
+    ),
+    rule(
+        libc::SYS_clone,
+        &[Is(0, THREAD)],
+        "threads; no process, no namespace",
+    ),
+    rule(libc::SYS_mmap, &[OneOf(2, &[PROT_NONE as u32, RW])], STACKS),
+    rule(libc::SYS_mprotect, &[Is(2, RW)], STACKS),
+    rule(libc::SYS_rseq, &[], STACKS),
+    rule(libc::SYS_set_robust_list, &[], STACKS),
+    rule(libc::SYS_rt_sigprocmask, &[], STACKS),
+    rule(
+        libc::SYS_rt_sigaction,
+        &[],
+        "the C library's own signal, with the first thread",
+    ),
+    rule(libc::SYS_prctl, &[Is(0, PR_SET_NAME)], "a thread's name"),
+    rule(libc::SYS_getpid, &[], "the numbers to kick a vCPU by"),
+    rule(libc::SYS_gettid, &[], "the numbers to kick a vCPU by"),
+    rule(libc::SYS_seccomp, &[], "the threads' own filters"),
+    rule(libc::SYS_ioctl, &[In(0, Slot::Host)], "to make the VM"),
+    rule(libc::SYS_ioctl, &[In(0, Slot::Vm)], "its parts"),
+    rule(
+        libc::SYS_ioctl,
+        &[Between(0, Slot::VcpuFirst, Slot::VcpuLast)],
+        "vCPUs at power-on, and running",
+    ),
+    rule(libc::SYS_ioctl, &[Is(1, TUNSETOFFLOAD)], "later: taps"),
+    rule(
+        libc::SYS_ioctl,
+        &[Is(0, 0), OneOf(1, &[TCSETS2, TCSETS])],
+        "later: the terminal",
+    ),
+    rule(
+        libc::SYS_tgkill,
+        &[In(0, Slot::Process), In(2, Slot::Kick)],
+        "later: to kick vCPUs",
+    ),
+    #[cfg(debug_assertions)]
+    later(libc::SYS_fcntl),
+    later(libc::SYS_futex),
+    later(libc::SYS_ppoll),
+    later(libc::SYS_brk),
+    later(libc::SYS_clock_gettime),
+    later(libc::SYS_read),
+    later(libc::SYS_write),
+    later(libc::SYS_sendto),
+    later(libc::SYS_accept4),
+    later(libc::SYS_close),
+    later(libc::SYS_restart_syscall),
+    later(libc::SYS_madvise),
+    later(libc::SYS_munmap),
+    later(libc::SYS_exit_group),
+    later(libc::SYS_rt_sigreturn),
+    later(libc::SYS_pread64),
+    later(libc::SYS_preadv),
+    later(libc::SYS_lseek),
+    later(libc::SYS_pwritev),
+    later(libc::SYS_fdatasync),
+    later(libc::SYS_fallocate),
+    later(libc::SYS_readv),
+    later(libc::SYS_writev),
+];
+const STACKS: &str = "what the C library makes a thread with";
+
 /// Everything that a kind of thread may do.
 pub fn rules(thread: Thread) -> impl Iterator<Item = &'static Rule> {
     let own: &[&'static [Rule]] = match thread {
+        Thread::Start => &[START],
         Thread::Main => &[NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS],
         Thread::Vcpu => &[NEWS, VCPU, OUTPUT, SIGNALS],
         Thread::FirstVcpu => &[NEWS, VCPU, OUTPUT, MEMORY, LOAD, SIGNALS],
@@ -433,6 +551,10 @@ pub fn rules(thread: Thread) -> impl Iterator<Item = &'static Rule> {
         Thread::ReadOnly => &[NEWS, WORKER, READ_ONLY],
         Thread::Net => &[NEWS, WORKER, NET],
     };
-    let lists: Vec<&'static [Rule]> = std::iter::once(COMMON).chain(own.iter().copied()).collect();
+    let common: &[&'static [Rule]] = match thread {
+        Thread::Start => &[],
+        _ => &[COMMON],
+    };
+    let lists: Vec<&'static [Rule]> = common.iter().chain(own).copied().collect();
     lists.into_iter().flatten()
 }
