@@ -76,7 +76,10 @@ impl Preparation {
         let host = self.host.take().ok_or_else(thread_lost)?;
         let cpuid = vm::cpuid::supported(&host)?;
         drop(host);
-        // What comes now is read from files that may be anybody's.
+        // What comes now is read from files that may be anybody's. Whoever
+        // takes this thread over by it has the memory of the main one, too:
+        // that is confined along with it, by a thread that has the time.
+        self.sandbox.enter_thread(Thread::Start)?;
         self.sandbox.enter_thread(Thread::FirstVcpu)?;
         let mut loaded = load(
             self.source,

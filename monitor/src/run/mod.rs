@@ -119,7 +119,6 @@ impl Machine {
             source,
         };
         let (expected, sandbox) = Expected::find(config.sandbox.mode, config.cpus, &open)?;
-        sandbox.enter_thread(Thread::Start)?;
         timings.mark("sandbox, process");
         let ahead = Arc::new(WorkAhead::default());
         let (first, wait) = mpsc::sync_channel(1);
@@ -164,6 +163,8 @@ impl Machine {
         confine_main(&sandbox, confined, others, config.ready_fd)?;
         timings.mark("sandbox, threads");
         vcpu::open_gate(&shared);
+        // Beside the guest's first instructions.
+        memory::forget_program();
         Ok(Self {
             shared,
             ram,

@@ -46,8 +46,12 @@ fn fill_in(thread: Thread, slots: &[u32; SLOTS], log: bool) -> Vec<sock_filter> 
     program(thread).iter().map(instruction).collect()
 }
 
-/// Confines the calling thread.
+/// Confines the calling thread; at the start of a VM all that there are.
 pub(super) fn install(thread: Thread, slots: &[u32; SLOTS], log: bool) -> Result<(), Error> {
+    let flags = match thread {
+        Thread::Start => libc::SECCOMP_FILTER_FLAG_TSYNC,
+        _ => 0,
+    };
     let mut program = fill_in(thread, slots, log);
     let argument = sock_fprog {
         // At most 4096, or the kernel refuses it anyway.
@@ -59,14 +63,18 @@ pub(super) fn install(thread: Thread, slots: &[u32; SLOTS], log: bool) -> Result
         libc::syscall(
             libc::SYS_seccomp,
             libc::SECCOMP_SET_MODE_FILTER,
-            0,
+            flags,
             &raw const argument,
         )
     };
     if result == 0 {
         return Ok(());
     }
-    let why = io::Error::last_os_error();
+    let why = match result {
+        // The number of a thread that has another filter already.
+        1.. => io::ErrorKind::AlreadyExists.into(),
+        _ => io::Error::last_os_error(),
+    };
     Err(Error::System("seccomp filter", why))
 }
 

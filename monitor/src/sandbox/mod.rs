@@ -126,7 +126,8 @@ impl Sandbox {
         Ok(())
     }
 
-    /// Confines the calling thread, for good.
+    /// Confines the calling thread, for good; with [`Thread::Start`] all that
+    /// there are.
     ///
     /// # Errors
     /// The kernel refuses.

@@ -18,7 +18,7 @@ use libc::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Thread {
     /// The whole process while it makes the VM and its threads, which all
-    /// inherit this filter and add their own.
+    /// have this filter and add their own.
     Start,
     /// Console, signals, resets.
     Main,
@@ -467,9 +467,9 @@ const THREAD: u32 = (CLONE_VM
     | CLONE_CHILD_CLEARTID) as u32;
 const PR_SET_NAME: u32 = 15;
 
-/// Making the VM, its vCPUs and all threads. The first thread that reads
-/// somebody else's bytes shares memory with one that is still at it, so this
-/// holds from before on.
+/// Making the VM, its vCPUs and all threads. The thread that reads somebody
+/// else's bytes shares memory with one that is still at it, so this holds for
+/// both from before on.
 const START: &[Rule] = &[
     rule(
         libc::SYS_clone3,
