@@ -68,8 +68,7 @@ fn leave(code: u8) -> c_int {
 
 /// What Rust's own `main` would have done that matters, and one thing more.
 fn prepare_process() -> bool {
-    // SAFETY: changes the disposition of three signals and settings of the
-    // allocator, before there is any other thread.
+    // SAFETY: changes the disposition of three signals before there is any other thread.
     unsafe {
         // A reader that has gone is an error of the write, not our end.
         libc::signal(libc::SIGPIPE, libc::SIG_IGN);
@@ -78,6 +77,10 @@ fn prepare_process() -> bool {
         // In the background, output and restored modes of a terminal must not
         // stop the VM (input is left alone there, see the console).
         libc::signal(libc::SIGTTOU, libc::SIG_IGN);
+    }
+    #[cfg(target_env = "gnu")]
+    // SAFETY: settings of the allocator, before there is any other thread.
+    unsafe {
         // One heap for all threads: they hardly use it.
         libc::mallopt(libc::M_ARENA_MAX, 1);
         // And no mapping for a large piece: a thread could not unmap it.

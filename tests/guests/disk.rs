@@ -199,8 +199,9 @@ fn check(disk: &mut Disk) {
     disk.must("read past the end", 0, sectors - 1, 1024, 1);
     disk.must("write past the end", 1, sectors, 512, 1);
     disk.must("read at the end of the world", 0, u64::MAX - 1, 4096, 1);
-    for len in [1, 511, 513] {
+    for len in [0, 1, 511, 513] {
         disk.must("read of a partial sector", 0, 0, len, 1);
+        disk.must("write of a partial sector", 1, 0, len, 1);
     }
     disk.must("an unknown request", 99, 0, 512, 2);
     disk.must("read", 0, 0, 512, 0);

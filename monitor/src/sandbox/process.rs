@@ -7,6 +7,8 @@ use landlock::{
     Scope,
 };
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use super::Policy;
 use crate::error::Error;
 
@@ -23,8 +25,8 @@ pub(super) fn enter(policy: &Policy, memory: u64) -> Result<(), Error> {
     let failed = |what| move |e| Error::System(what, e);
     control(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(failed("no-new-privs"))?;
     control(libc::PR_SET_DUMPABLE, 0).map_err(failed("not dumpable"))?;
-    limit(libc::RLIMIT_CORE, 0).map_err(failed("no core file"))?;
-    limit(libc::RLIMIT_AS, memory).map_err(failed("limit on memory"))?;
+    limit(Resource::Core, 0).map_err(failed("no core file"))?;
+    limit(Resource::As, memory).map_err(failed("limit on memory"))?;
     // Kernels before 6.3 do not know it; the filters forbid the same.
     let _ = control(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN);
     drop_capabilities().map_err(failed("drop capabilities"))?;
@@ -42,22 +44,14 @@ fn control(option: libc::c_int, value: libc::c_ulong) -> io::Result<()> {
 
 /// Lowers a limit; one that is lower already stays. That on addresses bounds what
 /// no filter can: the heap, and mappings over what is there.
-fn limit(resource: libc::__rlimit_resource_t, most: u64) -> io::Result<()> {
-    let mut both = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
+fn limit(resource: Resource, most: u64) -> io::Result<()> {
+    let lower = |now: Option<u64>| Some(now.map_or(most, |now| now.min(most)));
+    let now = getrlimit(resource);
+    let both = Rlimit {
+        current: lower(now.current),
+        maximum: lower(now.maximum),
     };
-    // SAFETY: the limits are a live structure.
-    if unsafe { libc::getrlimit(resource, &raw mut both) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    both.rlim_cur = both.rlim_cur.min(most);
-    both.rlim_max = both.rlim_max.min(most);
-    // SAFETY: as above.
-    match unsafe { libc::setrlimit(resource, &raw const both) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    Ok(setrlimit(resource, both)?)
 }
 
 #[repr(C)]
