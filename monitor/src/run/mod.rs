@@ -33,6 +33,9 @@ use crate::{acpi, layout, memory, signals};
 
 /// How long the end of a VM waits for its vCPUs to leave their devices.
 const END_PATIENCE: Duration = Duration::from_secs(1);
+/// How long nothing has to happen before a VM counts as one that stays: many
+/// do not.
+const SETTLE: Duration = Duration::from_millis(100);
 /// Input that is read from the console in one go, in bytes.
 const INPUT: usize = 64;
 
@@ -78,6 +81,8 @@ struct Machine {
     console: Console,
     typed: TypedAhead,
     ahead: Arc<WorkAhead>,
+    /// What start-up used of the program is no longer mapped.
+    settled: bool,
     /// Hangs up when all vCPUs' threads have let go of the VM.
     released: Receiver<()>,
 }
@@ -163,8 +168,6 @@ impl Machine {
         confine_main(&sandbox, confined, others, config.ready_fd)?;
         timings.mark("sandbox, threads");
         vcpu::open_gate(&shared);
-        // Beside the guest's first instructions.
-        memory::forget_program();
         Ok(Self {
             shared,
             ram,
@@ -173,6 +176,7 @@ impl Machine {
             console,
             typed: TypedAhead::default(),
             ahead,
+            settled: false,
             released,
         })
     }
@@ -271,11 +275,16 @@ impl Machine {
             }
         }
         // Between two pieces of work ahead, only look.
-        let timeout = ahead.then(Timespec::default);
-        match poll(&mut fds, timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
+        let timeout = match (ahead, self.settled) {
+            (true, _) => Timespec::try_from(Duration::ZERO).ok(),
+            (false, false) => Timespec::try_from(SETTLE).ok(),
+            (false, true) => None,
+        };
+        let quiet = match poll(&mut fds, timeout.as_ref()) {
+            Ok(count) => count == 0 && !ahead,
+            Err(Errno::INTR) => false,
             Err(error) => return Err(Error::System("poll", error.into())),
-        }
+        };
         let happened = fds.iter().map(|fd| !fd.revents().is_empty());
         let happened: Vec<News> = news
             .into_iter()
@@ -283,6 +292,10 @@ impl Machine {
             .filter(|n| n.1)
             .map(|n| n.0)
             .collect();
+        if quiet {
+            memory::forget_program();
+            self.settled = true;
+        }
         for what in happened {
             match what {
                 News::Wake => {}
