@@ -3,7 +3,8 @@
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
-    Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, Path, ResourceTemplate,
+    Device, EISAName, IO, Interrupt, Memory32Fixed, Method, Name, Notify, Package, Path,
+    ResourceTemplate,
 };
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
@@ -93,9 +94,39 @@ fn dsdt(windows: &[VirtioWindow]) -> Vec<u8> {
         let path = format!("_SB_.V{index:03}");
         device(&mut code, &path, &"LNRO0005", index, &resources);
     }
+    power_button(&mut code);
     let mut table = Sdt::new(*b"DSDT", 36, 2, OEM, TABLE, REVISION);
     table.append_slice(&code);
     table.as_slice().to_vec()
+}
+
+/// A control-method power button, and the generic event device that tells of
+/// its presses (ACPI 6.5, 4.8.2.2.1.2 and 5.6.9).
+fn power_button(code: &mut Vec<u8>) {
+    /// A button's notification (ACPI 6.5, 5.6.6): pressed.
+    const PRESSED: u8 = 0x80;
+    let button = Path::new("\\_SB_.PWRB");
+    let hid = EISAName::new("PNP0C0C");
+    Device::new(
+        Path::new("_SB_.PWRB"),
+        vec![&Name::new("_HID".into(), &hid)],
+    )
+    .to_aml_bytes(code);
+    let line = Interrupt::new(true, true, false, false, layout::POWER_BUTTON_GSI);
+    Device::new(
+        Path::new("_SB_.GED_"),
+        vec![
+            &Name::new("_HID".into(), &"ACPI0013"),
+            &Name::new("_CRS".into(), &ResourceTemplate::new(vec![&line])),
+            &Method::new(
+                "_EVT".into(),
+                1,
+                true,
+                vec![&Notify::new(&button, &PRESSED)],
+            ),
+        ],
+    )
+    .to_aml_bytes(code);
 }
 
 /// One device with its identity and its resources.

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use lexopt::prelude::*;
 
@@ -68,6 +69,9 @@ Options:
                    guest has to pause until there is room, or to fail with an
                    error                                  [default: pause]
   --on-reset WHAT  restart in place, or exit with code 7  [default: restart]
+  --graceful SECONDS  A signal (SIGTERM) presses the guest's ACPI power button,
+                   and ends the VM if it is not off by then, or does not
+                   listen; a second signal ends it at once
   --config FILE    Read Firecracker's config JSON; flags go before it
   --seccomp WHAT   A system call that no part of Mote needs has to kill the VM,
                    or, for diagnosis, only to log it      [default: kill]
@@ -98,6 +102,9 @@ Exit codes, the first that applies:
   9  something is weak (less safe, or slower), or cannot be told
   0  all is fine
 ";
+
+/// The longest time for a guest to shut down, in seconds.
+const MAX_GRACE: u64 = 86_400;
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -182,6 +189,7 @@ struct Flags {
     serial: Option<config::SerialTo>,
     on_reset: Option<OnReset>,
     on_no_space: Option<OnNoSpace>,
+    graceful: Option<Duration>,
     timings: bool,
     kvm_fd: Option<RawFd>,
     ready_fd: Option<RawFd>,
@@ -202,10 +210,7 @@ fn run(mut parser: lexopt::Parser) -> Result<Command, Error> {
             "kernel" => set(&mut flags.kernel, &flag, path(&mut parser)?)?,
             "initrd" => set(&mut flags.initrd, &flag, path(&mut parser)?)?,
             "config" => set(&mut flags.file, &flag, path(&mut parser)?)?,
-            "boot" => {
-                let from = boot_from(text(&mut parser)?);
-                set(&mut flags.boot, &flag, from)?;
-            }
+            "boot" => set(&mut flags.boot, &flag, boot_from(text(&mut parser)?))?,
             "boot-entry" => {
                 let entry = config::check_boot_entry(text(&mut parser)?);
                 set(&mut flags.boot_entry, &flag, named(&flag, entry)?)?;
@@ -245,6 +250,10 @@ fn run(mut parser: lexopt::Parser) -> Result<Command, Error> {
                 flags.nics.push(named(&flag, nic)?);
             }
             "cmdline-devices" => flags.cmdline_devices = true,
+            "graceful" => {
+                let time = number(&text(&mut parser)?).and_then(seconds);
+                set(&mut flags.graceful, &flag, named(&flag, time)?)?;
+            }
             "timings" => flags.timings = true,
             "kvm-fd" | "ready-fd" => {
                 let number = number(&text(&mut parser)?).and_then(descriptor);
@@ -297,6 +306,7 @@ fn merge(flags: Flags) -> Result<VmConfig, Error> {
         cpus: flags.cpus.unwrap_or(base.cpus),
         serial: flags.serial.unwrap_or(base.serial),
         on_reset: flags.on_reset.unwrap_or(base.on_reset),
+        graceful: flags.graceful,
         timings: flags.timings,
         kvm_fd: flags.kvm_fd,
         ready_fd: flags.ready_fd,
@@ -333,6 +343,12 @@ fn descriptor(number: u64) -> Result<RawFd, String> {
     // SAFETY: a plain system call, which fails for what is not open.
     fd.filter(|fd| unsafe { libc::fcntl(*fd, libc::F_GETFD) } >= 0)
         .ok_or_else(|| format!("{number} is no descriptor that was passed in"))
+}
+
+fn seconds(count: u64) -> Result<Duration, String> {
+    let known = (1..=MAX_GRACE).contains(&count);
+    let wrong = || format!("{count}: not 1 to {MAX_GRACE} seconds");
+    known.then(|| Duration::from_secs(count)).ok_or_else(wrong)
 }
 
 fn landlock(least: u64) -> Result<u32, String> {
@@ -434,6 +450,8 @@ mod tests {
             ("run --kernel k --on-enospc stop", "--on-enospc"),
             ("run --kernel k --disk a,bw=0", "--disk: bw=0"),
             ("run --kernel k --net tap=a,rx-ops=0", "--net: ops=0"),
+            ("run --kernel k --graceful 0", "--graceful: 0"),
+            ("run --kernel k --graceful soon", "--graceful"),
             ("run --kernel k --seccomp allow", "--seccomp"),
             ("run --kernel k --kvm-fd 1", "--kvm-fd: 1"),
             ("run --kernel k --ready-fd 99999", "--ready-fd: 99999"),

@@ -53,9 +53,11 @@ pub const KVM_IDENTITY_MAP: u64 = 0xfffb_c000;
 pub const COM1: u16 = 0x3f8;
 /// Global system interrupt of COM1.
 pub const COM1_GSI: u32 = 4;
+/// Global system interrupt of the power button, edge-triggered.
+pub const POWER_BUTTON_GSI: u32 = 5;
 /// Global system interrupt of the first virtio device. There is no ISA bus to
 /// leave the first 16 to, and a stock kernel makes 20 exits for every pin of
-/// the I/O APIC; 5 and 6 are kept for the machine itself.
+/// the I/O APIC; 6 is kept for the machine itself.
 pub const FIRST_DEVICE_GSI: u32 = 7;
 /// i8042 command and status port: only its reset command exists.
 pub const I8042_COMMAND: u16 = 0x64;

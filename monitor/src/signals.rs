@@ -121,9 +121,14 @@ pub fn catch(wake: &EventFd) -> Result<(), Error> {
     register_signal_handler(libc::SIGBUS, shrunk).map_err(failed)
 }
 
-/// The signal that asked for the end, if one did.
-pub fn received() -> Option<u8> {
-    u8::try_from(ASKED.load(Ordering::Acquire))
+/// Whether a signal asked for the end and was not [taken](take) yet.
+pub fn received() -> bool {
+    ASKED.load(Ordering::Acquire) > 0
+}
+
+/// The signal that asked for the end, if one did since this was last called.
+pub fn take() -> Option<u8> {
+    u8::try_from(ASKED.swap(0, Ordering::AcqRel))
         .ok()
         .filter(|signal| *signal > 0)
 }

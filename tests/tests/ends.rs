@@ -196,3 +196,51 @@ fn the_process_does_not_outlive_its_end() {
     wait_until("the end", || vm.has_ended());
     vm.end().expect(0);
 }
+
+/// A guest that has a power button, and a minute to react to it.
+fn with_button(cmdline: &str, seconds: &str) -> Vm {
+    let vm = Vm::start(&mut tiny(
+        "button",
+        ["--graceful", seconds, "--cmdline", cmdline],
+    ));
+    vm.wait_for("ready\n");
+    vm
+}
+
+#[test]
+fn a_graceful_end_presses_the_power_button() {
+    if !have_kvm() {
+        return;
+    }
+    for (then, signal, code) in [
+        ("off", libc::SIGTERM, 0),
+        ("off", libc::SIGINT, 0),
+        // It was to end, not to start again.
+        ("reset", libc::SIGTERM, 143),
+    ] {
+        let vm = with_button(&format!("then={then}"), "60");
+        vm.signal(signal);
+        assert_eq!(vm.end().expect(code).out, "ready\npressed\n");
+    }
+}
+
+#[test]
+fn a_graceful_end_comes_at_last() {
+    if !have_kvm() {
+        return;
+    }
+    // The time is over.
+    let vm = with_button("then=go-on", "1");
+    vm.signal(libc::SIGTERM);
+    assert_eq!(vm.end().expect(143).out, "ready\npressed\n");
+    // A second signal ends it at once.
+    let vm = with_button("then=go-on", "86400");
+    vm.signal(libc::SIGTERM);
+    vm.wait_for("pressed\n");
+    vm.signal(libc::SIGHUP);
+    assert_eq!(vm.end().expect(129).out, "ready\npressed\n");
+    // So does the first if the guest does not listen.
+    let vm = with_button("deaf", "86400");
+    vm.signal(libc::SIGTERM);
+    assert_eq!(vm.end().expect(143).out, "ready\n");
+}

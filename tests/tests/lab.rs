@@ -66,6 +66,11 @@ fn lab_interrupts() {
 }
 
 #[test]
+fn lab_power() {
+    lab("power");
+}
+
+#[test]
 fn lab_reset() {
     lab("reset");
 }

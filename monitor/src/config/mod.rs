@@ -11,6 +11,7 @@ mod nic;
 
 use std::os::fd::RawFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::sandbox::Policy;
 
@@ -97,6 +98,8 @@ pub struct VmConfig {
     pub serial: SerialTo,
     /// What a reset does.
     pub on_reset: OnReset,
+    /// How long a guest may take to shut down when a signal asks for the end.
+    pub graceful: Option<Duration>,
     /// Print where start-up time went when the VM ends.
     pub timings: bool,
     /// A descriptor of `/dev/kvm` that the caller opened.
@@ -122,6 +125,7 @@ impl Default for VmConfig {
             cpus: 1,
             serial: SerialTo::Stdio,
             on_reset: OnReset::Restart,
+            graceful: None,
             timings: false,
             kvm_fd: None,
             ready_fd: None,

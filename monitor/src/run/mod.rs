@@ -1,6 +1,7 @@
 //! One VM from start to end.
 
 mod ahead;
+mod farewell;
 mod first;
 mod numbers;
 
@@ -14,6 +15,7 @@ use rustix::io::Errno;
 use vmm_sys_util::eventfd::EventFd;
 
 use self::ahead::WorkAhead;
+use self::farewell::Farewell;
 use self::first::{Preparation, start_vcpus, thread_lost};
 use self::numbers::{Expected, Open};
 use crate::acpi::VirtioWindow;
@@ -83,6 +85,7 @@ struct Machine {
     ahead: Arc<WorkAhead>,
     /// What start-up used of the program is no longer mapped.
     settled: bool,
+    farewell: Farewell,
     /// Hangs up when all vCPUs' threads have let go of the VM.
     released: Receiver<()>,
 }
@@ -177,6 +180,7 @@ impl Machine {
             typed: TypedAhead::default(),
             ahead,
             settled: false,
+            farewell: Farewell::new(config.graceful),
             released,
         })
     }
@@ -194,8 +198,10 @@ impl Machine {
             // Empties the counter; it only says that one of these has news.
             let _ = self.wake.read();
             signals::follow();
-            if let Some(signal) = signals::received() {
-                return Ok(exit::SIGNAL + signal);
+            if let Some(signal) = signals::take()
+                && let Some(code) = self.farewell.asked(signal, &self.shared)?
+            {
+                return Ok(code);
             }
             // On a terminal the line would land in the guest's own: it waits
             // for the end there.
@@ -208,7 +214,14 @@ impl Machine {
                 Some(Ended::NothingToBoot) => return Ok(exit::NOTHING_TO_BOOT),
                 Some(Ended::Error(error)) => return Err(error),
                 Some(Ended::Reset) if config.on_reset == OnReset::Exit => return Ok(exit::RESET),
-                Some(Ended::Reset) => self.reset(config)?,
+                Some(Ended::Reset) => match self.farewell.instead() {
+                    Some(code) => return Ok(code),
+                    None => self.reset(config)?,
+                },
+            }
+            // Last: whoever powered off in time has.
+            if let Some(code) = self.farewell.over() {
+                return Ok(code);
             }
             if self.wait_and_serve_console()? {
                 return Ok(exit::OK);
@@ -217,9 +230,10 @@ impl Machine {
     }
 
     /// Restarts the VM in place: power-on state, boot source read again.
-    fn reset(&self, config: &VmConfig) -> Result<(), Error> {
+    fn reset(&mut self, config: &VmConfig) -> Result<(), Error> {
         if !vcpu::close_gate(&self.shared) {
             // A signal wants the end, and a vCPU waits for a stuck device.
+            self.farewell.no_more_time();
             return Ok(());
         }
         // Another vCPU may have asked for the same in the meantime.
@@ -276,10 +290,11 @@ impl Machine {
         }
         // Between two pieces of work ahead, only look.
         let timeout = match (ahead, self.settled) {
-            (true, _) => Timespec::try_from(Duration::ZERO).ok(),
-            (false, false) => Timespec::try_from(SETTLE).ok(),
-            (false, true) => None,
+            (true, _) => Some(Duration::ZERO),
+            (false, false) => Some(SETTLE),
+            (false, true) => self.farewell.left(),
         };
+        let timeout = timeout.and_then(|time| Timespec::try_from(time).ok());
         let quiet = match poll(&mut fds, timeout.as_ref()) {
             Ok(count) => count == 0 && !ahead,
             Err(Errno::INTR) => false,

@@ -161,6 +161,7 @@ mod kvm {
     pub const SET_DEBUGREGS: u32 = 0x4080_aea2;
     pub const SET_XSAVE: u32 = 0x5000_aea5;
     pub const SET_XCRS: u32 = 0x4188_aea7;
+    pub const SIGNAL_MSI: u32 = 0x4020_aea5;
     pub const SET_GSI_ROUTING: u32 = 0x4008_ae6a;
     pub const IOEVENTFD: u32 = 0x4040_ae79;
 }
@@ -345,6 +346,11 @@ const MAIN: &[Rule] = &[
         libc::SYS_ioctl,
         &[In(0, Slot::Vm), Is(1, kvm::SET_GSI_ROUTING)],
         "interrupt routes back to power-on",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        &[In(0, Slot::Vm), Is(1, kvm::SIGNAL_MSI)],
+        "presses the power button",
     ),
     rule(
         libc::SYS_ioctl,

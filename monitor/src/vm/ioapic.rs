@@ -11,6 +11,9 @@ pub const MAX_PINS: usize = 32;
 
 /// Redirection entry: the pin is masked.
 const MASKED: u64 = 1 << 16;
+/// The pin that no irqfd leads to: a press of the power button is worth an
+/// [interrupt](IoApic::route) of its own, but no work at every start.
+const BUTTON: usize = crate::layout::POWER_BUTTON_GSI as usize;
 /// Bits of an entry that a guest can set; delivery status and remote IRR are
 /// read-only.
 const WRITABLE: u64 = !(1 << 12 | 1 << 14);
@@ -96,7 +99,7 @@ impl IoApic {
             *slot = new & WRITABLE;
         }
         // Masked before and after: nothing that KVM knows of has changed.
-        entry != new & WRITABLE && (entry & new & MASKED) == 0
+        entry != new & WRITABLE && (entry & new & MASKED) == 0 && pin != BUTTON
     }
 
     fn entry(&self, select: u8) -> Option<u64> {
@@ -104,24 +107,26 @@ impl IoApic {
         self.entries.get(usize::from(register) / 2).copied()
     }
 
-    /// The routes of all unmasked pins.
+    /// The routes of all unmasked pins but the power button's.
     pub fn routes(&self) -> impl Iterator<Item = Route> + '_ {
-        let unmasked = |(_, entry): &(u32, &u64)| **entry & MASKED == 0;
-        (0u32..)
-            .zip(self.entries.iter())
-            .filter(unmasked)
-            .map(|(gsi, entry)| {
-                let destination = (entry >> 56) as u32;
-                let logical = (entry >> 11 & 1) as u32;
-                // Vector and delivery mode. The trigger mode is left at edge,
-                // whatever the guest says: no line of this machine has a level.
-                let data = (entry & 0x7ff) as u32;
-                Route {
-                    gsi,
-                    address: 0xfee0_0000 | destination << 12 | logical << 2,
-                    data,
-                }
-            })
+        (0..self.pins())
+            .filter(|pin| *pin != BUTTON)
+            .filter_map(|pin| self.route(pin as u32))
+    }
+
+    /// The route of pin `gsi`, unless it is masked or there is none.
+    pub fn route(&self, gsi: u32) -> Option<Route> {
+        let entry = *self.entries.get(gsi as usize)?;
+        let destination = (entry >> 56) as u32;
+        let logical = (entry >> 11 & 1) as u32;
+        // Vector and delivery mode. The trigger mode is left at edge,
+        // whatever the guest says: no line of this machine has a level.
+        let data = (entry & 0x7ff) as u32;
+        (entry & MASKED == 0).then_some(Route {
+            gsi,
+            address: 0xfee0_0000 | destination << 12 | logical << 2,
+            data,
+        })
     }
 }
 
@@ -151,6 +156,18 @@ mod tests {
         assert!(!set(&mut apic, 0x10 + 2 * 4, 0x31 | 1 << 11));
         assert!(set(&mut apic, 0x10 + 2 * 4, 1 << 16));
         assert_eq!(apic.routes().count(), 0);
+    }
+
+    /// The power button has a route of its own, which KVM need not know.
+    #[test]
+    fn the_button_is_no_news_to_kvm() {
+        let mut apic = IoApic::new(MAX_PINS);
+        let gsi = BUTTON as u32;
+        assert_eq!(apic.route(gsi), None);
+        assert!(!set(&mut apic, 0x10 + 2 * gsi, 0x35));
+        assert_eq!(apic.routes().count(), 0);
+        assert_eq!(apic.route(gsi).map(|route| route.data), Some(0x35));
+        assert_eq!(apic.route(MAX_PINS as u32), None);
     }
 
     /// Every register and offset can be read and written, and only what the

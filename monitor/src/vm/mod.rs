@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use kvm_bindings::{
     CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_enable_cap,
-    kvm_irq_routing_entry, kvm_userspace_memory_region,
+    kvm_irq_routing_entry, kvm_msi, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
@@ -132,6 +132,25 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    /// Presses the ACPI power button; tells whether the guest listens for it.
+    ///
+    /// # Errors
+    /// KVM refuses the interrupt.
+    pub fn press_power_button(&self) -> Result<bool, Error> {
+        let route = self.bus.ioapic().route(layout::POWER_BUTTON_GSI);
+        let Some(route) = route else {
+            return Ok(false);
+        };
+        let msi = kvm_msi {
+            address_lo: route.address,
+            data: route.data,
+            ..Default::default()
+        };
+        // Nobody is there to take it: 0.
+        let taken = self.fd.signal_msi(msi).map_err(kvm("send an interrupt"))?;
+        Ok(taken > 0)
     }
 
     /// Hands the I/O APIC's routes to KVM.

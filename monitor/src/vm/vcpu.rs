@@ -399,7 +399,7 @@ pub fn close_gate(shared: &Shared) -> bool {
     shared.vcpus().iter().for_each(|vcpu| vcpu.kick());
     let mut parked = shared.gate.parked();
     while *parked < shared.vcpus().len() {
-        if signals::received().is_some() {
+        if signals::received() {
             return false;
         }
         let waited = shared.gate.changed.wait_timeout(parked, LOOK);
