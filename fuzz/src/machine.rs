@@ -98,7 +98,7 @@ impl Machine {
         let output = Output::to(std::sync::Arc::new(OwnedFd::from(writer)));
         let com1 = Com1::new(line.try_clone().unwrap(), output, Arc::clone(&wake));
         Self {
-            bus: Bus::new(com1, devices, false),
+            bus: Bus::new(com1, devices),
             ram,
             devices: count,
             files,
@@ -140,7 +140,7 @@ impl Machine {
             Some(Request::PowerOff | Request::NothingToBoot) => return false,
             Some(Request::Reset) => self.reset(),
             Some(Request::Marker) => {
-                self.bus.note_marker(1);
+                self.bus.note_marker();
             }
             // Without KVM, doorbells keep coming as stores.
             Some(Request::Doorbell(_)) => {}

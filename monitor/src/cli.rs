@@ -19,7 +19,7 @@ Usage: mote COMMAND [OPTIONS]
 
 Commands:
   run      Boot a CD-ROM, a disk or a kernel  (mote run --help)
-  demo     Boot the guest built into mote and say what happened
+  demo     From a CD to the disk and on: the whole story, in memory
   doctor   Say whether this host is fit    (mote doctor --help)
 
 Options:
@@ -113,7 +113,7 @@ pub enum Command {
     Print(&'static str),
     /// Boot a VM.
     Run(Box<VmConfig>),
-    /// Boot the built-in guest.
+    /// Let a machine install a system from a CD and boot it, all in memory.
     Demo,
     /// Examine the host and these images; whether the answer is to be JSON.
     Doctor(Vec<PathBuf>, bool),

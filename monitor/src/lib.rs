@@ -12,6 +12,7 @@ pub mod boot;
 pub mod cli;
 pub mod config;
 pub mod console;
+pub mod demo;
 pub mod devices;
 pub mod doctor;
 pub mod error;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use mote::boot::{DEFAULT_CMDLINE, Source};
 use mote::cli::{self, Command};
 use mote::config::VmConfig;
+use mote::demo::Drives;
 use mote::doctor::{self, Host};
 use mote::error::{Error, exit};
 use mote::timings::Timings;
@@ -138,8 +139,11 @@ fn start(timings: &Arc<Timings>) -> Result<u8, Error> {
             run::run(&config, source, timings, false)
         }
         Command::Demo => {
-            let source = Source::embedded(include_bytes!(env!("MOTE_DEMO")), "demo")?;
-            run::run(&VmConfig::default(), source, timings, true)
+            // In the place of files, for as long as the VM runs.
+            let drives = Drives::new()?;
+            let config = drives.config();
+            let source = Source::firmware(&config, false)?;
+            run::run(&config, source, timings, true)
         }
     }
 }

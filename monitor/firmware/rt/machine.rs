@@ -17,8 +17,7 @@ pub const SLEEP_CONTROL: u16 = 0x600;
 pub const SLEEP_STATUS: u16 = 0x601;
 /// ACPI reset register (ACPI 6.5, 4.8.3.6).
 pub const RESET: u16 = 0x602;
-/// Boot marker: the monitor notes when a guest writes 123 here, and may answer
-/// a 32-bit read with the microseconds from its start to then.
+/// Boot marker: the monitor notes when a guest first writes 123 here.
 pub const BOOT_MARKER: u16 = 0x604;
 /// Register windows of virtio devices, 4 KiB each.
 pub const VIRTIO: u64 = 0xd000_0000;

@@ -150,7 +150,7 @@ impl VmConfig {
         }
         if self.drives.is_empty() {
             let why = "nothing to boot; use --cdrom FILE, --disk PATH or --kernel FILE, \
-                       or 'mote demo' for the built-in guest";
+                       or try 'mote demo'";
             return Err(why.to_owned());
         }
         if self.initrd.is_some() || self.cmdline.is_some() || self.cmdline_devices {

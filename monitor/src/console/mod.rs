@@ -24,6 +24,7 @@ pub use terminal::restore;
 
 use crate::config::SerialTo;
 use crate::error::{Error, os_message};
+use crate::timings::Timings;
 
 /// Where input comes from and how.
 #[derive(Debug)]
@@ -41,11 +42,12 @@ pub struct Console {
     _slave: Option<OwnedFd>,
 }
 
-/// Opens the console: where input is read, and where output goes.
+/// Opens the console: where input is read, and where output goes, each line
+/// behind the time that `clock` tells.
 ///
 /// # Errors
 /// The file, socket or pseudo-terminal cannot be made.
-pub fn open(to: &SerialTo) -> Result<(Console, Output), Error> {
+pub fn open(to: &SerialTo, clock: Option<&Arc<Timings>>) -> Result<(Console, Output), Error> {
     let mut console = Console {
         input: None,
         output: None,
@@ -54,7 +56,7 @@ pub fn open(to: &SerialTo) -> Result<(Console, Output), Error> {
         escape: None,
         _slave: None,
     };
-    let output = match to {
+    let mut output = match to {
         SerialTo::None => Output::nowhere(),
         SerialTo::Stdio => stdio(&mut console)?,
         SerialTo::File(path) => {
@@ -89,6 +91,7 @@ pub fn open(to: &SerialTo) -> Result<(Console, Output), Error> {
             Output::nowhere()
         }
     };
+    output.tell_time(clock.cloned());
     Ok((console, output))
 }
 

@@ -11,6 +11,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 
+use crate::timings::Timings;
+
 /// Bytes that are kept for a reader that is slow or not there yet.
 const BUFFER: usize = 64 << 10;
 /// How long a full buffer may hold up the guest before bytes are dropped, in
@@ -42,6 +44,10 @@ pub struct Output {
     /// The reader has not taken a byte for [`PATIENCE_MS`].
     stalled: bool,
     dropped: u64,
+    /// What each line's time is told by, if it is.
+    clock: Option<Arc<Timings>>,
+    /// A line begins.
+    fresh: bool,
 }
 
 impl Output {
@@ -53,6 +59,8 @@ impl Output {
             pending: VecDeque::new(),
             stalled: true,
             dropped: 0,
+            clock: None,
+            fresh: true,
         }
     }
 
@@ -139,9 +147,25 @@ impl Output {
         }
     }
 
+    /// From now on each line begins with the time that `clock` tells.
+    pub fn tell_time(&mut self, clock: Option<Arc<Timings>>) {
+        self.clock = clock;
+    }
+
     /// Takes a byte from the transmitter. When that leaves it
     /// [waiting](Output::waiting), somebody has to call [`Output::drain`] later.
     pub fn put(&mut self, byte: u8) {
+        if self.fresh
+            && let Some(clock) = &self.clock
+        {
+            let ms = clock.elapsed().as_secs_f64() * 1e3;
+            format!("{ms:8.3} ms  ").bytes().for_each(|b| self.push(b));
+        }
+        self.fresh = byte == b'\n';
+        self.push(byte);
+    }
+
+    fn push(&mut self, byte: u8) {
         if self.pending.is_empty() {
             match self.try_write(&[byte]) {
                 Some(0) => {}

@@ -107,7 +107,7 @@ impl Machine {
         let wake = Arc::new(sandbox::event()?);
         signals::catch(&wake)?;
         vcpu::allow_kicks()?;
-        let (mut console, output) = console::open(&config.serial)?;
+        let (mut console, output) = console::open(&config.serial, demo.then_some(timings))?;
         let line = sandbox::event()?;
         timings.mark("open /dev/kvm, devices, console");
         warn(config.sandbox.mode);
@@ -146,7 +146,7 @@ impl Machine {
         devices.map(&fd)?;
         timings.mark("VM, memory, interrupt controllers");
         let com1 = Com1::new(line, output, Arc::clone(&wake));
-        let bus = Bus::new(com1, devices, demo);
+        let bus = Bus::new(com1, devices);
         let shared = Arc::new(Shared::new(fd, bus, Arc::clone(timings), Arc::clone(&wake)));
         vm::create_vcpus(&shared, config.cpus)?;
         // Not before: its number would be the next that is free.

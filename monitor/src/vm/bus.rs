@@ -1,6 +1,6 @@
 //! What answers when the guest touches an I/O port or an address without RAM.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::acpi::{RESET_VALUE, S5};
@@ -41,11 +41,8 @@ pub struct Bus {
     com1: Mutex<Com1>,
     devices: Devices,
     ioapic: Mutex<IoApic>,
-    /// Whether the guest may read how long it took to the boot marker: the
-    /// demo may.
-    show_marker: bool,
-    /// Microseconds until the marker was first written; all ones until then.
-    marker: AtomicU64,
+    /// Whether the boot marker was written.
+    marked: AtomicBool,
     unknown: AtomicU64,
 }
 
@@ -56,14 +53,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Bus {
     /// The devices at power-on; the I/O APIC has a pin for each of them.
-    pub fn new(com1: Com1, devices: Devices, show_marker: bool) -> Self {
+    pub fn new(com1: Com1, devices: Devices) -> Self {
         let pins = layout::FIRST_DEVICE_GSI as usize + devices.windows().len();
         Self {
             devices,
             com1: Mutex::new(com1),
             ioapic: Mutex::new(IoApic::new(pins)),
-            show_marker,
-            marker: AtomicU64::new(u64::MAX),
+            marked: AtomicBool::new(false),
             unknown: AtomicU64::new(0),
         }
     }
@@ -83,14 +79,10 @@ impl Bus {
         lock(&self.ioapic)
     }
 
-    /// Notes when the boot marker was written; tells whether it was for the
+    /// Notes that the boot marker was written; tells whether it was for the
     /// first time, which is the one that counts.
-    pub fn note_marker(&self, microseconds: u64) -> bool {
-        let (never, now) = (u64::MAX, microseconds);
-        let noted = &self.marker;
-        noted
-            .compare_exchange(never, now, Ordering::Relaxed, Ordering::Relaxed)
-            .is_ok()
+    pub fn note_marker(&self) -> bool {
+        !self.marked.swap(true, Ordering::Relaxed)
     }
 
     /// Accesses that met no device.
@@ -112,19 +104,11 @@ impl Bus {
 
     fn port_read_byte(&self, port: u16) -> u8 {
         const COM1_END: u16 = layout::COM1 + 7;
-        const MARKER_END: u16 = layout::BOOT_MARKER + 3;
         match port {
             layout::COM1..=COM1_END => self.com1().read((port - layout::COM1) as u8),
             // No keyboard, no data, ready for the one command there is.
             layout::I8042_COMMAND => 0,
             layout::SLEEP_CONTROL | layout::SLEEP_STATUS | layout::RESET => 0,
-            layout::BOOT_MARKER..=MARKER_END => {
-                let shown = match self.show_marker {
-                    true => self.marker.load(Ordering::Relaxed),
-                    false => u64::MAX,
-                };
-                (shown >> (8 * (port - layout::BOOT_MARKER))) as u8
-            }
             _ => {
                 self.miss();
                 0xff
@@ -220,7 +204,6 @@ mod tests {
         Bus::new(
             Com1::new(fd(), Output::nowhere(), Arc::new(fd())),
             Devices::default(),
-            false,
         )
     }
 
@@ -250,8 +233,7 @@ mod tests {
     #[test]
     fn nothing_else_is_there() {
         let bus = bus();
-        let known =
-            |port: u16| matches!(port, 0x3f8..=0x3ff | 0x64 | 0x600..=0x602 | 0x604..=0x607);
+        let known = |port: u16| matches!(port, 0x3f8..=0x3ff | 0x64 | 0x600..=0x602);
         for port in 0..=0xffff {
             for width in [1, 2, 4] {
                 let mut data = [0; 4];

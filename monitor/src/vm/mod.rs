@@ -120,7 +120,7 @@ impl Shared {
             Request::Marker => {
                 let us = u64::try_from(self.timings.elapsed().as_micros()).unwrap_or(u64::MAX);
                 // Once: a guest must not fill a log or memory with it.
-                if self.bus.note_marker(us) {
+                if self.bus.note_marker() {
                     self.timings.mark("boot marker");
                     self.marker.store(us.max(1), Ordering::Relaxed);
                     self.wake();
