@@ -125,7 +125,7 @@ fn read(trace: &[u8], numbers: &HashMap<String, libc::c_long>, used: &mut Used) 
         let thread = threads
             .entry(pid.to_owned())
             .or_insert_with(|| new(inherited));
-        // Their arguments are not traced raw.
+        // The arguments of one of them are not traced raw.
         if let (1, Some(number), "prctl" | "seccomp") = (thread.filters, numbers.get(name), name) {
             mark(None, *number, &[PR_SET_NAME], used);
         }
@@ -135,18 +135,14 @@ fn read(trace: &[u8], numbers: &HashMap<String, libc::c_long>, used: &mut Used) 
                     name.clone_into(&mut thread.name);
                 }
             }
+            // With this flag for all threads that there are.
+            "seccomp" if raw(rest, 1) == 1 => {
+                threads.values_mut().for_each(|thread| thread.filters += 1);
+            }
             "seccomp" => thread.filters += 1,
             _ if thread.filters == 0 => {}
             _ => {
-                let end = rest.find([')', '<']).unwrap_or(rest.len());
-                let argument = |word: &str| {
-                    let word = word.trim();
-                    let hex = word
-                        .strip_prefix("0x")
-                        .map(|hex| u64::from_str_radix(hex, 16));
-                    hex.unwrap_or_else(|| word.parse()).unwrap_or(0)
-                };
-                let arguments: Vec<u64> = rest[..end].split(',').map(argument).collect();
+                let arguments: Vec<u64> = (0..6).map(|at| raw(rest, at)).collect();
                 let Some(number) = numbers.get(name) else {
                     continue;
                 };
@@ -158,6 +154,15 @@ fn read(trace: &[u8], numbers: &HashMap<String, libc::c_long>, used: &mut Used) 
             }
         }
     }
+}
+
+/// An argument of a call that was traced raw; 0 if it has no such.
+fn raw(rest: &str, at: usize) -> u64 {
+    let end = rest.find([')', '<']).unwrap_or(rest.len());
+    let word = rest[..end].split(',').nth(at).unwrap_or_default().trim();
+    let hex = word.strip_prefix("0x");
+    hex.map_or_else(|| word.parse(), |hex| u64::from_str_radix(hex, 16))
+        .unwrap_or(0)
 }
 
 /// Of a thread with this name, or none while the VM is made.

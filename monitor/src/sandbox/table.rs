@@ -36,7 +36,7 @@ pub enum Thread {
 
 /// All kinds, and the most system calls that each may have.
 pub const THREADS: [(Thread, usize); 7] = [
-    (Thread::Start, 46),
+    (Thread::Start, 45),
     (Thread::Main, 20),
     (Thread::Vcpu, 12),
     (Thread::FirstVcpu, 12),
@@ -492,11 +492,6 @@ const START: &[Rule] = &[
     rule(libc::SYS_rseq, &[], STACKS),
     rule(libc::SYS_set_robust_list, &[], STACKS),
     rule(libc::SYS_rt_sigprocmask, &[], STACKS),
-    rule(
-        libc::SYS_rt_sigaction,
-        &[],
-        "the C library's own signal, with the first thread",
-    ),
     rule(libc::SYS_prctl, &[Is(0, PR_SET_NAME)], "a thread's name"),
     rule(libc::SYS_getpid, &[], "the numbers to kick a vCPU by"),
     rule(libc::SYS_gettid, &[], "the numbers to kick a vCPU by"),
