@@ -26,6 +26,7 @@ fn asked(port: u16, data: &[u8]) -> Option<Request> {
         (0x600, value) if value & 0x3c == 0x34 => Some(Request::PowerOff),
         (0x602, 6) | (0x64, 0xfe) => Some(Request::Reset),
         (0x604, 123) => Some(Request::Marker),
+        (0x608, 1) => Some(Request::NothingToBoot),
         _ => None,
     };
     let ports = (0..).map(|offset| port.wrapping_add(offset));
@@ -34,7 +35,7 @@ fn asked(port: u16, data: &[u8]) -> Option<Request> {
 
 fn ports(u: &mut Unstructured<'_>, machine: &mut Machine) -> Result<bool> {
     let known = [
-        0x3f8, 0x3f9, 0x3fa, 0x3fc, 0x60, 0x64, 0x600, 0x602, 0x604, 0xfffe,
+        0x3f8, 0x3f9, 0x3fa, 0x3fc, 0x60, 0x64, 0x600, 0x602, 0x604, 0x608, 0xfffe,
     ];
     let port = match u.ratio(7, 8)? {
         true => *u.choose(&known)? + u.int_in_range(0..=1)?,
@@ -53,7 +54,7 @@ fn ports(u: &mut Unstructured<'_>, machine: &mut Machine) -> Result<bool> {
         }
         return Ok(true);
     }
-    let odd = [0xfe, 0x34, 6, 123];
+    let odd = [0xfe, 0x34, 6, 123, 1];
     for byte in data.iter_mut() {
         *byte = if u.ratio(1, 4)? {
             *u.choose(&odd)?
