@@ -1,0 +1,54 @@
+//! A state file's body, whose checksum somebody has made right: it is refused
+//! or means itself, and a disk that takes over what it accepts stays whole.
+#![no_main]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use libfuzzer_sys::fuzz_target;
+use mote_fuzz::backend::{Disk, Handle};
+use mote_fuzz::{clear, ram};
+use mote_snapshot::{decode, decode_body, encode};
+use mote_virtio::blk::{Block, Medium, Options, Worker};
+use mote_virtio::transport::{PAGE_SIZE, Window};
+use mote_virtio::{Effect, Endpoint, EndpointStateV1, WhenEmpty};
+use vm_memory::MmapRegion;
+
+/// A disk that begins with the state of somebody's file.
+fn run(state: &EndpointStateV1) {
+    clear(0);
+    let options = Options {
+        id: "fuzz".into(),
+        ..Options::default()
+    };
+    let disk = Box::new(Handle(Disk::new(32)));
+    let block = Arc::new(Block::new(ram(), Medium::Disk(disk), options).unwrap());
+    let window = Window::new(Arc::new(MmapRegion::new(PAGE_SIZE).unwrap()), 0).unwrap();
+    let mut endpoint = Endpoint::new(window, block.clone()).unwrap();
+    if endpoint.restore(state).is_err() {
+        return;
+    }
+    if endpoint.resume() == Effect::Started {
+        let mut worker = Worker::default();
+        for _ in 0..4 {
+            let clock = || Duration::ZERO;
+            let _ = block.run(&mut worker, 0, &clock, 64, WhenEmpty::Arm);
+        }
+    }
+    endpoint.pause();
+    let again = endpoint.save().unwrap();
+    endpoint.restore(&again).unwrap();
+}
+
+fuzz_target!(|data: &[u8]| {
+    let _ = decode(data);
+    let Ok(state) = decode_body(data) else {
+        return;
+    };
+    let file = encode(&state).unwrap();
+    assert_eq!(decode(&file).unwrap(), state);
+    assert_eq!(&file[56..], data);
+    for device in &state.devices {
+        run(&device.endpoint);
+    }
+});

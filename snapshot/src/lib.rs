@@ -1,0 +1,176 @@
+//! The file format of a snapshot, described in `FORMAT.md`: a **state** file,
+//! whose header says what it is, and a **memory** file.
+//!
+//! It knows no KVM call and maps nothing. A file is hostile until its header,
+//! length and checksum have been found right, and even then it can only be
+//! refused: reading one never panics and never takes more memory than
+//! [`MAX_STATE`] allows for.
+#![forbid(unsafe_code)]
+
+mod codec;
+mod files;
+mod memory;
+mod state;
+#[cfg(test)]
+mod state_test;
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+
+use sha2::{Digest as _, Sha256};
+
+pub use codec::Io;
+pub use files::{Create, MEMORY, STATE, open};
+pub use memory::{MemoryWriter, PAGE, check_memory, is_zero, verify_memory};
+pub use state::{
+    CpuV1, CpuidV1, DeviceV1, IoApicV1, MAX_CPUS, MAX_DEVICES, MemoryV1, SerialV1, StateV1, VcpuV1,
+    VmV1,
+};
+
+/// Every state file begins with this.
+pub const MAGIC: [u8; 8] = *b"MOTESNAP";
+/// The number of this format; any change of a byte's meaning makes a new one.
+pub const FORMAT: u32 = 1;
+/// The greatest state file, in bytes: 32 vCPUs take less than half of it.
+pub const MAX_STATE: usize = 4 << 20;
+
+/// Magic, format, number of vCPUs, length of the body.
+const HEAD: usize = 24;
+/// Bytes of the checksum behind it.
+const SUM: usize = 32;
+
+/// Why a snapshot cannot be used or made.
+#[derive(Debug)]
+pub enum Error {
+    /// It does not begin as one of this file's kind.
+    NotASnapshot,
+    /// It has another format than [`FORMAT`].
+    Format(u32),
+    /// The file has this length, and should have that.
+    Length(u64, u64),
+    /// Its bytes are not those that were written.
+    Checksum,
+    /// A field has a value that no snapshot has.
+    Field(&'static str),
+    /// The memory file belongs to another state file.
+    OtherMemory,
+    /// An operation on a file failed.
+    Io(&'static str, io::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotASnapshot => f.write_str("not a file of a snapshot"),
+            Self::Format(found) => {
+                let age = if *found > FORMAT { "newer" } else { "older" };
+                write!(f, "format {found}, {age} than format {FORMAT} of this mote")
+            }
+            Self::Length(found, right) => write!(f, "{found} bytes long instead of {right}"),
+            Self::Checksum => f.write_str("damaged: its checksum is wrong"),
+            Self::Field(what) => write!(f, "no snapshot has such a {what}"),
+            Self::OtherMemory => f.write_str("belongs to another snapshot's state"),
+            Self::Io(what, cause) => write!(f, "{what}: {cause}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// The bytes of a state file.
+///
+/// # Errors
+/// The state is larger than [`MAX_STATE`], or a list in it too long.
+pub fn encode(state: &StateV1) -> Result<Vec<u8>, Error> {
+    let mut io = Io::write();
+    state.clone().fields(&mut io)?;
+    let body = io.written();
+    let mut file = Vec::with_capacity(HEAD + SUM + body.len());
+    file.extend_from_slice(&MAGIC);
+    file.extend_from_slice(&FORMAT.to_le_bytes());
+    let cpus = u32::try_from(state.vcpus.len()).unwrap_or(u32::MAX);
+    file.extend_from_slice(&cpus.to_le_bytes());
+    file.extend_from_slice(&(body.len() as u64).to_le_bytes());
+    let sum = Sha256::new().chain_update(&file).chain_update(&body);
+    file.extend_from_slice(&sum.finalize());
+    file.extend_from_slice(&body);
+    if file.len() > MAX_STATE {
+        return Err(Error::Length(file.len() as u64, MAX_STATE as u64));
+    }
+    Ok(file)
+}
+
+/// Reads a state file's bytes; what they say has been checked field by field.
+///
+/// # Errors
+/// It is no state file, of another format, too short, too long or damaged, or
+/// has a value that no snapshot has.
+pub fn decode(file: &[u8]) -> Result<StateV1, Error> {
+    if !file.starts_with(&MAGIC) {
+        return Err(Error::NotASnapshot);
+    }
+    let (mut format, mut cpus, mut length) = (0, 0, 0);
+    let short = Error::Length(file.len() as u64, (HEAD + SUM) as u64);
+    let Some((head, rest)) = file.split_at_checked(HEAD) else {
+        return Err(short);
+    };
+    let mut io = Io::read(head.get(MAGIC.len()..).unwrap_or_default());
+    io.u32(&mut format)?;
+    io.u32(&mut cpus)?;
+    io.u64(&mut length)?;
+    if format != FORMAT {
+        return Err(Error::Format(format));
+    }
+    let Some((sum, body)) = rest.split_at_checked(SUM) else {
+        return Err(short);
+    };
+    if body.len() as u64 != length {
+        let right = length.saturating_add((HEAD + SUM) as u64);
+        return Err(Error::Length(file.len() as u64, right));
+    }
+    let found = Sha256::new().chain_update(head).chain_update(body);
+    if found.finalize().as_slice() != sum {
+        return Err(Error::Checksum);
+    }
+    let state = decode_body(body)?;
+    if state.vcpus.len() as u64 != u64::from(cpus) {
+        return Err(Error::Field("number of vCPUs"));
+    }
+    Ok(state)
+}
+
+/// The number of vCPUs that a state file's header names, 1 to [`MAX_CPUS`]: all
+/// that has to be known of it before it is read.
+///
+/// # Errors
+/// It cannot be read, is no state file, or of another format.
+pub fn peek_cpus(file: &File) -> Result<u8, Error> {
+    let mut head = [0; 16];
+    let read = file.read_exact_at(&mut head, 0);
+    read.map_err(|_| Error::NotASnapshot)?;
+    let mut io = Io::read(head.strip_prefix(&MAGIC).ok_or(Error::NotASnapshot)?);
+    let (mut format, mut cpus) = (0, 0);
+    io.u32(&mut format)?;
+    io.u32(&mut cpus)?;
+    if format != FORMAT {
+        return Err(Error::Format(format));
+    }
+    let known = u8::try_from(cpus).ok();
+    let known = known.filter(|cpus| (1..=MAX_CPUS).contains(&usize::from(*cpus)));
+    known.ok_or(Error::Field("number of vCPUs"))
+}
+
+/// Reads a state file's body, whose checksum is not looked at: for whoever
+/// tries what a body can do.
+///
+/// # Errors
+/// A field has a value that no snapshot has, or the body is too short or long.
+pub fn decode_body(body: &[u8]) -> Result<StateV1, Error> {
+    let mut io = Io::read(body);
+    let mut state = StateV1::default();
+    state.fields(&mut io)?;
+    io.end()?;
+    Ok(state)
+}
