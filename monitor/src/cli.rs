@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use lexopt::prelude::*;
 
+use crate::api;
 use crate::config::{self, BootFrom, Drive, Media, Nic, OnNoSpace, OnReset, VmConfig};
 use crate::error::Error;
 use crate::sandbox::{Mode, Policy};
@@ -20,6 +21,8 @@ Usage: mote COMMAND [OPTIONS]
 Commands:
   run      Boot a CD-ROM, a disk or a kernel  (mote run --help)
   demo     From a CD to the disk and on: the whole story, in memory
+  api      Serve Firecracker's API         (mote api --help)
+  ctl      Control a VM with that API      (mote ctl --help)
   doctor   Say whether this host is fit    (mote doctor --help)
 
 Options:
@@ -113,6 +116,10 @@ pub enum Command {
     Print(&'static str),
     /// Boot a VM.
     Run(Box<VmConfig>),
+    /// Serve the control API.
+    Api(Box<api::Options>),
+    /// Ask something of a VM that runs.
+    Control(api::ctl::Order),
     /// Let a machine install a system from a CD and boot it, all in memory.
     Demo,
     /// Examine the host and these images; whether the answer is to be JSON.
@@ -135,7 +142,14 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error>
         )),
         Some(Short('h') | Long("help")) => Ok(Command::Print(HELP)),
         Some(Short('V') | Long("version")) => Ok(Command::Print(VERSION)),
+        // As Firecracker is called, which has no commands.
+        Some(Long(flag)) => {
+            let flag = flag.to_owned();
+            api::args::parse(parser, Some(flag))
+        }
         Some(Value(command)) => match command.to_str() {
+            Some("api") => api::args::parse(parser, None),
+            Some("ctl") => api::ctl::parse(parser),
             Some("run") => run(parser),
             Some("demo") => demo(parser),
             Some("doctor") => doctor(parser),
@@ -307,6 +321,7 @@ fn merge(flags: Flags) -> Result<VmConfig, Error> {
         serial: flags.serial.unwrap_or(base.serial),
         on_reset: flags.on_reset.unwrap_or(base.on_reset),
         graceful: flags.graceful,
+        changes: false,
         timings: flags.timings,
         kvm_fd: flags.kvm_fd,
         ready_fd: flags.ready_fd,
@@ -317,7 +332,11 @@ fn merge(flags: Flags) -> Result<VmConfig, Error> {
     Ok(config)
 }
 
-fn policy(off: bool, seccomp: Option<Mode>, landlock: Option<u32>) -> Result<Policy, Error> {
+pub(crate) fn policy(
+    off: bool,
+    seccomp: Option<Mode>,
+    landlock: Option<u32>,
+) -> Result<Policy, Error> {
     let mode = match (off, seccomp) {
         (false, mode) => mode.unwrap_or_default(),
         (true, None) if landlock.is_none() => Mode::Off,
@@ -329,7 +348,7 @@ fn policy(off: bool, seccomp: Option<Mode>, landlock: Option<u32>) -> Result<Pol
     Ok(Policy { mode, landlock })
 }
 
-fn seccomp(text: &str) -> Result<Mode, String> {
+pub(crate) fn seccomp(text: &str) -> Result<Mode, String> {
     match text {
         "kill" => Ok(Mode::Kill),
         "log" => Ok(Mode::Log),
@@ -338,20 +357,20 @@ fn seccomp(text: &str) -> Result<Mode, String> {
 }
 
 /// An open descriptor above the standard ones.
-fn descriptor(number: u64) -> Result<RawFd, String> {
+pub(crate) fn descriptor(number: u64) -> Result<RawFd, String> {
     let fd = RawFd::try_from(number).ok().filter(|fd| *fd > 2);
     // SAFETY: a plain system call, which fails for what is not open.
     fd.filter(|fd| unsafe { libc::fcntl(*fd, libc::F_GETFD) } >= 0)
         .ok_or_else(|| format!("{number} is no descriptor that was passed in"))
 }
 
-fn seconds(count: u64) -> Result<Duration, String> {
+pub(crate) fn seconds(count: u64) -> Result<Duration, String> {
     let known = (1..=MAX_GRACE).contains(&count);
     let wrong = || format!("{count}: not 1 to {MAX_GRACE} seconds");
     known.then(|| Duration::from_secs(count)).ok_or_else(wrong)
 }
 
-fn landlock(least: u64) -> Result<u32, String> {
+pub(crate) fn landlock(least: u64) -> Result<u32, String> {
     let known = u32::try_from(least).ok().filter(|least| *least > 0);
     known.ok_or_else(|| format!("{least} is no version of Landlock's interface"))
 }
@@ -364,7 +383,7 @@ fn boot_from(text: String) -> BootFrom {
     }
 }
 
-fn on_reset(text: &str) -> Result<OnReset, String> {
+pub(crate) fn on_reset(text: &str) -> Result<OnReset, String> {
     match text {
         "restart" => Ok(OnReset::Restart),
         "exit" => Ok(OnReset::Exit),
@@ -380,7 +399,7 @@ fn on_no_space(text: &str) -> Result<OnNoSpace, String> {
     }
 }
 
-fn number(text: &str) -> Result<u64, String> {
+pub(crate) fn number(text: &str) -> Result<u64, String> {
     text.parse()
         .map_err(|_| format!("'{text}' is not a number"))
 }
@@ -394,7 +413,7 @@ fn text(parser: &mut lexopt::Parser) -> Result<String, Error> {
 }
 
 /// Puts the flag's name before what is wrong with its value.
-fn named<T>(flag: &str, value: Result<T, String>) -> Result<T, Error> {
+pub(crate) fn named<T>(flag: &str, value: Result<T, String>) -> Result<T, Error> {
     value.map_err(|why| Error::Usage(format!("--{flag}: {why}")))
 }
 
@@ -404,6 +423,11 @@ fn set<T>(slot: &mut Option<T>, flag: &str, value: T) -> Result<(), Error> {
         return Err(Error::Usage(format!("--{flag} is given twice")));
     }
     Ok(())
+}
+
+/// What is wrong with the arguments of a command.
+pub(crate) fn usage_of(command: &str, why: &str) -> Error {
+    Error::Usage(format!("{why}; see 'mote {command} --help'"))
 }
 
 fn usage(error: lexopt::Error) -> Error {

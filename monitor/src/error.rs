@@ -41,6 +41,8 @@ pub enum Error {
     /// A file that was named cannot be used; the first field says what it was
     /// meant to be.
     Input(&'static str, PathBuf, String),
+    /// A VM that was asked something will not or cannot do it.
+    Refused(String),
     /// The host lacks something.
     Host(String),
     /// A KVM call failed; the first field names the operation.
@@ -65,7 +67,7 @@ impl Error {
             Self::Usage(_) | Self::Config(..) => exit::USAGE,
             Self::Input(..) => exit::INPUT,
             Self::Host(_) | Self::Kvm(..) => exit::HOST,
-            Self::System(..) => exit::INTERNAL,
+            Self::System(..) | Self::Refused(_) => exit::INTERNAL,
             Self::TripleFault(_) => exit::GUEST_CRASH,
             Self::Stopped(_) => exit::KVM,
         }
@@ -75,7 +77,9 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(why) | Self::Host(why) | Self::Stopped(why) => f.write_str(why),
+            Self::Usage(why) | Self::Host(why) | Self::Stopped(why) | Self::Refused(why) => {
+                f.write_str(why)
+            }
             Self::Config(file, path, why) if path.is_empty() || path == "." => {
                 write!(f, "config {}: {why}", file.display())
             }

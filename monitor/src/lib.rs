@@ -7,6 +7,7 @@
 compile_error!("a monitor with the feature `breakout` is for tests and no release");
 
 pub mod acpi;
+pub mod api;
 pub mod backend;
 pub mod boot;
 pub mod cli;

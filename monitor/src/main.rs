@@ -9,14 +9,14 @@ use std::ffi::{c_char, c_int};
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::Arc;
 
-use mote::boot::{DEFAULT_CMDLINE, Source};
+use mote::api;
+use mote::boot::Source;
 use mote::cli::{self, Command};
-use mote::config::VmConfig;
 use mote::demo::Drives;
 use mote::doctor::{self, Host};
 use mote::error::{Error, exit};
 use mote::timings::Timings;
-use mote::{console, devices, run, signals};
+use mote::{console, run, signals};
 
 /// The entry point that the C library calls.
 // SAFETY: no other symbol of the program is called `main`.
@@ -40,24 +40,6 @@ extern "C" fn main(_argc: c_int, _argv: *const *const c_char) -> c_int {
             leave(error.exit_code())
         }
     }
-}
-
-/// The kernel's command line, with the devices on it if that was asked for
-/// (Linux: Documentation/admin-guide/kernel-parameters.txt, `virtio_mmio.device`).
-fn cmdline(config: &VmConfig) -> Option<String> {
-    if !config.cmdline_devices {
-        return config.cmdline.clone();
-    }
-    let mut text = config
-        .cmdline
-        .as_deref()
-        .unwrap_or(DEFAULT_CMDLINE)
-        .to_owned();
-    for window in devices::windows(config.drives.len() + config.nics.len()) {
-        let (size, base, gsi) = (window.size >> 10, window.base, window.gsi);
-        text += &format!(" virtio_mmio.device={size}K@{base:#x}:{gsi}");
-    }
-    Some(text)
 }
 
 /// Ends the process at once: threads still hold the VM, and taking it apart
@@ -128,16 +110,16 @@ fn start(timings: &Arc<Timings>) -> Result<u8, Error> {
             Ok(report.exit_code())
         }
         Command::Run(config) => {
-            let source = match config.kernel.as_deref() {
-                Some(kernel) => {
-                    let cmdline = cmdline(&config);
-                    Source::open(kernel, config.initrd.as_deref(), cmdline.as_deref())?
-                }
-                None => Source::firmware(&config, console::has_person(&config.serial))?,
-            };
+            let source = run::source(&config)?;
             timings.mark("arguments, files");
             run::run(&config, source, timings, false)
         }
+        Command::Control(order) => {
+            let text = order.run()?;
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            Ok(0)
+        }
+        Command::Api(options) => api::run(*options, timings),
         Command::Demo => {
             // In the place of files, for as long as the VM runs.
             let drives = Drives::new()?;

@@ -46,6 +46,19 @@ impl Timings {
         }
     }
 
+    /// What each stage took.
+    pub fn stages(&self) -> Vec<(&'static str, Duration)> {
+        let stages = self.stages.lock();
+        let stages = stages.as_deref().map_or(&[][..], Vec::as_slice);
+        let mut last = self.before_main;
+        let mut took = |&(name, at): &(&'static str, Duration)| {
+            let took = at.saturating_sub(last);
+            last = last.max(at);
+            (name, took)
+        };
+        stages.iter().map(&mut took).collect()
+    }
+
     /// A table of all stages: µs for the stage, µs since exec, its name.
     pub fn table(&self) -> String {
         let mut text = format!("{:>9} {:>9}  stage\n", "us", "at");

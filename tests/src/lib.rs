@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+pub mod api;
 pub mod files;
 pub mod kernel;
 pub mod medium;
@@ -11,6 +12,7 @@ pub mod tap;
 pub mod terminal;
 pub mod vm;
 
+pub use api::Client;
 pub use files::Scratch;
 pub use terminal::Terminal;
 pub use vm::{End, Vm, have_kvm, mote, run, tiny, wait_until};

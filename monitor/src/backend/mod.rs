@@ -17,7 +17,21 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
+use crate::config::{Drive, Media};
 use crate::error::Error;
+
+/// Whether a drive's image can be opened as it would be, without making or
+/// locking it.
+///
+/// # Errors
+/// It cannot.
+pub fn check(drive: &Drive) -> Result<(), Error> {
+    let what = match drive.media {
+        Media::CdRom => "CD-ROM",
+        Media::Disk => "disk",
+    };
+    file::open_regular(what, &drive.path, !drive.read_only, drive.direct).map(|_| ())
+}
 
 /// Locks an image for as long as it is open: exclusively to write, shared to
 /// read. The lock belongs to the open file, so it ends with the VM, whatever

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use mote_virtio::rate::RateLimiter;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::limit::PerSecond;
 use super::{POLL_US, parse_poll, parse_size};
@@ -14,7 +14,7 @@ const MAX_THREADS: u64 = 16;
 const MAX_ID: usize = 20;
 
 /// What a drive takes.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Media {
     /// A disk in a raw image.
@@ -25,7 +25,7 @@ pub enum Media {
 }
 
 /// What happens when the host has no room for what the guest writes.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnNoSpace {
     /// The guest's write waits until there is room.

@@ -6,101 +6,227 @@
 //!   `Unsafe`, which only permits to lose what was flushed;
 //! * `io_engine`: `Sync` and `Async` differ in how the host does the work.
 //!
-//! Mote's own are `media`, `on_enospc`, `mtu` and `poll_us`.
+//! Mote's own are `media`, `on_enospc`, `mtu` and `poll_us`. The control API
+//! takes the same entries one by one, and shows them.
 
 use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::drive::{OnNoSpace, check_id};
 use super::limit::LimitEntry;
 use super::machine::{check_cpus, check_memory};
 use super::nic::{check_tap, parse_mac};
-use super::{Drive, Media, Nic, POLL_US, TapSource, VmConfig, check_devices, check_poll};
+use super::{
+    DEFAULT_MEMORY, Drive, Media, Nic, POLL_US, TapSource, VmConfig, check_devices, check_poll,
+};
 use crate::error::{Error, os_message};
 
 /// A config file larger than this, in bytes, is not one.
 const MAX_CONFIG: u64 = 1 << 20;
 
 /// Firecracker's config file, as far as Mote has its parts.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct File {
-    boot_source: Option<BootSource>,
-    machine_config: Option<MachineConfig>,
+#[expect(dead_code, reason = "some keys are only read to be refused")]
+pub struct File {
+    /// The kernel; without one the firmware boots.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot_source: Option<BootSource>,
+    /// Memory and processors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub machine_config: Option<MachineConfig>,
+    /// Drives, in the guest's order but for the root device.
     #[serde(default)]
-    drives: Vec<DriveEntry>,
+    pub drives: Vec<DriveEntry>,
+    /// Network interfaces.
     #[serde(default)]
-    network_interfaces: Vec<NicEntry>,
+    pub network_interfaces: Vec<NicEntry>,
+    /// Where the log goes; of use with the control API only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logger: Option<LoggerEntry>,
+    /// Where metrics go; the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<MetricsEntry>,
+    #[serde(default, deserialize_with = "absent", skip_serializing)]
+    balloon: (),
+    #[serde(default, deserialize_with = "absent", skip_serializing)]
+    cpu_config: (),
+    #[serde(default, deserialize_with = "absent", skip_serializing)]
+    entropy: (),
+    #[serde(default, deserialize_with = "absent", skip_serializing)]
+    memory_hotplug: (),
+    #[serde(default, deserialize_with = "absent", skip_serializing)]
+    mmds_config: (),
+    #[serde(default, deserialize_with = "absent", skip_serializing)]
+    pmem: (),
+    #[serde(default, deserialize_with = "absent", skip_serializing)]
+    vsock: (),
 }
 
-#[derive(Debug, Deserialize)]
+/// What Firecracker has and Mote has not: what Firecracker exports names each
+/// of them, with nothing behind it.
+fn absent<'de, D: Deserializer<'de>>(from: D) -> Result<(), D::Error> {
+    match serde_json::Value::deserialize(from)? {
+        serde_json::Value::Null => Ok(()),
+        serde_json::Value::Array(all) if all.is_empty() => Ok(()),
+        _ => Err(serde::de::Error::custom("Mote has no such device")),
+    }
+}
+
+/// `network-interfaces`
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct NicEntry {
-    iface_id: String,
+pub struct NicEntry {
+    /// Its name.
+    pub iface_id: String,
     host_dev_name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     guest_mac: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     mtu: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     poll_us: Option<u64>,
-    rx_rate_limiter: Option<LimitEntry>,
-    tx_rate_limiter: Option<LimitEntry>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) rx_rate_limiter: Option<LimitEntry>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tx_rate_limiter: Option<LimitEntry>,
 }
 
-#[derive(Debug, Deserialize)]
+/// `drives`
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct DriveEntry {
-    drive_id: String,
-    path_on_host: Option<PathBuf>,
+pub struct DriveEntry {
+    /// Its identity.
+    pub drive_id: String,
+    pub(super) path_on_host: Option<PathBuf>,
+    /// Whether it comes first, and the kernel is told so.
+    pub is_root_device: Option<bool>,
     #[serde(default)]
-    is_root_device: bool,
+    pub(super) is_read_only: bool,
     #[serde(default)]
-    is_read_only: bool,
-    #[serde(default)]
-    media: Media,
+    pub(super) media: Media,
+    #[serde(skip_serializing_if = "Option::is_none")]
     poll_us: Option<u64>,
     #[serde(default)]
     on_enospc: OnNoSpace,
-    rate_limiter: Option<LimitEntry>,
-    #[serde(rename = "cache_type")]
-    _cache_type: Option<CacheType>,
-    #[serde(rename = "io_engine")]
-    _io_engine: Option<IoEngine>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) rate_limiter: Option<LimitEntry>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache_type: Option<CacheType>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    io_engine: Option<IoEngine>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     partuuid: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     socket: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 enum CacheType {
     Unsafe,
     Writeback,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 enum IoEngine {
     Sync,
     Async,
 }
 
-#[derive(Debug, Deserialize)]
+/// `boot-source`
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct BootSource {
-    kernel_image_path: Option<PathBuf>,
+pub struct BootSource {
+    /// The kernel.
+    pub kernel_image_path: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     boot_args: Option<String>,
-    initrd_path: Option<PathBuf>,
+    /// The initial RAM disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initrd_path: Option<PathBuf>,
 }
 
-#[derive(Debug, Deserialize)]
+/// `machine-config`
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct MachineConfig {
-    vcpu_count: u64,
-    mem_size_mib: u64,
+pub struct MachineConfig {
+    pub(super) vcpu_count: u64,
+    pub(super) mem_size_mib: u64,
     #[serde(default)]
-    smt: bool,
+    pub(super) smt: bool,
     #[serde(default)]
-    track_dirty_pages: bool,
+    pub(super) track_dirty_pages: bool,
+    #[serde(default)]
+    cpu_template: Usual,
+    #[serde(default)]
+    huge_pages: Usual,
 }
+
+impl Default for MachineConfig {
+    fn default() -> Self {
+        Self {
+            vcpu_count: 1,
+            mem_size_mib: DEFAULT_MEMORY >> 20,
+            smt: false,
+            track_dirty_pages: false,
+            cpu_template: Usual,
+            huge_pages: Usual,
+        }
+    }
+}
+
+/// The only value that Mote takes of a choice, Firecracker's usual one: `None`,
+/// as a word or as null.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usual;
+
+impl Serialize for Usual {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str("None")
+    }
+}
+
+impl<'de> Deserialize<'de> for Usual {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        match Option::<String>::deserialize(from)?.as_deref() {
+            None | Some("None") => Ok(Self),
+            Some(_) => Err(serde::de::Error::custom("Mote has no choice here but None")),
+        }
+    }
+}
+
+/// `logger`
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoggerEntry {
+    /// A file or a named pipe.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_path: Option<PathBuf>,
+    /// What is written: a level of Firecracker's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub level: Option<String>,
+    /// Whether lines say their level.
+    #[serde(default)]
+    pub show_level: bool,
+    #[serde(default)]
+    show_log_origin: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    module: Option<String>,
+}
+
+/// `metrics`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetricsEntry {
+    /// A file or a named pipe.
+    pub metrics_path: PathBuf,
+}
+
+/// The key at fault, and why.
+type Fault = (&'static str, String);
 
 /// Reads a config file: JSON in Firecracker's names.
 ///
@@ -108,6 +234,18 @@ struct MachineConfig {
 /// The file cannot be read, is not JSON, or has an unknown or duplicate key, a
 /// wrong type or a value out of range; the message names the key's path.
 pub fn read_file(path: &Path) -> Result<VmConfig, Error> {
+    let file = read_entries(path)?;
+    let wrong = |(key, why)| Error::Config(path.into(), key, why);
+    file.without_outputs()
+        .and_then(|()| file.config())
+        .map_err(wrong)
+}
+
+/// The same, as it is written there.
+///
+/// # Errors
+/// As [`read_file`], but for what several keys say together.
+pub fn read_entries(path: &Path) -> Result<File, Error> {
     let unreadable = |e: std::io::Error| Error::Config(path.into(), String::new(), os_message(&e));
     let mut text = Vec::new();
     // A pipe is welcome, and a device that never ends comes to one.
@@ -118,123 +256,174 @@ pub fn read_file(path: &Path) -> Result<VmConfig, Error> {
         let why = format!("more than {MAX_CONFIG} bytes are too many for a config file");
         return Err(Error::Config(path.into(), String::new(), why));
     }
-    parse(&text).map_err(|(key, why)| Error::Config(path.into(), key, why))
+    from_json(&text).map_err(|(key, why)| Error::Config(path.into(), key, why))
 }
 
 /// Parses the text of a config file.
 ///
 /// # Errors
-/// The path of the key at fault and what is wrong with it.
+/// The path of the key at fault, and what is wrong with it.
 pub fn parse(text: &[u8]) -> Result<VmConfig, (String, String)> {
+    from_json::<File>(text)?.config()
+}
+
+/// Reads one value of JSON.
+///
+/// # Errors
+/// The path of the key at fault, and what is wrong with it.
+pub fn from_json<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, (String, String)> {
     let mut json = serde_json::Deserializer::from_slice(text);
-    let file: File = serde_path_to_error::deserialize(&mut json)
+    let value = serde_path_to_error::deserialize(&mut json)
         .map_err(|e| (e.path().to_string(), e.inner().to_string()))?;
     json.end().map_err(|e| (String::new(), e.to_string()))?;
-    let mut config = VmConfig::default();
-    if let Some(boot) = file.boot_source {
-        config.kernel = boot.kernel_image_path;
-        config.initrd = boot.initrd_path;
-        config.cmdline = boot.boot_args;
+    Ok(value)
+}
+
+impl File {
+    /// The VM that the entries describe.
+    ///
+    /// # Errors
+    /// The path of the key at fault, and what is wrong with it.
+    pub fn config(&self) -> Result<VmConfig, (String, String)> {
+        let mut config = VmConfig::default();
+        if let Some(boot) = &self.boot_source {
+            config.kernel.clone_from(&boot.kernel_image_path);
+            config.initrd.clone_from(&boot.initrd_path);
+            config.cmdline.clone_from(&boot.boot_args);
+        }
+        self.add_drives(&mut config)?;
+        for (index, entry) in self.network_interfaces.iter().enumerate() {
+            let nic = entry.nic().map_err(|(key, why)| {
+                let path = format!("network-interfaces[{index}].{key}");
+                (path, why)
+            })?;
+            config.nics.push(nic);
+        }
+        check_devices(&config.drives, &config.nics).map_err(|why| (".".to_owned(), why))?;
+        if let Some(machine) = &self.machine_config {
+            let at = |(key, why)| (format!("machine-config.{key}"), why);
+            (config.cpus, config.memory) = machine.check().map_err(at)?;
+        }
+        Ok(config)
     }
-    add_drives(&mut config, file.drives)?;
-    for (index, entry) in file.network_interfaces.into_iter().enumerate() {
-        let nic = nic(entry).map_err(|(key, why)| {
-            let path = format!("network-interfaces[{index}].{key}");
-            (path, why)
-        })?;
-        config.nics.push(nic);
+
+    /// A VM that is not controlled over a socket has no log and no metrics.
+    fn without_outputs(&self) -> Result<(), (String, String)> {
+        let key = match (&self.logger, &self.metrics) {
+            (Some(_), _) => "logger",
+            (_, Some(_)) => "metrics",
+            (None, None) => return Ok(()),
+        };
+        let why = "of use only with --api-sock or --no-api instead of 'run'";
+        Err((key.to_owned(), why.to_owned()))
     }
-    check_devices(&config.drives, &config.nics).map_err(|why| (".".to_owned(), why))?;
-    if let Some(machine) = file.machine_config {
-        let at = |key: &str| format!("machine-config.{key}");
-        config.cpus = check_cpus(machine.vcpu_count).map_err(|why| (at("vcpu_count"), why))?;
+
+    /// Adds the drives. The root device comes first, and a kernel that is given
+    /// is told so, as Firecracker does.
+    fn add_drives(&self, config: &mut VmConfig) -> Result<(), (String, String)> {
+        let mut root = None;
+        for (index, entry) in self.drives.iter().enumerate() {
+            let at = |key: &str| format!("drives[{index}].{key}");
+            let drive = entry.drive().map_err(|(key, why)| (at(key), why))?;
+            if entry.is_root_device != Some(true) {
+                config.drives.push(drive);
+            } else if root.replace(drive).is_some() {
+                let why = "there is a root device already".to_owned();
+                return Err((at("is_root_device"), why));
+            }
+        }
+        if let Some(drive) = root {
+            if config.kernel.is_some() || config.cmdline.is_some() {
+                let mode = if drive.read_only { "ro" } else { "rw" };
+                let cmdline = config
+                    .cmdline
+                    .as_deref()
+                    .unwrap_or(crate::boot::DEFAULT_CMDLINE);
+                config.cmdline = Some(format!("{cmdline} root=/dev/vda {mode}"));
+            }
+            config.drives.insert(0, drive);
+        }
+        Ok(())
+    }
+}
+
+impl MachineConfig {
+    /// vCPUs and bytes of memory.
+    ///
+    /// # Errors
+    /// The key at fault, and what is wrong with it.
+    pub fn check(&self) -> Result<(u8, u64), Fault> {
+        let cpus = check_cpus(self.vcpu_count).map_err(|why| ("vcpu_count", why))?;
         // A MiB count that wraps to 0 bytes must not be taken for one.
-        config.memory = machine
+        let memory = self
             .mem_size_mib
             .checked_mul(1 << 20)
             .ok_or_else(|| "larger than any memory".to_owned())
             .and_then(check_memory)
-            .map_err(|why| (at("mem_size_mib"), why))?;
-        if machine.smt {
+            .map_err(|why| ("mem_size_mib", why))?;
+        if self.smt {
             let why = "Mote shows every vCPU as a core of its own; only false works";
-            return Err((at("smt"), why.to_owned()));
+            return Err(("smt", why.to_owned()));
         }
-        if machine.track_dirty_pages {
+        if self.track_dirty_pages {
             let why = "this version of Mote takes no snapshots; only false works";
-            return Err((at("track_dirty_pages"), why.to_owned()));
+            return Err(("track_dirty_pages", why.to_owned()));
         }
+        Ok((cpus, memory))
     }
-    Ok(config)
 }
 
-/// The interface that an entry describes, or the key at fault and why.
-fn nic(entry: NicEntry) -> Result<Nic, (&'static str, String)> {
-    let tap = check_tap(&entry.host_dev_name).map_err(|why| ("host_dev_name", why))?;
-    let mac = entry.guest_mac.as_deref().map(parse_mac).transpose();
-    let poll = entry.poll_us.map_or(Ok(POLL_US), check_poll);
-    if entry.mtu.is_some_and(|mtu| !(68..=65521).contains(&mtu)) {
-        return Err(("mtu", "not 68 to 65521".to_owned()));
-    }
-    let limiter = |entry: Option<LimitEntry>| entry.unwrap_or_default().limiter();
-    Ok(Nic {
-        id: check_id(&entry.iface_id).map_err(|why| ("iface_id", why))?,
-        tap: TapSource::Name(tap),
-        mac: mac.map_err(|why| ("guest_mac", why))?,
-        mtu: entry.mtu,
-        poll_us: poll.map_err(|why| ("poll_us", why))?,
-        rx_limiter: limiter(entry.rx_rate_limiter),
-        tx_limiter: limiter(entry.tx_rate_limiter),
-    })
-}
-
-/// The drive that an entry describes, or the key at fault and why.
-fn drive(entry: DriveEntry) -> Result<Drive, (&'static str, String)> {
-    let id = check_id(&entry.drive_id).map_err(|why| ("drive_id", why))?;
-    if entry.partuuid.is_some() {
-        let why = "Mote does not look into disks; put root=PARTUUID=… into boot_args";
-        return Err(("partuuid", why.to_owned()));
-    }
-    if entry.socket.is_some() {
-        let why = "Mote serves every drive itself, no vhost-user process; give a path_on_host";
-        return Err(("socket", why.to_owned()));
-    }
-    let Some(path) = entry.path_on_host else {
-        return Err(("path_on_host", "a drive needs an image".to_owned()));
-    };
-    let poll = entry.poll_us.map_or(Ok(POLL_US), check_poll);
-    let mut drive = Drive::new(entry.media, path, id);
-    drive.read_only |= entry.is_read_only;
-    drive.poll_us = poll.map_err(|why| ("poll_us", why))?;
-    drive.on_no_space = entry.on_enospc;
-    drive.limiter = entry.rate_limiter.unwrap_or_default().limiter();
-    Ok(drive)
-}
-
-/// Adds the drives of a config file. The root device comes first, and the
-/// kernel is told so, as Firecracker does.
-fn add_drives(config: &mut VmConfig, entries: Vec<DriveEntry>) -> Result<(), (String, String)> {
-    let mut root = None;
-    for (index, entry) in entries.into_iter().enumerate() {
-        let at = |key: &str| format!("drives[{index}].{key}");
-        let is_root = entry.is_root_device;
-        let drive = drive(entry).map_err(|(key, why)| (at(key), why))?;
-        if !is_root {
-            config.drives.push(drive);
-        } else if root.replace(drive).is_some() {
-            let why = "there is a root device already".to_owned();
-            return Err((at("is_root_device"), why));
+impl NicEntry {
+    /// The interface that the entry describes.
+    ///
+    /// # Errors
+    /// The key at fault, and what is wrong with it.
+    pub fn nic(&self) -> Result<Nic, Fault> {
+        let tap = check_tap(&self.host_dev_name).map_err(|why| ("host_dev_name", why))?;
+        let mac = self.guest_mac.as_deref().map(parse_mac).transpose();
+        let poll = self.poll_us.map_or(Ok(POLL_US), check_poll);
+        if self.mtu.is_some_and(|mtu| !(68..=65521).contains(&mtu)) {
+            return Err(("mtu", "not 68 to 65521".to_owned()));
         }
+        let limiter = |entry: &Option<LimitEntry>| LimitEntry::limiter_of(entry.as_ref());
+        Ok(Nic {
+            id: check_id(&self.iface_id).map_err(|why| ("iface_id", why))?,
+            tap: TapSource::Name(tap),
+            mac: mac.map_err(|why| ("guest_mac", why))?,
+            mtu: self.mtu,
+            poll_us: poll.map_err(|why| ("poll_us", why))?,
+            rx_limiter: limiter(&self.rx_rate_limiter),
+            tx_limiter: limiter(&self.tx_rate_limiter),
+        })
     }
-    if let Some(drive) = root {
-        let mode = if drive.read_only { "ro" } else { "rw" };
-        let cmdline = config
-            .cmdline
-            .as_deref()
-            .unwrap_or(crate::boot::DEFAULT_CMDLINE);
-        config.cmdline = Some(format!("{cmdline} root=/dev/vda {mode}"));
-        config.drives.insert(0, drive);
+}
+
+impl DriveEntry {
+    /// The drive that the entry describes.
+    ///
+    /// # Errors
+    /// The key at fault, and what is wrong with it.
+    pub fn drive(&self) -> Result<Drive, Fault> {
+        let id = check_id(&self.drive_id).map_err(|why| ("drive_id", why))?;
+        if self.partuuid.is_some() {
+            let why = "Mote does not look into disks; put root=PARTUUID=… into boot_args";
+            return Err(("partuuid", why.to_owned()));
+        }
+        if self.socket.is_some() {
+            let why = "Mote serves every drive itself, no vhost-user process; give a path_on_host";
+            return Err(("socket", why.to_owned()));
+        }
+        let Some(path) = self.path_on_host.clone() else {
+            return Err(("path_on_host", "a drive needs an image".to_owned()));
+        };
+        let poll = self.poll_us.map_or(Ok(POLL_US), check_poll);
+        let mut drive = Drive::new(self.media, path, id);
+        drive.read_only |= self.is_read_only;
+        drive.poll_us = poll.map_err(|why| ("poll_us", why))?;
+        drive.on_no_space = self.on_enospc;
+        drive.limiter = LimitEntry::limiter_of(self.rate_limiter.as_ref());
+        Ok(drive)
     }
-    Ok(())
 }
 
 #[cfg(test)]

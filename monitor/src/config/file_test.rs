@@ -21,7 +21,8 @@ fn bad_files_name_the_key() {
             "boot-source.kernel",
             "unknown field",
         ),
-        (r#"{"vsock":{}}"#, "vsock", "unknown field"),
+        (r#"{"vsock":{}}"#, "vsock", "no such device"),
+        (r#"{"watchdog":{}}"#, "watchdog", "unknown field"),
         (
             r#"{"machine-config":{"vcpu_count":"1","mem_size_mib":128}}"#,
             "machine-config.vcpu_count",

@@ -5,7 +5,7 @@
 //! a config file every number of Firecracker's buckets can be given.
 
 use mote_virtio::rate::{BucketConfig, RateLimiter};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::parse_size;
 
@@ -13,22 +13,41 @@ use super::parse_size;
 const REFILL: u64 = 1000;
 
 /// `rate_limiter` and its like.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct LimitEntry {
+pub struct LimitEntry {
+    #[serde(skip_serializing_if = "Option::is_none")]
     bandwidth: Option<BucketEntry>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     ops: Option<BucketEntry>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct BucketEntry {
     size: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
     one_time_burst: Option<u64>,
     refill_time: u64,
 }
 
 impl LimitEntry {
+    /// The limiter of an entry that may be missing.
+    pub(super) fn limiter_of(entry: Option<&Self>) -> RateLimiter {
+        entry.map(Self::limiter).unwrap_or_default()
+    }
+
+    /// The same with what another entry says: a bucket that it does not name
+    /// stays.
+    pub(super) fn patched(old: Option<&Self>, new: &Self) -> Self {
+        let old = old.cloned().unwrap_or_default();
+        let new = new.clone();
+        Self {
+            bandwidth: new.bandwidth.or(old.bandwidth),
+            ops: new.ops.or(old.ops),
+        }
+    }
+
     /// As in Firecracker, a size or time of 0 is no limit.
     pub(super) fn limiter(&self) -> RateLimiter {
         let bucket = |entry: &BucketEntry| BucketConfig {

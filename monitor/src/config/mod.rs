@@ -1,13 +1,15 @@
 //! What a VM is made of, from flags or from a config file.
 //!
 //! One file per topic: `drive`, `nic`, `limit` (their rate limits), `machine`
-//! (memory and processors), and `file`, which reads all of it from JSON.
+//! (memory and processors), `file`, which reads all of it from JSON, and `patch`,
+//! changes of that.
 
 mod drive;
 mod file;
 mod limit;
 mod machine;
 mod nic;
+mod patch;
 
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -16,9 +18,14 @@ use std::time::Duration;
 use crate::sandbox::Policy;
 
 pub use drive::{Drive, Media, OnNoSpace, parse_disk};
-pub use file::{parse, read_file};
+pub use file::{
+    BootSource, DriveEntry, File, LoggerEntry, MachineConfig, MetricsEntry, NicEntry, from_json,
+    parse, read_entries, read_file,
+};
+pub use limit::LimitEntry;
 pub use machine::{MAX_CPUS, MIN_MEMORY, check_cpus, check_memory, parse_size};
 pub use nic::{Nic, TapSource, parse_net};
+pub use patch::{DrivePatch, MachinePatch, NicPatch};
 
 /// The most virtio devices a VM may have: their windows fill 64 KiB.
 pub const MAX_DEVICES: usize = 16;
@@ -100,6 +107,8 @@ pub struct VmConfig {
     pub on_reset: OnReset,
     /// How long a guest may take to shut down when a signal asks for the end.
     pub graceful: Option<Duration>,
+    /// Its devices may be changed while it runs, by a control API.
+    pub changes: bool,
     /// Print where start-up time went when the VM ends.
     pub timings: bool,
     /// A descriptor of `/dev/kvm` that the caller opened.
@@ -126,6 +135,7 @@ impl Default for VmConfig {
             serial: SerialTo::Stdio,
             on_reset: OnReset::Restart,
             graceful: None,
+            changes: false,
             timings: false,
             kvm_fd: None,
             ready_fd: None,

@@ -151,7 +151,7 @@ fn reopen(fd: BorrowedFd<'_>) -> std::io::Result<OwnedFd> {
 
 /// Removes a socket that nobody listens on any more: a sandboxed VM cannot
 /// remove its own.
-fn remove_dead(path: &Path) {
+pub fn remove_dead(path: &Path) {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
     let refused = |e: std::io::Error| matches!(e.kind(), std::io::ErrorKind::ConnectionRefused);
     if is_socket && UnixStream::connect(path).is_err_and(refused) {

@@ -19,7 +19,7 @@ const NO_SPACE: Duration = Duration::from_millis(500);
 
 /// What a drive's workers serve.
 pub(super) struct Work {
-    block: Arc<Block<'static>>,
+    pub(super) block: Arc<Block<'static>>,
     queues: usize,
     /// Worker threads.
     pub(super) threads: usize,
@@ -134,6 +134,22 @@ impl Work {
                 worker.sleep(until, &mut poll);
             }
         }
+    }
+
+    /// What it has counted, in Firecracker's names where it has them.
+    pub(super) fn counts(&self) -> [(&'static str, u64); 9] {
+        let counters = self.block.counters();
+        [
+            ("read_bytes", counters.read_bytes.get()),
+            ("write_bytes", counters.written_bytes.get()),
+            ("flush_count", counters.flushes.get()),
+            ("rate_limiter_throttled_events", counters.throttled.get()),
+            ("execute_fails", counters.errors.get()),
+            ("requests", counters.requests.get()),
+            ("discards", counters.discards.get()),
+            ("no_space", counters.no_space.get()),
+            ("broken", counters.broken.get()),
+        ]
     }
 
     fn has_work(&self) -> bool {

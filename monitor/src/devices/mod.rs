@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
+use mote_virtio::rate::RateLimiter;
 use mote_virtio::transport::Window;
 use mote_virtio::{Device, Effect, Endpoint, Outcome};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -20,6 +21,7 @@ use vm_memory::MmapRegion;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::acpi::VirtioWindow;
+use crate::api::metrics::Snapshot;
 use crate::config::{MAX_DEVICES, VmConfig};
 use crate::error::{Error, kvm};
 use crate::layout;
@@ -140,7 +142,11 @@ impl Devices {
         let region = Arc::new(region);
         let mut slots = Vec::with_capacity(count);
         for drive in &config.drives {
-            let (device, work) = drive::open(drive, config.cpus, ram)?;
+            let (device, mut work) = drive::open(drive, config.cpus, ram)?;
+            if config.changes {
+                // The image may grow, but its worker's filter cannot.
+                work.end = u64::MAX;
+            }
             let slot = slot(device, Work::Drive(work), &drive.id, slots.len(), &region)?;
             slots.push(Arc::new(slot));
         }
@@ -286,6 +292,64 @@ impl Devices {
             *connected = true;
         }
         Ok(())
+    }
+
+    /// Stops all devices, which keep their state. No vCPU may run.
+    pub fn pause(&self) {
+        self.slots.iter().for_each(|slot| slot.endpoint().pause());
+    }
+
+    /// Starts again those that ran.
+    pub fn resume(&self) {
+        for slot in &self.slots {
+            let effect = slot.endpoint().resume();
+            if effect != Effect::None {
+                // An interrupt may have been due at the stop.
+                slot.raise();
+                slot.ring();
+            }
+        }
+    }
+
+    /// Sets the limits of a drive, or of what an interface receives and sends.
+    pub fn limit(&self, device: usize, limits: [Option<RateLimiter>; 2]) {
+        let Some(slot) = self.slots.get(device) else {
+            return;
+        };
+        match (&slot.work, limits) {
+            (Work::Drive(work), [Some(limit), _]) => work.block.set_limiter(limit),
+            (Work::Drive(_), _) => {}
+            (Work::Nic(work), limits) => work.limit(limits),
+        }
+        // A worker may wait for the old limit.
+        slot.ring();
+    }
+
+    /// Looks how large a drive's image is now, and tells the guest.
+    ///
+    /// # Errors
+    /// The host's, or the image has become smaller.
+    pub fn resize(&self, device: usize) -> Result<(), String> {
+        let Some(slot) = self.slots.get(device) else {
+            return Ok(());
+        };
+        if let Work::Drive(work) = &slot.work {
+            work.block.resize().map_err(|e| e.to_string())?;
+            if slot.endpoint().refresh() {
+                slot.raise();
+            }
+        }
+        Ok(())
+    }
+
+    /// What all devices have counted.
+    pub fn count(&self, to: &mut Snapshot) {
+        for slot in &self.slots {
+            match &slot.work {
+                Work::Drive(work) => to.add("block", &slot.name, &work.counts()),
+                Work::Nic(work) => to.add("net", &slot.name, &work.counts()),
+            }
+        }
     }
 
     /// Back to power-on. No vCPU may run.

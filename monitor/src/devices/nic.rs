@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mote_virtio::net::{Net, Options, RX_QUEUE, RxWorker, TX_QUEUE, TxWorker};
+use mote_virtio::rate::RateLimiter;
 use mote_virtio::{Device, Step, WhenEmpty};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -111,6 +112,29 @@ impl Work {
                 poll.slept(clock.elapsed().saturating_sub(begin));
             }
         }
+    }
+
+    /// Sets limits of receiving and of sending.
+    pub(super) fn limit(&self, limits: [Option<RateLimiter>; 2]) {
+        self.net.set_limiters(limits);
+    }
+
+    /// What it has counted, in Firecracker's names where it has them.
+    pub(super) fn counts(&self) -> [(&'static str, u64); 11] {
+        let counters = self.net.counters();
+        [
+            ("rx_packets_count", counters.rx_frames.get()),
+            ("rx_bytes_count", counters.rx_bytes.get()),
+            ("rx_fails", counters.rx_dropped.get()),
+            ("rx_useless_buffers", counters.rx_useless.get()),
+            ("rx_rate_limiter_throttled", counters.rx_throttled.get()),
+            ("tx_packets_count", counters.tx_frames.get()),
+            ("tx_bytes_count", counters.tx_bytes.get()),
+            ("tx_fails", counters.tx_dropped.get()),
+            ("tx_rate_limiter_throttled", counters.tx_throttled.get()),
+            ("tap_errors", counters.tap_errors.get()),
+            ("broken", counters.broken.get()),
+        ]
     }
 
     /// Whether a worker that paused like this could do something now.

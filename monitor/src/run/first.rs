@@ -35,6 +35,8 @@ pub(super) struct Preparation {
     pub(super) cpus: u8,
     pub(super) ahead: Arc<WorkAhead>,
     pub(super) sandbox: Sandbox,
+    /// The filter of all threads for now.
+    pub(super) start: Thread,
 }
 
 impl Preparation {
@@ -79,7 +81,7 @@ impl Preparation {
         // What comes now is read from files that may be anybody's. Whoever
         // takes this thread over by it has the memory of the main one, too:
         // that is confined along with it, by a thread that has the time.
-        self.sandbox.enter_thread(Thread::Start)?;
+        self.sandbox.enter_thread(self.start)?;
         self.sandbox.enter_thread(Thread::FirstVcpu)?;
         let mut loaded = load(
             self.source,

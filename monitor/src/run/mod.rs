@@ -4,14 +4,16 @@ mod ahead;
 mod farewell;
 mod first;
 mod numbers;
+mod wait;
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use kvm_ioctls::Kvm;
+use rustix::event::{PollFd, PollFlags};
 use vmm_sys_util::eventfd::EventFd;
 
 use self::ahead::WorkAhead;
@@ -19,10 +21,10 @@ use self::farewell::Farewell;
 use self::first::{Preparation, start_vcpus, thread_lost};
 use self::numbers::{Expected, Open};
 use crate::acpi::VirtioWindow;
-use crate::boot::{Cause, Loaded, Source};
+use crate::boot::{Cause, DEFAULT_CMDLINE, Loaded, Source};
 use crate::config::{OnReset, VmConfig};
-use crate::console::{self, Console, Typed};
-use crate::devices::Devices;
+use crate::console::{self, Console, Output};
+use crate::devices::{self, Devices};
 use crate::error::{Error, exit, kvm};
 use crate::memory::GuestRam;
 use crate::sandbox::{self, Confined, Mode, Sandbox, Slot, Thread};
@@ -35,11 +37,6 @@ use crate::{acpi, layout, memory, signals};
 
 /// How long the end of a VM waits for its vCPUs to leave their devices.
 const END_PATIENCE: Duration = Duration::from_secs(1);
-/// How long nothing has to happen before a VM counts as one that stays: many
-/// do not.
-const SETTLE: Duration = Duration::from_millis(100);
-/// Input that is read from the console in one go, in bytes.
-const INPUT: usize = 64;
 
 /// Runs a VM to its end and returns the process's exit code.
 ///
@@ -51,31 +48,110 @@ pub fn run(
     timings: &Arc<Timings>,
     demo: bool,
 ) -> Result<u8, Error> {
-    // Like guest memory: no thread has to close its files at the end.
-    let source = Box::leak(Box::new(source));
-    let mut machine = Machine::start(config, source, timings, demo)?;
-    let result = machine.serve(config);
-    vcpu::end(&machine.shared);
-    machine.shared.bus.com1().output().finish();
-    // Gives the terminal back before anything is printed.
-    machine.console.close();
-    machine.tell_marker();
-    if config.timings {
-        console::say(&timings.table());
+    let wake = Arc::new(sandbox::event()?);
+    let opened = Opened::open(config, source, wake, demo.then_some(timings))?;
+    Machine::start(config, opened, timings, MainThread::default())?.run(config, &mut Nobody)
+}
+
+/// Whoever controls a VM while it runs, on its main thread.
+pub trait Control {
+    /// What to wait for.
+    fn waits<'a>(&'a self, fds: &mut Vec<PollFd<'a>>);
+
+    /// When it has something to do anyway.
+    fn due(&self) -> Option<Duration> {
+        None
     }
-    // Usually nobody else holds the VM a moment later: returning closes it,
-    // which is mostly waiting, while the first vCPU's thread gives memory
-    // back. A vCPU may also wait for a device whose host file is stuck; then
-    // the process's end is what ends it.
-    if let Err(RecvTimeoutError::Timeout) = machine.released.recv_timeout(END_PATIENCE) {
-        // Who lets go last closes the VM, which a vCPU's thread may not do.
-        std::mem::forget(machine);
+
+    /// Serves what has happened to these, in the same order, and what is due.
+    fn serve(&mut self, happened: &[PollFlags], machine: &mut Machine);
+}
+
+/// Nobody controls the VM.
+pub struct Nobody;
+
+impl Control for Nobody {
+    fn waits<'a>(&'a self, _: &mut Vec<PollFd<'a>>) {}
+    fn serve(&mut self, _: &[PollFlags], _: &mut Machine) {}
+}
+
+/// What kind of thread the main one becomes, and the numbers that its filter
+/// needs beyond those of every VM.
+pub struct MainThread {
+    /// Its kind.
+    pub thread: Thread,
+    /// That of the whole process while the VM is made.
+    pub start: Thread,
+    /// Numbers of its own descriptors.
+    pub slots: Vec<(Slot, RawFd)>,
+}
+
+impl Default for MainThread {
+    fn default() -> Self {
+        Self {
+            thread: Thread::Main,
+            start: Thread::Start,
+            slots: Vec::new(),
+        }
     }
-    result
+}
+
+impl MainThread {
+    fn numbers(self, sandbox: Sandbox) -> Sandbox {
+        let slots = self.slots.into_iter();
+        slots.fold(sandbox, |all, (slot, number)| all.with(slot, number))
+    }
+}
+
+/// What a VM needs of the host, before anything is given up.
+pub struct Opened {
+    host: Arc<Kvm>,
+    ram: &'static GuestRam,
+    source: Source,
+    devices: Devices,
+    wake: Arc<EventFd>,
+    console: Console,
+    output: Output,
+    line: EventFd,
+}
+
+impl Opened {
+    /// Opens everything that a VM needs; `wake` wakes its main thread, and a
+    /// `clock` tells the time before each line of the console.
+    ///
+    /// # Errors
+    /// The host lacks something, or a file or tap cannot be used. Nothing has
+    /// changed then.
+    pub fn open(
+        config: &VmConfig,
+        source: Source,
+        wake: Arc<EventFd>,
+        clock: Option<&Arc<Timings>>,
+    ) -> Result<Self, Error> {
+        // Devices and threads use it until the process ends, so it is never
+        // given back.
+        let ram: &'static GuestRam = Box::leak(Box::new(memory::create(config.memory)?));
+        let devices = Devices::open(config, ram)?;
+        signals::catch(&wake)?;
+        vcpu::allow_kicks()?;
+        let (console, output) = console::open(&config.serial, clock)?;
+        let line = sandbox::event()?;
+        Ok(Self {
+            // Last: one that was passed in is ours from here on.
+            host: Arc::new(vm::open_host(config.kvm_fd)?),
+            ram,
+            source,
+            devices,
+            wake,
+            console,
+            output,
+            line,
+        })
+    }
 }
 
 /// A running VM as its main thread sees it.
-struct Machine {
+pub struct Machine {
     shared: Arc<Shared>,
     ram: &'static GuestRam,
     source: &'static Source,
@@ -86,36 +162,36 @@ struct Machine {
     /// What start-up used of the program is no longer mapped.
     settled: bool,
     farewell: Farewell,
+    paused: bool,
     /// Hangs up when all vCPUs' threads have let go of the VM.
     released: Receiver<()>,
 }
 
 impl Machine {
     /// Makes the VM and lets its vCPUs run.
-    fn start(
+    ///
+    /// # Errors
+    /// The host refuses. The process is confined then, and of no further use.
+    pub fn start(
         config: &VmConfig,
-        source: &'static Source,
+        opened: Opened,
         timings: &Arc<Timings>,
-        demo: bool,
+        main: MainThread,
     ) -> Result<Self, Error> {
-        let host = Arc::new(vm::open_host(config.kvm_fd)?);
-        // Devices and threads use it until the process ends, so it is never
-        // given back.
-        let ram: &'static GuestRam = Box::leak(Box::new(memory::create(config.memory)?));
-        let devices = Devices::open(config, ram)?;
-        let windows = devices.windows();
-        let wake = Arc::new(sandbox::event()?);
-        signals::catch(&wake)?;
-        vcpu::allow_kicks()?;
-        let (mut console, output) = console::open(&config.serial, demo.then_some(timings))?;
-        let line = sandbox::event()?;
+        let Opened {
+            host,
+            ram,
+            source,
+            devices,
+            wake,
+            mut console,
+            output,
+            line,
+        } = opened;
+        // Like guest memory: no thread has to close its files at the end.
+        let source: &'static Source = Box::leak(Box::new(source));
         timings.mark("open /dev/kvm, devices, console");
-        warn(config.sandbox.mode);
-        // From here on nothing is opened by its name.
-        Sandbox::enter_process(&config.sandbox, addresses(config))?;
-        if config.sandbox.mode != Mode::Off {
-            console.confine();
-        }
+        confine_process(config, &mut console)?;
         let open = Open {
             host: host.as_raw_fd(),
             ready: config.ready_fd,
@@ -134,10 +210,11 @@ impl Machine {
             host: Some(Arc::clone(&host)),
             ram,
             source,
-            windows,
+            windows: devices.windows(),
             cpus: config.cpus,
             ahead: Arc::clone(&ahead),
             sandbox: sandbox.with(Slot::Vcpu, expected.first()),
+            start: main.start,
         };
         let (let_go, released) = mpsc::sync_channel(0);
         let prepared = preparation.start(wait, SyncSender::clone(&let_go))?;
@@ -159,16 +236,16 @@ impl Machine {
         start_vcpus(&shared, &first, &let_go, (&sandbox, &confined))?;
         vm::set_up_vcpus(&shared, &supported, loaded.entry)?;
         timings.mark("CPUID, registers");
-        shared
-            .fd
-            .register_irqfd(shared.bus.com1().line(), layout::COM1_GSI)
-            .map_err(kvm("connect an interrupt"))?;
-        shared.bus.devices().connect(&shared.fd)?;
-        let workers = shared.bus.devices().start(&sandbox, &confined)?;
+        let workers = start_devices(&shared, &sandbox, &confined)?;
         timings.mark("interrupts, workers");
         // The first vCPU's has been confined since before it read the kernel.
         let others = workers + shared.vcpus().len() - 1;
-        confine_main(&sandbox, confined, others, config.ready_fd)?;
+        confine_main(
+            (main.thread, main.numbers(sandbox)),
+            confined,
+            others,
+            config.ready_fd,
+        )?;
         timings.mark("sandbox, threads");
         vcpu::open_gate(&shared);
         Ok(Self {
@@ -182,7 +259,75 @@ impl Machine {
             settled: false,
             farewell: Farewell::new(config.graceful),
             released,
+            paused: false,
         })
+    }
+
+    /// Serves the VM to its end and returns the process's exit code.
+    ///
+    /// # Errors
+    /// The guest cannot go on.
+    pub fn run(mut self, config: &VmConfig, control: &mut dyn Control) -> Result<u8, Error> {
+        let result = self.serve(config, control);
+        vcpu::end(&self.shared);
+        self.shared.bus.com1().output().finish();
+        // Gives the terminal back before anything is printed.
+        self.console.close();
+        self.tell_marker();
+        if config.timings {
+            console::say(&self.shared.timings.table());
+        }
+        // Usually nobody else holds the VM a moment later: returning closes it,
+        // which is mostly waiting, while the first vCPU's thread gives memory
+        // back. A vCPU may also wait for a device whose host file is stuck;
+        // then the process's end is what ends it.
+        if let Err(RecvTimeoutError::Timeout) = self.released.recv_timeout(END_PATIENCE) {
+            // Who lets go last closes the VM, which a vCPU's thread may not do.
+            std::mem::forget(self);
+        }
+        result
+    }
+
+    /// What all threads share.
+    pub fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Whether it has been paused.
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Takes all vCPUs out of the guest and stops all devices: nothing of the
+    /// VM changes from then on, and all of its state can be read. Pausing a
+    /// paused VM does nothing.
+    ///
+    /// # Errors
+    /// A signal wants the end while a vCPU waits for a device whose host file
+    /// is stuck.
+    pub fn pause(&mut self) -> Result<(), Error> {
+        if self.paused {
+            return Ok(());
+        }
+        if !vcpu::close_gate(&self.shared) {
+            let interrupted = io::ErrorKind::Interrupted.into();
+            return Err(Error::System("pause the VM", interrupted));
+        }
+        self.shared.bus.devices().pause();
+        self.paused = true;
+        Ok(())
+    }
+
+    /// Lets a paused VM go on; one that runs does so anyway.
+    pub fn resume(&mut self) {
+        if !std::mem::take(&mut self.paused) {
+            return;
+        }
+        self.shared.bus.devices().resume();
+        // What the guest asked for just before the pause comes first.
+        if !self.shared.has_ended() {
+            vcpu::open_gate(&self.shared);
+        }
     }
 
     /// Says, once, when the guest wrote the boot marker.
@@ -193,7 +338,7 @@ impl Machine {
     }
 
     /// Serves console, signals and the guest's requests until the VM ends.
-    fn serve(&mut self, config: &VmConfig) -> Result<u8, Error> {
+    fn serve(&mut self, config: &VmConfig, control: &mut dyn Control) -> Result<u8, Error> {
         loop {
             // Empties the counter; it only says that one of these has news.
             let _ = self.wake.read();
@@ -208,7 +353,11 @@ impl Machine {
             if self.console.escape.is_none() {
                 self.tell_marker();
             }
-            match self.shared.take_end() {
+            let end = match self.paused {
+                true => None,
+                false => self.shared.take_end(),
+            };
+            match end {
                 None => {}
                 Some(Ended::PowerOff) => return Ok(exit::OK),
                 Some(Ended::NothingToBoot) => return Ok(exit::NOTHING_TO_BOOT),
@@ -223,7 +372,7 @@ impl Machine {
             if let Some(code) = self.farewell.over() {
                 return Ok(code);
             }
-            if self.wait_and_serve_console()? {
+            if self.wait_and_serve(control)? {
                 return Ok(exit::OK);
             }
         }
@@ -251,136 +400,38 @@ impl Machine {
         vcpu::open_gate(&self.shared);
         Ok(())
     }
+}
 
-    /// Waits for news and moves console bytes; tells whether the user leaves.
-    fn wait_and_serve_console(&mut self) -> Result<bool, Error> {
-        let ahead = self.ahead.step(self.ram);
-        let (room, pending) = {
-            let mut com1 = self.shared.bus.com1();
-            (com1.room() > 0, com1.output().waiting())
-        };
-        self.typed.hand_over(&mut self.shared.bus.com1());
-        // A person is always listened to, to be able to leave.
-        let listen = self.console.escape.is_some() || (room && self.typed.is_empty());
-        let (input, input_flags) = match self.console.input() {
-            input if listen => (input, PollFlags::IN),
-            // A client's hang-up always counts: another one may be waiting.
-            input => (
-                input.filter(|_| self.console.serves_clients()),
-                PollFlags::empty(),
-            ),
-        };
-        let waits = [
-            (News::Wake, Some(self.wake_fd()), PollFlags::IN),
-            (News::Input, input, input_flags),
-            (News::Client, self.console.listener(), PollFlags::IN),
-            (
-                News::Output,
-                self.console.output().filter(|_| pending),
-                PollFlags::OUT,
-            ),
-        ];
-        let mut news = Vec::with_capacity(waits.len());
-        let mut fds = Vec::with_capacity(waits.len());
-        for (what, fd, flags) in waits {
-            if let Some(fd) = fd {
-                news.push(what);
-                fds.push(PollFd::from_borrowed_fd(fd, flags));
-            }
+/// What the VM boots from: a kernel that is given, or the firmware.
+///
+/// # Errors
+/// A file is missing, or not what it should be.
+pub fn source(config: &VmConfig) -> Result<Source, Error> {
+    match config.kernel.as_deref() {
+        Some(kernel) => {
+            let cmdline = cmdline(config);
+            Source::open(kernel, config.initrd.as_deref(), cmdline.as_deref())
         }
-        // Between two pieces of work ahead, only look.
-        let timeout = match (ahead, self.settled) {
-            (true, _) => Some(Duration::ZERO),
-            (false, false) => Some(SETTLE),
-            (false, true) => self.farewell.left(),
-        };
-        let timeout = timeout.and_then(|time| Timespec::try_from(time).ok());
-        let quiet = match poll(&mut fds, timeout.as_ref()) {
-            Ok(count) => count == 0 && !ahead,
-            Err(Errno::INTR) => false,
-            Err(error) => return Err(Error::System("poll", error.into())),
-        };
-        let happened = fds.iter().map(|fd| !fd.revents().is_empty());
-        let happened: Vec<News> = news
-            .into_iter()
-            .zip(happened)
-            .filter(|n| n.1)
-            .map(|n| n.0)
-            .collect();
-        if quiet {
-            memory::forget_program();
-            self.settled = true;
-        }
-        for what in happened {
-            match what {
-                News::Wake => {}
-                News::Input => {
-                    if self.read_input() {
-                        return Ok(true);
-                    }
-                }
-                News::Client => {
-                    if let Some(output) = self.console.accept() {
-                        self.shared.bus.com1().output().connect_client(output);
-                    }
-                }
-                News::Output => self.shared.bus.com1().output().drain(),
-            }
-        }
-        Ok(false)
-    }
-
-    fn wake_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor belongs to `self.wake`, which outlives the
-        // borrow of `self`.
-        unsafe { BorrowedFd::borrow_raw(self.wake.as_raw_fd()) }
-    }
-
-    /// Reads what was typed; tells whether the user leaves.
-    fn read_input(&mut self) -> bool {
-        let mut bytes = [0; INPUT];
-        let read = match self.console.input() {
-            Some(fd) => rustix::io::read(fd, &mut bytes),
-            None => return false,
-        };
-        let bytes = match read {
-            Ok(0) => &[],
-            Ok(count) => bytes.get(..count).unwrap_or_default(),
-            Err(Errno::AGAIN | Errno::INTR) => return false,
-            Err(_) => &[],
-        };
-        if bytes.is_empty() && self.console.hang_up() {
-            self.shared.bus.com1().output().disconnect();
-        }
-        for byte in bytes {
-            let typed = match &mut self.console.escape {
-                Some(escape) => escape.feed(*byte),
-                None => Typed::Byte(*byte),
-            };
-            match typed {
-                Typed::Byte(byte) => self.typed.push(byte),
-                Typed::Nothing => {}
-                Typed::Help => {
-                    let mut com1 = self.shared.bus.com1();
-                    console::HELP
-                        .bytes()
-                        .for_each(|byte| com1.output().put(byte));
-                }
-                Typed::Leave => return true,
-            }
-        }
-        self.typed.hand_over(&mut self.shared.bus.com1());
-        false
+        None => Source::firmware(config, console::has_person(&config.serial)),
     }
 }
 
-/// What the main thread waits for.
-#[derive(Clone, Copy)]
-enum News {
-    Wake,
-    Input,
-    Client,
-    Output,
+/// The kernel's command line, with the devices on it if that was asked for
+/// (Linux: Documentation/admin-guide/kernel-parameters.txt, `virtio_mmio.device`).
+fn cmdline(config: &VmConfig) -> Option<String> {
+    if !config.cmdline_devices {
+        return config.cmdline.clone();
+    }
+    let mut text = config
+        .cmdline
+        .as_deref()
+        .unwrap_or(DEFAULT_CMDLINE)
+        .to_owned();
+    for window in devices::windows(config.drives.len() + config.nics.len()) {
+        let (size, base, gsi) = (window.size >> 10, window.base, window.gsi);
+        text += &format!(" virtio_mmio.device={size}K@{base:#x}:{gsi}");
+    }
+    Some(text)
 }
 
 /// Writes everything the guest boots from into fresh memory.
@@ -398,27 +449,47 @@ fn load(
     Ok(loaded)
 }
 
+/// Connects interrupts and starts the devices' workers; returns their number.
+fn start_devices(shared: &Shared, sandbox: &Sandbox, confined: &Confined) -> Result<usize, Error> {
+    shared
+        .fd
+        .register_irqfd(shared.bus.com1().line(), layout::COM1_GSI)
+        .map_err(kvm("connect an interrupt"))?;
+    shared.bus.devices().connect(&shared.fd)?;
+    shared.bus.devices().start(sandbox, confined)
+}
+
+/// Confines the process: from here on nothing is opened by its name.
+fn confine_process(config: &VmConfig, console: &mut Console) -> Result<(), Error> {
+    warn(config.sandbox.mode);
+    Sandbox::enter_process(&config.sandbox, addresses(config))?;
+    if config.sandbox.mode != Mode::Off {
+        console.confine();
+    }
+    Ok(())
+}
+
 /// Confines the calling thread, the main one, besides `others`, and tells
 /// whoever listens on descriptor `ready`.
 fn confine_main(
-    sandbox: &Sandbox,
+    (main, sandbox): (Thread, Sandbox),
     confined: Confined,
     others: usize,
     ready: Option<RawFd>,
 ) -> Result<(), Error> {
     let Some(fd) = ready else {
         // All at once.
-        sandbox.enter_thread(Thread::Main)?;
+        sandbox.enter_thread(main)?;
         return confined.wait(others);
     };
     // A confined thread could not tell any more.
     confined.wait(others)?;
     tell_ready(fd);
-    sandbox.enter_thread(Thread::Main)
+    sandbox.enter_thread(main)
 }
 
 /// Tells whoever waits, and closes the descriptor: it has no further use.
-fn tell_ready(fd: RawFd) {
+pub fn tell_ready(fd: RawFd) {
     // SAFETY: the caller passed the descriptor in for this.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     // That nobody listens is not the VM's trouble.

@@ -99,7 +99,8 @@ pub fn compile(thread: Thread, most: usize) -> Result<Vec<Instruction>, String> 
     }
     let never = |call: &&libc::c_long| {
         let conditional = |ways: &Vec<&Rule>| ways.iter().all(|rule| !rule.when.is_empty());
-        let may_start = thread == Thread::Start && TO_START.contains(call);
+        let starts = matches!(thread, Thread::Start | Thread::StartApi);
+        let may_start = starts && TO_START.contains(call);
         calls
             .get(call)
             .is_some_and(|ways| !(may_start && conditional(ways)))

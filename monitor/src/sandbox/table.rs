@@ -11,7 +11,7 @@ use libc::{
     CLOCK_MONOTONIC, CLONE_CHILD_CLEARTID, CLONE_FILES, CLONE_FS, CLONE_PARENT_SETTID,
     CLONE_SETTLS, CLONE_SIGHAND, CLONE_SYSVSEM, CLONE_THREAD, CLONE_VM, MADV_DONTNEED,
     MADV_POPULATE_WRITE, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, MSG_DONTWAIT, MSG_NOSIGNAL,
-    PROT_NONE, PROT_READ, PROT_WRITE, SEEK_END, SOCK_CLOEXEC, SOCK_NONBLOCK,
+    O_CLOEXEC, PROT_NONE, PROT_READ, PROT_WRITE, SEEK_END, SHUT_WR, SOCK_CLOEXEC, SOCK_NONBLOCK,
 };
 
 /// Kinds of threads; a filter for each.
@@ -20,8 +20,12 @@ pub enum Thread {
     /// The whole process while it makes the VM and its threads, which all
     /// have this filter and add their own.
     Start,
+    /// The same where there is a control API.
+    StartApi,
     /// Console, signals, resets.
     Main,
+    /// The same where there is a control API.
+    Control,
     /// A vCPU.
     Vcpu,
     /// The first vCPU, whose thread reads the kernel and the initrd before.
@@ -35,9 +39,11 @@ pub enum Thread {
 }
 
 /// All kinds, and the most system calls that each may have.
-pub const THREADS: [(Thread, usize); 7] = [
+pub const THREADS: [(Thread, usize); 9] = [
     (Thread::Start, 45),
+    (Thread::StartApi, 48),
     (Thread::Main, 20),
+    (Thread::Control, 24),
     (Thread::Vcpu, 12),
     (Thread::FirstVcpu, 12),
     (Thread::Disk, 12),
@@ -89,6 +95,16 @@ pub enum Slot {
     Doorbell,
     /// See [`Slot::Doorbell`].
     Interrupt,
+    /// The listening socket of the control API.
+    ApiListener,
+    /// First and last of its connections, which lie in a row.
+    ApiFirst,
+    /// See [`Slot::ApiFirst`].
+    ApiLast,
+    /// Its log.
+    Log,
+    /// Its metrics.
+    Metrics,
     /// Number of this process.
     Process,
     /// Signal that gets a vCPU out of the guest.
@@ -375,6 +391,59 @@ const MAIN: &[Rule] = &[
     rule(libc::SYS_exit_group, &[], "the end"),
 ];
 
+/// What the control API adds.
+const CONTROL: &[Rule] = &[
+    rule(
+        libc::SYS_accept4,
+        &[
+            In(0, Slot::ApiListener),
+            Is(3, (SOCK_CLOEXEC | SOCK_NONBLOCK) as u32),
+        ],
+        "the API's next client",
+    ),
+    rule(
+        libc::SYS_dup3,
+        &[
+            Between(1, Slot::ApiFirst, Slot::ApiLast),
+            Is(2, O_CLOEXEC as u32),
+        ],
+        "moves it into the row; what is no socket is of no use there",
+    ),
+    rule(
+        libc::SYS_recvfrom,
+        &[
+            Between(0, Slot::ApiFirst, Slot::ApiLast),
+            Is(3, MSG_DONTWAIT as u32),
+            Exactly(4, 0),
+        ],
+        "requests; never waits",
+    ),
+    rule(
+        libc::SYS_sendto,
+        &[
+            Between(0, Slot::ApiFirst, Slot::ApiLast),
+            Is(3, SEND),
+            Exactly(4, 0),
+        ],
+        "answers; never waits, never elsewhere",
+    ),
+    rule(
+        libc::SYS_shutdown,
+        &[
+            Between(0, Slot::ApiFirst, Slot::ApiLast),
+            Is(1, SHUT_WR as u32),
+        ],
+        "the last answer to a client that has made a mistake",
+    ),
+    rule(libc::SYS_write, &[In(0, Slot::Log)], "the log"),
+    rule(libc::SYS_write, &[In(0, Slot::Metrics)], "metrics"),
+    rule(
+        libc::SYS_lseek,
+        &[Exactly(1, 0), Is(2, SEEK_END as u32)],
+        "how large an image is now; nothing uses a position",
+    ),
+];
+
 /// A block or network worker's waiting and answering.
 const WORKER: &[Rule] = &[
     rule(
@@ -539,13 +608,22 @@ const START: &[Rule] = &[
     later(libc::SYS_readv),
     later(libc::SYS_writev),
 ];
+
+/// What the control API's thread has beyond that.
+const START_API: &[Rule] = &[
+    later(libc::SYS_dup3),
+    later(libc::SYS_recvfrom),
+    later(libc::SYS_shutdown),
+];
 const STACKS: &str = "what the C library makes a thread with";
 
 /// Everything that a kind of thread may do.
 pub fn rules(thread: Thread) -> impl Iterator<Item = &'static Rule> {
     let own: &[&'static [Rule]] = match thread {
         Thread::Start => &[START],
+        Thread::StartApi => &[START, START_API],
         Thread::Main => &[NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS],
+        Thread::Control => &[NEWS, MAIN, CONTROL, OUTPUT, MEMORY, LOAD, SIGNALS],
         Thread::Vcpu => &[NEWS, VCPU, OUTPUT, SIGNALS],
         Thread::FirstVcpu => &[NEWS, VCPU, OUTPUT, MEMORY, LOAD, SIGNALS],
         Thread::Disk => &[NEWS, WORKER, READ_ONLY, DISK],
@@ -553,7 +631,7 @@ pub fn rules(thread: Thread) -> impl Iterator<Item = &'static Rule> {
         Thread::Net => &[NEWS, WORKER, NET],
     };
     let common: &[&'static [Rule]] = match thread {
-        Thread::Start => &[],
+        Thread::Start | Thread::StartApi => &[],
         _ => &[COMMON],
     };
     let lists: Vec<&'static [Rule]> = common.iter().chain(own).copied().collect();

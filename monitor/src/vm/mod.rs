@@ -86,6 +86,12 @@ impl Shared {
             .take()
     }
 
+    /// Whether it has stopped, and nobody has asked why.
+    pub fn has_ended(&self) -> bool {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.is_some()
+    }
+
     /// Microseconds from exec to the boot marker, once after it was written.
     pub fn take_marker(&self) -> Option<u64> {
         Some(self.marker.swap(0, Ordering::Relaxed)).filter(|us| *us > 0)

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::raw::c_int;
 use std::slice;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -49,6 +49,49 @@ pub fn own() -> Own {
     (getpid(), gettid())
 }
 
+/// How often a vCPU left the guest, by reason. Only its own thread counts, so
+/// that it needs no lock and no locked instruction.
+#[derive(Debug, Default)]
+pub struct Exits([AtomicU64; EXITS.len()]);
+
+/// Names of the reasons: those that are Firecracker's, then Mote's.
+const EXITS: [&str; 7] = [
+    "exit_io_in",
+    "exit_io_out",
+    "exit_mmio_read",
+    "exit_mmio_write",
+    "exit_interrupted",
+    "exit_halt",
+    "failures",
+];
+
+impl Exits {
+    fn count(&self, exit: Result<&VcpuExit<'_>, &kvm_ioctls::Error>) {
+        let reason = match exit {
+            Ok(VcpuExit::IoIn(..)) => 0,
+            Ok(VcpuExit::IoOut(..)) => 1,
+            Ok(VcpuExit::MmioRead(..)) => 2,
+            Ok(VcpuExit::MmioWrite(..)) => 3,
+            Ok(VcpuExit::Intr) => 4,
+            Err(error) if error.errno() == libc::EINTR => 4,
+            Ok(VcpuExit::Hlt) => 5,
+            _ => 6,
+        };
+        if let Some(count) = self.0.get(reason) {
+            count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// Names and counts.
+    pub fn counts(&self) -> [(&'static str, u64); EXITS.len()] {
+        let mut all = EXITS.map(|name| (name, 0));
+        for ((_, count), counter) in all.iter_mut().zip(&self.0) {
+            *count = counter.load(Ordering::Relaxed);
+        }
+        all
+    }
+}
+
 /// A vCPU. Its own thread holds the descriptor while the guest runs, whoever
 /// wants to change its registers while it is parked.
 pub struct Vcpu {
@@ -56,6 +99,8 @@ pub struct Vcpu {
     number: RawFd,
     fd: Mutex<VcpuFd>,
     immediate_exit: ImmediateExit,
+    /// How often it left the guest.
+    pub exits: Exits,
     /// Numbers of the process and of the thread that runs it.
     thread: Mutex<Option<Own>>,
 }
@@ -120,6 +165,7 @@ impl Vcpu {
             number: fd.as_raw_fd(),
             fd: Mutex::new(fd),
             immediate_exit: ImmediateExit(immediate_exit),
+            exits: Exits::default(),
             thread: Mutex::new(None),
         }
     }
@@ -224,7 +270,9 @@ impl Vcpu {
     /// Runs the guest until its next exit and answers that.
     fn enter(&self, fd: &mut VcpuFd, shared: &Shared) -> Result<(), Stop> {
         let bus = &shared.bus;
-        let request = match fd.run() {
+        let exit = fd.run();
+        self.exits.count(exit.as_ref());
+        let request = match exit {
             Ok(VcpuExit::IoOut(port, data)) => {
                 let (start, length) = (data.as_ptr(), data.len());
                 let size = port_width(fd).min(length.max(1));

@@ -130,6 +130,31 @@ impl<'m> Block<'m> {
             .store(limiter.is_limiting(), Ordering::Relaxed);
     }
 
+    /// Looks how large the medium is now, waiting for the workers to finish
+    /// what they are at. Call [`Endpoint::refresh`](crate::Endpoint::refresh)
+    /// afterwards, so that the driver is told of the new capacity.
+    ///
+    /// # Errors
+    /// [`Error::MediumSize`]: it has become smaller, or does not tell;
+    /// [`Error::OddSize`] as in [`Block::new`]. The size stays then.
+    pub fn resize(&self) -> Result<(), Error> {
+        let mut inserted = self
+            .inserted
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let size = medium_size(&inserted.medium)?;
+        if self.writable && !size.is_multiple_of(SECTOR) {
+            return Err(Error::OddSize(size));
+        }
+        if size < inserted.size {
+            let why = format!("{size} bytes, less than {}", inserted.size);
+            return Err(Error::MediumSize(why));
+        }
+        inserted.size = size;
+        self.sectors.store(size / SECTOR, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Makes what the guest has written durable, for a snapshot. Call it on a
     /// stopped device.
     ///

@@ -144,11 +144,15 @@ impl<'m> Net<'m> {
         self.link_up.load(Ordering::Relaxed)
     }
 
-    /// Replaces the rate limits; the new buckets are full. Wake the workers
-    /// that wait for the old ones.
-    pub fn set_limiters(&self, rx: RateLimiter, tx: RateLimiter) {
-        self.rx_limiter.set(rx);
-        self.tx_limiter.set(tx);
+    /// Replaces the rate limits of receiving and of sending, where one is
+    /// given; the new buckets are full. Wake the workers that wait for the old
+    /// ones.
+    pub fn set_limiters(&self, [rx, tx]: [Option<RateLimiter>; 2]) {
+        for (limiter, limit) in [(&self.rx_limiter, rx), (&self.tx_limiter, tx)] {
+            if let Some(limit) = limit {
+                limiter.set(limit);
+            }
+        }
     }
 
     /// How many chains wait in `queue`, for a worker that looks on instead of

@@ -1,0 +1,283 @@
+//! The command line of `mote --api-sock …`: Firecracker's, as its SDKs and
+//! jailers call it, and Mote's own; `mote api --socket …` is the same for people.
+
+use std::path::PathBuf;
+
+use lexopt::prelude::*;
+
+use super::Options;
+use super::log::Level;
+use crate::cli::{self, Command};
+use crate::config::{LoggerEntry, MetricsEntry, parse_serial};
+use crate::error::Error;
+use crate::sandbox::Mode;
+
+/// The most bytes of a request's body, unless said otherwise, as in Firecracker.
+const MAX_BODY: usize = 51_200;
+/// What may be said at most: more is no request.
+const MOST_BODY: u64 = 1 << 20;
+
+/// `mote api --help`.
+pub const HELP: &str = "\
+Serve Firecracker's API on a Unix socket: configure, start and control a VM.
+
+Usage: mote api --socket PATH [OPTIONS]
+       mote --api-sock PATH [OPTIONS]                  (as Firecracker's clients)
+       mote --no-api --config-file FILE [OPTIONS]
+
+Firecracker's options:
+  --api-sock PATH, --socket PATH  Where the socket is made
+  --id ID             Name of the VM in log and answers
+  --config-file FILE  Start the VM of this file at once
+  --no-api            Serve no socket; needs --config-file
+  --log-path PATH     Log to this file or named pipe
+  --level LEVEL       Error, Warning, Info, Debug, Trace or Off  [default: Info]
+  --show-level        Lines say their level
+  --metrics-path PATH Write metrics to this file or named pipe
+  --http-api-max-payload-size N   Bytes of a request at most [default: 51200]
+  --start-time-us N, --start-time-cpu-us N, --parent-cpu-time-us N
+                      When the caller began, for the metrics
+  --show-log-origin, --module NAME, --boot-timer, --mmds-size-limit N,
+  --no-seccomp        Taken, and change nothing: the sandbox stays
+
+Mote's own:
+  --api-fd N          The listening socket is descriptor N
+  --allow-path DIR    Open files only beneath DIR (may be given more than once)
+  --serial WHERE      stdio, file:PATH, pty, socket:PATH or none [default: stdio]
+  --on-reset WHAT     A guest's reset has to restart it, or to exit with code 7
+                      [default: with a kernel exit with code 0, else restart]
+  --ready-fd N        Write a line to descriptor N when requests are heard
+  --graceful, --kvm-fd, --seccomp, --require-landlock, --no-sandbox, --timings
+                      See 'mote run --help'
+  -h, --help          Show this help
+";
+
+/// Parses flags, the first of which may have been read already.
+///
+/// # Errors
+/// [`Error::Usage`] names the flag at fault.
+pub fn parse(mut parser: lexopt::Parser, first: Option<String>) -> Result<Command, Error> {
+    let mut all = Flags::default();
+    let mut next = first;
+    loop {
+        let flag = match next.take() {
+            Some(flag) => flag,
+            None => match parser.next().map_err(usage)? {
+                None => break,
+                Some(Short('h') | Long("help")) => return Ok(Command::Print(HELP)),
+                Some(Short('V') | Long("version")) => return Ok(Command::Print(cli::VERSION)),
+                Some(Long(name)) => name.to_owned(),
+                Some(other) => return Err(usage(other.unexpected())),
+            },
+        };
+        if !all.switch(&flag)? {
+            let value = parser.value().map_err(usage)?;
+            all.value(&flag, value)?;
+        }
+    }
+    all.check().map(|options| Command::Api(Box::new(options)))
+}
+
+/// What has been read so far.
+#[derive(Default)]
+struct Flags {
+    options: Options,
+    logger: LoggerEntry,
+    seen: Vec<String>,
+    no_sandbox: bool,
+    seccomp: Option<Mode>,
+    landlock: Option<u32>,
+}
+
+impl Flags {
+    /// Takes a flag that has no value; tells whether it is one.
+    fn switch(&mut self, flag: &str) -> Result<bool, Error> {
+        match flag {
+            "no-api" => self.options.no_api = true,
+            "show-level" => self.logger.show_level = true,
+            "timings" => self.options.timings = true,
+            "no-sandbox" => self.no_sandbox = true,
+            // The log has no origins; the marker is always there; and filters
+            // are in nobody's way.
+            "show-log-origin" | "boot-timer" | "no-seccomp" => {}
+            "enable-pci" => return Err(refused(flag, "Mote has no PCI")),
+            "snapshot-version" => return Err(refused(flag, "this version takes no snapshots")),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Takes a flag with its value.
+    fn value(&mut self, flag: &str, value: std::ffi::OsString) -> Result<(), Error> {
+        if flag != "allow-path" && self.seen.iter().any(|seen| seen == flag) {
+            return Err(refused(flag, "is given twice"));
+        }
+        self.seen.push(flag.to_owned());
+        let options = &mut self.options;
+        let text = || cli::named(flag, value.to_str().ok_or_else(|| "is no text".to_owned()));
+        let number = || text().and_then(|text| cli::named(flag, cli::number(text)));
+        let fd = || number().and_then(|number| cli::named(flag, cli::descriptor(number)));
+        match flag {
+            "api-sock" | "socket" => options.socket = Some(value.clone().into()),
+            "api-fd" => options.socket_fd = Some(fd()?),
+            "id" => options.id = text()?.to_owned(),
+            "config-file" => options.config_file = Some(value.clone().into()),
+            "log-path" => self.logger.log_path = Some(value.clone().into()),
+            "level" => self.logger.level = Some(cli::named(flag, level(text()?))?),
+            "metrics-path" => {
+                let metrics_path = PathBuf::from(&value);
+                options.metrics = Some(MetricsEntry { metrics_path });
+            }
+            "http-api-max-payload-size" => {
+                let size = number()?.min(MOST_BODY);
+                options.max_body = usize::try_from(size).unwrap_or(MAX_BODY);
+            }
+            "start-time-us" => options.begun.0 = Some(number()?),
+            "parent-cpu-time-us" => options.begun.1 = number()?,
+            "start-time-cpu-us" | "mmds-size-limit" => {
+                number()?;
+            }
+            "module" => {}
+            "allow-path" => options.allow.push(value.clone().into()),
+            "serial" => options.serial = Some(cli::named(flag, parse_serial(text()?))?),
+            "on-reset" => options.on_reset = Some(cli::named(flag, cli::on_reset(text()?))?),
+            "graceful" => {
+                let time = cli::named(flag, cli::seconds(number()?))?;
+                options.graceful = Some(time);
+            }
+            "kvm-fd" => options.kvm_fd = Some(fd()?),
+            "ready-fd" => options.ready_fd = Some(fd()?),
+            "seccomp" => self.seccomp = Some(cli::named(flag, cli::seccomp(text()?))?),
+            "require-landlock" => {
+                let least = cli::named(flag, cli::landlock(number()?))?;
+                self.landlock = Some(least);
+            }
+            "metadata" => return Err(refused(flag, "Mote has no metadata service")),
+            "seccomp-filter" => return Err(refused(flag, "Mote's filters are part of it")),
+            "describe-snapshot" => return Err(refused(flag, "this version takes no snapshots")),
+            _ => return Err(usage(Long(flag).unexpected())),
+        }
+        Ok(())
+    }
+
+    fn check(self) -> Result<Options, Error> {
+        let mut options = self.options;
+        let sockets = [options.socket.is_some(), options.socket_fd.is_some()];
+        let usage = |why: &str| Err(Error::Usage(why.to_owned()));
+        match (sockets, options.no_api) {
+            ([true, true], _) => return usage("--api-sock and --api-fd exclude each other"),
+            ([false, false], false) => return usage("--api-sock PATH or --api-fd N is needed"),
+            (_, true) if options.config_file.is_none() => {
+                return usage("--no-api needs --config-file");
+            }
+            _ => {}
+        }
+        check_id(&mut options.id)?;
+        if options.max_body == 0 {
+            options.max_body = MAX_BODY;
+        }
+        let logs = ["log-path", "level"]
+            .iter()
+            .any(|flag| self.seen.iter().any(|s| s == flag));
+        if logs || self.logger.show_level {
+            options.logger = Some(self.logger);
+        }
+        options.sandbox = cli::policy(self.no_sandbox, self.seccomp, self.landlock)?;
+        Ok(options)
+    }
+}
+
+/// The name that a VM without one has, or a check of the one that it has.
+fn check_id(id: &mut String) -> Result<(), Error> {
+    if id.is_empty() {
+        *id = "anonymous-instance".to_owned();
+    }
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    if id.len() > 64 || !id.chars().all(plain) {
+        return Err(refused("id", "1 to 64 letters, digits and '-'"));
+    }
+    Ok(())
+}
+
+fn level(name: &str) -> Result<String, String> {
+    match Level::parse(name) {
+        Some(_) => Ok(name.to_owned()),
+        None => Err(format!(
+            "'{name}' is none of Error, Warning, Info, Debug, Trace, Off"
+        )),
+    }
+}
+
+fn refused(flag: &str, why: &str) -> Error {
+    Error::Usage(format!("--{flag}: {why}"))
+}
+
+fn usage(error: lexopt::Error) -> Error {
+    Error::Usage(format!("{error}; see 'mote api --help'"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_line(line: &str) -> Result<Command, Error> {
+        cli::parse(line.split_whitespace().map(std::ffi::OsString::from))
+    }
+
+    fn options(line: &str) -> Options {
+        match parse_line(line) {
+            Ok(Command::Api(options)) => *options,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    /// The lines that Firecracker's jailer and its SDKs write.
+    #[test]
+    fn firecrackers_lines() {
+        let all = options(
+            "--id=vm-1 --start-time-us=5 --start-time-cpu-us=6 --parent-cpu-time-us 7 \
+             --api-sock /run/a.socket --log-path l --level Debug --show-level --show-log-origin \
+             --module m --metrics-path m --boot-timer --no-seccomp --mmds-size-limit 9 \
+             --http-api-max-payload-size 1000 --config-file c",
+        );
+        assert_eq!((all.id.as_str(), all.begun), ("vm-1", (Some(5), 7)));
+        assert_eq!(all.socket, Some("/run/a.socket".into()));
+        assert_eq!((all.max_body, all.sandbox.mode), (1000, Mode::Kill));
+        assert!(all.logger.is_some_and(|logger| logger.show_level));
+        let all = options("--no-api --config-file c");
+        assert_eq!(
+            (all.max_body, all.id.as_str()),
+            (51_200, "anonymous-instance")
+        );
+        assert!(all.logger.is_none() && all.metrics.is_none());
+        let all = options("api --socket s --allow-path /a --allow-path /b");
+        assert_eq!(all.allow.len(), 2);
+    }
+
+    #[test]
+    fn mistakes_name_the_flag() {
+        for (line, word) in [
+            ("api", "--api-sock"),
+            ("--no-api", "--config-file"),
+            ("--id x", "--api-sock"),
+            ("--api-sock a --api-sock b", "--api-sock: is given twice"),
+            ("--api-sock a --api-fd 1", "--api-fd: 1"),
+            ("--api-sock a --id a/b", "--id"),
+            ("--api-sock a --level loud", "--level"),
+            ("--api-sock a --metadata m", "--metadata"),
+            ("--api-sock a --enable-pci", "--enable-pci"),
+            ("--api-sock a --seccomp-filter f", "--seccomp-filter"),
+            ("--api-sock a --snapshot-version", "--snapshot-version"),
+            ("--api-sock a --describe-snapshot f", "--describe-snapshot"),
+            ("--api-sock a --kernel k", "--kernel"),
+            ("--api-sock a --start-time-us soon", "--start-time-us"),
+            ("--api-sock a extra", "extra"),
+            ("--api-sock", "--api-sock"),
+            ("api --kernel k", "mote api --help"),
+        ] {
+            let error = parse_line(line).unwrap_err();
+            assert!(error.to_string().contains(word), "{line}: {error}");
+            assert_eq!(error.exit_code(), crate::error::exit::USAGE);
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! `mote ctl`: the API for people, on a VM that runs.
+
+use std::fmt::Write as _;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lexopt::prelude::*;
+use serde_json::{Map, Value, json};
+
+use crate::cli::{self, Command};
+use crate::error::Error;
+
+/// `mote ctl --help`.
+pub const HELP: &str = "\
+Control a VM that was started by 'mote api'.
+
+Usage: mote ctl --socket PATH COMMAND [--json]
+
+Commands:
+  info                What the VM is and whether it runs
+  pause               Stop it where it is
+  resume              Let it go on
+  power               Press its power button
+  eject DRIVE         Take the medium out of a CD-ROM drive
+  insert DRIVE FILE   Put an image into a CD-ROM drive
+  metrics             What it has counted
+  snapshot STATE MEMORY   Save a paused VM to two files
+
+Options:
+  --socket PATH  The API's socket
+  --json         JSON instead of a table
+  -h, --help     Show this help
+";
+
+/// How long an answer may take: pausing waits for the host's disks.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The longest answer in bytes.
+const MOST: u64 = 16 << 20;
+
+/// What to do with which VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    socket: PathBuf,
+    task: Task,
+    json: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Task {
+    Info,
+    Metrics,
+    /// Method, path, body.
+    Tell(&'static str, String, String),
+}
+
+/// Parses the arguments behind `mote ctl`.
+///
+/// # Errors
+/// [`Error::Usage`] names what is at fault.
+pub fn parse(mut parser: lexopt::Parser) -> Result<Command, Error> {
+    let wrong = |e: lexopt::Error| Error::Usage(format!("{e}; see 'mote ctl --help'"));
+    let (mut socket, mut json, mut words) = (None, false, Vec::new());
+    while let Some(arg) = parser.next().map_err(wrong)? {
+        match arg {
+            Short('h') | Long("help") => return Ok(Command::Print(HELP)),
+            Long("json") => json = true,
+            Long("socket") => socket = Some(parser.value().map_err(wrong)?),
+            Value(word) => words.push(word.string().map_err(wrong)?),
+            other => return Err(wrong(other.unexpected())),
+        }
+    }
+    let Some(socket) = socket else {
+        return Err(cli::usage_of("ctl", "--socket PATH is needed"));
+    };
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let order = Order {
+        socket: socket.into(),
+        task: task(&words)?,
+        json,
+    };
+    Ok(Command::Control(order))
+}
+
+fn task(words: &[&str]) -> Result<Task, Error> {
+    let tell = |method, path: String, body: serde_json::Value| {
+        Ok(Task::Tell(method, path, body.to_string()))
+    };
+    let drive = |id: &str, more: serde_json::Value| {
+        let mut body = json!({ "drive_id": id });
+        if let (Some(body), Some(more)) = (body.as_object_mut(), more.as_object()) {
+            body.extend(more.clone());
+        }
+        tell("PATCH", format!("/drives/{id}"), body)
+    };
+    match words {
+        ["info"] => Ok(Task::Info),
+        ["metrics"] => Ok(Task::Metrics),
+        ["pause"] => tell("PATCH", "/vm".to_owned(), json!({ "state": "Paused" })),
+        ["resume"] => tell("PATCH", "/vm".to_owned(), json!({ "state": "Resumed" })),
+        ["power"] => {
+            let body = json!({ "action_type": "SendCtrlAltDel" });
+            tell("PUT", "/actions".to_owned(), body)
+        }
+        ["eject", id] => drive(id, json!({ "eject": true })),
+        ["insert", id, path] => drive(id, json!({ "path_on_host": path })),
+        ["snapshot", state, memory] => {
+            let body = json!({ "snapshot_path": state, "mem_file_path": memory });
+            tell("PUT", "/snapshot/create".to_owned(), body)
+        }
+        [] => Err(cli::usage_of("ctl", "no command given")),
+        [word, ..] => Err(cli::usage_of("ctl", &format!("'{word}': not so"))),
+    }
+}
+
+impl Order {
+    /// Carries it out; returns what there is to print.
+    ///
+    /// # Errors
+    /// Nobody listens, or what he says against it.
+    pub fn run(&self) -> Result<String, Error> {
+        let get = |path| request(&self.socket, "GET", path, "");
+        match &self.task {
+            Task::Tell(method, path, body) => {
+                request(&self.socket, method, path, body)?;
+                Ok(if self.json { "{}\n" } else { "" }.to_owned())
+            }
+            Task::Metrics => {
+                let text = get("/metrics")?;
+                Ok(metrics(&text, self.json))
+            }
+            Task::Info => {
+                let both = [read(&get("/")?)?, read(&get("/vm/config")?)?];
+                Ok(info(both, self.json))
+            }
+        }
+    }
+}
+
+fn read(text: &str) -> Result<Value, Error> {
+    serde_json::from_str(text).map_err(|e| Error::Refused(format!("the answer is no JSON: {e}")))
+}
+
+/// Makes one request and returns the body of its answer.
+fn request(socket: &Path, method: &str, path: &str, body: &str) -> Result<String, Error> {
+    let failed = |e: io::Error| Error::file("API socket", socket, &e);
+    let mut stream = UnixStream::connect(socket).map_err(failed)?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+    let length = body.len();
+    let text = format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    stream.write_all(text.as_bytes()).map_err(failed)?;
+    let mut answer = Vec::new();
+    stream.take(MOST).read_to_end(&mut answer).map_err(failed)?;
+    let answer = String::from_utf8_lossy(&answer);
+    let parts = answer.split_once("\r\n\r\n");
+    let (head, body) = parts.ok_or_else(|| Error::Refused("there was no answer".to_owned()))?;
+    if matches!(head.split(' ').nth(1), Some("200" | "204")) {
+        return Ok(body.to_owned());
+    }
+    let fault: Value = serde_json::from_str(body).unwrap_or_default();
+    let why = fault.get("fault_message").and_then(Value::as_str);
+    Err(Error::Refused(why.unwrap_or(head).to_owned()))
+}
+
+/// Counts as a table, or as an object.
+fn metrics(text: &str, as_json: bool) -> String {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let counts = lines.filter_map(|line| line.rsplit_once(' '));
+    if as_json {
+        let count = |(name, value): (&str, &str)| {
+            (
+                name.to_owned(),
+                value.parse::<u64>().map_or(Value::Null, Value::from),
+            )
+        };
+        return Value::Object(counts.map(count).collect()).to_string() + "\n";
+    }
+    let mut table = String::new();
+    for (name, value) in counts.filter(|(_, value)| *value != "0") {
+        // Writing to a String cannot fail.
+        let _ = writeln!(table, "{value:>12}  {name}");
+    }
+    table
+}
+
+/// What a VM is, as a table, or as one object.
+fn info([own, config]: [Value; 2], as_json: bool) -> String {
+    if as_json {
+        let mut all = Map::new();
+        all.extend(own.as_object().cloned().unwrap_or_default());
+        all.insert("config".to_owned(), config);
+        return Value::Object(all).to_string() + "\n";
+    }
+    let text = |value: &Value, path: &str| match value.pointer(path) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Null) | None => String::new(),
+        Some(other) => other.to_string(),
+    };
+    let kernel = text(&config, "/boot-source/kernel_image_path");
+    let kernel = if kernel.is_empty() {
+        "from its drives".to_owned()
+    } else {
+        kernel
+    };
+    let mut rows = vec![
+        ("id", text(&own, "/id")),
+        ("state", text(&own, "/state")),
+        (
+            "version",
+            text(&own, "/app_name") + " " + &text(&own, "/vmm_version"),
+        ),
+        ("kernel", kernel),
+        (
+            "memory",
+            text(&config, "/machine-config/mem_size_mib") + " MiB",
+        ),
+        ("vCPUs", text(&config, "/machine-config/vcpu_count")),
+    ];
+    let list = |key: &str| config.get(key).and_then(Value::as_array).cloned();
+    for drive in list("drives").unwrap_or_default() {
+        let kind = if text(&drive, "/media") == "cdrom" {
+            "CD-ROM"
+        } else {
+            "disk"
+        };
+        rows.push((
+            kind,
+            text(&drive, "/drive_id") + "  " + &text(&drive, "/path_on_host"),
+        ));
+    }
+    for nic in list("network-interfaces").unwrap_or_default() {
+        rows.push((
+            "network",
+            text(&nic, "/iface_id") + "  " + &text(&nic, "/host_dev_name"),
+        ));
+    }
+    let mut table = String::new();
+    for (name, value) in rows {
+        let _ = writeln!(table, "{name:<8} {value}");
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_line(line: &str) -> Result<Command, Error> {
+        cli::parse(line.split_whitespace().map(std::ffi::OsString::from))
+    }
+
+    #[test]
+    fn orders() {
+        let line = "ctl insert --socket s cd a.iso --json";
+        let Ok(Command::Control(order)) = parse_line(line) else {
+            panic!("{line}")
+        };
+        let body = r#"{"drive_id":"cd","path_on_host":"a.iso"}"#.to_owned();
+        let task = Task::Tell("PATCH", "/drives/cd".to_owned(), body);
+        let socket = "s".into();
+        assert_eq!(
+            order,
+            Order {
+                socket,
+                task,
+                json: true
+            }
+        );
+        for (line, word) in [
+            ("ctl", "--socket"),
+            ("ctl pause", "--socket"),
+            ("ctl --socket s", "no command"),
+            ("ctl --socket s jump", "'jump'"),
+            ("ctl --socket s eject", "'eject'"),
+            ("ctl --socket s pause now", "'pause'"),
+            ("ctl --socket s pause --fast", "--fast"),
+        ] {
+            let error = parse_line(line).unwrap_err();
+            assert!(error.to_string().contains(word), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn tables() {
+        let text = "# TYPE a counter\na_total{id=\"x\"} 5\nb 0\n# EOF\n";
+        assert_eq!(metrics(text, false), "           5  a_total{id=\"x\"}\n");
+        assert_eq!(
+            metrics(text, true),
+            "{\"a_total{id=\\\"x\\\"}\":5,\"b\":0}\n"
+        );
+        let own = json!({"id": "i", "state": "Running", "app_name": "Mote", "vmm_version": "1"});
+        let config = json!({"machine-config": {"mem_size_mib": 9, "vcpu_count": 2},
+            "drives": [{"drive_id": "d", "media": "cdrom", "path_on_host": "x"}]});
+        let table = info([own, config], false);
+        assert!(table.contains("memory   9 MiB\n") && table.contains("CD-ROM   d  x\n"));
+        assert!(table.contains("kernel   from its drives\n"));
+    }
+}

@@ -1,0 +1,265 @@
+//! The log, in Firecracker's form, bounded: no place in the program can fill a
+//! disk with it, whoever makes it speak, and all together cannot either.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+/// Lines that one place may write in a window.
+const OF_PLACE: u32 = 64;
+/// Lines that all places may write in a window.
+const OF_ALL: u32 = 128;
+/// Seconds of a window.
+const WINDOW: i64 = 10;
+
+/// How much a line matters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Nothing is written.
+    Off,
+    /// Something could not be done.
+    Error,
+    /// Something is not as it should be.
+    Warning,
+    /// What happens.
+    #[default]
+    Info,
+    /// More than that, which Mote does not write.
+    Debug,
+}
+
+/// Places that write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A request came.
+    Request,
+    /// It could not be done.
+    Fault,
+    /// The VM started, paused, went on or ended.
+    State,
+}
+
+/// Number of places.
+const PLACES: usize = 3;
+
+/// Where lines go, and how many.
+#[derive(Debug)]
+pub struct Log {
+    to: Option<File>,
+    id: String,
+    level: Level,
+    show_level: bool,
+    /// Seconds and nanoseconds between the clock that runs and the time of day:
+    /// a confined thread can only read the first.
+    offset: (i64, i64),
+    window: i64,
+    written: [u32; PLACES],
+    /// Lines left out since the log was made.
+    dropped: u64,
+    untold: u64,
+}
+
+impl Level {
+    /// The level of Firecracker's name.
+    pub fn parse(name: &str) -> Option<Self> {
+        match name.to_ascii_lowercase().as_str() {
+            "off" => Some(Self::Off),
+            "error" => Some(Self::Error),
+            "warning" | "warn" => Some(Self::Warning),
+            "info" => Some(Self::Info),
+            "debug" | "trace" => Some(Self::Debug),
+            _ => None,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Off => "OFF",
+            Self::Error => "ERROR",
+            Self::Warning => "WARN",
+            Self::Info => "INFO",
+            Self::Debug => "DEBUG",
+        }
+    }
+}
+
+impl Log {
+    /// A log that goes nowhere, of the VM `id`.
+    pub fn nowhere(id: &str) -> Self {
+        let (now, day) = (monotonic(), clock_gettime(ClockId::Realtime));
+        Self {
+            to: None,
+            id: id.to_owned(),
+            level: Level::default(),
+            show_level: false,
+            offset: (day.tv_sec - now.tv_sec, day.tv_nsec - now.tv_nsec),
+            window: i64::MIN,
+            written: [0; PLACES],
+            dropped: 0,
+            untold: 0,
+        }
+    }
+
+    /// Sends lines to `path` from now on, if there is one.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn configure(
+        &mut self,
+        path: Option<&Path>,
+        level: Option<Level>,
+        show_level: bool,
+    ) -> io::Result<()> {
+        if let Some(path) = path {
+            self.to = Some(open(path)?);
+        }
+        self.level = level.unwrap_or(self.level);
+        self.show_level = show_level;
+        Ok(())
+    }
+
+    /// Number of its descriptor.
+    pub fn number(&self) -> Option<RawFd> {
+        self.to.as_ref().map(AsRawFd::as_raw_fd)
+    }
+
+    /// Lines that were left out.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Milliseconds since 1970.
+    pub fn day_ms(&self) -> i64 {
+        let (seconds, nanos) = self.day();
+        seconds * 1000 + nanos / 1_000_000
+    }
+
+    fn day(&self) -> (i64, i64) {
+        let now = monotonic();
+        let nanos = now.tv_nsec + self.offset.1;
+        let seconds = now.tv_sec + self.offset.0 + nanos.div_euclid(1_000_000_000);
+        (seconds, nanos.rem_euclid(1_000_000_000))
+    }
+
+    /// Writes a line, or counts it as left out.
+    pub fn line(&mut self, place: Place, level: Level, text: &str) {
+        if self.to.is_none() || level > self.level {
+            return;
+        }
+        let (seconds, nanos) = self.day();
+        if seconds - self.window >= WINDOW {
+            (self.window, self.written) = (seconds, [0; PLACES]);
+            let untold = std::mem::take(&mut self.untold);
+            if untold > 0 {
+                let lost = format!("{untold} lines were left out here");
+                self.write((seconds, nanos), Level::Warning, &lost);
+            }
+        }
+        let all: u32 = self.written.iter().sum();
+        let fits = match self.written.get_mut(place as usize) {
+            Some(written) if *written < OF_PLACE && all < OF_ALL => {
+                *written += 1;
+                true
+            }
+            _ => false,
+        };
+        if !fits || !self.write((seconds, nanos), level, text) {
+            self.dropped += 1;
+            self.untold += 1;
+        }
+    }
+
+    /// Tells whether it was written whole. It never waits for a reader.
+    fn write(&self, (seconds, nanos): (i64, i64), level: Level, text: &str) -> bool {
+        let Some(to) = &self.to else { return false };
+        let (id, when) = (&self.id, date(seconds));
+        let shown = if self.show_level {
+            format!(":{}", level.name())
+        } else {
+            String::new()
+        };
+        // What a client says must not look like another line.
+        let text: String = text.chars().filter(|c| !c.is_control()).collect();
+        let line = format!("{when}.{nanos:09} [{id}:main{shown}] {text}\n");
+        rustix::io::write(to, line.as_bytes()).is_ok_and(|written| written == line.len())
+    }
+}
+
+/// Opens a file or named pipe to add to, without ever waiting for a reader.
+///
+/// # Errors
+/// It cannot be opened or made.
+pub fn open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.append(true).create(true);
+    options.custom_flags(libc::O_NONBLOCK).mode(0o600);
+    match options.open(path) {
+        // A pipe without a reader: it keeps what fits until there is one.
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => options.read(true).open(path),
+        other => other,
+    }
+}
+
+fn monotonic() -> Timespec {
+    clock_gettime(ClockId::Monotonic)
+}
+
+/// Seconds since 1970 as a date and time (UTC): days are counted from March, so
+/// that a leap day comes last in its year.
+fn date(seconds: i64) -> String {
+    let (days, rest) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    let days = days + 719_468;
+    let (era, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = era * 400 + year + i64::from(month <= 2);
+    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00"),
+            (951_782_399, "2000-02-28T23:59:59"),
+            (951_782_400, "2000-02-29T00:00:00"),
+            (951_868_800, "2000-03-01T00:00:00"),
+            (1_700_000_000, "2023-11-14T22:13:20"),
+            (4_107_542_400, "2100-03-01T00:00:00"),
+        ] {
+            assert_eq!(date(seconds), text);
+        }
+    }
+
+    /// However often and by whomever it is made to speak.
+    #[test]
+    fn a_log_is_bounded() {
+        let path = std::env::temp_dir().join(format!("mote-log-{}", std::process::id()));
+        let mut log = Log::nowhere("vm");
+        log.configure(Some(&path), None, true).unwrap();
+        for round in 0..1000 {
+            log.line(Place::Request, Level::Info, &format!("request {round}\nx"));
+            log.line(Place::Fault, Level::Error, "fault");
+            log.line(Place::State, Level::Debug, "not at this level");
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        // The clock may have gone from one window to the next.
+        let lines = text.lines().count() as u64;
+        assert!(lines <= 2 * u64::from(OF_ALL) + 1, "{lines}");
+        assert!(log.dropped() >= 2000 - lines);
+        assert!(text.lines().all(|line| line.contains(" [vm:main:")));
+        assert!(text.contains(":INFO] request 0x\n"), "{text}");
+    }
+}

@@ -1,0 +1,278 @@
+//! The control API: Firecracker's clients configure, start and control a VM.
+//!
+//! There is no second process and no second thread. The main thread *is* the
+//! control thread:
+//!
+//! 1. **Before InstanceStart** [`run`] waits for its socket alone. Requests
+//!    collect the entries of a config file ([`crate::config::File`]) one by
+//!    one; each is checked when it comes, with the checks and the words of
+//!    `--config`, and files are opened once to see that they can be.
+//! 2. **InstanceStart** makes a [`VmConfig`](crate::config::VmConfig) of them
+//!    and starts it as one-shot mode does: [`Opened::open`] opens, and may fail
+//!    with nothing changed; [`Machine::start`] gives up everything that a VM
+//!    does not need. If that fails the client is told, and the process ends.
+//! 3. **After it** the loop that serves console and signals also serves the
+//!    socket ([`Control`]).
+//!
+//! | file | what |
+//! |---|---|
+//! | `args` | the command line, Firecracker's and Mote's own |
+//! | `http` | bytes to requests and answers to bytes; no socket |
+//! | `server` | the socket and its connections; never waits for a client |
+//! | `state` | what a request does; no socket, no KVM: it can be fuzzed |
+//! | `vm` | the VM as `state` wants it |
+//! | `ctl` | the client for people |
+//! | `log`, `metrics` | where both go, and how much of them |
+//!
+//! The HTTP is our own around `httparse`: the crate that is published as
+//! micro-http is an asynchronous server by others, and rust-vmm's brings an
+//! epoll of its own, which would need system calls and a second loop.
+//!
+//! A client that is slow has what it is sent kept up to a bound and is not
+//! heard until it reads; one that sends too much is told so and closed; of too
+//! many, the one that has been quiet for longest is closed.
+
+pub mod args;
+pub mod ctl;
+pub mod http;
+pub mod log;
+pub mod metrics;
+mod server;
+pub mod state;
+mod vm;
+
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::time::{ClockId, clock_gettime};
+use vmm_sys_util::eventfd::EventFd;
+
+use self::http::Response;
+use self::log::{Level, Place};
+use self::server::Server;
+use self::state::{State, Verdict};
+use crate::config::{LoggerEntry, MetricsEntry, OnReset, SerialTo, VmConfig};
+use crate::error::{Error, exit};
+use crate::run::{self, Control, Machine, MainThread, Opened};
+use crate::sandbox::{self, Policy, Slot, Thread};
+use crate::signals;
+use crate::timings::Timings;
+
+/// What the command line says.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The VM's name.
+    pub id: String,
+    /// Where to make the socket.
+    pub socket: Option<PathBuf>,
+    /// The number of one that the caller made.
+    pub socket_fd: Option<RawFd>,
+    /// There is to be none.
+    pub no_api: bool,
+    /// A VM to start with.
+    pub config_file: Option<PathBuf>,
+    /// The most bytes of a request's body.
+    pub max_body: usize,
+    /// The log.
+    pub logger: Option<LoggerEntry>,
+    /// Metrics.
+    pub metrics: Option<MetricsEntry>,
+    /// Directories beneath which files may be opened.
+    pub allow: Vec<PathBuf>,
+    /// When the caller began, in microseconds of the clock that only runs, and
+    /// the processor time of it and of its parents.
+    pub begun: (Option<u64>, u64),
+    /// The serial console, unless the API says otherwise.
+    pub serial: Option<SerialTo>,
+    /// What a guest's reset does.
+    pub on_reset: Option<OnReset>,
+    /// How long a guest may take to shut down when a signal asks for the end.
+    pub graceful: Option<Duration>,
+    /// Print where start-up time went.
+    pub timings: bool,
+    /// A descriptor of `/dev/kvm`.
+    pub kvm_fd: Option<RawFd>,
+    /// A descriptor to write a line to when the API can be used; with no API,
+    /// when the guest is about to run.
+    pub ready_fd: Option<RawFd>,
+    /// How the process is confined.
+    pub sandbox: Policy,
+}
+
+/// The socket, and what is behind it.
+struct Api {
+    server: Server,
+    state: State,
+}
+
+/// Serves the API until its VM ends; returns the process's exit code.
+///
+/// # Errors
+/// The socket or a file cannot be used, or the guest cannot go on.
+pub fn run(options: Options, timings: &Arc<Timings>) -> Result<u8, Error> {
+    let wake = Arc::new(sandbox::event()?);
+    signals::catch(&wake)?;
+    let server = match (&options.socket, options.socket_fd) {
+        _ if options.no_api => Server::silent(options.max_body),
+        (_, Some(number)) => Server::inherit(number, options.max_body)?,
+        (Some(path), None) => Server::bind(path, options.max_body)?,
+        (None, None) => Server::silent(options.max_body),
+    };
+    let ready = options.ready_fd.filter(|_| !options.no_api);
+    let starts = options.config_file.is_some();
+    let mut api = Api {
+        server,
+        state: State::new(options)?,
+    };
+    api.state.metrics.startup = startup(api.state.options().begun);
+    timings.mark("API socket");
+    if let Some(number) = ready {
+        run::tell_ready(number);
+    }
+    let mut machine = None;
+    if starts {
+        let config = api.state.config().map_err(Error::Usage)?;
+        let started = start(&config, api.server.slots(), &api.state, (&wake, timings));
+        machine = Some(started.map_err(|failed| failed.error)?);
+        api.state.started(Box::new(config));
+    }
+    while machine.is_none() {
+        // Empties the counter; it only says that there is a signal.
+        let _ = wake.read();
+        if let Some(signal) = signals::take() {
+            return Ok(exit::SIGNAL + signal);
+        }
+        let happened = wait(&wake, &api.server)?;
+        machine = api.serve_before(&happened, (&wake, timings))?;
+    }
+    let (Some(machine), Some(config)) = (machine, api.state.running().cloned()) else {
+        return Ok(exit::OK);
+    };
+    let said = api.state.options().on_reset;
+    let result = machine.run(&config, &mut api);
+    api.end(&result);
+    match result {
+        // As Firecracker's process ends.
+        Ok(exit::RESET) if said.is_none() => Ok(exit::OK),
+        other => other,
+    }
+}
+
+/// Microseconds, of the clock and of processors, since the caller began.
+fn startup((wall, cpu): (Option<u64>, u64)) -> (u64, u64) {
+    let micros = |clock| {
+        let now = clock_gettime(clock);
+        let all = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec / 1000);
+        u64::try_from(all).unwrap_or(0)
+    };
+    let wall = wall.map_or(0, |began| micros(ClockId::Monotonic).saturating_sub(began));
+    (wall, micros(ClockId::ProcessCPUTime).saturating_add(cpu))
+}
+
+/// Waits for a signal or for clients.
+fn wait(wake: &EventFd, server: &Server) -> Result<Vec<PollFlags>, Error> {
+    // SAFETY: the descriptor lives as long as `wake`, which outlives this.
+    let wake = unsafe { BorrowedFd::borrow_raw(wake.as_raw_fd()) };
+    let mut fds = vec![PollFd::from_borrowed_fd(wake, PollFlags::IN)];
+    server.waits(&mut fds);
+    match poll(&mut fds, None) {
+        Ok(_) | Err(Errno::INTR) => {}
+        Err(error) => return Err(Error::System("poll", error.into())),
+    }
+    Ok(fds.iter().skip(1).map(PollFd::revents).collect())
+}
+
+/// Why a VM did not start.
+struct Failed {
+    error: Error,
+    /// The process has given up what another try would need.
+    fatal: bool,
+}
+
+fn start(
+    config: &VmConfig,
+    mut slots: Vec<(Slot, RawFd)>,
+    state: &State,
+    (wake, timings): (&Arc<EventFd>, &Arc<Timings>),
+) -> Result<Machine, Failed> {
+    let failed = |fatal| move |error| Failed { error, fatal };
+    timings.mark("wait for InstanceStart");
+    let source = run::source(config).map_err(failed(false))?;
+    let opened = Opened::open(config, source, Arc::clone(wake), None).map_err(failed(false))?;
+    slots.extend(state.log.number().map(|number| (Slot::Log, number)));
+    slots.extend(state.metrics.number().map(|number| (Slot::Metrics, number)));
+    let main = MainThread {
+        thread: Thread::Control,
+        start: Thread::StartApi,
+        slots,
+    };
+    Machine::start(config, opened, timings, main).map_err(failed(true))
+}
+
+impl Api {
+    /// Answers requests until one of them has started the VM.
+    ///
+    /// # Errors
+    /// It could not be started, and another try is of no use.
+    fn serve_before(
+        &mut self,
+        happened: &[PollFlags],
+        around: (&Arc<EventFd>, &Arc<Timings>),
+    ) -> Result<Option<Machine>, Error> {
+        let (mut machine, mut fatal) = (None, None);
+        let (server, state) = (&mut self.server, &mut self.state);
+        let slots = server.slots();
+        server.serve(happened, &mut |request| {
+            let vm = machine
+                .as_mut()
+                .map(|vm: &mut Machine| -> &mut dyn state::Vm { vm });
+            let config = match state.handle(request, vm) {
+                Verdict::Answer(answer) => return answer,
+                Verdict::Start(config) => config,
+            };
+            match start(&config, slots.clone(), state, around) {
+                Ok(started) => {
+                    machine = Some(started);
+                    state.started(config)
+                }
+                Err(failed) => {
+                    let answer = state.fault(&failed.error.to_string());
+                    fatal = failed.fatal.then_some(failed.error);
+                    answer
+                }
+            }
+        });
+        fatal.map_or(Ok(machine), Err)
+    }
+
+    /// Last words.
+    fn end(&mut self, result: &Result<u8, Error>) {
+        let text = match result {
+            Ok(code) => format!("The VM ended; exit code {code}."),
+            Err(error) => error.to_string(),
+        };
+        self.state.log.line(Place::State, Level::Info, &text);
+        self.server.finish();
+    }
+}
+
+impl Control for Api {
+    fn waits<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
+        self.server.waits(fds);
+    }
+
+    fn serve(&mut self, happened: &[PollFlags], machine: &mut Machine) {
+        let state = &mut self.state;
+        self.server.serve(happened, &mut |request| {
+            match state.handle(request, Some(machine)) {
+                Verdict::Answer(answer) => answer,
+                // Only without a VM.
+                Verdict::Start(_) => Response::fault("The VM runs already."),
+            }
+        });
+    }
+}

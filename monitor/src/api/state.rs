@@ -1,0 +1,551 @@
+//! The state machine behind the API: what a request does to a VM that is being
+//! configured, and to one that runs. It knows no socket and no KVM.
+
+use std::path::Path;
+use std::time::Instant;
+
+use mote_virtio::rate::RateLimiter;
+use serde::{Deserialize, Serialize};
+
+use super::Options;
+use super::http::{Method, Request, Response};
+use super::log::{Level, Log, Place};
+use crate::backend;
+use crate::boot::Source;
+use crate::config::{
+    BootSource, DriveEntry, DrivePatch, File, LoggerEntry, MachineConfig, MachinePatch,
+    MetricsEntry, NicEntry, NicPatch, OnReset, SerialTo, VmConfig, from_json,
+};
+use crate::error::Error;
+
+/// The version of Firecracker's API that is spoken here.
+const FIRECRACKER: &str = "1.16.1";
+/// What Firecracker says when it is too early or too late for something.
+const TOO_EARLY: &str = "The requested operation is not supported before starting the microVM.";
+const TOO_LATE: &str = "The requested operation is not supported after starting the microVM.";
+/// What Firecracker has and Mote has not, by the first part of its path.
+const ABSENT: [(&str, &str); 7] = [
+    ("balloon", "balloon device"),
+    ("cpu-config", "choice of processor features"),
+    ("entropy", "entropy device: guests use their processor's"),
+    ("hotplug", "memory that can be added to a running VM"),
+    (
+        "mmds",
+        "metadata service; use a drive or the kernel's command line",
+    ),
+    ("pmem", "persistent memory device; use a drive"),
+    ("vsock", "vsock device; use a network interface"),
+];
+
+/// A running VM, as the API sees it. Devices have the numbers of their windows.
+pub trait Vm {
+    /// Whether it is paused.
+    fn is_paused(&self) -> bool;
+    /// Stops vCPUs and devices.
+    ///
+    /// # Errors
+    /// A vCPU does not stop.
+    fn pause(&mut self) -> Result<(), Error>;
+    /// Lets them go on.
+    fn resume(&mut self);
+    /// Presses the power button.
+    ///
+    /// # Errors
+    /// Why it has none.
+    fn power_button(&mut self) -> Result<(), String>;
+    /// Sets the limits of a drive, or of what a network interface receives; and
+    /// of what that sends.
+    fn limit(&mut self, device: usize, limits: [Option<RateLimiter>; 2]);
+    /// Looks how large a drive's image is now.
+    ///
+    /// # Errors
+    /// The host's, or the image has become smaller.
+    fn resize(&mut self, device: usize) -> Result<(), String>;
+    /// Puts another medium into a drive that is only read, or none.
+    ///
+    /// # Errors
+    /// It cannot be used, or not any more.
+    fn change(&mut self, device: usize, path: Option<&Path>) -> Result<(), String>;
+    /// What it has counted.
+    fn metrics(&self, to: &mut super::metrics::Snapshot);
+}
+
+/// What comes of a request.
+#[derive(Debug)]
+pub enum Verdict {
+    /// This answer.
+    Answer(Response),
+    /// The VM has to be started; then there is an answer.
+    Start(Box<VmConfig>),
+}
+
+/// Everything that has been said so far.
+#[derive(Debug)]
+pub struct State {
+    options: Options,
+    file: File,
+    serial: Option<SerialTo>,
+    /// The VM that runs.
+    running: Option<Box<VmConfig>>,
+    /// The log.
+    pub log: Log,
+    /// What is counted.
+    pub metrics: super::metrics::Metrics,
+}
+
+/// `GET /`
+#[derive(Serialize)]
+struct Info<'a> {
+    id: &'a str,
+    state: &'static str,
+    vmm_version: &'static str,
+    app_name: &'static str,
+}
+
+/// `GET /version`
+#[derive(Serialize)]
+struct Version {
+    firecracker_version: &'static str,
+    mote_version: &'static str,
+}
+
+/// `PUT /actions`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Act {
+    action_type: Action,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+enum Action {
+    FlushMetrics,
+    InstanceStart,
+    SendCtrlAltDel,
+}
+
+/// `PATCH /vm`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct VmPatch {
+    state: Wanted,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+enum Wanted {
+    Paused,
+    Resumed,
+}
+
+/// `PUT /serial`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SerialEntry {
+    serial_out_path: Option<std::path::PathBuf>,
+    rate_limiter: Option<serde::de::IgnoredAny>,
+}
+
+/// Done, or why not.
+type Done = Result<Response, String>;
+
+impl State {
+    /// Nothing has been said but on the command line.
+    ///
+    /// # Errors
+    /// The config file, or a file for log or metrics, cannot be used.
+    pub fn new(options: Options) -> Result<Self, Error> {
+        let mut file = match &options.config_file {
+            Some(path) => crate::config::read_entries(path)?,
+            None => File::default(),
+        };
+        let (logger, metrics) = (file.logger.take(), file.metrics.take());
+        let mut state = Self {
+            file,
+            serial: None,
+            running: None,
+            log: Log::nowhere(&options.id),
+            metrics: super::metrics::Metrics::default(),
+            options,
+        };
+        let wrong = |why| Error::Usage(format!("config file: {why}"));
+        if let Some(path) = &state.options.config_file {
+            let wrong = |(key, why)| Error::Config(path.clone(), key, why);
+            state.file.config().map_err(wrong)?;
+        }
+        for entry in [state.options.logger.clone(), logger].into_iter().flatten() {
+            state.put_logger(&entry).map_err(wrong)?;
+        }
+        let metrics = state.options.metrics.clone().or(metrics);
+        if let Some(entry) = metrics {
+            state.put_metrics(&entry).map_err(wrong)?;
+        }
+        Ok(state)
+    }
+
+    /// The command line.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// The VM that runs.
+    pub fn running(&self) -> Option<&VmConfig> {
+        self.running.as_deref()
+    }
+
+    /// Answers a request, about the VM that runs if one does.
+    pub fn handle(&mut self, request: &Request, vm: Option<&mut dyn Vm>) -> Verdict {
+        let (name, path) = (request.method.name(), &request.path);
+        let text = format!("The API server received a {name} request on {path:?}.");
+        self.log.line(Place::Request, Level::Info, &text);
+        let result = self.route(request, vm);
+        let first = request.path.split('/').nth(1).unwrap_or_default();
+        self.metrics.count(request.method, first, result.is_err());
+        match result {
+            Ok(verdict) => verdict,
+            Err(why) => Verdict::Answer(self.fault(&why)),
+        }
+    }
+
+    /// The answer when something could not be done.
+    pub fn fault(&mut self, why: &str) -> Response {
+        self.log.line(Place::Fault, Level::Error, why);
+        Response::fault(why)
+    }
+
+    /// The VM runs.
+    pub fn started(&mut self, config: Box<VmConfig>) -> Response {
+        self.running = Some(config);
+        self.log
+            .line(Place::State, Level::Info, "The VM was started.");
+        Response::done()
+    }
+
+    fn route(&mut self, request: &Request, vm: Option<&mut dyn Vm>) -> Result<Verdict, String> {
+        let parts: Vec<&str> = request.path.split('/').skip(1).collect();
+        let first = parts.first().copied().unwrap_or_default();
+        if let Some((_, what)) = ABSENT.iter().find(|(name, _)| *name == first) {
+            return Err(format!("Mote has no {what}."));
+        }
+        let body = &request.body[..];
+        let answer = match (request.method, body.is_empty()) {
+            (Method::Get, true) => self.get(&parts, vm),
+            (Method::Get, false) => Some(Err("GET request cannot have a body.".to_owned())),
+            (Method::Put, true) => Some(Err("Empty PUT request.".to_owned())),
+            (Method::Patch, true) => Some(Err("Empty PATCH request.".to_owned())),
+            (Method::Put, false) if parts == ["actions"] => return self.act(read(body)?, vm),
+            (Method::Put, false) => self.put(&parts, body, vm.is_some()),
+            (Method::Patch, false) => self.patch(&parts, body, vm),
+        };
+        let (name, path) = (request.method.name(), &request.path);
+        let none = || {
+            Err(format!(
+                "Invalid request method and/or path: {name} {path}."
+            ))
+        };
+        answer.unwrap_or_else(none).map(Verdict::Answer)
+    }
+
+    fn get(&mut self, parts: &[&str], vm: Option<&mut dyn Vm>) -> Option<Done> {
+        Some(Ok(match parts {
+            [""] => Response::json(&Info {
+                id: &self.options.id,
+                state: match vm.map(|vm| vm.is_paused()) {
+                    None => "Not started",
+                    Some(false) => "Running",
+                    Some(true) => "Paused",
+                },
+                vmm_version: env!("CARGO_PKG_VERSION"),
+                app_name: "Mote",
+            }),
+            ["version"] => Response::json(&Version {
+                firecracker_version: FIRECRACKER,
+                mote_version: env!("CARGO_PKG_VERSION"),
+            }),
+            ["machine-config"] => {
+                Response::json(&self.file.machine_config.clone().unwrap_or_default())
+            }
+            ["vm", "config"] => {
+                let mut file = self.file.clone();
+                file.machine_config.get_or_insert_default();
+                Response::json(&file)
+            }
+            ["metrics"] => {
+                let now = self.metrics.snapshot(&self.log, vm.map(|vm| &*vm));
+                Response::text(super::metrics::OPENMETRICS, now.openmetrics())
+            }
+            _ => return None,
+        }))
+    }
+
+    /// What is said about a VM before it runs.
+    fn put(&mut self, parts: &[&str], body: &[u8], runs: bool) -> Option<Done> {
+        let known = [
+            "boot-source",
+            "machine-config",
+            "logger",
+            "metrics",
+            "serial",
+        ];
+        let late = || Some(Err(TOO_LATE.to_owned()));
+        Some(match parts {
+            ["snapshot", "create" | "load"] => {
+                Err("This version of Mote takes no snapshots.".to_owned())
+            }
+            [one] if known.contains(one) && runs => return late(),
+            ["drives" | "network-interfaces", _] if runs => return late(),
+            ["boot-source"] => read(body).and_then(|entry| self.put_boot(entry)),
+            ["machine-config"] => read(body).and_then(|entry| self.put_machine(entry)),
+            ["drives", id] => read(body).and_then(|entry| self.put_drive(id, entry)),
+            ["network-interfaces", id] => read(body).and_then(|entry| self.put_nic(id, entry)),
+            ["logger"] => read(body).and_then(|entry| self.put_logger(&entry)),
+            ["metrics"] => read(body).and_then(|entry| self.put_metrics(&entry)),
+            ["serial"] => read(body).and_then(|entry| self.put_serial(entry)),
+            _ => return None,
+        })
+    }
+
+    fn patch(&mut self, parts: &[&str], body: &[u8], vm: Option<&mut dyn Vm>) -> Option<Done> {
+        let vm = match (parts, vm) {
+            (["machine-config"], Some(_)) => return Some(Err(TOO_LATE.to_owned())),
+            (["machine-config"], None) => {
+                return Some(read(body).and_then(|patch| self.patch_machine(&patch)));
+            }
+            (["vm"] | ["drives" | "network-interfaces", _], None) => {
+                return Some(Err(TOO_EARLY.to_owned()));
+            }
+            (_, None) => return None,
+            (_, Some(vm)) => vm,
+        };
+        Some(match parts {
+            ["vm"] => read(body).and_then(|patch| self.patch_vm(&patch, vm)),
+            ["drives", id] => read(body).and_then(|patch| self.patch_drive(id, &patch, vm)),
+            ["network-interfaces", id] => {
+                read(body).and_then(|patch| self.patch_nic(id, &patch, vm))
+            }
+            _ => return None,
+        })
+    }
+
+    fn act(&mut self, act: Act, vm: Option<&mut dyn Vm>) -> Result<Verdict, String> {
+        let Some(vm) = vm else {
+            return match act.action_type {
+                Action::InstanceStart => self.config().map(Box::new).map(Verdict::Start),
+                _ => Err(TOO_EARLY.to_owned()),
+            };
+        };
+        match act.action_type {
+            Action::InstanceStart => return Err(TOO_LATE.to_owned()),
+            Action::SendCtrlAltDel => vm.power_button()?,
+            Action::FlushMetrics => self.metrics.flush(&self.log, Some(vm))?,
+        }
+        Ok(Verdict::Answer(Response::done()))
+    }
+
+    /// The VM that has been described.
+    ///
+    /// # Errors
+    /// What it lacks.
+    pub fn config(&self) -> Result<VmConfig, String> {
+        let mut config = self.file.config().map_err(faulty)?;
+        if config.kernel.is_none() && config.drives.is_empty() {
+            return Err("There is nothing to boot: no boot source and no drive.".to_owned());
+        }
+        config.check_boot()?;
+        let options = &self.options;
+        let serial = self.serial.as_ref().or(options.serial.as_ref());
+        config.serial = serial.cloned().unwrap_or(config.serial);
+        config.on_reset = match (options.on_reset, &config.kernel) {
+            (Some(said), _) => said,
+            // As Firecracker, whose guests end by a reset.
+            (None, Some(_)) => OnReset::Exit,
+            // A computer that boots from its disks: installers restart it.
+            (None, None) => OnReset::Restart,
+        };
+        config.changes = true;
+        config.graceful = options.graceful;
+        config.timings = options.timings;
+        config.kvm_fd = options.kvm_fd;
+        config.ready_fd = options.ready_fd.filter(|_| options.no_api);
+        config.sandbox = options.sandbox;
+        Ok(config)
+    }
+
+    /// Takes a change if what is described then is sound.
+    fn accept(&mut self, file: File) -> Done {
+        file.config().map_err(faulty)?;
+        self.file = file;
+        Ok(Response::done())
+    }
+
+    fn put_boot(&mut self, entry: BootSource) -> Done {
+        let Some(kernel) = &entry.kernel_image_path else {
+            return Err("missing field `kernel_image_path`".to_owned());
+        };
+        // It is opened once more at the start; a mistake shows now.
+        Source::open(kernel, entry.initrd_path.as_deref(), None).map_err(|e| e.to_string())?;
+        let mut file = self.file.clone();
+        file.boot_source = Some(entry);
+        self.accept(file)
+    }
+
+    fn put_machine(&mut self, entry: MachineConfig) -> Done {
+        entry.check().map_err(faulty)?;
+        self.file.machine_config = Some(entry);
+        Ok(Response::done())
+    }
+
+    fn patch_machine(&mut self, patch: &MachinePatch) -> Done {
+        if patch.is_empty() {
+            return Err("Empty PATCH request.".to_owned());
+        }
+        let mut entry = self.file.machine_config.clone().unwrap_or_default();
+        patch.apply(&mut entry);
+        self.put_machine(entry)
+    }
+
+    fn put_drive(&mut self, id: &str, entry: DriveEntry) -> Done {
+        same(id, &entry.drive_id)?;
+        if entry.is_root_device.is_none() {
+            return Err("missing field `is_root_device`".to_owned());
+        }
+        let drive = entry.drive().map_err(faulty)?;
+        backend::check(&drive).map_err(|e| e.to_string())?;
+        let mut file = self.file.clone();
+        match file.drives.iter_mut().find(|drive| drive.drive_id == id) {
+            Some(old) => *old = entry,
+            None => file.drives.push(entry),
+        }
+        self.accept(file)
+    }
+
+    fn put_nic(&mut self, id: &str, entry: NicEntry) -> Done {
+        same(id, &entry.iface_id)?;
+        entry.nic().map_err(faulty)?;
+        let mut file = self.file.clone();
+        let mut nics = file.network_interfaces.iter_mut();
+        match nics.find(|nic| nic.iface_id == id) {
+            Some(old) => *old = entry,
+            None => file.network_interfaces.push(entry),
+        }
+        self.accept(file)
+    }
+
+    fn put_logger(&mut self, entry: &LoggerEntry) -> Done {
+        let level = match entry.level.as_deref() {
+            Some(name) => Some(Level::parse(name).ok_or_else(|| {
+                format!("level: '{name}' is none of Error, Warning, Info, Debug, Trace, Off")
+            })?),
+            None => None,
+        };
+        let path = entry.log_path.as_deref();
+        self.log
+            .configure(path, level, entry.show_level)
+            .map_err(|e| Error::file("log", path.unwrap_or(Path::new("")), &e).to_string())?;
+        self.file.logger = Some(entry.clone());
+        if self.options.allow.is_empty() && path.is_some() {
+            let text = "Until the VM starts, any file can be opened that the user may open: \
+                        there is no --allow-path.";
+            self.log.line(Place::State, Level::Info, text);
+        }
+        Ok(Response::done())
+    }
+
+    fn put_metrics(&mut self, entry: &MetricsEntry) -> Done {
+        self.metrics.open(&entry.metrics_path)?;
+        self.file.metrics = Some(entry.clone());
+        Ok(Response::done())
+    }
+
+    fn put_serial(&mut self, entry: SerialEntry) -> Done {
+        if entry.rate_limiter.is_some() {
+            return Err("rate_limiter: Mote does not limit serial output.".to_owned());
+        }
+        self.serial = entry.serial_out_path.map(SerialTo::File);
+        Ok(Response::done())
+    }
+
+    fn patch_vm(&mut self, patch: &VmPatch, vm: &mut dyn Vm) -> Done {
+        let begin = Instant::now();
+        let (name, text) = match patch.state {
+            Wanted::Paused => {
+                vm.pause().map_err(|e| e.to_string())?;
+                ("pause_vm", "The VM was paused.")
+            }
+            Wanted::Resumed => {
+                vm.resume();
+                ("resume_vm", "The VM was resumed.")
+            }
+        };
+        let took = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.metrics.latencies.insert(name, took);
+        self.log.line(Place::State, Level::Info, text);
+        Ok(Response::done())
+    }
+
+    fn patch_drive(&mut self, id: &str, patch: &DrivePatch, vm: &mut dyn Vm) -> Done {
+        same(id, &patch.drive_id)?;
+        let device = self.position(|config| config.drives.iter().position(|d| d.id == id));
+        let found = self.file.drives.iter_mut().find(|d| d.drive_id == id);
+        let (Some(device), Some(entry)) = (device, found) else {
+            return Err(format!("Invalid block device ID: {id}."));
+        };
+        if patch.eject && (patch.path_on_host.is_some() || !entry.is_cdrom()) {
+            return Err("eject: only of a CD-ROM drive, and without path_on_host.".to_owned());
+        }
+        match patch.path_on_host.as_deref() {
+            Some(path) if !entry.is_cdrom() && entry.path() == Some(path) => vm.resize(device)?,
+            None if !patch.eject => {}
+            path => {
+                vm.change(device, path)?;
+                entry.set_path(path.map(Path::to_path_buf));
+            }
+        }
+        if let Some(limit) = &patch.rate_limiter {
+            let limiter = entry.limit(limit);
+            vm.limit(device, [Some(limiter), None]);
+        }
+        Ok(Response::done())
+    }
+
+    fn patch_nic(&mut self, id: &str, patch: &NicPatch, vm: &mut dyn Vm) -> Done {
+        same(id, &patch.iface_id)?;
+        let device = self.position(|config| {
+            let nic = config.nics.iter().position(|nic| nic.id == id);
+            nic.map(|nic| nic + config.drives.len())
+        });
+        let mut nics = self.file.network_interfaces.iter_mut();
+        let (Some(device), Some(entry)) = (device, nics.find(|nic| nic.iface_id == id)) else {
+            return Err(format!("Invalid network interface ID: {id}."));
+        };
+        vm.limit(device, entry.limit(patch));
+        Ok(Response::done())
+    }
+
+    /// The number of a device of the VM that runs.
+    fn position(&self, find: impl Fn(&VmConfig) -> Option<usize>) -> Option<usize> {
+        self.running.as_deref().and_then(find)
+    }
+}
+
+/// Reads a body.
+fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, String> {
+    let wrong =
+        |why| format!("An error occurred when deserializing the json body of a request: {why}.");
+    from_json(body).map_err(|fault| wrong(faulty(fault)))
+}
+
+/// A key and what is wrong with it.
+fn faulty<K: AsRef<str>>((key, why): (K, String)) -> String {
+    match key.as_ref() {
+        "" | "." => why,
+        key => format!("{key}: {why}"),
+    }
+}
+
+fn same(path: &str, body: &str) -> Result<(), String> {
+    if path == body {
+        return Ok(());
+    }
+    Err(format!(
+        "The id from the path [{path}] does not match the id from the body [{body}]!"
+    ))
+}

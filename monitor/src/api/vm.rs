@@ -1,0 +1,70 @@
+//! The VM as the API wants it.
+
+use std::path::Path;
+
+use mote_virtio::rate::RateLimiter;
+
+use super::metrics::Snapshot;
+use super::state::Vm;
+use crate::error::Error;
+use crate::run::Machine;
+
+impl Vm for Machine {
+    fn is_paused(&self) -> bool {
+        Machine::is_paused(self)
+    }
+
+    fn pause(&mut self) -> Result<(), Error> {
+        Machine::pause(self)
+    }
+
+    fn resume(&mut self) {
+        Machine::resume(self);
+    }
+
+    fn power_button(&mut self) -> Result<(), String> {
+        match self.shared().press_power_button() {
+            Ok(true) => Ok(()),
+            Ok(false) => Err("The guest does not listen for its power button.".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn limit(&mut self, device: usize, limits: [Option<RateLimiter>; 2]) {
+        self.shared().bus.devices().limit(device, limits);
+    }
+
+    fn resize(&mut self, device: usize) -> Result<(), String> {
+        self.shared().bus.devices().resize(device)
+    }
+
+    fn change(&mut self, _: usize, _: Option<&Path>) -> Result<(), String> {
+        let why = "Once the VM runs, no file can be opened any more.";
+        Err(why.to_owned())
+    }
+
+    fn metrics(&self, to: &mut Snapshot) {
+        let shared = self.shared();
+        shared.bus.devices().count(to);
+        for (id, vcpu) in shared.vcpus().iter().enumerate() {
+            to.add("vcpu", &id.to_string(), &vcpu.exits.counts());
+        }
+        let dropped = shared.bus.com1().output().dropped();
+        to.add("uart", "", &[("dropped_bytes", dropped)]);
+        to.add("bus", "", &[("unknown", shared.bus.unknown())]);
+        for (stage, took) in shared.timings.stages() {
+            let name: String = stage
+                .chars()
+                .map(|c| {
+                    if c.is_ascii_alphanumeric() {
+                        c.to_ascii_lowercase()
+                    } else {
+                        '_'
+                    }
+                })
+                .collect();
+            let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+            to.gauge("start_us", &[(name.as_str(), us)]);
+        }
+    }
+}

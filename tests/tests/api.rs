@@ -1,0 +1,383 @@
+//! The control API: every documented request and error, with its status code,
+//! before and after the start; what clients may do to it; and what it does to a
+//! running VM.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use mote_tests::api::Server;
+use mote_tests::{Client, Scratch, Vm, guest, have_kvm, mote, run, vm, wait_until};
+use serde_json::json;
+
+const START: &str = r#"{"action_type":"InstanceStart"}"#;
+
+/// A request, the status of its answer, and a word of it.
+struct Case {
+    status: u16,
+    method: &'static str,
+    path: &'static str,
+    body: &'static str,
+    word: &'static str,
+}
+
+/// A section of the table: requests whose answer does not depend on whether a VM
+/// runs, those to one that is being described, and those to that one when it runs.
+fn cases(section: &str) -> Vec<Case> {
+    let table = include_str!("api.txt");
+    let (_, rest) = table.split_once(&format!("[{section}]\n")).unwrap();
+    let lines = rest.lines().take_while(|line| !line.is_empty());
+    let case = |line: &'static str| {
+        let (line, word) = line.split_once(" -- ").unwrap_or((line, ""));
+        let mut parts = line.splitn(4, ' ');
+        Case {
+            status: parts.next().unwrap().parse().unwrap(),
+            method: parts.next().unwrap(),
+            path: parts.next().unwrap(),
+            body: parts.next().unwrap_or_default(),
+            word,
+        }
+    };
+    lines.map(case).collect()
+}
+
+#[track_caller]
+fn check(client: &mut Client, case: &Case, dir: &str) {
+    let body = case.body.replace("DIR", dir);
+    let answer = client.request(case.method, case.path, &body);
+    let said = format!("{} {} {body}: {answer:?}", case.method, case.path);
+    assert_eq!(answer.status, case.status, "{said}");
+    answer.expect(case.status);
+    assert!(answer.body.contains(case.word), "{said}");
+    if answer.head.contains("close") {
+        // After what is no request, as another method.
+        assert!(client.is_closed());
+    }
+}
+
+#[test]
+fn every_request_has_its_status() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    scratch.file("disk", vec![0; 1 << 20]);
+    fs::copy(guest("spin"), scratch.join("kernel")).unwrap();
+    let server = Server::start(&scratch, &["--id", "table"]);
+    let dir = scratch.to_str().unwrap();
+    for case in &cases("always") {
+        check(&mut server.client(), case, dir);
+    }
+    for case in &cases("before") {
+        check(&mut server.client(), case, dir);
+    }
+    let mut client = server.client();
+    // The CD of the table is the disk, which only one of them may have.
+    let cd = scratch.file("cd", vec![0; 1 << 20]);
+    let entry =
+        json!({"drive_id": "c", "is_root_device": false, "media": "cdrom", "path_on_host": cd});
+    client.put("/drives/c", &entry.to_string());
+    assert_eq!(client.get("/").json()["state"], "Not started");
+    client.start();
+    assert_eq!(client.get("/").json()["state"], "Running");
+    for case in cases("always").iter().chain(&cases("after")) {
+        check(&mut server.client(), case, dir);
+    }
+    assert_eq!(client.get("/").json()["id"], "table");
+    let lines = fs::read_to_string(scratch.join("metrics")).unwrap();
+    let line: serde_json::Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+    assert!(line["put_api_requests"]["actions_fails"].as_u64().unwrap() >= 2);
+    assert!(line["vcpu"]["exit_io_out"].as_u64().unwrap() > 0);
+    assert!(line["block_a"]["read_bytes"].is_u64());
+    let log = fs::read_to_string(scratch.join("log")).unwrap();
+    assert!(log.contains(" [table:main:ERROR] "), "{log}");
+    // The guest's output is in the file, nothing of it elsewhere.
+    wait_until("output in the file", || {
+        fs::read_to_string(scratch.join("serial"))
+            .unwrap()
+            .contains("spin")
+    });
+    assert_eq!(server.vm.out.text(), "");
+    server.vm.signal(libc::SIGTERM);
+    server.vm.end().expect(128 + libc::SIGTERM);
+}
+
+#[test]
+fn what_is_described_is_shown() {
+    let scratch = Scratch::new();
+    let disk = scratch.file("disk", vec![0; 1 << 20]);
+    let server = Server::start(&scratch, &[]);
+    let mut client = server.with_guest("hello");
+    assert_eq!(
+        client.get("/").json(),
+        json!({"id": "anonymous-instance", "state": "Not started",
+               "vmm_version": env!("CARGO_PKG_VERSION"), "app_name": "Mote"})
+    );
+    let usual = json!({"vcpu_count": 1, "mem_size_mib": 128, "smt": false,
+                       "track_dirty_pages": false, "cpu_template": "None", "huge_pages": "None"});
+    assert_eq!(client.get("/machine-config").json(), usual);
+    client.put("/machine-config", r#"{"vcpu_count":3,"mem_size_mib":99}"#);
+    client.patch("/machine-config", r#"{"mem_size_mib":98}"#);
+    let entry = json!({"drive_id": "d", "is_root_device": false, "path_on_host": disk});
+    client.put("/drives/d", &entry.to_string());
+    let nic = r#"{"iface_id":"n","host_dev_name":"tap9"}"#;
+    client.put("/network-interfaces/n", nic);
+    let all = client.get("/vm/config").json();
+    assert_eq!(all["machine-config"]["vcpu_count"], 3);
+    assert_eq!(all["machine-config"]["mem_size_mib"], 98);
+    assert_eq!(all["boot-source"]["boot_args"], "console=ttyS0");
+    assert_eq!(all["drives"][0]["drive_id"], "d");
+    assert_eq!(all["network-interfaces"][0]["host_dev_name"], "tap9");
+    // What is shown is a config file.
+    let file = scratch.file("again.json", all.to_string());
+    let other = Scratch::new();
+    drop(client);
+    drop(server);
+    let config = fs::read_to_string(&file).unwrap().replace("tap9", "/");
+    let bad = scratch.file("bad.json", config);
+    let mut command = mote(["--api-sock", "x", "--config-file"]);
+    let end = run(command.current_dir(&*other).arg(bad));
+    end.expect(2).complains(&["bad.json", "host_dev_name"]);
+}
+
+/// Starts by a file, with and without a socket, and ends as Firecracker's
+/// process ends: with 0, also when the guest resets.
+#[test]
+fn a_config_file_starts_at_once() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    for (name, on_reset, code) in [
+        ("hello", &[][..], 0),
+        ("reset", &[], 0),
+        ("reset", &["--on-reset", "exit"], 7),
+    ] {
+        let kernel = guest(name);
+        let boot = json!({"kernel_image_path": kernel, "boot_args": "by=i8042"});
+        let config = json!({"boot-source": boot, "drives": [],
+                            "vsock": null, "balloon": null, "pmem": []});
+        let file = scratch.file("vm.json", config.to_string());
+        let mut command = mote(["--no-api", "--config-file"]);
+        run(command.arg(file).args(on_reset)).expect(code);
+    }
+    let config = json!({"boot-source": {"kernel_image_path": guest("spin")}});
+    let file = scratch.file("vm.json", config.to_string());
+    let server = Server::start(&scratch, &["--config-file", file.to_str().unwrap()]);
+    assert_eq!(server.client().get("/").json()["state"], "Running");
+}
+
+#[test]
+fn a_start_that_fails_can_be_tried_again() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let server = Server::start(&scratch, &[]);
+    let mut client = server.with_guest("hello");
+    client.put(
+        "/network-interfaces/n",
+        r#"{"iface_id":"n","host_dev_name":"no-such-tap"}"#,
+    );
+    let disk = scratch.file("disk", vec![0; 1 << 20]);
+    let entry = json!({"drive_id": "d", "is_root_device": false, "path_on_host": disk}).to_string();
+    client.put("/drives/d", &entry);
+    fs::remove_file(&disk).unwrap();
+    for _ in 0..3 {
+        let answer = client.request("PUT", "/actions", START);
+        assert!(
+            answer.expect(400).body.contains("no such file"),
+            "{answer:?}"
+        );
+    }
+    fs::write(&disk, vec![0; 1 << 20]).unwrap();
+    let answer = client.request("PUT", "/actions", START);
+    assert!(
+        answer.expect(400).body.contains("no-such-tap"),
+        "{answer:?}"
+    );
+    assert_eq!(client.get("/").json()["state"], "Not started");
+    // A kernel that is none shows when it is read: too late for another try.
+    drop(server);
+    let server = Server::start(&scratch, &[]);
+    let mut client = server.client();
+    let text = scratch.file(
+        "text",
+        "this is no kernel, but long enough to be one\n".repeat(99),
+    );
+    client.put(
+        "/boot-source",
+        &json!({"kernel_image_path": text}).to_string(),
+    );
+    let answer = client.request("PUT", "/actions", START);
+    assert!(answer.expect(400).body.contains("kernel"), "{answer:?}");
+    server.vm.end().expect(3);
+}
+
+#[test]
+fn a_guest_is_paused_and_goes_on() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let mut server = Server::start(&scratch, &[]);
+    let mut client = server.with_guest("echo");
+    client.start();
+    for round in 0..20 {
+        let word = format!("word{round}.\n");
+        server.vm.send(&word);
+        server.vm.wait_for(&word[..word.len() - 1]);
+        client.patch("/vm", r#"{"state":"Paused"}"#);
+        assert_eq!(client.get("/").json()["state"], "Paused");
+        let late = format!("late{round}.\n");
+        server.vm.send(&late);
+        // Nothing of a paused VM runs.
+        let pid = server.vm.pid();
+        thread::sleep(Duration::from_millis(20));
+        assert!(mote_tests::proc::thread_sleeps(pid, "vcpu0"));
+        assert!(!server.vm.out.text().contains(&late[..late.len() - 1]));
+        client.patch("/vm", r#"{"state":"Resumed"}"#);
+        server.vm.wait_for(&late[..late.len() - 1]);
+    }
+}
+
+/// Clients that are slow, broken or many stop neither the VM nor each other.
+#[test]
+fn bad_clients_harm_nobody() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let mut server = Server::start(&scratch, &[]);
+    server.with_guest("echo").start();
+    // Many that say nothing, or not all of it, and stay.
+    let mut quiet: Vec<Client> = (0..40).map(|_| server.client()).collect();
+    for client in quiet.iter_mut().skip(30) {
+        client.send(b"PUT /actions HTTP/1.1\r\nContent-Length: 50\r\n\r\n{");
+    }
+    // One that asks for more and more and never reads. It is heard until its
+    // answers fill what is kept for it.
+    let mut greedy = server.client();
+    let patience = Some(Duration::from_millis(100));
+    greedy.stream().set_write_timeout(patience).unwrap();
+    let request = b"GET /vm/config HTTP/1.1\r\n\r\n".repeat(64);
+    use std::io::Write as _;
+    let sent: usize = (0..10_000)
+        .map_while(|_| greedy.stream().write(&request).ok())
+        .sum();
+    assert!(sent < 10_000 * request.len(), "it was never held back");
+    let mut good = server.client();
+    good.get("/").expect(200);
+    server.vm.send("still here\n");
+    server.vm.wait_for("still here");
+    let memory = mote_tests::proc::status(server.vm.pid(), "VmRSS");
+    assert!(memory < 20 << 10, "{memory} KiB");
+    // It gets all answers when it reads after all.
+    let complete = (sent / (request.len() / 64)).min(100);
+    for _ in 0..complete {
+        greedy.answer().expect(200);
+    }
+    // One that hangs up in the middle, and one that talks nonsense.
+    let mut broken = server.client();
+    broken.send(b"PUT /vm HTTP/1.1\r\nContent-Length: 10\r\n\r\n{");
+    drop(broken);
+    let mut nonsense = server.client();
+    nonsense.send(b"\x16\x03\x01 hello\r\n\r\n");
+    nonsense.answer().expect(400);
+    assert!(nonsense.is_closed());
+    good.get("/").expect(200);
+}
+
+#[test]
+fn requests_may_come_as_they_like() {
+    let scratch = Scratch::new();
+    let server = Server::start(&scratch, &["--http-api-max-payload-size", "100"]);
+    // Byte by byte.
+    let mut client = server.client();
+    for byte in b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n" {
+        client.send(&[*byte]);
+    }
+    assert_eq!(
+        client.answer().json()["mote_version"],
+        env!("CARGO_PKG_VERSION")
+    );
+    // Several at once.
+    client.send(&b"GET /version HTTP/1.1\r\n\r\n".repeat(50));
+    for _ in 0..50 {
+        client.answer().expect(200);
+    }
+    // With leave.
+    client.send(b"PUT /vsock HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
+    assert_eq!(client.answer().status, 100);
+    client.send(b"{}");
+    client.answer().expect(400);
+    // More than the limit: told so, though it is never read.
+    client.send(b"PUT /vsock HTTP/1.1\r\nContent-Length: 101\r\n\r\n");
+    let answer = client.answer();
+    assert!(
+        answer.expect(400).body.contains("limit of 100"),
+        "{answer:?}"
+    );
+    client.send(&[b'x'; 101]);
+    assert!(client.is_closed());
+    // Headers without end.
+    let mut client = server.client();
+    client.send(&[b'G'; 9000]);
+    client.answer().expect(400);
+    // Without being asked to stay, HTTP/1.0 does not.
+    let mut client = server.client();
+    client.send(b"GET / HTTP/1.0\r\n\r\n");
+    client.answer().expect(200);
+    assert!(client.is_closed());
+    // One that ends its side still gets its answer.
+    let mut client = server.client();
+    client.send(b"GET / HTTP/1.1\r\n\r\n");
+    client.stream().shutdown(std::net::Shutdown::Write).unwrap();
+    client.answer().expect(200);
+    assert!(client.is_closed());
+}
+
+/// The socket may be the caller's, and readiness a line.
+#[test]
+fn the_socket_may_be_passed_in() {
+    let scratch = Scratch::new();
+    let socket = scratch.join("own.sock");
+    let listener = OwnedFd::from(UnixListener::bind(&socket).unwrap());
+    let mut command = Command::new("sh");
+    let line = r#"exec "$0" --api-fd 5 --ready-fd 6 5<&0 6>&1 </dev/null"#;
+    command.args(["-c", line]).arg(vm::binary()).stdin(listener);
+    let process = Vm::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
+    process.wait_for("ready\n");
+    Client::connect(&socket).get("/").expect(200);
+    drop(process);
+    let end = run(&mut mote(["--api-fd", "99"]));
+    end.expect(2).complains(&["--api-fd", "99"]);
+    // No socket at all.
+    command = Command::new("sh");
+    let line = r#"exec "$0" --api-fd 5 5</dev/null"#;
+    command.args(["-c", line]).arg(vm::binary());
+    run(&mut command).expect(2).complains(&["--api-fd", "5"]);
+}
+
+#[test]
+fn a_socket_is_taken_over_from_the_dead_only() {
+    let scratch = Scratch::new();
+    let server = Server::start(&scratch, &[]);
+    let path = server.socket.to_str().unwrap();
+    run(&mut mote(["--api-sock", path]))
+        .expect(3)
+        .complains(&["already exists", "api.sock"]);
+    server.client().get("/").expect(200);
+    drop(server);
+    let server = Server::start(&scratch, &[]);
+    server.client().get("/").expect(200);
+    drop(server);
+    let file = scratch.file("file", "mine");
+    run(&mut mote(["--api-sock", file.to_str().unwrap()]))
+        .expect(3)
+        .complains(&["already exists"]);
+    assert_eq!(fs::read(file).unwrap(), b"mine");
+}
