@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use mote_tests::api::Server;
 use mote_tests::{Client, Scratch, Vm, guest, have_kvm, mote, run, vm, wait_until};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const START: &str = r#"{"action_type":"InstanceStart"}"#;
 
@@ -162,7 +162,12 @@ fn a_config_file_starts_at_once() {
                             "vsock": null, "balloon": null, "pmem": []});
         let file = scratch.file("vm.json", config.to_string());
         let mut command = mote(["--no-api", "--config-file"]);
-        run(command.arg(file).args(on_reset)).expect(code);
+        let mut vm = Vm::start(command.arg(file).args(on_reset));
+        if name == "reset" {
+            vm.wait_for("boot");
+            vm.send("r");
+        }
+        vm.end().expect(code);
     }
     let config = json!({"boot-source": {"kernel_image_path": guest("spin")}});
     let file = scratch.file("vm.json", config.to_string());
@@ -380,4 +385,92 @@ fn a_socket_is_taken_over_from_the_dead_only() {
         .expect(3)
         .complains(&["already exists"]);
     assert_eq!(fs::read(file).unwrap(), b"mine");
+}
+
+/// What the OpenAPI file describes is exactly what is there: its paths and
+/// methods, the keys of its bodies, what has to be in them, and the statuses.
+#[test]
+fn the_openapi_file_is_true() {
+    let text = include_str!("../../monitor/src/api/openapi.json");
+    let file: Value = serde_json::from_str(text).unwrap();
+    let scratch = Scratch::new();
+    let server = Server::start(&scratch, &[]);
+    let path_of = |path: &str| path.replace("{drive_id}", "a").replace("{iface_id}", "a");
+    let mut known = Vec::new();
+    for (path, methods) in file["paths"].as_object().unwrap() {
+        for (method, told) in methods.as_object().unwrap() {
+            let (path, method) = (path_of(path), method.to_uppercase());
+            if method == "GET" {
+                let answer = server.client().get(&path);
+                let content = &told["responses"]["200"]["content"];
+                if let Some(schema) = content.pointer("/application~1json/schema") {
+                    conforms(&file, schema, &answer.expect(200).json());
+                }
+            } else {
+                let schema = &told["requestBody"]["content"]["application/json"]["schema"];
+                check_body(&server, (&method, &path), &file, schema);
+            }
+            known.push((method, path));
+        }
+    }
+    // And nothing else is.
+    for case in ["always", "before", "after"]
+        .iter()
+        .flat_map(|name| cases(name))
+    {
+        let (path, _) = case.path.split_once('?').unwrap_or((case.path, ""));
+        let parts: Vec<&str> = path.split('/').collect();
+        let path = match parts[..] {
+            ["", first @ ("drives" | "network-interfaces"), _] => format!("/{first}/a"),
+            _ => path.to_owned(),
+        };
+        let found = known.contains(&(case.method.to_owned(), path));
+        let absent = ["Invalid request", "method ", "snapshots"];
+        let absent = absent.iter().any(|word| case.word.starts_with(word))
+            || case.word.starts_with("no ") && !case.word.starts_with("no such");
+        assert!(found != absent, "{} {}", case.method, case.path);
+    }
+}
+
+fn resolve<'a>(file: &'a Value, schema: &'a Value) -> &'a Value {
+    match schema["$ref"].as_str() {
+        Some(name) => file.pointer(name.trim_start_matches('#')).unwrap(),
+        None => schema,
+    }
+}
+
+/// A value has what it must have, and nothing but what it may have.
+fn conforms(file: &Value, schema: &Value, value: &Value) {
+    let schema = resolve(file, schema);
+    let Some(properties) = schema["properties"].as_object() else {
+        return;
+    };
+    for key in schema["required"].as_array().into_iter().flatten() {
+        assert!(!value[key.as_str().unwrap()].is_null(), "no {key}: {value}");
+    }
+    for (key, value) in value.as_object().unwrap() {
+        assert!(properties.contains_key(key), "{key}: {value}");
+        conforms(file, &properties[key], value);
+    }
+}
+
+/// What a refusal says is taken, is what the file says is taken.
+fn check_body(server: &Server, (method, path): (&str, &str), file: &Value, schema: &Value) {
+    let schema = resolve(file, schema);
+    let mut client = server.client();
+    let answer = client.request(method, path, r#"{"no-such-key":1}"#);
+    let fault = answer.expect(400).json()["fault_message"].to_string();
+    let properties = schema["properties"].as_object().unwrap();
+    let (_, expected) = fault.split_once("expected").unwrap();
+    let mut taken: Vec<&str> = expected.split('`').skip(1).step_by(2).collect();
+    let mut told: Vec<&str> = properties.keys().map(String::as_str).collect();
+    taken.sort_unstable();
+    told.sort_unstable();
+    assert_eq!(taken, told, "{method} {path}: {fault}");
+    if let Some(required) = schema["required"].as_array() {
+        let answer = client.request(method, path, "{}");
+        let fault = answer.expect(400).json()["fault_message"].to_string();
+        let names = |key: &Value| fault.contains(&format!("`{}`", key.as_str().unwrap()));
+        assert!(required.iter().any(names), "{method} {path}: {fault}");
+    }
 }

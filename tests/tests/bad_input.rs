@@ -303,7 +303,7 @@ fn config_files_name_file_and_key() {
         ("kernel = vmlinux", &["expected"]),
         ("{} {}", &["trailing"]),
         ("\u{feff}{}", &["expected"]),
-        (r#"{"vsock":{}}"#, &["vsock", "unknown"]),
+        (r#"{"vsock":{}}"#, &["vsock", "no such device"]),
         (
             r#"{"boot-source":{"kernel":"k"}}"#,
             &["boot-source.kernel", "unknown"],

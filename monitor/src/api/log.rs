@@ -104,22 +104,13 @@ impl Log {
         }
     }
 
-    /// Sends lines to `path` from now on, if there is one.
-    ///
-    /// # Errors
-    /// It cannot be opened.
-    pub fn configure(
-        &mut self,
-        path: Option<&Path>,
-        level: Option<Level>,
-        show_level: bool,
-    ) -> io::Result<()> {
-        if let Some(path) = path {
-            self.to = Some(open(path)?);
+    /// Sends lines to `file` from now on, if there is one.
+    pub fn configure(&mut self, file: Option<File>, level: Option<Level>, show_level: bool) {
+        if file.is_some() {
+            self.to = file;
         }
         self.level = level.unwrap_or(self.level);
         self.show_level = show_level;
-        Ok(())
     }
 
     /// Number of its descriptor.
@@ -151,7 +142,7 @@ impl Log {
             return;
         }
         let (seconds, nanos) = self.day();
-        if seconds - self.window >= WINDOW {
+        if seconds.saturating_sub(self.window) >= WINDOW {
             (self.window, self.written) = (seconds, [0; PLACES]);
             let untold = std::mem::take(&mut self.untold);
             if untold > 0 {
@@ -247,7 +238,7 @@ mod tests {
     fn a_log_is_bounded() {
         let path = std::env::temp_dir().join(format!("mote-log-{}", std::process::id()));
         let mut log = Log::nowhere("vm");
-        log.configure(Some(&path), None, true).unwrap();
+        log.configure(Some(open(&path).unwrap()), None, true);
         for round in 0..1000 {
             log.line(Place::Request, Level::Info, &format!("request {round}\nx"));
             log.line(Place::Fault, Level::Error, "fault");

@@ -6,14 +6,12 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
-use std::path::Path;
 
 use serde_json::{Map, Value};
 
 use super::http::Method;
-use super::log::{self, Log};
+use super::log::Log;
 use super::state::Vm;
-use crate::error::Error;
 
 /// The type of OpenMetrics text.
 pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -234,17 +232,9 @@ impl Metrics {
         }
     }
 
-    /// Writes lines to `path` from now on.
-    ///
-    /// # Errors
-    /// It cannot be opened, or there is one already.
-    pub fn open(&mut self, path: &Path) -> Result<(), String> {
-        if self.to.is_some() {
-            return Err("The metrics system was already initialized.".to_owned());
-        }
-        let opened = log::open(path).map_err(|e| Error::file("metrics", path, &e).to_string());
-        self.to = Some(opened?);
-        Ok(())
+    /// Writes lines to `file` from now on.
+    pub fn write_to(&mut self, file: File) {
+        self.to = Some(file);
     }
 
     /// Number of the descriptor of where lines go.

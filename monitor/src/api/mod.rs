@@ -54,7 +54,7 @@ use vmm_sys_util::eventfd::EventFd;
 use self::http::Response;
 use self::log::{Level, Place};
 use self::server::Server;
-use self::state::{State, Verdict};
+use self::state::{HostFiles, State, Verdict};
 use crate::config::{LoggerEntry, MetricsEntry, OnReset, SerialTo, VmConfig};
 use crate::error::{Error, exit};
 use crate::run::{self, Control, Machine, MainThread, Opened};
@@ -126,7 +126,7 @@ pub fn run(options: Options, timings: &Arc<Timings>) -> Result<u8, Error> {
     let starts = options.config_file.is_some();
     let mut api = Api {
         server,
-        state: State::new(options)?,
+        state: State::new(options, Box::new(HostFiles))?,
     };
     api.state.metrics.startup = startup(api.state.options().begun);
     timings.mark("API socket");

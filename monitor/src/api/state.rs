@@ -1,6 +1,8 @@
 //! The state machine behind the API: what a request does to a VM that is being
 //! configured, and to one that runs. It knows no socket and no KVM.
 
+use std::fs;
+use std::io;
 use std::path::Path;
 use std::time::Instant;
 
@@ -9,11 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use super::Options;
 use super::http::{Method, Request, Response};
-use super::log::{Level, Log, Place};
+use super::log::{self, Level, Log, Place};
 use crate::backend;
 use crate::boot::Source;
 use crate::config::{
-    BootSource, DriveEntry, DrivePatch, File, LoggerEntry, MachineConfig, MachinePatch,
+    BootSource, Drive, DriveEntry, DrivePatch, File, LoggerEntry, MachineConfig, MachinePatch,
     MetricsEntry, NicEntry, NicPatch, OnReset, SerialTo, VmConfig, from_json,
 };
 use crate::error::Error;
@@ -70,6 +72,42 @@ pub trait Vm {
     fn metrics(&self, to: &mut super::metrics::Snapshot);
 }
 
+/// What a request needs of the host's files before the start.
+pub trait Files {
+    /// Opens a file or named pipe to add to, making it if it is missing.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    fn append(&self, path: &Path) -> io::Result<fs::File>;
+    /// Whether a kernel and an initrd can be opened.
+    ///
+    /// # Errors
+    /// They cannot.
+    fn check_kernel(&self, kernel: &Path, initrd: Option<&Path>) -> Result<(), Error>;
+    /// Whether a drive's image can be opened.
+    ///
+    /// # Errors
+    /// It cannot.
+    fn check_drive(&self, drive: &Drive) -> Result<(), Error>;
+}
+
+/// The host's.
+pub struct HostFiles;
+
+impl Files for HostFiles {
+    fn append(&self, path: &Path) -> io::Result<fs::File> {
+        log::open(path)
+    }
+
+    fn check_kernel(&self, kernel: &Path, initrd: Option<&Path>) -> Result<(), Error> {
+        Source::open(kernel, initrd, None).map(|_| ())
+    }
+
+    fn check_drive(&self, drive: &Drive) -> Result<(), Error> {
+        backend::check(drive)
+    }
+}
+
 /// What comes of a request.
 #[derive(Debug)]
 pub enum Verdict {
@@ -80,9 +118,9 @@ pub enum Verdict {
 }
 
 /// Everything that has been said so far.
-#[derive(Debug)]
 pub struct State {
     options: Options,
+    files: Box<dyn Files>,
     file: File,
     serial: Option<SerialTo>,
     /// The VM that runs.
@@ -152,13 +190,14 @@ impl State {
     ///
     /// # Errors
     /// The config file, or a file for log or metrics, cannot be used.
-    pub fn new(options: Options) -> Result<Self, Error> {
+    pub fn new(options: Options, files: Box<dyn Files>) -> Result<Self, Error> {
         let mut file = match &options.config_file {
             Some(path) => crate::config::read_entries(path)?,
             None => File::default(),
         };
         let (logger, metrics) = (file.logger.take(), file.metrics.take());
         let mut state = Self {
+            files,
             file,
             serial: None,
             running: None,
@@ -278,48 +317,44 @@ impl State {
 
     /// What is said about a VM before it runs.
     fn put(&mut self, parts: &[&str], body: &[u8], runs: bool) -> Option<Done> {
-        let known = [
-            "boot-source",
-            "machine-config",
-            "logger",
-            "metrics",
-            "serial",
-        ];
-        let late = || Some(Err(TOO_LATE.to_owned()));
+        /// A body of the right form may still come too late.
+        fn early<'a, T: Deserialize<'a>>(body: &'a [u8], runs: bool) -> Result<T, String> {
+            let entry = read(body)?;
+            if runs {
+                return Err(TOO_LATE.to_owned());
+            }
+            Ok(entry)
+        }
         Some(match parts {
             ["snapshot", "create" | "load"] => {
                 Err("This version of Mote takes no snapshots.".to_owned())
             }
-            [one] if known.contains(one) && runs => return late(),
-            ["drives" | "network-interfaces", _] if runs => return late(),
-            ["boot-source"] => read(body).and_then(|entry| self.put_boot(entry)),
-            ["machine-config"] => read(body).and_then(|entry| self.put_machine(entry)),
-            ["drives", id] => read(body).and_then(|entry| self.put_drive(id, entry)),
-            ["network-interfaces", id] => read(body).and_then(|entry| self.put_nic(id, entry)),
-            ["logger"] => read(body).and_then(|entry| self.put_logger(&entry)),
-            ["metrics"] => read(body).and_then(|entry| self.put_metrics(&entry)),
-            ["serial"] => read(body).and_then(|entry| self.put_serial(entry)),
+            ["boot-source"] => early(body, runs).and_then(|entry| self.put_boot(entry)),
+            ["machine-config"] => early(body, runs).and_then(|entry| self.put_machine(entry)),
+            ["drives", id] => early(body, runs).and_then(|entry| self.put_drive(id, entry)),
+            ["network-interfaces", id] => {
+                early(body, runs).and_then(|entry| self.put_nic(id, entry))
+            }
+            ["logger"] => early(body, runs).and_then(|entry| self.put_logger(&entry)),
+            ["metrics"] => early(body, runs).and_then(|entry| self.put_metrics(&entry)),
+            ["serial"] => early(body, runs).and_then(|entry| self.put_serial(entry)),
             _ => return None,
         })
     }
 
     fn patch(&mut self, parts: &[&str], body: &[u8], vm: Option<&mut dyn Vm>) -> Option<Done> {
-        let vm = match (parts, vm) {
-            (["machine-config"], Some(_)) => return Some(Err(TOO_LATE.to_owned())),
-            (["machine-config"], None) => {
-                return Some(read(body).and_then(|patch| self.patch_machine(&patch)));
-            }
-            (["vm"] | ["drives" | "network-interfaces", _], None) => {
-                return Some(Err(TOO_EARLY.to_owned()));
-            }
-            (_, None) => return None,
-            (_, Some(vm)) => vm,
-        };
+        let early = || TOO_EARLY.to_owned();
         Some(match parts {
-            ["vm"] => read(body).and_then(|patch| self.patch_vm(&patch, vm)),
-            ["drives", id] => read(body).and_then(|patch| self.patch_drive(id, &patch, vm)),
+            ["machine-config"] => read(body).and_then(|patch| match vm {
+                None => self.patch_machine(&patch),
+                Some(_) => Err(TOO_LATE.to_owned()),
+            }),
+            ["vm"] => read(body).and_then(|patch| self.patch_vm(&patch, vm.ok_or_else(early)?)),
+            ["drives", id] => {
+                read(body).and_then(|patch| self.patch_drive(id, &patch, vm.ok_or_else(early)?))
+            }
             ["network-interfaces", id] => {
-                read(body).and_then(|patch| self.patch_nic(id, &patch, vm))
+                read(body).and_then(|patch| self.patch_nic(id, &patch, vm.ok_or_else(early)?))
             }
             _ => return None,
         })
@@ -381,7 +416,9 @@ impl State {
             return Err("missing field `kernel_image_path`".to_owned());
         };
         // It is opened once more at the start; a mistake shows now.
-        Source::open(kernel, entry.initrd_path.as_deref(), None).map_err(|e| e.to_string())?;
+        let initrd = entry.initrd_path.as_deref();
+        let checked = self.files.check_kernel(kernel, initrd);
+        checked.map_err(|e| e.to_string())?;
         let mut file = self.file.clone();
         file.boot_source = Some(entry);
         self.accept(file)
@@ -408,7 +445,8 @@ impl State {
             return Err("missing field `is_root_device`".to_owned());
         }
         let drive = entry.drive().map_err(faulty)?;
-        backend::check(&drive).map_err(|e| e.to_string())?;
+        let checked = self.files.check_drive(&drive);
+        checked.map_err(|e| e.to_string())?;
         let mut file = self.file.clone();
         match file.drives.iter_mut().find(|drive| drive.drive_id == id) {
             Some(old) => *old = entry,
@@ -437,9 +475,8 @@ impl State {
             None => None,
         };
         let path = entry.log_path.as_deref();
-        self.log
-            .configure(path, level, entry.show_level)
-            .map_err(|e| Error::file("log", path.unwrap_or(Path::new("")), &e).to_string())?;
+        let file = path.map(|path| self.append("log", path)).transpose()?;
+        self.log.configure(file, level, entry.show_level);
         self.file.logger = Some(entry.clone());
         if self.options.allow.is_empty() && path.is_some() {
             let text = "Until the VM starts, any file can be opened that the user may open: \
@@ -450,9 +487,18 @@ impl State {
     }
 
     fn put_metrics(&mut self, entry: &MetricsEntry) -> Done {
-        self.metrics.open(&entry.metrics_path)?;
+        if self.metrics.number().is_some() {
+            return Err("The metrics system was already initialized.".to_owned());
+        }
+        let file = self.append("metrics", &entry.metrics_path)?;
+        self.metrics.write_to(file);
         self.file.metrics = Some(entry.clone());
         Ok(Response::done())
+    }
+
+    fn append(&self, what: &'static str, path: &Path) -> Result<fs::File, String> {
+        let failed = |e: io::Error| Error::file(what, path, &e).to_string();
+        self.files.append(path).map_err(failed)
     }
 
     fn put_serial(&mut self, entry: SerialEntry) -> Done {

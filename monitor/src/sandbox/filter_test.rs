@@ -193,11 +193,16 @@ fn the_start_allows_what_threads_need() {
     // Of all vCPUs one is a thread's own.
     slots[Slot::Vcpu as usize] = slots[Slot::VcpuFirst as usize] + 1;
     let program = fill_in(Thread::Start, &slots, false);
+    let with_api = fill_in(Thread::StartApi, &slots, false);
     for (thread, _) in THREADS {
+        let program = match thread {
+            Thread::StartApi | Thread::Control => &with_api,
+            _ => &program,
+        };
         for rule in rules(thread).filter(|rule| !is_absent(rule)) {
             for variant in 0..16 {
                 let good = arguments(rule.when, &slots, variant);
-                let said = verdict(&program, ARCH, rule.call as u32, &good);
+                let said = verdict(program, ARCH, rule.call as u32, &good);
                 assert_eq!(said, ALLOW, "{thread:?} {} {good:x?}", rule.call);
             }
         }
