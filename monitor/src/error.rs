@@ -49,6 +49,8 @@ pub enum Error {
     Kvm(&'static str, io::Error),
     /// An operation of the operating system failed.
     System(&'static str, io::Error),
+    /// A saved machine cannot be used, or not with what is here.
+    Snapshot(String),
     /// The guest triple-faulted; the field is the vCPU.
     TripleFault(usize),
     /// KVM gave up running the guest.
@@ -65,7 +67,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) | Self::Config(..) => exit::USAGE,
-            Self::Input(..) => exit::INPUT,
+            Self::Input(..) | Self::Snapshot(_) => exit::INPUT,
             Self::Host(_) | Self::Kvm(..) => exit::HOST,
             Self::System(..) | Self::Refused(_) => exit::INTERNAL,
             Self::TripleFault(_) => exit::GUEST_CRASH,
@@ -87,6 +89,7 @@ impl fmt::Display for Error {
             Self::Input(what, path, why) => write!(f, "{what} {}: {why}", path.display()),
             Self::Kvm(operation, cause) => write!(f, "KVM: {operation}: {}", os_message(cause)),
             Self::System(operation, cause) => write!(f, "{operation}: {}", os_message(cause)),
+            Self::Snapshot(why) => write!(f, "snapshot: {why}"),
             Self::TripleFault(cpu) => {
                 write!(f, "the guest crashed: triple fault on vCPU {cpu}")
             }

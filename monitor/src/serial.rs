@@ -5,8 +5,9 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use mote_snapshot::SerialV1;
 use vm_superio::serial::SerialEvents;
-use vm_superio::{Serial, Trigger};
+use vm_superio::{Serial, SerialState, Trigger};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::console::Output;
@@ -15,6 +16,10 @@ use crate::console::Output;
 const MODEM_CONTROL: u8 = 4;
 /// Its bit that connects the transmitter to the receiver.
 const LOOPBACK: u8 = 1 << 4;
+/// Line status register: there is a byte to read.
+const DATA_READY: u8 = 1;
+/// Bytes that the receiver holds.
+const FIFO: usize = 64;
 
 /// The interrupt line: an edge for each trigger.
 #[derive(Debug)]
@@ -126,6 +131,70 @@ impl Com1 {
     /// The console's output side.
     pub fn output(&mut self) -> &mut Output {
         self.uart.writer_mut()
+    }
+
+    /// Registers, interrupt state and received bytes.
+    pub fn save(&self) -> SerialV1 {
+        let state = self.uart.state();
+        SerialV1 {
+            registers: [
+                state.baud_divisor_low,
+                state.baud_divisor_high,
+                state.interrupt_enable,
+                state.interrupt_identification,
+                state.line_control,
+                state.line_status,
+                state.modem_control,
+                state.modem_status,
+                state.scratch,
+            ],
+            input: state.in_buffer,
+        }
+    }
+
+    /// Takes over a saved state; the console stays connected. An interrupt
+    /// that was due is raised again: the guest may wait for it to go on
+    /// sending.
+    ///
+    /// # Errors
+    /// More bytes than the receiver holds.
+    pub fn restore(&mut self, saved: &SerialV1) -> Result<(), String> {
+        let [
+            low,
+            high,
+            enable,
+            identification,
+            line_control,
+            status,
+            modem,
+            modem_status,
+            scratch,
+        ] = saved.registers;
+        let state = SerialState {
+            baud_divisor_low: low,
+            baud_divisor_high: high,
+            interrupt_enable: enable,
+            interrupt_identification: identification,
+            line_control,
+            // What is there to be read is known better here.
+            line_status: status & !DATA_READY | u8::from(!saved.input.is_empty()),
+            modem_control: modem,
+            modem_status,
+            scratch,
+            in_buffer: saved.input.clone(),
+        };
+        let wrong = "serial port: more input than it holds".to_owned();
+        if saved.input.len() > FIFO {
+            return Err(wrong);
+        }
+        let line = Line(Arc::clone(&self.uart.interrupt_evt().0));
+        let events = RoomForInput {
+            wanted: AtomicBool::new(false),
+            wake: Arc::clone(&self.wake),
+        };
+        let output = std::mem::replace(self.uart.writer_mut(), Output::nowhere());
+        self.uart = Serial::from_state(&state, line, events, output).map_err(|_| wrong)?;
+        Ok(())
     }
 
     /// Back to power-on; the console stays connected.
@@ -269,5 +338,65 @@ mod tests {
         let mut byte = [0];
         far.read_exact(&mut byte).unwrap();
         assert_eq!(byte, [b'?']);
+    }
+
+    /// A guest that waits for the interrupt after a byte sent, or has yet to
+    /// read what came, goes on in another machine (Firecracker #5730).
+    #[test]
+    fn a_port_goes_on_in_another_machine() {
+        let (mut com1, _far, line, _) = port();
+        // Receiver's and transmitter's interrupts, a divisor, scratch.
+        for (register, value) in [
+            (3, 0x83),
+            (0, 12),
+            (1, 3),
+            (3, 3),
+            (7, 0x5a),
+            (1, 3),
+            (4, 8),
+        ] {
+            com1.write(register, value);
+        }
+        com1.write(0, b'x');
+        com1.input(b"ab");
+        assert!(line.read().is_ok());
+        let saved = com1.save();
+        let (mut other, mut far, line, _) = port();
+        other.restore(&saved).unwrap();
+        assert_eq!(other.save(), saved);
+        assert!(line.read().is_ok(), "nobody tells the guest to go on");
+        assert_eq!(other.read(2) & 0xf, com1.read(2) & 0xf);
+        assert_eq!(
+            (other.read(7), other.read(0), other.read(0)),
+            (0x5a, b'a', b'b')
+        );
+        other.write(0, b'y');
+        let mut byte = [0];
+        far.read_exact(&mut byte).unwrap();
+        assert_eq!((byte, line.read().is_ok()), ([b'y'], true));
+    }
+
+    /// Any registers are harmless, and no more is received than there is room.
+    #[test]
+    fn hostile_states_are_harmless() {
+        for value in 0..=255 {
+            let (mut com1, _far, _line, _) = port();
+            let saved = SerialV1 {
+                registers: [value; 9],
+                ..SerialV1::default()
+            };
+            com1.restore(&saved).unwrap();
+            assert_eq!(com1.save().registers[5] & 1, 0);
+            (0..8).for_each(|register| {
+                com1.read(register);
+                com1.write(register, !value);
+            });
+        }
+        let (mut com1, _far, _line, _) = port();
+        let saved = SerialV1 {
+            input: vec![0; 65],
+            ..SerialV1::default()
+        };
+        com1.restore(&saved).unwrap_err();
     }
 }

@@ -13,9 +13,10 @@ use std::time::Duration;
 
 use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
+use mote_snapshot::DeviceV1;
 use mote_virtio::rate::RateLimiter;
 use mote_virtio::transport::Window;
-use mote_virtio::{Device, Effect, Endpoint, Outcome};
+use mote_virtio::{Device, Effect, Endpoint, EndpointStateV1, Outcome};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vm_memory::MmapRegion;
 use vmm_sys_util::eventfd::EventFd;
@@ -43,6 +44,10 @@ const INTERRUPT_ACK: u64 = 0x64;
 /// Acknowledge of used buffers alone; one of a configuration change has to
 /// arrive as a store.
 const ACK_USED: u32 = 1;
+/// Device types (virtio 1.2, 5).
+const NETWORK: u32 = 1;
+/// See [`NETWORK`].
+const BLOCK: u32 = 2;
 
 /// What a device's worker threads serve.
 enum Work {
@@ -105,6 +110,20 @@ impl Slot {
             .with(Number::Doorbell, self.doorbell.as_raw_fd())
             .with(Number::Interrupt, self.interrupt.as_raw_fd());
         (thread, sandbox)
+    }
+
+    /// What a saved device is known by, with its state.
+    fn saved(&self, endpoint: EndpointStateV1) -> DeviceV1 {
+        let (kind, read_only) = match &self.work {
+            Work::Drive(work) => (BLOCK, work.read_only),
+            Work::Nic(_) => (NETWORK, false),
+        };
+        DeviceV1 {
+            kind,
+            id: self.name.clone(),
+            read_only,
+            endpoint,
+        }
     }
 
     fn raise(&self) {
@@ -350,6 +369,47 @@ impl Devices {
                 Work::Nic(work) => to.add("net", &slot.name, &work.counts()),
             }
         }
+    }
+
+    /// The state of all devices, which must be [paused](Self::pause).
+    pub fn save(&self) -> Vec<DeviceV1> {
+        let save = |slot: &Arc<Slot>| Some(slot.saved(slot.endpoint().save()?));
+        self.slots.iter().filter_map(save).collect()
+    }
+
+    /// Takes over saved states; the devices are paused then.
+    ///
+    /// # Errors
+    /// There are others than were saved, or no driver could have brought them
+    /// there.
+    pub fn restore(&self, saved: &[DeviceV1]) -> Result<(), String> {
+        let (there, here) = (saved.len(), self.slots.len());
+        if there != here {
+            return Err(format!("{there} devices were saved, {here} are here"));
+        }
+        for (saved, slot) in saved.iter().zip(&self.slots) {
+            let (id, here) = (&saved.id, slot.saved(EndpointStateV1::default()));
+            if saved.kind != here.kind {
+                let (there, here) = (saved.kind, here.kind);
+                return Err(format!(
+                    "device {id}: type {there} was saved, {here} is here"
+                ));
+            }
+            if saved.read_only != here.read_only {
+                return Err(format!("device {id}: one of both can only be read"));
+            }
+            let restored = slot.endpoint().restore(&saved.endpoint);
+            restored.map_err(|e| format!("device {id}: {e}"))?;
+        }
+        Ok(())
+    }
+
+    /// Devices that run or will when they are resumed, for the doorbells.
+    pub fn started(&self) -> impl Iterator<Item = Connect> + '_ {
+        let runs =
+            |(_, slot): &(usize, &Arc<Slot>)| slot.endpoint().transport().registers().is_active();
+        let slots = self.slots.iter().enumerate();
+        slots.filter(runs).map(|(index, _)| Connect(index))
     }
 
     /// Back to power-on. No vCPU may run.

@@ -6,6 +6,8 @@
 //! so all that is left to do here is to turn a redirection entry into a
 //! message-signalled route when the guest programs it.
 
+use mote_snapshot::IoApicV1;
+
 /// Most pins, which are also the global system interrupts of the machine.
 pub const MAX_PINS: usize = 32;
 
@@ -51,6 +53,33 @@ impl IoApic {
     /// Number of pins.
     pub fn pins(&self) -> usize {
         self.entries.len()
+    }
+
+    /// All of its state.
+    pub fn save(&self) -> IoApicV1 {
+        IoApicV1 {
+            select: self.select,
+            id: self.id,
+            entries: self.entries.to_vec(),
+        }
+    }
+
+    /// Takes over a saved state, with what a guest could have written.
+    ///
+    /// # Errors
+    /// It has another number of pins.
+    pub fn restore(&mut self, state: &IoApicV1) -> Result<(), String> {
+        let (there, here) = (state.entries.len(), self.pins());
+        if there != here {
+            return Err(format!(
+                "I/O APIC: {there} pins were saved, {here} are here"
+            ));
+        }
+        self.select = state.select;
+        self.id = state.id & 0xf;
+        let entries = state.entries.iter().map(|entry| entry & WRITABLE);
+        self.entries = entries.collect();
+        Ok(())
     }
 
     /// Reads a 32-bit register at byte `offset` of the window.

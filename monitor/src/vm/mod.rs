@@ -4,6 +4,7 @@ pub mod bus;
 pub mod cpuid;
 pub mod ioapic;
 pub mod regs;
+pub mod state;
 pub mod vcpu;
 
 use std::io;

@@ -1,0 +1,397 @@
+//! What KVM holds of a machine, taken out of it and put into another one.
+//!
+//! The order counts: CPUID comes before all else, because KVM answers for many
+//! MSRs by what CPUID offers; a local APIC before the deadline of its timer;
+//! whether a vCPU runs at all comes last.
+
+use std::arch::x86_64::__cpuid_count;
+use std::mem::MaybeUninit;
+use std::{io, slice};
+
+use kvm_bindings::{
+    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_SIPI_RECEIVED, KVM_VCPUEVENT_VALID_SMM, Msrs,
+    kvm_clock_data, kvm_cpuid_entry2, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry,
+    kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+};
+use kvm_ioctls::VcpuFd;
+use mote_snapshot::{CpuV1, CpuidV1, StateV1, VcpuV1, VmV1};
+
+use super::Shared;
+use crate::error::{Error, kvm};
+
+/// Structures of KVM's interface that are made of integers, with no padding
+/// but what has a name, so that they are all their bytes.
+///
+/// # Safety
+/// Any bytes are a value of the type, and no byte of it is padding.
+unsafe trait Plain: Copy {}
+
+// SAFETY: integers only; the kernel's headers name all padding (checked by
+// size below).
+unsafe impl Plain for kvm_regs {}
+// SAFETY: as above.
+unsafe impl Plain for kvm_sregs {}
+// SAFETY: as above.
+unsafe impl Plain for kvm_debugregs {}
+// SAFETY: as above.
+unsafe impl Plain for kvm_vcpu_events {}
+// SAFETY: as above.
+unsafe impl Plain for kvm_lapic_state {}
+// SAFETY: an array of integers.
+unsafe impl Plain for [u32; 1024] {}
+
+fn blob<T: Plain, const N: usize>(value: &T) -> [u8; N] {
+    const { assert!(size_of::<T>() == N) };
+    let mut blob = [0; N];
+    // SAFETY: the type has no padding, so all of its bytes have values.
+    let bytes = unsafe { slice::from_raw_parts((&raw const *value).cast::<u8>(), N) };
+    blob.copy_from_slice(bytes);
+    blob
+}
+
+fn unblob<T: Plain, const N: usize>(blob: &[u8; N]) -> T {
+    const { assert!(size_of::<T>() == N) };
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: as many bytes as the type has, all of which are valid for it.
+    unsafe {
+        value
+            .as_mut_ptr()
+            .cast::<u8>()
+            .copy_from_nonoverlapping(blob.as_ptr(), N);
+        value.assume_init()
+    }
+}
+
+/// First and last of rows of MSRs that make up a vCPU's state, besides what
+/// `kvm_sregs` has. No other is taken from a snapshot. What a host or a vCPU
+/// does not have is left out.
+///
+/// KVM's wall clock is not among them: it is no state but an order to write
+/// the time to guest memory, once.
+const MSRS: &[(u32, u32)] = &[
+    // Time: counter and its offset, KVM's clock, stolen time, async faults.
+    (0x10, 0x10),
+    (0x3b, 0x3b),
+    (0x12, 0x12),
+    (0x4b56_4d01, 0x4b56_4d01),
+    (0x4b56_4d03, 0x4b56_4d06),
+    (0x4b56_4d02, 0x4b56_4d02),
+    // Entry points.
+    (0x174, 0x176),
+    (0xc000_0081, 0xc000_0084),
+    (0xc000_0102, 0xc000_0103),
+    // Memory types.
+    (0x277, 0x277),
+    (0x200, 0x20f),
+    (0x250, 0x250),
+    (0x258, 0x259),
+    (0x268, 0x26f),
+    (0x2ff, 0x2ff),
+    // Features: what the processor is not prone to, speculation control,
+    // shadow stacks, extended states, waiting.
+    (0x10a, 0x10a),
+    (0x48, 0x48),
+    (0xc001_011f, 0xc001_011f),
+    (0x6a0, 0x6a0),
+    (0x6a2, 0x6a2),
+    (0x6a4, 0x6a8),
+    (0xda0, 0xda0),
+    (0x1c4, 0x1c5),
+    (0xe1, 0xe1),
+    (0x122, 0x122),
+    (0x3a, 0x3a),
+    (0x1a0, 0x1a0),
+    (0x140, 0x140),
+    // Machine checks: what was reported.
+    (0x17a, 0x17b),
+    (TSC_DEADLINE, TSC_DEADLINE),
+];
+const TSC_DEADLINE: u32 = 0x6e0;
+
+fn is_state(index: u32) -> bool {
+    MSRS.iter()
+        .any(|(first, last)| (*first..=*last).contains(&index))
+}
+
+fn get_msr(fd: &VcpuFd, index: u32) -> Option<u64> {
+    let entry = kvm_msr_entry {
+        index,
+        ..Default::default()
+    };
+    let mut one = Msrs::from_entries(&[entry]).ok()?;
+    let got = fd.get_msrs(&mut one).ok()?;
+    one.as_slice()
+        .first()
+        .filter(|_| got == 1)
+        .map(|msr| msr.data)
+}
+
+/// The processor's own words on what it is and can do.
+pub fn processor() -> CpuV1 {
+    let vendor = __cpuid_count(0, 0);
+    let mut name = [0; 12];
+    let words = [vendor.ebx, vendor.edx, vendor.ecx];
+    for (to, word) in name.chunks_exact_mut(4).zip(words) {
+        to.copy_from_slice(&word.to_le_bytes());
+    }
+    let (one, seven) = (__cpuid_count(1, 0), __cpuid_count(7, 0));
+    CpuV1 {
+        vendor: name,
+        signature: one.eax,
+        features: [one.ecx, one.edx, seven.ebx, seven.ecx, seven.edx],
+    }
+}
+
+/// Whether a machine saved on `there` runs on this processor: the same kind,
+/// and nothing missing.
+///
+/// # Errors
+/// What differs.
+pub fn check_processor(there: &CpuV1) -> Result<(), String> {
+    let here = processor();
+    let name = |cpu: &CpuV1| {
+        let vendor = String::from_utf8_lossy(&cpu.vendor).into_owned();
+        format!("{vendor:?} {:#x}", cpu.signature)
+    };
+    if (there.vendor, there.signature) != (here.vendor, here.signature) {
+        let (there, here) = (name(there), name(&here));
+        return Err(format!("saved on processor {there}, this is {here}"));
+    }
+    let mut both = there.features.iter().zip(&here.features);
+    match both.find(|(there, here)| *there & !*here != 0) {
+        Some((there, here)) => Err(format!(
+            "the processor has lost features: {there:#x} were saved, {here:#x} are here"
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Reads all of a vCPU, which must be parked.
+///
+/// # Errors
+/// KVM refuses to tell.
+pub fn save_vcpu(fd: &VcpuFd) -> Result<VcpuV1, Error> {
+    const WHAT: &str = "save a vCPU";
+    // First: KVM works off INIT and SIPI before it answers.
+    let state = fd.get_mp_state().map_err(kvm(WHAT))?;
+    let cpuid = fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES).map_err(kvm(WHAT))?;
+    let leaf = |entry: &kvm_cpuid_entry2| {
+        let kvm_cpuid_entry2 {
+            function,
+            index,
+            flags,
+            eax,
+            ebx,
+            ecx,
+            edx,
+            ..
+        } = *entry;
+        [function, index, flags, eax, ebx, ecx, edx]
+    };
+    let msr = |index| Some((index, get_msr(fd, index)?));
+    let rows = MSRS.iter().flat_map(|(first, last)| *first..=*last);
+    // A host without XSAVE has neither of these.
+    let xcrs = fd.get_xcrs().unwrap_or_default();
+    let xcrs = xcrs.xcrs.iter().take(xcrs.nr_xcrs as usize);
+    Ok(VcpuV1 {
+        cpuid: cpuid.as_slice().iter().map(leaf).collect(),
+        regs: blob(&fd.get_regs().map_err(kvm(WHAT))?),
+        sregs: blob(&fd.get_sregs().map_err(kvm(WHAT))?),
+        debug: blob(&fd.get_debug_regs().map_err(kvm(WHAT))?),
+        xcrs: xcrs.map(|xcr| (xcr.xcr, xcr.value)).collect(),
+        xsave: blob::<_, 4096>(&fd.get_xsave().map_err(kvm(WHAT))?.region).to_vec(),
+        lapic: blob(&fd.get_lapic().map_err(kvm(WHAT))?),
+        events: blob(&fd.get_vcpu_events().map_err(kvm(WHAT))?),
+        mp_state: state.mp_state,
+        tsc_khz: fd.get_tsc_khz().unwrap_or(0),
+        msrs: rows.filter_map(msr).collect(),
+    })
+}
+
+/// Makes a fresh vCPU the one that was saved.
+///
+/// # Errors
+/// [`Error::Kvm`] names the part that KVM refuses: it is not what a vCPU can
+/// be, or not of this host.
+pub fn restore_vcpu(fd: &VcpuFd, vcpu: &VcpuV1) -> Result<(), Error> {
+    let entry = |saved: &CpuidV1| {
+        let [function, index, flags, eax, ebx, ecx, edx] = *saved;
+        kvm_cpuid_entry2 {
+            function,
+            index,
+            flags,
+            eax,
+            ebx,
+            ecx,
+            edx,
+            ..Default::default()
+        }
+    };
+    let leaves: Vec<kvm_cpuid_entry2> = vcpu.cpuid.iter().map(entry).collect();
+    let cpuid = CpuId::from_entries(&leaves).map_err(|_| refused("restore CPUID"))?;
+    fd.set_cpuid2(&cpuid).map_err(kvm("restore CPUID"))?;
+    if vcpu.tsc_khz != 0 && fd.get_tsc_khz().ok() != Some(vcpu.tsc_khz) {
+        fd.set_tsc_khz(vcpu.tsc_khz)
+            .map_err(kvm("restore the TSC's frequency"))?;
+    }
+    fd.set_sregs(&unblob(&vcpu.sregs))
+        .map_err(kvm("restore system registers"))?;
+    restore_xcrs(fd, &vcpu.xcrs)?;
+    let region = vcpu.xsave.as_slice().try_into();
+    let xsave = kvm_xsave {
+        region: unblob::<_, 4096>(region.map_err(|_| refused("restore the XSAVE area"))?),
+        ..Default::default()
+    };
+    // SAFETY: no dynamic feature is enabled, so KVM reads no more than this.
+    unsafe { fd.set_xsave(&xsave) }.map_err(kvm("restore the XSAVE area"))?;
+    fd.set_debug_regs(&unblob(&vcpu.debug))
+        .map_err(kvm("restore debug registers"))?;
+    fd.set_lapic(&unblob(&vcpu.lapic))
+        .map_err(kvm("restore the local APIC"))?;
+    restore_msrs(fd, &vcpu.msrs)?;
+    fd.set_regs(&unblob(&vcpu.regs))
+        .map_err(kvm("restore registers"))?;
+    restore_events(fd, unblob(&vcpu.events))?;
+    if vcpu.mp_state > KVM_MP_STATE_SIPI_RECEIVED {
+        return Err(refused("restore the run state"));
+    }
+    let state = kvm_mp_state {
+        mp_state: vcpu.mp_state,
+    };
+    fd.set_mp_state(state)
+        .map_err(kvm("restore the run state"))?;
+    // The guest's watchdogs must not count the time in between. One that does
+    // not use KVM's clock has none to be told by.
+    let _ = fd.kvmclock_ctrl();
+    Ok(())
+}
+
+fn refused(what: &'static str) -> Error {
+    Error::Kvm(what, io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+fn restore_xcrs(fd: &VcpuFd, saved: &[(u32, u64)]) -> Result<(), Error> {
+    const WHAT: &str = "restore XCRs";
+    // A host without XSAVE has none.
+    if saved.is_empty() {
+        return Ok(());
+    }
+    let mut xcrs = kvm_xcrs::default();
+    if saved.len() > xcrs.xcrs.len() {
+        return Err(refused(WHAT));
+    }
+    xcrs.nr_xcrs = saved.len() as u32;
+    for (to, (number, value)) in xcrs.xcrs.iter_mut().zip(saved) {
+        (to.xcr, to.value) = (*number, *value);
+    }
+    fd.set_xcrs(&xcrs).map_err(kvm(WHAT))
+}
+
+fn restore_msrs(fd: &VcpuFd, msrs: &[(u32, u64)]) -> Result<(), Error> {
+    const WHAT: &str = "restore MSRs";
+    if !msrs.iter().all(|(index, _)| is_state(*index)) {
+        return Err(refused(WHAT));
+    }
+    let entry = |(index, data): &(u32, u64)| kvm_msr_entry {
+        index: *index,
+        data: *data,
+        ..Default::default()
+    };
+    let mut rest = msrs;
+    while !rest.is_empty() {
+        let entries: Vec<kvm_msr_entry> = rest.iter().map(entry).collect();
+        let list = Msrs::from_entries(&entries).map_err(|_| refused(WHAT))?;
+        let done = fd.set_msrs(&list).map_err(kvm(WHAT))?;
+        rest = rest.get(done..).unwrap_or_default();
+        // KVM stops at one that it does not let us set. It need not be set if
+        // it has its value by itself, as what the host's processor is.
+        if let Some(((index, value), behind)) = rest.split_first() {
+            if get_msr(fd, *index) != Some(*value) {
+                return Err(refused(WHAT));
+            }
+            rest = behind;
+        }
+    }
+    Ok(())
+}
+
+fn restore_events(fd: &VcpuFd, mut events: kvm_vcpu_events) -> Result<(), Error> {
+    if fd.set_vcpu_events(&events).is_ok() {
+        return Ok(());
+    }
+    // A KVM without system management mode does not take what it gave.
+    events.flags &= !KVM_VCPUEVENT_VALID_SMM;
+    fd.set_vcpu_events(&events).map_err(kvm("restore events"))
+}
+
+/// The guest's clock in nanoseconds.
+///
+/// # Errors
+/// KVM refuses.
+pub fn save_clock(shared: &Shared) -> Result<u64, Error> {
+    let clock = shared.fd.get_clock().map_err(kvm("read the clock"))?;
+    Ok(clock.clock)
+}
+
+/// Lets the guest's clock go on from `nanoseconds`, once its vCPUs are there.
+///
+/// # Errors
+/// KVM refuses.
+pub fn restore_clock(shared: &Shared, nanoseconds: u64) -> Result<(), Error> {
+    let clock = kvm_clock_data {
+        clock: nanoseconds,
+        ..Default::default()
+    };
+    shared.fd.set_clock(&clock).map_err(kvm("set the clock"))
+}
+
+/// Everything of a paused machine but its memory.
+///
+/// # Errors
+/// KVM refuses to tell.
+pub fn save(shared: &Shared) -> Result<StateV1, Error> {
+    let vcpus = shared.vcpus().iter().map(|vcpu| save_vcpu(&vcpu.fd()));
+    Ok(StateV1 {
+        written_by: concat!("mote ", env!("CARGO_PKG_VERSION")).to_owned(),
+        cpu: processor(),
+        vm: VmV1 {
+            clock: save_clock(shared)?,
+            ioapic: shared.bus.ioapic().save(),
+        },
+        serial: shared.bus.com1().save(),
+        vcpus: vcpus.collect::<Result<_, _>>()?,
+        devices: shared.bus.devices().save(),
+        ..StateV1::default()
+    })
+}
+
+/// Makes a fresh machine, whose interrupts are connected, the one that was
+/// saved. Its devices are paused then: doorbells and workers follow, and then
+/// their [resume](crate::devices::Devices::resume).
+///
+/// # Errors
+/// It was saved on another processor or with other devices, or says what no
+/// machine can be. The machine is of no further use then.
+pub fn restore(shared: &Shared, state: &StateV1) -> Result<(), Error> {
+    check_processor(&state.cpu).map_err(Error::Snapshot)?;
+    let (there, here) = (state.vcpus.len(), shared.vcpus().len());
+    if there != here {
+        let why = format!("{there} vCPUs were saved, {here} are here");
+        return Err(Error::Snapshot(why));
+    }
+    for (vcpu, saved) in shared.vcpus().iter().zip(&state.vcpus) {
+        restore_vcpu(&vcpu.fd(), saved)?;
+    }
+    let ioapic = shared.bus.ioapic().restore(&state.vm.ioapic);
+    ioapic.map_err(Error::Snapshot)?;
+    shared.set_routes()?;
+    let devices = shared.bus.devices().restore(&state.devices);
+    devices.map_err(Error::Snapshot)?;
+    let serial = shared.bus.com1().restore(&state.serial);
+    serial.map_err(Error::Snapshot)?;
+    restore_clock(shared, state.vm.clock)
+}
+
+#[cfg(test)]
+#[path = "state_test.rs"]
+mod state_test;
