@@ -345,7 +345,11 @@ pub(crate) fn policy(
             return Err(Error::Usage(why.to_owned()));
         }
     };
-    Ok(Policy { mode, landlock })
+    Ok(Policy {
+        mode,
+        landlock,
+        opens: false,
+    })
 }
 
 pub(crate) fn seccomp(text: &str) -> Result<Mode, String> {

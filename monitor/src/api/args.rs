@@ -10,7 +10,7 @@ use super::log::Level;
 use crate::cli::{self, Command};
 use crate::config::{LoggerEntry, MetricsEntry, parse_serial};
 use crate::error::Error;
-use crate::sandbox::Mode;
+use crate::sandbox::{self, Mode};
 
 /// The most bytes of a request's body, unless said otherwise, as in Firecracker.
 const MAX_BODY: usize = 51_200;
@@ -183,6 +183,7 @@ impl Flags {
             options.logger = Some(self.logger);
         }
         options.sandbox = cli::policy(self.no_sandbox, self.seccomp, self.landlock)?;
+        options.sandbox.opens = !options.allow.is_empty() && sandbox::landlock_version() > 0;
         Ok(options)
     }
 }

@@ -58,7 +58,7 @@ use self::state::{HostFiles, State, Verdict};
 use crate::config::{LoggerEntry, MetricsEntry, OnReset, SerialTo, VmConfig};
 use crate::error::{Error, exit};
 use crate::run::{self, Control, Machine, MainThread, Opened};
-use crate::sandbox::{self, Policy, Slot, Thread};
+use crate::sandbox::{self, Mode, Policy, Slot, Thread};
 use crate::signals;
 use crate::timings::Timings;
 
@@ -128,6 +128,10 @@ pub fn run(options: Options, timings: &Arc<Timings>) -> Result<u8, Error> {
         server,
         state: State::new(options, Box::new(HostFiles))?,
     };
+    let options = api.state.options();
+    if options.sandbox.mode != Mode::Off {
+        sandbox::confine_early(&options.allow)?;
+    }
     api.state.metrics.startup = startup(api.state.options().begun);
     timings.mark("API socket");
     if let Some(number) = ready {
@@ -205,9 +209,13 @@ fn start(
     let opened = Opened::open(config, source, Arc::clone(wake), None).map_err(failed(false))?;
     slots.extend(state.log.number().map(|number| (Slot::Log, number)));
     slots.extend(state.metrics.number().map(|number| (Slot::Metrics, number)));
+    let (thread, start) = match config.sandbox.opens {
+        true => (Thread::Opener, Thread::StartOpen),
+        false => (Thread::Control, Thread::StartApi),
+    };
     let main = MainThread {
-        thread: Thread::Control,
-        start: Thread::StartApi,
+        thread,
+        start,
         slots,
     };
     Machine::start(config, opened, timings, main).map_err(failed(true))

@@ -38,9 +38,12 @@ impl Vm for Machine {
         self.shared().bus.devices().resize(device)
     }
 
-    fn change(&mut self, _: usize, _: Option<&Path>) -> Result<(), String> {
-        let why = "Once the VM runs, no file can be opened any more.";
-        Err(why.to_owned())
+    fn change(&mut self, device: usize, path: Option<&Path>) -> Result<(), String> {
+        if path.is_some() && !self.opens() {
+            let why = "Once the VM runs, no file can be opened any more: there is no --allow-path.";
+            return Err(why.to_owned());
+        }
+        self.shared().bus.devices().change(device, path)
     }
 
     fn metrics(&self, to: &mut Snapshot) {

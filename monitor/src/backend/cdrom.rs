@@ -2,8 +2,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use mote_virtio::GuestSlice;
 use mote_virtio::blk::ReadAt;
@@ -15,8 +17,12 @@ use crate::error::Error;
 const CD_SECTOR: u64 = 2048;
 
 /// An image in a drive that can only read. There is no method to write.
-#[derive(Debug)]
-pub struct CdImage(File);
+#[derive(Clone, Debug)]
+pub struct CdImage {
+    file: Arc<File>,
+    /// The drive is empty: its descriptor leads to no image.
+    empty: Arc<AtomicBool>,
+}
 
 impl CdImage {
     /// Opens the image to read, and locks it against writers.
@@ -27,31 +33,50 @@ impl CdImage {
     pub fn open(path: &Path) -> Result<Self, Error> {
         const WHAT: &str = "CD-ROM";
         let file = super::file::open_regular(WHAT, path, false, false)?;
-        let size = file
-            .metadata()
-            .map_err(|e| Error::file(WHAT, path, &e))?
-            .len();
+        let size = super::file::end_of(&file).map_err(|e| Error::file(WHAT, path, &e))?;
         if size < CD_SECTOR {
             let why = format!("has {size} bytes; not even one sector of {CD_SECTOR}");
             return Err(Error::Input(WHAT, path.into(), why));
         }
         super::lock(&file, WHAT, path, false)?;
-        Ok(Self(file))
+        Ok(Self {
+            file: Arc::new(file),
+            empty: Arc::default(),
+        })
+    }
+
+    /// The open image.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// Puts `file` in the place of what is there, under the same number, which
+    /// is all that a worker can read.
+    ///
+    /// # Errors
+    /// The host has no room.
+    pub fn replace(&self, file: BorrowedFd<'_>, empty: bool) -> io::Result<()> {
+        super::replace(&self.file, file)?;
+        self.empty.store(empty, Ordering::Relaxed);
+        Ok(())
     }
 }
 
 impl AsRawFd for CdImage {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.file.as_raw_fd()
     }
 }
 
 impl ReadAt for CdImage {
     fn size(&self) -> io::Result<u64> {
-        super::file::end_of(&self.0)
+        if self.empty.load(Ordering::Relaxed) {
+            return Ok(0);
+        }
+        super::file::end_of(&self.file)
     }
 
     fn read_at(&self, to: &[GuestSlice<'_>], offset: u64) -> io::Result<usize> {
-        transfer(&self.0, Way::Read, to, offset)
+        transfer(&self.file, Way::Read, to, offset)
     }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use mote_virtio::GuestSlice;
 use mote_virtio::blk::{ReadAt, WriteAt};
-use rustix::fs::{AtFlags, FallocateFlags, SeekFrom, StatxFlags, fallocate, seek, statx};
+use rustix::fs::{AtFlags, FallocateFlags, SeekFrom, StatxFlags, fallocate, fstat, seek, statx};
 use rustix::io::Errno;
 
 use super::vectored::{Way, transfer, write};
@@ -54,7 +54,8 @@ pub(super) fn open_regular(
         Some(libc::EISDIR) => Error::Input(what, path.into(), "is a directory".to_owned()),
         _ => unusable(e),
     })?;
-    if !file.metadata().map_err(unusable)?.is_file() {
+    let stat = fstat(&file).map_err(|e| unusable(e.into()))?;
+    if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
         return Err(Error::Input(
             what,
             path.into(),

@@ -14,7 +14,7 @@ pub use tap::TapDevice;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
 
 use crate::config::{Drive, Media};
@@ -31,6 +31,17 @@ pub fn check(drive: &Drive) -> Result<(), Error> {
         Media::Disk => "disk",
     };
     file::open_regular(what, &drive.path, !drive.read_only, drive.direct).map(|_| ())
+}
+
+/// Makes `old`'s number mean the open file `new`.
+fn replace(old: &File, new: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: both are live descriptors; whoever uses the old one's number goes
+    // on to use a file, which is another one from now on.
+    let result = unsafe { libc::dup3(new.as_raw_fd(), old.as_raw_fd(), libc::O_CLOEXEC) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// Locks an image for as long as it is open: exclusively to write, shared to

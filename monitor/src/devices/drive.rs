@@ -1,6 +1,7 @@
 //! Drives: a block device, its image, and the workers between them.
 
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,8 @@ pub(super) struct Work {
     pub(super) read_only: bool,
     /// Bytes of the image; behind it nothing may be written.
     pub(super) end: u64,
+    /// The image of a CD-ROM drive.
+    tray: Option<CdImage>,
 }
 
 /// Opens a drive's image and makes its device, with a queue for each vCPU.
@@ -40,11 +43,13 @@ pub(super) fn open(
     let mut logical_block = Options::default().logical_block;
     let image;
     let mut end = 0;
+    let mut tray = None;
     let medium = match drive.media {
         Media::CdRom => {
-            let disc = Box::new(CdImage::open(&drive.path)?);
+            let disc = CdImage::open(&drive.path)?;
             image = disc.as_raw_fd();
-            Medium::ReadOnly(disc)
+            tray = Some(disc.clone());
+            Medium::ReadOnly(Box::new(disc))
         }
         Media::Disk => {
             let how = OpenDisk {
@@ -87,6 +92,7 @@ pub(super) fn open(
         image,
         read_only: drive.read_only || drive.media == Media::CdRom,
         end,
+        tray,
     };
     Ok((block, work))
 }
@@ -134,6 +140,31 @@ impl Work {
                 worker.sleep(until, &mut poll);
             }
         }
+    }
+
+    /// Whether its medium can be changed.
+    pub(super) fn has_tray(&self) -> bool {
+        self.tray.is_some()
+    }
+
+    /// Puts an image into a CD-ROM drive, or takes out what is there; `nothing`
+    /// is a descriptor that nothing can be read from.
+    pub(super) fn change(
+        &self,
+        path: Option<&Path>,
+        nothing: BorrowedFd<'_>,
+    ) -> Result<(), String> {
+        let Some(tray) = &self.tray else {
+            let why = "Only a CD-ROM drive's medium can be changed while the VM runs.";
+            return Err(why.to_owned());
+        };
+        let new = path.map(CdImage::open).transpose();
+        let new = new.map_err(|e| e.to_string())?;
+        let changed = self.block.exchange(|| match &new {
+            Some(new) => tray.replace(new.fd(), false),
+            None => tray.replace(nothing, true),
+        });
+        changed.map_err(|e| e.to_string())
     }
 
     /// What it has counted, in Firecracker's names where it has them.

@@ -7,6 +7,7 @@ mod poll;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -359,6 +360,34 @@ impl Devices {
             }
         }
         Ok(())
+    }
+
+    /// Changes the medium of a CD-ROM drive, see [`drive::Work::change`].
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn change(&self, device: usize, path: Option<&Path>) -> Result<(), String> {
+        let Some(slot) = self.slots.get(device) else {
+            return Ok(());
+        };
+        if let Work::Drive(work) = &slot.work {
+            // SAFETY: the descriptor belongs to the slot, which outlives this.
+            let nothing = unsafe { BorrowedFd::borrow_raw(slot.acknowledge.as_raw_fd()) };
+            work.change(path, nothing)?;
+            if slot.endpoint().refresh() {
+                slot.raise();
+            }
+        }
+        Ok(())
+    }
+
+    /// Numbers of the descriptors of CD-ROM drives.
+    pub fn trays(&self) -> impl Iterator<Item = RawFd> + '_ {
+        let tray = |slot: &Arc<Slot>| match &slot.work {
+            Work::Drive(work) => work.has_tray().then_some(work.image),
+            Work::Nic(_) => None,
+        };
+        self.slots.iter().filter_map(tray)
     }
 
     /// What all devices have counted.

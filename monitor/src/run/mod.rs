@@ -163,6 +163,7 @@ pub struct Machine {
     settled: bool,
     farewell: Farewell,
     paused: bool,
+    opens: bool,
     /// Hangs up when all vCPUs' threads have let go of the VM.
     released: Receiver<()>,
 }
@@ -202,7 +203,7 @@ impl Machine {
             devices: &devices,
             source,
         };
-        let (expected, sandbox) = Expected::find(config.sandbox.mode, config.cpus, &open)?;
+        let (expected, sandbox) = Expected::find(&config.sandbox, config.cpus, &open)?;
         timings.mark("sandbox, process");
         let ahead = Arc::new(WorkAhead::default());
         let (first, wait) = mpsc::sync_channel(1);
@@ -260,6 +261,7 @@ impl Machine {
             farewell: Farewell::new(config.graceful),
             released,
             paused: false,
+            opens: config.sandbox.opens || config.sandbox.mode == Mode::Off,
         })
     }
 
@@ -291,6 +293,11 @@ impl Machine {
     /// What all threads share.
     pub fn shared(&self) -> &Shared {
         &self.shared
+    }
+
+    /// Whether this thread may still open files.
+    pub fn opens(&self) -> bool {
+        self.opens
     }
 
     /// Whether it has been paused.

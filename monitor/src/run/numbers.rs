@@ -10,7 +10,7 @@ use crate::boot::Source;
 use crate::console::{Console, Output};
 use crate::devices::Devices;
 use crate::error::Error;
-use crate::sandbox::{Mode, Sandbox, Slot};
+use crate::sandbox::{Policy, Sandbox, Slot};
 use crate::vm::{Shared, vcpu};
 
 /// Descriptors that are open before the VM is made.
@@ -38,7 +38,7 @@ impl Expected {
     ///
     /// # Errors
     /// Too many descriptors are open, or too few allowed.
-    pub(super) fn find(mode: Mode, cpus: u8, open: &Open) -> Result<(Self, Sandbox), Error> {
+    pub(super) fn find(policy: &Policy, cpus: u8, open: &Open) -> Result<(Self, Sandbox), Error> {
         let (vm, vcpus, spare) = free_numbers(cpus)?;
         // When a client comes, these two are closed and their numbers free.
         let client = spare.min(open.host).min(open.ready.unwrap_or(spare));
@@ -63,11 +63,12 @@ impl Expected {
         {
             return Err(crowded());
         }
-        let sandbox = Sandbox::new(mode)
+        let sandbox = Sandbox::new(policy)
             .with(Slot::Host, open.host)
             .with(Slot::Vm, vm)
             .with_row((Slot::VcpuFirst, Slot::VcpuLast), vcpus.iter().copied())
             .with_row((Slot::EventFirst, Slot::EventLast), events())
+            .with_row((Slot::TrayFirst, Slot::TrayLast), open.devices.trays())
             .with(Slot::Wake, open.wake)
             .with(Slot::Kernel, open.source.kernel_fd())
             .with(Slot::Initrd, open.source.initrd_fd().unwrap_or(-1))

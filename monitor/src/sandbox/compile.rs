@@ -99,8 +99,9 @@ pub fn compile(thread: Thread, most: usize) -> Result<Vec<Instruction>, String> 
     }
     let never = |call: &&libc::c_long| {
         let conditional = |ways: &Vec<&Rule>| ways.iter().all(|rule| !rule.when.is_empty());
-        let starts = matches!(thread, Thread::Start | Thread::StartApi);
-        let may_start = starts && TO_START.contains(call);
+        let starts = matches!(thread, Thread::Start | Thread::StartApi | Thread::StartOpen);
+        let opens = matches!(thread, Thread::StartOpen | Thread::Opener);
+        let may_start = starts && TO_START.contains(call) || opens && **call == libc::SYS_openat;
         calls
             .get(call)
             .is_some_and(|ways| !(may_start && conditional(ways)))

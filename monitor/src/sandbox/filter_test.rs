@@ -194,9 +194,11 @@ fn the_start_allows_what_threads_need() {
     slots[Slot::Vcpu as usize] = slots[Slot::VcpuFirst as usize] + 1;
     let program = fill_in(Thread::Start, &slots, false);
     let with_api = fill_in(Thread::StartApi, &slots, false);
+    let opens = fill_in(Thread::StartOpen, &slots, false);
     for (thread, _) in THREADS {
         let program = match thread {
             Thread::StartApi | Thread::Control => &with_api,
+            Thread::StartOpen | Thread::Opener => &opens,
             _ => &program,
         };
         for rule in rules(thread).filter(|rule| !is_absent(rule)) {

@@ -22,7 +22,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 pub use events::event;
-pub use process::{errata as landlock_errata, version as landlock_version};
+pub use process::{confine_early, errata as landlock_errata, version as landlock_version};
 pub use table::{Slot, Thread};
 
 use crate::error::Error;
@@ -46,20 +46,26 @@ pub struct Policy {
     pub mode: Mode,
     /// The least version of Landlock's interface; with less, no VM starts.
     pub landlock: Option<u32>,
+    /// The main thread goes on opening files, beneath what [`confine_early`] was
+    /// told; every other thread gives that up by itself.
+    pub opens: bool,
 }
 
 /// The confinement of one VM's process, and the numbers that its filters need.
 #[derive(Clone, Copy, Debug)]
 pub struct Sandbox {
     mode: Mode,
+    /// Threads have to give up files by themselves.
+    opens: bool,
     slots: [u32; table::SLOTS],
 }
 
 impl Sandbox {
     /// A sandbox whose filters know no descriptor yet.
-    pub fn new(mode: Mode) -> Self {
+    pub fn new(policy: &Policy) -> Self {
         Self {
-            mode,
+            mode: policy.mode,
+            opens: policy.opens && policy.mode != Mode::Off,
             slots: [u32::MAX; table::SLOTS],
         }
     }
@@ -132,6 +138,9 @@ impl Sandbox {
     /// # Errors
     /// The kernel refuses.
     pub fn enter_thread(&self, thread: Thread) -> Result<(), Error> {
+        if self.opens && !matches!(thread, Thread::StartOpen | Thread::Opener) {
+            process::give_up_files()?;
+        }
         match self.mode {
             Mode::Off => Ok(()),
             Mode::Kill => filter::install(thread, &self.slots, false),

@@ -1,10 +1,11 @@
 //! What the process as a whole gives up.
 
 use std::io;
+use std::path::PathBuf;
 
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _,
-    Scope,
+    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, PathBeneath, PathFd,
+    Ruleset, RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _, Scope,
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -30,7 +31,49 @@ pub(super) fn enter(policy: &Policy, memory: u64) -> Result<(), Error> {
     // Kernels before 6.3 do not know it; the filters forbid the same.
     let _ = control(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN);
     drop_capabilities().map_err(failed("drop capabilities"))?;
-    landlock(policy.landlock)
+    require(policy.landlock)?;
+    if policy.opens {
+        return Ok(());
+    }
+    give_up_files()
+}
+
+/// What a process whose VM is still to be described gives up at once: gaining
+/// anything, a core file, memory that is written and then executed; and, if
+/// `allow` names directories, opening anything that does not lie beneath them
+/// but the devices that a VM may need.
+///
+/// # Errors
+/// A directory cannot be opened, or the kernel refuses.
+pub fn confine_early(allow: &[PathBuf]) -> Result<(), Error> {
+    let failed = |what| move |e| Error::System(what, e);
+    control(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(failed("no-new-privs"))?;
+    limit(Resource::Core, 0).map_err(failed("no core file"))?;
+    let _ = control(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN);
+    if allow.is_empty() {
+        return Ok(());
+    }
+    let failed = |e: landlock::RulesetError| Error::System("Landlock", io::Error::other(e));
+    let mut ruleset = everything().map_err(failed)?;
+    let files = AccessFs::from_all(NEWEST) & !(AccessFs::Execute | AccessFs::Refer);
+    let devices = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
+    for path in allow {
+        let unusable =
+            |e: landlock::PathFdError| Error::Input("--allow-path", path.clone(), e.to_string());
+        let folder = PathFd::new(path).map_err(unusable)?;
+        ruleset = ruleset
+            .add_rule(PathBeneath::new(folder, files))
+            .map_err(failed)?;
+    }
+    for device in ["/dev/kvm", "/dev/net/tun", "/dev/ptmx", "/dev/pts"] {
+        // Whoever needs one that is missing is told so.
+        if let Ok(device) = PathFd::new(device) {
+            ruleset = ruleset
+                .add_rule(PathBeneath::new(device, devices))
+                .map_err(failed)?;
+        }
+    }
+    ruleset.restrict_self().map(|_| ()).map_err(failed)
 }
 
 fn control(option: libc::c_int, value: libc::c_ulong) -> io::Result<()> {
@@ -80,9 +123,7 @@ fn drop_capabilities() -> io::Result<()> {
     }
 }
 
-/// Takes away every right that Landlock of the running kernel knows, with no
-/// exception.
-fn landlock(least: Option<u32>) -> Result<(), Error> {
+fn require(least: Option<u32>) -> Result<(), Error> {
     if let Some(least) = least {
         let has = version();
         if has < least {
@@ -91,17 +132,29 @@ fn landlock(least: Option<u32>) -> Result<(), Error> {
             )));
         }
     }
+    Ok(())
+}
+
+/// Takes away every right that Landlock of the running kernel knows, with no
+/// exception.
+pub(super) fn give_up_files() -> Result<(), Error> {
     let failed = |e: landlock::RulesetError| Error::System("Landlock", io::Error::other(e));
-    let ruleset = Ruleset::default()
-        .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessFs::from_all(NEWEST))
-        .and_then(|set| set.handle_access(AccessNet::from_all(NEWEST)))
-        .and_then(|set| set.scope(Scope::from_all(NEWEST)))
-        .and_then(Ruleset::create);
+    // That it can gain nothing has been said before, and cannot be any more.
+    let ruleset = everything().map(|set| set.set_no_new_privs(false));
     ruleset
         .and_then(landlock::RulesetCreated::restrict_self)
         .map(|_| ())
         .map_err(failed)
+}
+
+/// Every right that the running kernel knows.
+fn everything() -> Result<RulesetCreated, landlock::RulesetError> {
+    Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(NEWEST))
+        .and_then(|set| set.handle_access(AccessNet::from_all(NEWEST)))
+        .and_then(|set| set.scope(Scope::from_all(NEWEST)))
+        .and_then(Ruleset::create)
 }
 
 /// The version of Landlock's interface; 0 if the kernel has none, or has it

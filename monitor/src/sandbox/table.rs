@@ -11,7 +11,8 @@ use libc::{
     CLOCK_MONOTONIC, CLONE_CHILD_CLEARTID, CLONE_FILES, CLONE_FS, CLONE_PARENT_SETTID,
     CLONE_SETTLS, CLONE_SIGHAND, CLONE_SYSVSEM, CLONE_THREAD, CLONE_VM, MADV_DONTNEED,
     MADV_POPULATE_WRITE, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, MSG_DONTWAIT, MSG_NOSIGNAL,
-    O_CLOEXEC, PROT_NONE, PROT_READ, PROT_WRITE, SEEK_END, SHUT_WR, SOCK_CLOEXEC, SOCK_NONBLOCK,
+    O_CLOEXEC, O_NONBLOCK, O_RDONLY, PROT_NONE, PROT_READ, PROT_WRITE, SEEK_END, SHUT_WR,
+    SOCK_CLOEXEC, SOCK_NONBLOCK,
 };
 
 /// Kinds of threads; a filter for each.
@@ -22,10 +23,14 @@ pub enum Thread {
     Start,
     /// The same where there is a control API.
     StartApi,
+    /// The same where that may open files while the VM runs.
+    StartOpen,
     /// Console, signals, resets.
     Main,
     /// The same where there is a control API.
     Control,
+    /// The same where that may open files while the VM runs.
+    Opener,
     /// A vCPU.
     Vcpu,
     /// The first vCPU, whose thread reads the kernel and the initrd before.
@@ -39,11 +44,13 @@ pub enum Thread {
 }
 
 /// All kinds, and the most system calls that each may have.
-pub const THREADS: [(Thread, usize); 9] = [
+pub const THREADS: [(Thread, usize); 11] = [
     (Thread::Start, 45),
     (Thread::StartApi, 48),
+    (Thread::StartOpen, 53),
     (Thread::Main, 20),
     (Thread::Control, 24),
+    (Thread::Opener, 28),
     (Thread::Vcpu, 12),
     (Thread::FirstVcpu, 12),
     (Thread::Disk, 12),
@@ -101,6 +108,10 @@ pub enum Slot {
     ApiFirst,
     /// See [`Slot::ApiFirst`].
     ApiLast,
+    /// First and last of the CD-ROM drives' images, and what lies between.
+    TrayFirst,
+    /// See [`Slot::TrayFirst`].
+    TrayLast,
     /// Its log.
     Log,
     /// Its metrics.
@@ -435,12 +446,39 @@ const CONTROL: &[Rule] = &[
         ],
         "the last answer to a client that has made a mistake",
     ),
+    rule(
+        libc::SYS_dup3,
+        &[
+            Between(1, Slot::TrayFirst, Slot::TrayLast),
+            Is(2, O_CLOEXEC as u32),
+        ],
+        "another medium, or none, under the number that the drive's worker reads",
+    ),
     rule(libc::SYS_write, &[In(0, Slot::Log)], "the log"),
     rule(libc::SYS_write, &[In(0, Slot::Metrics)], "metrics"),
     rule(
         libc::SYS_lseek,
         &[Exactly(1, 0), Is(2, SEEK_END as u32)],
         "how large an image is now; nothing uses a position",
+    ),
+];
+
+/// What it takes to open a CD-ROM's image, beneath the directories that
+/// Landlock has been told of.
+const OPEN: &[Rule] = &[
+    rule(
+        libc::SYS_openat,
+        &[
+            Is(0, libc::AT_FDCWD as u32),
+            Is(2, (O_RDONLY | O_NONBLOCK | O_CLOEXEC) as u32),
+        ],
+        "an image to insert; to read, and where Landlock permits it",
+    ),
+    rule(libc::SYS_fstat, &[], "whether it is a file, and how long"),
+    rule(
+        libc::SYS_fcntl,
+        &[Is(1, libc::F_OFD_SETLK as u32)],
+        "its lock against writers",
     ),
 ];
 
@@ -615,6 +653,12 @@ const START_API: &[Rule] = &[
     later(libc::SYS_recvfrom),
     later(libc::SYS_shutdown),
 ];
+
+/// What a thread that gives up opening does, while another one keeps it.
+const START_OPEN: &[Rule] = &[
+    later(libc::SYS_landlock_create_ruleset),
+    later(libc::SYS_landlock_restrict_self),
+];
 const STACKS: &str = "what the C library makes a thread with";
 
 /// Everything that a kind of thread may do.
@@ -622,8 +666,10 @@ pub fn rules(thread: Thread) -> impl Iterator<Item = &'static Rule> {
     let own: &[&'static [Rule]] = match thread {
         Thread::Start => &[START],
         Thread::StartApi => &[START, START_API],
+        Thread::StartOpen => &[START, START_API, START_OPEN, OPEN],
         Thread::Main => &[NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS],
         Thread::Control => &[NEWS, MAIN, CONTROL, OUTPUT, MEMORY, LOAD, SIGNALS],
+        Thread::Opener => &[NEWS, MAIN, CONTROL, OPEN, OUTPUT, MEMORY, LOAD, SIGNALS],
         Thread::Vcpu => &[NEWS, VCPU, OUTPUT, SIGNALS],
         Thread::FirstVcpu => &[NEWS, VCPU, OUTPUT, MEMORY, LOAD, SIGNALS],
         Thread::Disk => &[NEWS, WORKER, READ_ONLY, DISK],
@@ -631,7 +677,7 @@ pub fn rules(thread: Thread) -> impl Iterator<Item = &'static Rule> {
         Thread::Net => &[NEWS, WORKER, NET],
     };
     let common: &[&'static [Rule]] = match thread {
-        Thread::Start | Thread::StartApi => &[],
+        Thread::Start | Thread::StartApi | Thread::StartOpen => &[],
         _ => &[COMMON],
     };
     let lists: Vec<&'static [Rule]> = common.iter().chain(own).copied().collect();

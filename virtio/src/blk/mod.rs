@@ -155,6 +155,28 @@ impl<'m> Block<'m> {
         Ok(())
     }
 
+    /// Has the medium changed by `change`, while no worker looks at it. A disk
+    /// must stay whole sectors long; a drive that failed goes on failing. Call
+    /// [`Endpoint::refresh`](crate::Endpoint::refresh) afterwards.
+    ///
+    /// # Errors
+    /// What `change` says, and as [`resize`](Self::resize), but smaller it may
+    /// be.
+    pub fn exchange(&self, change: impl FnOnce() -> std::io::Result<()>) -> Result<(), Error> {
+        let mut inserted = self
+            .inserted
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        change().map_err(|error| Error::MediumSize(error.to_string()))?;
+        let size = medium_size(&inserted.medium)?;
+        if self.writable && !size.is_multiple_of(SECTOR) {
+            return Err(Error::OddSize(size));
+        }
+        inserted.size = size;
+        self.sectors.store(size / SECTOR, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Makes what the guest has written durable, for a snapshot. Call it on a
     /// stopped device.
     ///
