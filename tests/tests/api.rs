@@ -5,6 +5,7 @@
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -473,4 +474,109 @@ fn check_body(server: &Server, (method, path): (&str, &str), file: &Value, schem
         let names = |key: &Value| fault.contains(&format!("`{}`", key.as_str().unwrap()));
         assert!(required.iter().any(names), "{method} {path}: {fault}");
     }
+}
+
+/// A guest that asks for its drives' first bytes finds another medium, or none,
+/// when its CD-ROM is changed; and only images beneath the directories allowed
+/// can be inserted.
+#[test]
+fn cdroms_are_changed_while_the_vm_runs() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let images = scratch.join("images");
+    fs::create_dir(&images).unwrap();
+    let image = |name: &str, blocks: usize| {
+        let path = images.join(name);
+        fs::write(&path, vec![7; blocks * 2048]).unwrap();
+        path
+    };
+    let (first, second) = (image("first", 10), image("second", 20));
+    let outside = scratch.file("outside", vec![0; 4096]);
+    fs::copy(guest("spin"), images.join("kernel")).unwrap();
+    let server = Server::start(&scratch, &["--allow-path", images.to_str().unwrap()]);
+    let mut client = server.client();
+    // Outside nothing can be opened, not even before the start.
+    let boot = json!({"kernel_image_path": guest("spin")}).to_string();
+    let answer = client.request("PUT", "/boot-source", &boot);
+    assert!(
+        answer.expect(400).body.contains("ermission denied"),
+        "{answer:?}"
+    );
+    let boot = json!({"kernel_image_path": images.join("kernel")}).to_string();
+    client.put("/boot-source", &boot);
+    let entry =
+        json!({"drive_id": "c", "is_root_device": false, "media": "cdrom", "path_on_host": first});
+    client.put("/drives/c", &entry.to_string());
+    client.start();
+    let insert = |path: &Path| json!({"drive_id": "c", "path_on_host": path}).to_string();
+    client.patch("/drives/c", &insert(&second));
+    let shown = client.get("/vm/config").json();
+    assert_eq!(shown["drives"][0]["path_on_host"], second.to_str().unwrap());
+    // The new one is locked against writers, the old one is free.
+    assert_eq!((is_locked(&first), is_locked(&second)), (false, true));
+    let answer = client.request("PATCH", "/drives/c", &insert(&outside));
+    assert!(
+        answer.expect(400).body.contains("ermission denied"),
+        "{answer:?}"
+    );
+    client.patch("/drives/c", r#"{"drive_id":"c","eject":true}"#);
+    assert!(!is_locked(&second));
+    client.patch("/drives/c", &insert(&first));
+    assert!(is_locked(&first));
+    let answer = client.request("PATCH", "/drives/c", &insert(&images));
+    assert!(answer.expect(400).body.contains("directory"), "{answer:?}");
+    client.get("/").expect(200);
+}
+
+/// Whether a VM reads the file: no writer gets its lock.
+fn is_locked(path: &Path) -> bool {
+    use std::os::fd::AsRawFd as _;
+    let file = fs::File::options().write(true).open(path).unwrap();
+    // SAFETY: a lock request on a live descriptor with a live structure.
+    unsafe {
+        let mut lock: libc::flock = std::mem::zeroed();
+        lock.l_type = libc::F_WRLCK as libc::c_short;
+        libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) != 0
+    }
+}
+
+/// `mote ctl` for people, with the words of the API where it refuses.
+#[test]
+fn people_have_a_client_too() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let server = Server::start(&scratch, &["--id", "mine"]);
+    server.with_guest("spin").start();
+    let ctl = |args: &[&str]| {
+        let mut command = mote(["ctl", "--socket"]);
+        run(command.arg(&server.socket).args(args))
+    };
+    assert!(ctl(&["info"]).expect(0).out.contains("state    Running\n"));
+    ctl(&["pause"]).expect(0);
+    let info: Value = serde_json::from_str(&ctl(&["info", "--json"]).expect(0).out).unwrap();
+    assert_eq!(
+        (&info["state"], &info["id"]),
+        (&json!("Paused"), &json!("mine"))
+    );
+    ctl(&["resume"]).expect(0);
+    assert!(
+        ctl(&["metrics"])
+            .expect(0)
+            .out
+            .contains("mote_vcpu_exit_io_out_total")
+    );
+    let all: Value = serde_json::from_str(&ctl(&["metrics", "--json"]).expect(0).out).unwrap();
+    assert!(all["mote_put_api_requests_actions_count_total"].as_u64() > Some(0));
+    ctl(&["eject", "x"])
+        .expect(1)
+        .complains(&["Invalid block device ID"]);
+    ctl(&["power"]).expect(1).complains(&["power button"]);
+    ctl(&["fly"]).expect(2).complains(&["'fly'"]);
+    drop(server);
+    let mut command = mote(["ctl", "info", "--socket"]);
+    run(command.arg(scratch.join("api.sock"))).expect(3);
 }
