@@ -526,7 +526,10 @@ fn cdroms_are_changed_while_the_vm_runs() {
     client.patch("/drives/c", &insert(&first));
     assert!(is_locked(&first));
     let answer = client.request("PATCH", "/drives/c", &insert(&images));
-    assert!(answer.expect(400).body.contains("directory"), "{answer:?}");
+    assert!(
+        answer.expect(400).body.contains("regular file"),
+        "{answer:?}"
+    );
     client.get("/").expect(200);
 }
 

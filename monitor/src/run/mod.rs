@@ -191,8 +191,7 @@ impl Machine {
         } = opened;
         // Like guest memory: no thread has to close its files at the end.
         let source: &'static Source = Box::leak(Box::new(source));
-        timings.mark("open /dev/kvm, devices, console");
-        confine_process(config, &mut console)?;
+        confine_process(config, &mut console, timings)?;
         let open = Open {
             host: host.as_raw_fd(),
             ready: config.ready_fd,
@@ -467,7 +466,12 @@ fn start_devices(shared: &Shared, sandbox: &Sandbox, confined: &Confined) -> Res
 }
 
 /// Confines the process: from here on nothing is opened by its name.
-fn confine_process(config: &VmConfig, console: &mut Console) -> Result<(), Error> {
+fn confine_process(
+    config: &VmConfig,
+    console: &mut Console,
+    timings: &Timings,
+) -> Result<(), Error> {
+    timings.mark("open /dev/kvm, devices, console");
     warn(config.sandbox.mode);
     Sandbox::enter_process(&config.sandbox, addresses(config))?;
     if config.sandbox.mode != Mode::Off {

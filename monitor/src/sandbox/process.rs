@@ -140,7 +140,7 @@ fn require(least: Option<u32>) -> Result<(), Error> {
 pub(super) fn give_up_files() -> Result<(), Error> {
     let failed = |e: landlock::RulesetError| Error::System("Landlock", io::Error::other(e));
     // That it can gain nothing has been said before, and cannot be any more.
-    let ruleset = everything().map(|set| set.set_no_new_privs(false));
+    let ruleset = everything().map(|set| set.no_new_privs(false));
     ruleset
         .and_then(landlock::RulesetCreated::restrict_self)
         .map(|_| ())

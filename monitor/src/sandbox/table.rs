@@ -622,7 +622,11 @@ const START: &[Rule] = &[
         "later: to kick vCPUs",
     ),
     #[cfg(debug_assertions)]
-    later(libc::SYS_fcntl),
+    rule(
+        libc::SYS_fcntl,
+        &[Is(1, libc::F_GETFD as u32)],
+        "later: what is closed",
+    ),
     later(libc::SYS_futex),
     later(libc::SYS_ppoll),
     later(libc::SYS_brk),
