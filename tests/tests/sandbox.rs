@@ -232,6 +232,8 @@ impl Stage {
         let cd = cd.to_str().unwrap();
         let mut command = if self.nobody {
             self.as_nobody()
+        } else if ["Control", "Opener"].contains(&thread) {
+            return self.run_api(thread, calls, more);
         } else {
             let mut command = Command::new(vm::breakout());
             command.args(["run", "--net", "tap=vm0", "--kernel"]);
@@ -244,6 +246,11 @@ impl Stage {
             .arg("--cdrom")
             .arg(cd)
             .args(more);
+        command.env("MOTE_BREAKOUT", self.orders(thread, calls, cd));
+        run(command.stdin(Stdio::null()))
+    }
+
+    fn orders(&self, thread: &str, calls: &[(libc::c_long, &str)], file: &str) -> String {
         let name: String = NAME.bytes().map(|b| format!("{b:02x}")).collect();
         let calls: Vec<_> = calls
             .iter()
@@ -253,10 +260,27 @@ impl Stage {
             .join(";")
             .replace("NEIGHBOUR", &self.neighbour.id().to_string())
             .replace("PARENT", &std::process::id().to_string())
-            .replace("FILE", cd)
+            .replace("FILE", file)
             .replace("NAME", &name);
-        command.env("MOTE_BREAKOUT", format!("{thread}:{calls}"));
-        run(command.stdin(Stdio::null()))
+        format!("{thread}:{calls}")
+    }
+
+    /// The same with a control API, which an opener has leave to open files for.
+    fn run_api(&self, thread: &str, calls: &[(libc::c_long, &str)], more: &[&str]) -> End {
+        let file = self.scratch.file("cd", vec![0; 1 << 20]);
+        let kernel = guest("memory").display().to_string();
+        let config = format!(r#"{{"boot-source": {{"kernel_image_path": "{kernel}"}}}}"#);
+        let mut command = Command::new(vm::breakout());
+        let socket = self.scratch.join("api");
+        let _ = fs::remove_file(&socket);
+        command.arg("--api-sock").arg(socket).arg("--config-file");
+        command.arg(self.scratch.file("config", config)).args(more);
+        if thread == "Opener" {
+            command.args(["--allow-path", "/usr", "--allow-path"]);
+            command.arg(guest("memory").parent().unwrap());
+        }
+        let orders = self.orders(thread, calls, file.to_str().unwrap());
+        run(command.env("MOTE_BREAKOUT", orders).stdin(Stdio::null()))
     }
 }
 
@@ -365,6 +389,26 @@ fn a_starting_process_makes_threads_only() {
 #[test]
 fn the_main_thread_is_killed_for_each() {
     each_is_fatal("Main");
+}
+
+#[test]
+fn whoever_serves_the_api_is_killed_for_each() {
+    for thread in ["Control", "Opener"] {
+        each_is_fatal(thread);
+    }
+    on_stage(|stage| {
+        // To read, beneath what is allowed, and nothing else: 526336 is
+        // O_NONBLOCK | O_CLOEXEC.
+        let open = |path: &str, flags: u32| {
+            let arguments = format!("-100,\"{path},{flags}");
+            stage.run("Opener", &[(libc::SYS_openat, &arguments)], &[])
+        };
+        let opened = results(open("/usr/bin/env", 526_336).expect(0));
+        assert!(opened.iter().all(|fd| *fd > 2) && !opened.is_empty());
+        let refused = results(open("/etc/passwd", 526_336).expect(0));
+        assert_eq!(refused, [-i64::from(EACCES)]);
+        assert_eq!(open("/usr/bin/env", 526_337).code, -libc::SIGSYS);
+    });
 }
 
 #[test]
