@@ -12,7 +12,7 @@ use mote::cli::{self, Command};
 use mote::console::Output;
 use mote::devices::Devices;
 use mote::memory::{self, GuestRam};
-use mote::sandbox::{Confined, Mode, Sandbox};
+use mote::sandbox::{Confined, Mode, Policy, Sandbox};
 use mote::serial::{Com1, TypedAhead};
 use mote::vm::bus::{Bus, Request};
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -89,7 +89,13 @@ impl Machine {
         let devices = Devices::open(&config, ram).unwrap();
         let count = devices.windows().len();
         devices
-            .start(&Sandbox::new(Mode::Off), &Confined::new())
+            .start(
+                &Sandbox::new(&Policy {
+                    mode: Mode::Off,
+                    ..Policy::default()
+                }),
+                &Confined::new(),
+            )
             .unwrap();
         let event = || EventFd::new(EFD_NONBLOCK).unwrap();
         let (wake, line) = (Arc::new(event()), event());
@@ -242,6 +248,9 @@ impl Machine {
         frame[14..14 + TAG.len()].copy_from_slice(TAG);
         let mut guest = self.bring_up(NIC, 1 << 32, QUEUE);
         let host = self.host.as_ref().unwrap();
+        // Of earlier inputs; a full socket would lose what comes now.
+        let mut buffer = [0; 2048];
+        while host.receive(&mut buffer).is_some() {}
         self.ram.write_slice(&[0; 12], GuestAddress(DATA)).unwrap();
         self.ram
             .write_slice(&frame, GuestAddress(DATA + 12))
@@ -249,7 +258,6 @@ impl Machine {
         guest.queues[1].send(&[(DATA, 72, false)]);
         self.store(NIC, 0x50, 1);
         Self::wait(&mut guest.queues[1]);
-        let mut buffer = [0; 2048];
         while host
             .receive(&mut buffer)
             .is_none_or(|n| buffer[..n] != frame)

@@ -92,7 +92,7 @@ impl Vm for NoVm {
 }
 
 /// The answer is one that is documented for such a request.
-fn check(request: &Request, answer: &Response) {
+fn check(request: &Request, answer: &Response, runs: bool) {
     match answer.status {
         200 => assert_eq!(request.method, Method::Get),
         204 => assert!(request.method != Method::Get && answer.body.is_empty()),
@@ -102,7 +102,8 @@ fn check(request: &Request, answer: &Response) {
         }
         other => panic!("status {other}"),
     }
-    if answer.status == 200 && request.path == "/vm/config" {
+    // A CD-ROM that was taken out of a running VM is no drive to start with.
+    if !runs && answer.status == 200 && request.path == "/vm/config" {
         let shown: Result<config::File, _> = config::from_json(&answer.body);
         shown.unwrap().config().unwrap();
     }
@@ -132,13 +133,13 @@ fuzz_target!(|data: &[u8]| {
         rest = &rest[used..];
         let runs = vm.as_mut().map(|vm| -> &mut dyn Vm { vm });
         match state.handle(&request, runs) {
-            Verdict::Answer(answer) => check(&request, &answer),
+            Verdict::Answer(answer) => check(&request, &answer, vm.is_some()),
             Verdict::Start(config) => {
                 assert!(vm.is_none());
                 let devices = config.drives.len() + config.nics.len();
                 assert!(devices <= config::MAX_DEVICES && (1..=32).contains(&config.cpus));
                 assert!(config.kernel.is_some() || !config.drives.is_empty());
-                check(&request, &state.started(config));
+                check(&request, &state.started(config), true);
                 vm = Some(NoVm {
                     devices,
                     ..NoVm::default()
