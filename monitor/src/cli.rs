@@ -8,7 +8,7 @@ use std::time::Duration;
 use lexopt::prelude::*;
 
 use crate::api;
-use crate::config::{self, BootFrom, Drive, Media, Nic, OnNoSpace, OnReset, VmConfig};
+use crate::config::{self, BootFrom, Drive, Media, Nic, OnNoSpace, OnReset, Then, VmConfig};
 use crate::error::Error;
 use crate::sandbox::{Mode, Policy};
 
@@ -20,6 +20,7 @@ Usage: mote COMMAND [OPTIONS]
 
 Commands:
   run      Boot a CD-ROM, a disk or a kernel  (mote run --help)
+  restore  Go on where a snapshot was taken   (mote restore --help)
   demo     From a CD to the disk and on: the whole story, in memory
   api      Serve Firecracker's API         (mote api --help)
   ctl      Control a VM with that API      (mote ctl --help)
@@ -75,6 +76,9 @@ Options:
   --graceful SECONDS  A signal (SIGTERM) presses the guest's ACPI power button,
                    and ends the VM if it is not off by then, or does not
                    listen; a second signal ends it at once
+  --snapshot DIR   When the guest writes the boot marker, save the VM into the
+                   directory DIR, for 'mote restore'
+  --then WHAT      resume or exit after that             [default: resume]
   --config FILE    Read Firecracker's config JSON; flags go before it
   --seccomp WHAT   A system call that no part of Mote needs has to kill the VM,
                    or, for diagnosis, only to log it      [default: kill]
@@ -86,6 +90,27 @@ Options:
   -h, --help       Show this help
 
 On a terminal, Ctrl-A x leaves the VM and Ctrl-A h shows the other keys.
+";
+
+/// `mote restore --help`.
+pub const RESTORE_HELP: &str = "\
+Go on where a snapshot was taken, any number of times from the same one: guest
+memory is mapped from its file, which no guest writes to.
+
+Usage: mote restore DIR [OPTIONS]
+
+Disks, CD-ROMs and networks must be given as they were when it was taken: as many,
+in the same order, with the same ids; files and taps may be others.
+
+Options:
+  --verify         Compare all of the memory file with its checksum first
+  --disk, --cdrom, --net, --serial, --on-enospc, --graceful, --seccomp,
+  --require-landlock, --no-sandbox, --kvm-fd, --ready-fd, --timings
+                   As for 'mote run'
+  --snapshot DIR, --then WHAT  As for 'mote run'
+  -h, --help       Show this help
+
+The guest's own reset ends it with code 7.
 ";
 
 /// `mote doctor --help`.
@@ -120,10 +145,23 @@ pub enum Command {
     Api(Box<api::Options>),
     /// Ask something of a VM that runs.
     Control(api::ctl::Order),
+    /// Go on with a snapshot.
+    Restore(Box<Restore>),
     /// Let a machine install a system from a CD and boot it, all in memory.
     Demo,
     /// Examine the host and these images; whether the answer is to be JSON.
     Doctor(Vec<PathBuf>, bool),
+}
+
+/// A snapshot to go on with.
+#[derive(Debug)]
+pub struct Restore {
+    /// Where it is.
+    pub directory: PathBuf,
+    /// Whether all of its memory is to be checked.
+    pub verify: bool,
+    /// The VM, without memory and processors.
+    pub config: VmConfig,
 }
 
 /// `mote --version`.
@@ -150,7 +188,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error>
         Some(Value(command)) => match command.to_str() {
             Some("api") => api::args::parse(parser, None),
             Some("ctl") => api::ctl::parse(parser),
-            Some("run") => run(parser),
+            Some("run") => run(parser, false),
+            Some("restore") => run(parser, true),
             Some("demo") => demo(parser),
             Some("doctor") => doctor(parser),
             Some("help") => Ok(Command::Print(HELP)),
@@ -204,6 +243,10 @@ struct Flags {
     on_reset: Option<OnReset>,
     on_no_space: Option<OnNoSpace>,
     graceful: Option<Duration>,
+    directory: Option<PathBuf>,
+    verify: bool,
+    snapshot: Option<PathBuf>,
+    then: Option<Then>,
     timings: bool,
     kvm_fd: Option<RawFd>,
     ready_fd: Option<RawFd>,
@@ -212,11 +255,16 @@ struct Flags {
     landlock: Option<u32>,
 }
 
-fn run(mut parser: lexopt::Parser) -> Result<Command, Error> {
+fn run(mut parser: lexopt::Parser, restore: bool) -> Result<Command, Error> {
     let mut flags = Flags::default();
     while let Some(arg) = parser.next().map_err(usage)? {
         let flag = match arg {
+            Short('h') | Long("help") if restore => return Ok(Command::Print(RESTORE_HELP)),
             Short('h') | Long("help") => return Ok(Command::Print(RUN_HELP)),
+            Value(path) if restore => {
+                set(&mut flags.directory, "DIR", path.into())?;
+                continue;
+            }
             Long(name) => name.to_owned(),
             other => return Err(usage(other.unexpected())),
         };
@@ -268,29 +316,81 @@ fn run(mut parser: lexopt::Parser) -> Result<Command, Error> {
                 let time = number(&text(&mut parser)?).and_then(seconds);
                 set(&mut flags.graceful, &flag, named(&flag, time)?)?;
             }
-            "timings" => flags.timings = true,
-            "kvm-fd" | "ready-fd" => {
-                let number = number(&text(&mut parser)?).and_then(descriptor);
-                let to = if flag == "kvm-fd" {
-                    &mut flags.kvm_fd
-                } else {
-                    &mut flags.ready_fd
-                };
-                set(to, &flag, named(&flag, number)?)?;
-            }
-            "no-sandbox" => flags.no_sandbox = true,
-            "seccomp" => {
-                let what = seccomp(&text(&mut parser)?);
-                set(&mut flags.seccomp, &flag, named(&flag, what)?)?;
-            }
-            "require-landlock" => {
-                let least = number(&text(&mut parser)?).and_then(landlock);
-                set(&mut flags.landlock, &flag, named(&flag, least)?)?;
-            }
-            _ => return Err(usage(Long(&flag).unexpected())),
+            _ => process_flag(&mut flags, &flag, (&mut parser, restore))?,
         }
     }
-    merge(flags).map(|config| Command::Run(Box::new(config)))
+    match restore {
+        true => merge_restore(flags),
+        false => merge(flags).map(|config| Command::Run(Box::new(config))),
+    }
+}
+
+/// A flag that is about the process and not the machine.
+fn process_flag(
+    flags: &mut Flags,
+    flag: &str,
+    (parser, restore): (&mut lexopt::Parser, bool),
+) -> Result<(), Error> {
+    match flag {
+        "timings" => flags.timings = true,
+        "verify" if restore => flags.verify = true,
+        "snapshot" => set(&mut flags.snapshot, flag, path(parser)?)?,
+        "then" => {
+            let what = then(&text(parser)?);
+            set(&mut flags.then, flag, named(flag, what)?)?;
+        }
+        "kvm-fd" | "ready-fd" => {
+            let number = number(&text(parser)?).and_then(descriptor);
+            let to = if flag == "kvm-fd" {
+                &mut flags.kvm_fd
+            } else {
+                &mut flags.ready_fd
+            };
+            set(to, flag, named(flag, number)?)?;
+        }
+        "no-sandbox" => flags.no_sandbox = true,
+        "seccomp" => {
+            let what = seccomp(&text(parser)?);
+            set(&mut flags.seccomp, flag, named(flag, what)?)?;
+        }
+        "require-landlock" => {
+            let least = number(&text(parser)?).and_then(landlock);
+            set(&mut flags.landlock, flag, named(flag, least)?)?;
+        }
+        _ => return Err(usage(Long(flag).unexpected())),
+    }
+    Ok(())
+}
+
+/// What is in the snapshot cannot be chosen again.
+fn merge_restore(mut flags: Flags) -> Result<Command, Error> {
+    let chosen = [
+        ("kernel", flags.kernel.is_some()),
+        ("initrd", flags.initrd.is_some()),
+        ("cmdline", flags.cmdline.is_some()),
+        ("cmdline-devices", flags.cmdline_devices),
+        ("boot", flags.boot.is_some()),
+        ("boot-entry", flags.boot_entry.is_some()),
+        ("memory", flags.memory.is_some()),
+        ("cpus", flags.cpus.is_some()),
+        ("config", flags.file.is_some()),
+        ("on-reset", flags.on_reset.is_some()),
+    ];
+    if let Some((flag, _)) = chosen.into_iter().find(|(_, given)| *given) {
+        return Err(Error::Usage(format!("--{flag}: not for 'mote restore'")));
+    }
+    let directory = flags.directory.take();
+    let none = || Error::Usage("no snapshot given; see 'mote restore --help'".to_owned());
+    let directory = directory.ok_or_else(none)?;
+    let verify = flags.verify;
+    // In the place of a kernel.
+    flags.kernel = Some(directory.clone());
+    let config = merge(flags)?;
+    Ok(Command::Restore(Box::new(Restore {
+        directory,
+        verify,
+        config,
+    })))
 }
 
 fn merge(flags: Flags) -> Result<VmConfig, Error> {
@@ -322,6 +422,8 @@ fn merge(flags: Flags) -> Result<VmConfig, Error> {
         on_reset: flags.on_reset.unwrap_or(base.on_reset),
         graceful: flags.graceful,
         changes: false,
+        snapshot: flags.snapshot,
+        then: flags.then.unwrap_or_default(),
         timings: flags.timings,
         kvm_fd: flags.kvm_fd,
         ready_fd: flags.ready_fd,
@@ -392,6 +494,14 @@ pub(crate) fn on_reset(text: &str) -> Result<OnReset, String> {
         "restart" => Ok(OnReset::Restart),
         "exit" => Ok(OnReset::Exit),
         _ => Err(format!("'{text}' is neither restart nor exit")),
+    }
+}
+
+fn then(text: &str) -> Result<Then, String> {
+    match text {
+        "resume" => Ok(Then::Resume),
+        "exit" => Ok(Then::Exit),
+        _ => Err(format!("'{text}' is neither resume nor exit")),
     }
 }
 

@@ -120,6 +120,12 @@ fn start(timings: &Arc<Timings>) -> Result<u8, Error> {
             Ok(0)
         }
         Command::Api(options) => api::run(*options, timings),
+        Command::Restore(restore) => {
+            let mut config = restore.config;
+            let source = Source::snapshot(&restore.directory, restore.verify, &mut config)?;
+            timings.mark("arguments, files");
+            run::run(&config, source, timings, false)
+        }
         Command::Demo => {
             // In the place of files, for as long as the VM runs.
             let drives = Drives::new()?;

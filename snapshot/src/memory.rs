@@ -97,14 +97,13 @@ fn add(sum: &mut Sha256, place: u64, page: &[u8]) {
     sum.update(page);
 }
 
-/// Checks, without reading the memory, that `file` is the one that `memory`
-/// was written with.
+/// Checks, without reading the memory, that `file`, which has `length` bytes, is
+/// the one that `memory` was written with.
 ///
 /// # Errors
 /// It is not, or is too short or too long.
-pub fn check_memory(file: &File, memory: &MemoryV1) -> Result<(), Error> {
+pub fn check_memory(file: &File, length: u64, memory: &MemoryV1) -> Result<(), Error> {
     let right = memory.length() + PAGE as u64;
-    let length = file.metadata().map_err(failed("read"))?.len();
     if length != right {
         return Err(Error::Length(length, right));
     }
@@ -123,18 +122,12 @@ pub fn check_memory(file: &File, memory: &MemoryV1) -> Result<(), Error> {
 /// Checks all of the memory file, which takes as long as to read it.
 ///
 /// # Errors
-/// As [`check_memory`], and [`Error::Checksum`] if a byte is not as it was.
+/// [`Error::Checksum`] if a byte is not as it was, or the file cannot be read.
 pub fn verify_memory(file: &File, memory: &MemoryV1) -> Result<(), Error> {
-    check_memory(file, memory)?;
     let (mut sum, mut at) = (Sha256::new(), 0);
     let mut buffer = vec![0; CHUNK];
     while at < memory.length() {
-        // Holes are zero, and no part of the sum.
-        at = match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(at)) {
-            Ok(data) => data / PAGE as u64 * PAGE as u64,
-            Err(rustix::io::Errno::NXIO) => break,
-            Err(error) => return Err(Error::Io("read", error.into())),
-        };
+        // Holes read as zeroes, which are no part of the sum.
         let left = memory.length().saturating_sub(at).min(CHUNK as u64);
         let part = buffer.get_mut(..left as usize).unwrap_or_default();
         file.read_exact_at(part, at).map_err(failed("read"))?;

@@ -216,10 +216,10 @@ fn memory_is_sparse_and_every_byte_of_it_counts() {
     }
     verify_memory(file, &state.memory).unwrap();
     flip((16 << 20) + 20);
-    let error = check_memory(file, &state.memory).unwrap_err();
+    let error = check_memory(file, file.metadata().unwrap().len(), &state.memory).unwrap_err();
     assert!(matches!(error, Error::OtherMemory), "{error}");
     file.set_len(16 << 20).unwrap();
-    let error = check_memory(file, &state.memory).unwrap_err();
+    let error = check_memory(file, file.metadata().unwrap().len(), &state.memory).unwrap_err();
     assert!(matches!(error, Error::Length(..)), "{error}");
 }
 

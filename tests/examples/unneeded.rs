@@ -169,7 +169,10 @@ fn raw(rest: &str, at: usize) -> u64 {
 fn mark(name: Option<&str>, number: libc::c_long, arguments: &[u64], used: &mut Used) {
     for (kind, (thread, _)) in THREADS.iter().enumerate() {
         let Some(name) = name else {
-            if matches!(thread, Thread::Start | Thread::StartApi | Thread::StartOpen) {
+            if matches!(
+                thread,
+                Thread::Start | Thread::StartApi | Thread::StartOpen | Thread::StartSaver
+            ) {
                 use_rules(kind, *thread, (number, arguments), used);
             }
             continue;
@@ -177,6 +180,8 @@ fn mark(name: Option<&str>, number: libc::c_long, arguments: &[u64], used: &mut 
         let same = match thread {
             Thread::Start | Thread::StartApi | Thread::StartOpen => false,
             Thread::Main | Thread::Control | Thread::Opener => name.is_empty(),
+            // What a snapshot is written with is in both.
+            Thread::StartSaver | Thread::Saver => name.is_empty(),
             Thread::FirstVcpu => name == "vcpu0",
             Thread::Vcpu => name.starts_with("vcpu") && name != "vcpu0",
             // Drives may have any name.

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{MemfdFlags, memfd_create};
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::config::VmConfig;
+use crate::config::{VmConfig, check_memory};
 use crate::error::Error;
 use crate::layout;
 use crate::memory::{self, GuestRam, PAGE};
@@ -82,11 +82,12 @@ struct Kernel {
 
 /// A kernel or initrd file, opened once and for good.
 #[derive(Debug)]
-struct Image {
+pub(crate) struct Image {
     what: &'static str,
-    file: File,
-    path: PathBuf,
-    len: u64,
+    pub(crate) file: File,
+    pub(crate) path: PathBuf,
+    /// Bytes.
+    pub(crate) len: u64,
     /// The lowest address at which it may lie in guest memory.
     lowest: u64,
 }
@@ -201,6 +202,16 @@ pub struct Source {
     cmdline: String,
     /// The command line after a reset, if it is another one.
     after_reset: Option<String>,
+    /// It is a snapshot: the kernel is its state, the initrd its memory.
+    snapshot: Option<bool>,
+}
+
+/// The files of a snapshot to restore.
+pub(crate) struct Saved<'a> {
+    pub(crate) state: &'a Image,
+    pub(crate) memory: &'a Image,
+    /// Whether all of the memory is to be compared with its checksum.
+    pub(crate) verify: bool,
 }
 
 /// Why a VM starts.
@@ -228,6 +239,7 @@ impl Source {
             initrd: initrd.map(|path| Image::open("initrd", path)).transpose()?,
             cmdline: check_cmdline(cmdline.unwrap_or(DEFAULT_CMDLINE))?,
             after_reset: None,
+            snapshot: None,
         })
     }
 
@@ -241,6 +253,7 @@ impl Source {
             initrd: None,
             cmdline: check_cmdline(cmdline)?,
             after_reset: None,
+            snapshot: None,
         })
     }
 
@@ -290,6 +303,36 @@ impl Source {
         Ok(Loaded {
             entry: kernel.entry,
             written: kernel.written,
+        })
+    }
+
+    /// A snapshot in `directory`, in the place of a kernel and an initrd; what
+    /// has to be known before it is read goes into `config`.
+    ///
+    /// # Errors
+    /// A file is missing, or at first glance not of a snapshot.
+    pub fn snapshot(directory: &Path, verify: bool, config: &mut VmConfig) -> Result<Self, Error> {
+        let open = |name| Image::open("snapshot", &directory.join(name));
+        let (state, memory) = (open(mote_snapshot::STATE)?, open(mote_snapshot::MEMORY)?);
+        let cpus = mote_snapshot::peek_cpus(&state.file);
+        config.cpus = cpus.map_err(|e| state.refuse(e.to_string()))?;
+        let length = memory.len.saturating_sub(PAGE);
+        config.memory = check_memory(length).map_err(|why| memory.refuse(why))?;
+        Ok(Self {
+            kernel: state,
+            initrd: Some(memory),
+            cmdline: String::new(),
+            after_reset: None,
+            snapshot: Some(verify),
+        })
+    }
+
+    /// The snapshot, if it is one.
+    pub(crate) fn saved(&self) -> Option<Saved<'_>> {
+        Some(Saved {
+            state: &self.kernel,
+            memory: self.initrd.as_ref()?,
+            verify: self.snapshot?,
         })
     }
 

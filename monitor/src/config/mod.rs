@@ -62,6 +62,16 @@ pub enum OnReset {
     Exit,
 }
 
+/// What follows a snapshot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Then {
+    /// The VM goes on.
+    #[default]
+    Resume,
+    /// The process ends.
+    Exit,
+}
+
 /// Which drives a VM without a kernel boots from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum BootFrom {
@@ -109,6 +119,10 @@ pub struct VmConfig {
     pub graceful: Option<Duration>,
     /// Its devices may be changed while it runs, by a control API.
     pub changes: bool,
+    /// The directory for a snapshot, taken when the guest writes the boot marker.
+    pub snapshot: Option<PathBuf>,
+    /// What follows it.
+    pub then: Then,
     /// Print where start-up time went when the VM ends.
     pub timings: bool,
     /// A descriptor of `/dev/kvm` that the caller opened.
@@ -136,6 +150,8 @@ impl Default for VmConfig {
             on_reset: OnReset::Restart,
             graceful: None,
             changes: false,
+            snapshot: None,
+            then: Then::Resume,
             timings: false,
             kvm_fd: None,
             ready_fd: None,

@@ -7,9 +7,11 @@ use std::sync::mpsc::{self, Receiver, SyncSender, TryRecvError};
 
 use kvm_bindings::CpuId;
 use kvm_ioctls::Kvm;
+use mote_snapshot::StateV1;
 
 use super::ahead::WorkAhead;
-use super::load;
+use super::snapshot::Saving;
+use super::{load, snapshot};
 use crate::acpi::VirtioWindow;
 use crate::boot::{Cause, Loaded, Source};
 use crate::error::Error;
@@ -19,7 +21,36 @@ use crate::vm::vcpu::{self, Vcpu};
 use crate::vm::{self, Shared};
 
 /// What the first vCPU's thread has to say once it is done preparing.
-pub(super) type Prepared = Result<(CpuId, Loaded), Error>;
+pub(super) type Prepared = Result<Guest, Error>;
+
+/// How a guest begins.
+pub(super) enum Guest {
+    /// At its kernel's entry.
+    New(CpuId, Loaded),
+    /// Where it was when it was saved.
+    Saved(Box<StateV1>),
+}
+
+impl Guest {
+    /// Gives the vCPUs of a new one their identity and registers.
+    pub(super) fn set_up(&self, shared: &Shared) -> Result<(), Error> {
+        match self {
+            Self::New(supported, loaded) => vm::set_up_vcpus(shared, supported, loaded.entry),
+            Self::Saved(_) => Ok(()),
+        }
+    }
+
+    /// Puts a saved one back, once all else is connected.
+    pub(super) fn go_on(&self, shared: &Shared, saving: Option<&Saving>) -> Result<(), Error> {
+        if saving.is_some() {
+            snapshot::hold(shared);
+        }
+        match self {
+            Self::New(..) => Ok(()),
+            Self::Saved(state) => snapshot::restore(shared, state),
+        }
+    }
+}
 
 /// What the first vCPU's thread waits for while the VM is made.
 pub(super) type FirstVcpu = (Arc<Vcpu>, Arc<Shared>);
@@ -76,13 +107,22 @@ impl Preparation {
 
     fn prepare(&mut self) -> Prepared {
         let host = self.host.take().ok_or_else(thread_lost)?;
-        let cpuid = vm::cpuid::supported(&host)?;
+        let saved = self.source.saved();
+        let cpuid = match saved {
+            Some(_) => None,
+            None => Some(vm::cpuid::supported(&host)?),
+        };
         drop(host);
         // What comes now is read from files that may be anybody's. Whoever
         // takes this thread over by it has the memory of the main one, too:
         // that is confined along with it, by a thread that has the time.
         self.sandbox.enter_thread(self.start)?;
         self.sandbox.enter_thread(Thread::FirstVcpu)?;
+        if let Some(saved) = saved {
+            let state = snapshot::read(&saved, self.ram, self.cpus)?;
+            return Ok(Guest::Saved(Box::new(state)));
+        }
+        let cpuid = cpuid.ok_or_else(thread_lost)?;
         let mut loaded = load(
             self.source,
             self.ram,
@@ -91,7 +131,7 @@ impl Preparation {
             Cause::PowerOn,
         )?;
         self.ahead.put(std::mem::take(&mut loaded.written));
-        Ok((cpuid, loaded))
+        Ok(Guest::New(cpuid, loaded))
     }
 }
 

@@ -4,6 +4,7 @@ mod ahead;
 mod farewell;
 mod first;
 mod numbers;
+mod snapshot;
 mod wait;
 
 use std::io;
@@ -20,9 +21,10 @@ use self::ahead::WorkAhead;
 use self::farewell::Farewell;
 use self::first::{Preparation, start_vcpus, thread_lost};
 use self::numbers::{Expected, Open};
+use self::snapshot::Saving;
 use crate::acpi::VirtioWindow;
 use crate::boot::{Cause, DEFAULT_CMDLINE, Loaded, Source};
-use crate::config::{OnReset, VmConfig};
+use crate::config::{OnReset, Then, VmConfig};
 use crate::console::{self, Console, Output};
 use crate::devices::{self, Devices};
 use crate::error::{Error, exit, kvm};
@@ -50,7 +52,8 @@ pub fn run(
 ) -> Result<u8, Error> {
     let wake = Arc::new(sandbox::event()?);
     let opened = Opened::open(config, source, wake, demo.then_some(timings))?;
-    Machine::start(config, opened, timings, MainThread::default())?.run(config, &mut Nobody)
+    let main = opened.saving.as_ref().map(Saving::main_thread);
+    Machine::start(config, opened, timings, main.unwrap_or_default())?.run(config, &mut Nobody)
 }
 
 /// Whoever controls a VM while it runs, on its main thread.
@@ -97,9 +100,9 @@ impl Default for MainThread {
 }
 
 impl MainThread {
-    fn numbers(self, sandbox: Sandbox) -> Sandbox {
-        let slots = self.slots.into_iter();
-        slots.fold(sandbox, |all, (slot, number)| all.with(slot, number))
+    fn numbers(&self, sandbox: Sandbox) -> Sandbox {
+        let slots = self.slots.iter();
+        slots.fold(sandbox, |all, (slot, number)| all.with(*slot, *number))
     }
 }
 
@@ -113,6 +116,7 @@ pub struct Opened {
     console: Console,
     output: Output,
     line: EventFd,
+    saving: Option<Saving>,
 }
 
 impl Opened {
@@ -136,6 +140,7 @@ impl Opened {
         vcpu::allow_kicks()?;
         let (console, output) = console::open(&config.serial, clock)?;
         let line = sandbox::event()?;
+        let saving = config.snapshot.as_deref().map(Saving::open).transpose()?;
         Ok(Self {
             // Last: one that was passed in is ours from here on.
             host: Arc::new(vm::open_host(config.kvm_fd)?),
@@ -146,6 +151,7 @@ impl Opened {
             console,
             output,
             line,
+            saving,
         })
     }
 }
@@ -163,6 +169,8 @@ pub struct Machine {
     settled: bool,
     farewell: Farewell,
     paused: bool,
+    /// The snapshot that is due at the boot marker.
+    saving: Option<Saving>,
     opens: bool,
     /// Hangs up when all vCPUs' threads have let go of the VM.
     released: Receiver<()>,
@@ -188,10 +196,11 @@ impl Machine {
             mut console,
             output,
             line,
+            saving,
         } = opened;
         // Like guest memory: no thread has to close its files at the end.
         let source: &'static Source = Box::leak(Box::new(source));
-        confine_process(config, &mut console, timings)?;
+        confine_process(config, &mut console, (timings, saving.as_ref()))?;
         let open = Open {
             host: host.as_raw_fd(),
             ready: config.ready_fd,
@@ -203,6 +212,7 @@ impl Machine {
             source,
         };
         let (expected, sandbox) = Expected::find(&config.sandbox, config.cpus, &open)?;
+        let sandbox = main.numbers(sandbox);
         timings.mark("sandbox, process");
         let ahead = Arc::new(WorkAhead::default());
         let (first, wait) = mpsc::sync_channel(1);
@@ -229,23 +239,19 @@ impl Machine {
         // Not before: its number would be the next that is free.
         drop(host);
         timings.mark("vCPUs");
-        let (supported, loaded) = prepared.recv().unwrap_or_else(|_| Err(thread_lost()))?;
+        let guest = prepared.recv().unwrap_or_else(|_| Err(thread_lost()))?;
         timings.mark("wait for kernel and CPUID");
         expected.check(&shared)?;
         let confined = Confined::new();
         start_vcpus(&shared, &first, &let_go, (&sandbox, &confined))?;
-        vm::set_up_vcpus(&shared, &supported, loaded.entry)?;
+        guest.set_up(&shared)?;
         timings.mark("CPUID, registers");
         let workers = start_devices(&shared, &sandbox, &confined)?;
+        guest.go_on(&shared, saving.as_ref())?;
         timings.mark("interrupts, workers");
         // The first vCPU's has been confined since before it read the kernel.
         let others = workers + shared.vcpus().len() - 1;
-        confine_main(
-            (main.thread, main.numbers(sandbox)),
-            confined,
-            others,
-            config.ready_fd,
-        )?;
+        confine_main((main.thread, sandbox), confined, others, config.ready_fd)?;
         timings.mark("sandbox, threads");
         vcpu::open_gate(&shared);
         Ok(Self {
@@ -260,6 +266,7 @@ impl Machine {
             farewell: Farewell::new(config.graceful),
             released,
             paused: false,
+            saving,
             opens: config.sandbox.opens || config.sandbox.mode == Mode::Off,
         })
     }
@@ -359,6 +366,9 @@ impl Machine {
             if self.console.escape.is_none() {
                 self.tell_marker();
             }
+            if self.save(config)? {
+                return Ok(exit::OK);
+            }
             let end = match self.paused {
                 true => None,
                 false => self.shared.take_end(),
@@ -368,7 +378,12 @@ impl Machine {
                 Some(Ended::PowerOff) => return Ok(exit::OK),
                 Some(Ended::NothingToBoot) => return Ok(exit::NOTHING_TO_BOOT),
                 Some(Ended::Error(error)) => return Err(error),
-                Some(Ended::Reset) if config.on_reset == OnReset::Exit => return Ok(exit::RESET),
+                // A restored VM has nothing to boot from.
+                Some(Ended::Reset)
+                    if config.on_reset == OnReset::Exit || self.source.saved().is_some() =>
+                {
+                    return Ok(exit::RESET);
+                }
                 Some(Ended::Reset) => match self.farewell.instead() {
                     Some(code) => return Ok(code),
                     None => self.reset(config)?,
@@ -382,6 +397,24 @@ impl Machine {
                 return Ok(exit::OK);
             }
         }
+    }
+
+    /// Takes the snapshot, once the boot marker has been written; tells whether
+    /// that was all there was to do.
+    fn save(&mut self, config: &VmConfig) -> Result<bool, Error> {
+        if !self.shared.bus.is_marked() {
+            return Ok(false);
+        }
+        let Some(saving) = self.saving.take() else {
+            return Ok(false);
+        };
+        self.pause()?;
+        saving.take(&self.shared, self.ram)?;
+        if config.then == Then::Exit {
+            return Ok(true);
+        }
+        self.resume();
+        Ok(false)
     }
 
     /// Restarts the VM in place: power-on state, boot source read again.
@@ -469,11 +502,12 @@ fn start_devices(shared: &Shared, sandbox: &Sandbox, confined: &Confined) -> Res
 fn confine_process(
     config: &VmConfig,
     console: &mut Console,
-    timings: &Timings,
+    (timings, saving): (&Timings, Option<&Saving>),
 ) -> Result<(), Error> {
     timings.mark("open /dev/kvm, devices, console");
     warn(config.sandbox.mode);
-    Sandbox::enter_process(&config.sandbox, addresses(config))?;
+    let save_to = saving.map(Saving::directory);
+    Sandbox::enter_process(&config.sandbox, addresses(config), save_to)?;
     if config.sandbox.mode != Mode::Off {
         console.confine();
     }

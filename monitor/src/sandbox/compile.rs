@@ -99,7 +99,10 @@ pub fn compile(thread: Thread, most: usize) -> Result<Vec<Instruction>, String> 
     }
     let never = |call: &&libc::c_long| {
         let conditional = |ways: &Vec<&Rule>| ways.iter().all(|rule| !rule.when.is_empty());
-        let starts = matches!(thread, Thread::Start | Thread::StartApi | Thread::StartOpen);
+        let starts = matches!(
+            thread,
+            Thread::Start | Thread::StartApi | Thread::StartOpen | Thread::StartSaver
+        );
         let opens = matches!(thread, Thread::StartOpen | Thread::Opener);
         let may_start = starts && TO_START.contains(call) || opens && **call == libc::SYS_openat;
         calls

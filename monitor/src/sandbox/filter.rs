@@ -22,9 +22,11 @@ fn program(thread: Thread) -> &'static [(u16, u8, u8, u32)] {
         Thread::Start => &compiled::START,
         Thread::StartApi => &compiled::STARTAPI,
         Thread::StartOpen => &compiled::STARTOPEN,
+        Thread::StartSaver => &compiled::STARTSAVER,
         Thread::Main => &compiled::MAIN,
         Thread::Control => &compiled::CONTROL,
         Thread::Opener => &compiled::OPENER,
+        Thread::Saver => &compiled::SAVER,
         Thread::Vcpu => &compiled::VCPU,
         Thread::FirstVcpu => &compiled::FIRSTVCPU,
         Thread::Disk => &compiled::DISK,
@@ -53,7 +55,9 @@ fn fill_in(thread: Thread, slots: &[u32; SLOTS], log: bool) -> Vec<sock_filter> 
 /// Confines the calling thread; at the start of a VM all that there are.
 pub(super) fn install(thread: Thread, slots: &[u32; SLOTS], log: bool) -> Result<(), Error> {
     let flags = match thread {
-        Thread::Start | Thread::StartApi | Thread::StartOpen => libc::SECCOMP_FILTER_FLAG_TSYNC,
+        Thread::Start | Thread::StartApi | Thread::StartOpen | Thread::StartSaver => {
+            libc::SECCOMP_FILTER_FLAG_TSYNC
+        }
         _ => 0,
     };
     let mut program = fill_in(thread, slots, log);

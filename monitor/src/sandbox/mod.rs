@@ -18,7 +18,7 @@ mod filter;
 mod process;
 pub mod table;
 
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 pub use events::event;
@@ -117,15 +117,19 @@ impl Sandbox {
     }
 
     /// Confines the process, which must have one thread only, and lets it have
-    /// `memory` bytes of addresses.
+    /// `memory` bytes of addresses. Files may appear in the directory `save_to`.
     ///
     /// # Errors
     /// The kernel refuses what every supported one has, or has too old a
     /// Landlock.
-    pub fn enter_process(policy: &Policy, memory: u64) -> Result<(), Error> {
+    pub fn enter_process(
+        policy: &Policy,
+        memory: u64,
+        save_to: Option<BorrowedFd<'_>>,
+    ) -> Result<(), Error> {
         match policy.mode {
             Mode::Off => Ok(()),
-            Mode::Kill | Mode::Log => process::enter(policy, memory),
+            Mode::Kill | Mode::Log => process::enter(policy, memory, save_to),
         }?;
         #[cfg(feature = "breakout")]
         breakout::attempt("Process", &[u32::MAX; table::SLOTS]);
@@ -139,7 +143,7 @@ impl Sandbox {
     /// The kernel refuses.
     pub fn enter_thread(&self, thread: Thread) -> Result<(), Error> {
         if self.opens && !matches!(thread, Thread::StartOpen | Thread::Opener) {
-            process::give_up_files()?;
+            process::give_up_files(None)?;
         }
         match self.mode {
             Mode::Off => Ok(()),

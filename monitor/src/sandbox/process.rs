@@ -1,6 +1,7 @@
 //! What the process as a whole gives up.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
 use landlock::{
@@ -22,7 +23,11 @@ const CAPABILITY_VERSION: u32 = 0x2008_0522;
 /// kernel all that it has are taken.
 const NEWEST: ABI = ABI::V10;
 
-pub(super) fn enter(policy: &Policy, memory: u64) -> Result<(), Error> {
+pub(super) fn enter(
+    policy: &Policy,
+    memory: u64,
+    save_to: Option<BorrowedFd<'_>>,
+) -> Result<(), Error> {
     let failed = |what| move |e| Error::System(what, e);
     control(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(failed("no-new-privs"))?;
     control(libc::PR_SET_DUMPABLE, 0).map_err(failed("not dumpable"))?;
@@ -35,7 +40,7 @@ pub(super) fn enter(policy: &Policy, memory: u64) -> Result<(), Error> {
     if policy.opens {
         return Ok(());
     }
-    give_up_files()
+    give_up_files(save_to)
 }
 
 /// What a process whose VM is still to be described gives up at once: gaining
@@ -136,12 +141,14 @@ fn require(least: Option<u32>) -> Result<(), Error> {
 }
 
 /// Takes away every right that Landlock of the running kernel knows, with no
-/// exception.
-pub(super) fn give_up_files() -> Result<(), Error> {
+/// exception, or with one: files may be given a name in `save_to`.
+pub(super) fn give_up_files(save_to: Option<BorrowedFd<'_>>) -> Result<(), Error> {
     let failed = |e: landlock::RulesetError| Error::System("Landlock", io::Error::other(e));
     // That it can gain nothing has been said before, and cannot be any more.
     let ruleset = everything().map(|set| set.no_new_privs(false));
+    let rule = save_to.map(|at| PathBeneath::new(at, AccessFs::MakeReg));
     ruleset
+        .and_then(|set| set.add_rules(rule.into_iter().map(Ok::<_, landlock::RulesetError>)))
         .and_then(landlock::RulesetCreated::restrict_self)
         .map(|_| ())
         .map_err(failed)

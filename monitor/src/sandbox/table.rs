@@ -25,12 +25,16 @@ pub enum Thread {
     StartApi,
     /// The same where that may open files while the VM runs.
     StartOpen,
+    /// The same where the VM is to be saved.
+    StartSaver,
     /// Console, signals, resets.
     Main,
     /// The same where there is a control API.
     Control,
     /// The same where that may open files while the VM runs.
     Opener,
+    /// The same where the VM is to be saved.
+    Saver,
     /// A vCPU.
     Vcpu,
     /// The first vCPU, whose thread reads the kernel and the initrd before.
@@ -44,13 +48,15 @@ pub enum Thread {
 }
 
 /// All kinds, and the most system calls that each may have.
-pub const THREADS: [(Thread, usize); 11] = [
+pub const THREADS: [(Thread, usize); 13] = [
     (Thread::Start, 45),
     (Thread::StartApi, 48),
     (Thread::StartOpen, 53),
+    (Thread::StartSaver, 48),
     (Thread::Main, 20),
     (Thread::Control, 24),
     (Thread::Opener, 28),
+    (Thread::Saver, 23),
     (Thread::Vcpu, 12),
     (Thread::FirstVcpu, 12),
     (Thread::Disk, 12),
@@ -116,6 +122,14 @@ pub enum Slot {
     Log,
     /// Its metrics.
     Metrics,
+    /// The directory that a snapshot is to be in.
+    SaveTo,
+    /// This process's descriptors, to name a snapshot's files by.
+    Links,
+    /// A snapshot's files.
+    SavedState,
+    /// See [`Slot::SavedState`].
+    SavedMemory,
     /// Number of this process.
     Process,
     /// Signal that gets a vCPU out of the guest.
@@ -190,6 +204,16 @@ mod kvm {
     pub const SET_XCRS: u32 = 0x4188_aea7;
     pub const SIGNAL_MSI: u32 = 0x4020_aea5;
     pub const SET_GSI_ROUTING: u32 = 0x4008_ae6a;
+    pub const GET_CLOCK: u32 = 0x8030_ae7c;
+    pub const GET_SREGS: u32 = 0x8138_ae83;
+    pub const GET_MSRS: u32 = 0xc008_ae88;
+    pub const GET_CPUID2: u32 = 0xc008_ae91;
+    pub const GET_VCPU_EVENTS: u32 = 0x8040_ae9f;
+    pub const GET_DEBUGREGS: u32 = 0x8080_aea1;
+    pub const GET_TSC_KHZ: u32 = 0xaea3;
+    pub const GET_XSAVE: u32 = 0x9000_aea4;
+    pub const GET_XCRS: u32 = 0x8188_aea6;
+    pub const KVMCLOCK_CTRL: u32 = 0xaead;
     pub const IOEVENTFD: u32 = 0x4040_ae79;
 }
 const TCSETS: u32 = 0x5402;
@@ -482,6 +506,50 @@ const OPEN: &[Rule] = &[
     ),
 ];
 
+/// Reading a VM's state, and writing it to files that were opened before.
+const SAVE: &[Rule] = &[
+    rule(
+        libc::SYS_ioctl,
+        &[Between(0, Slot::VcpuFirst, Slot::VcpuLast), OneOf(1, SAVED)],
+        "the registers of vCPUs; see a reset's",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        &[In(0, Slot::Vm), Is(1, kvm::GET_CLOCK)],
+        "the guest's clock",
+    ),
+    rule(libc::SYS_pwrite64, &[In(0, Slot::SavedState)], "the state"),
+    rule(
+        libc::SYS_pwrite64,
+        &[In(0, Slot::SavedMemory)],
+        "the memory",
+    ),
+    rule(libc::SYS_fsync, &[In(0, Slot::SavedState)], "the state"),
+    rule(libc::SYS_fsync, &[In(0, Slot::SavedMemory)], "the memory"),
+    rule(libc::SYS_fsync, &[In(0, Slot::SaveTo)], "their names"),
+    rule(
+        libc::SYS_linkat,
+        &[In(0, Slot::Links), In(2, Slot::SaveTo)],
+        "gives both files their names; Landlock keeps it in that directory",
+    ),
+];
+
+/// Everything that a vCPU's state is read by.
+const SAVED: &[u32] = &[
+    kvm::GET_REGS,
+    kvm::GET_SREGS,
+    kvm::GET_MSRS,
+    kvm::GET_LAPIC,
+    kvm::GET_MP_STATE,
+    kvm::GET_CPUID2,
+    kvm::GET_VCPU_EVENTS,
+    kvm::GET_DEBUGREGS,
+    kvm::GET_TSC_KHZ,
+    kvm::GET_XSAVE,
+    kvm::GET_XCRS,
+    kvm::KVMCLOCK_CTRL,
+];
+
 /// A block or network worker's waiting and answering.
 const WORKER: &[Rule] = &[
     rule(
@@ -671,6 +739,8 @@ pub fn rules(thread: Thread) -> impl Iterator<Item = &'static Rule> {
         Thread::Start => &[START],
         Thread::StartApi => &[START, START_API],
         Thread::StartOpen => &[START, START_API, START_OPEN, OPEN],
+        Thread::StartSaver => &[START, SAVE],
+        Thread::Saver => &[NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS, SAVE],
         Thread::Main => &[NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS],
         Thread::Control => &[NEWS, MAIN, CONTROL, OUTPUT, MEMORY, LOAD, SIGNALS],
         Thread::Opener => &[NEWS, MAIN, CONTROL, OPEN, OUTPUT, MEMORY, LOAD, SIGNALS],
@@ -681,7 +751,7 @@ pub fn rules(thread: Thread) -> impl Iterator<Item = &'static Rule> {
         Thread::Net => &[NEWS, WORKER, NET],
     };
     let common: &[&'static [Rule]] = match thread {
-        Thread::Start | Thread::StartApi | Thread::StartOpen => &[],
+        Thread::Start | Thread::StartApi | Thread::StartOpen | Thread::StartSaver => &[],
         _ => &[COMMON],
     };
     let lists: Vec<&'static [Rule]> = common.iter().chain(own).copied().collect();

@@ -85,6 +85,11 @@ impl Bus {
         !self.marked.swap(true, Ordering::Relaxed)
     }
 
+    /// Whether the boot marker was written.
+    pub fn is_marked(&self) -> bool {
+        self.marked.load(Ordering::Relaxed)
+    }
+
     /// Accesses that met no device.
     pub fn unknown(&self) -> u64 {
         self.unknown.load(Ordering::Relaxed)

@@ -9,7 +9,7 @@ pub mod vcpu;
 
 use std::io;
 use std::os::fd::{FromRawFd as _, RawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use kvm_bindings::{
@@ -52,6 +52,8 @@ pub struct Shared {
     pub gate: Gate,
     /// Start-up stages, and the boot marker's time.
     pub timings: Arc<Timings>,
+    /// The boot marker parks the vCPU that writes it: a snapshot is due.
+    pub hold: AtomicBool,
     vcpus: OnceLock<Vec<Arc<Vcpu>>>,
     ended: Mutex<Option<Ended>>,
     /// Microseconds from exec to the boot marker; 0 when there is no news.
@@ -67,6 +69,7 @@ impl Shared {
             bus,
             gate: Gate::default(),
             timings,
+            hold: AtomicBool::new(false),
             vcpus: OnceLock::new(),
             ended: Mutex::new(None),
             marker: AtomicU64::new(0),
@@ -128,6 +131,9 @@ impl Shared {
                 let us = u64::try_from(self.timings.elapsed().as_micros()).unwrap_or(u64::MAX);
                 // Once: a guest must not fill a log or memory with it.
                 if self.bus.note_marker() {
+                    if self.hold.load(Ordering::Relaxed) {
+                        self.gate.halt();
+                    }
                     self.timings.mark("boot marker");
                     self.marker.store(us.max(1), Ordering::Relaxed);
                     self.wake();

@@ -379,14 +379,15 @@ pub fn restore(shared: &Shared, state: &StateV1) -> Result<(), Error> {
         let why = format!("{there} vCPUs were saved, {here} are here");
         return Err(Error::Snapshot(why));
     }
+    // First: what a user can have given wrongly.
+    let devices = shared.bus.devices().restore(&state.devices);
+    devices.map_err(Error::Snapshot)?;
     for (vcpu, saved) in shared.vcpus().iter().zip(&state.vcpus) {
         restore_vcpu(&vcpu.fd(), saved)?;
     }
     let ioapic = shared.bus.ioapic().restore(&state.vm.ioapic);
     ioapic.map_err(Error::Snapshot)?;
     shared.set_routes()?;
-    let devices = shared.bus.devices().restore(&state.devices);
-    devices.map_err(Error::Snapshot)?;
     let serial = shared.bus.com1().restore(&state.serial);
     serial.map_err(Error::Snapshot)?;
     restore_clock(shared, state.vm.clock)

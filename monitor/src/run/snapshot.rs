@@ -1,0 +1,162 @@
+//! A snapshot of a VM that runs here, and a VM from a snapshot.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use mote_snapshot::{
+    Create, MAX_STATE, MemoryV1, MemoryWriter, StateV1, check_memory, decode, encode, verify_memory,
+};
+use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend as _, GuestMemoryRegion as _};
+
+use crate::boot::Saved;
+use crate::error::Error;
+use crate::memory::{self, GuestRam};
+use crate::sandbox::{Slot, Thread};
+use crate::vm::{Shared, state};
+
+use super::MainThread;
+
+/// Bytes of guest memory that are looked at and written in one go.
+const CHUNK: usize = 256 << 10;
+
+/// Where a snapshot goes, opened before the process is confined.
+pub(super) struct Saving {
+    create: Create,
+    id: [u8; 16],
+}
+
+impl Saving {
+    /// Opens everything that a snapshot in `directory` needs.
+    ///
+    /// # Errors
+    /// It cannot be written there, or there is one already.
+    pub(super) fn open(directory: &Path) -> Result<Self, Error> {
+        let create = Create::begin(directory).map_err(|e| unusable(directory, &e))?;
+        let mut id = [0; 16];
+        // SAFETY: a live array of this length.
+        let got = unsafe { libc::getrandom(id.as_mut_ptr().cast(), id.len(), 0) };
+        if got != 16 {
+            return Err(Error::System("getrandom", io::Error::last_os_error()));
+        }
+        Ok(Self { create, id })
+    }
+
+    /// The directory, which alone stays reachable.
+    pub(super) fn directory(&self) -> BorrowedFd<'_> {
+        self.create.directory()
+    }
+
+    /// The main thread's kind, and its descriptors' numbers for the filters.
+    pub(super) fn main_thread(&self) -> MainThread {
+        let slots = [
+            Slot::SaveTo,
+            Slot::Links,
+            Slot::SavedState,
+            Slot::SavedMemory,
+        ];
+        MainThread {
+            thread: Thread::Saver,
+            start: Thread::StartSaver,
+            slots: slots.into_iter().zip(self.create.numbers()).collect(),
+        }
+    }
+
+    /// Writes the snapshot of a VM whose vCPUs are parked and whose devices are
+    /// stopped.
+    ///
+    /// # Errors
+    /// KVM refuses, or a file cannot be written; no snapshot appears then.
+    pub(super) fn take(&self, shared: &Shared, ram: &GuestRam) -> Result<(), Error> {
+        let failed = |e| Error::System("write the snapshot", io::Error::other(e));
+        let mut state = state::save(shared)?;
+        let mut writer = MemoryWriter::new(self.create.memory());
+        let mut ranges = Vec::new();
+        let mut length = 0;
+        let mut buffer = vec![0; CHUNK];
+        for region in ram.iter() {
+            let (start, size) = (region.start_addr().0, region.len());
+            for at in (0..size).step_by(CHUNK) {
+                let part = (size - at).min(CHUNK as u64) as usize;
+                let part = buffer.get_mut(..part).unwrap_or_default();
+                ram.read_slice(part, GuestAddress(start + at))
+                    .map_err(|e| Error::System("read guest memory", io::Error::other(e)))?;
+                writer.put(length + at, part).map_err(failed)?;
+            }
+            ranges.push((start, size));
+            length += size;
+        }
+        let sum = writer.finish(length, self.id).map_err(failed)?;
+        state.memory = MemoryV1 {
+            id: self.id,
+            sum,
+            ranges,
+        };
+        let state = encode(&state).map_err(failed)?;
+        self.create.finish(&state).map_err(failed)
+    }
+}
+
+fn unusable(path: &Path, why: &mote_snapshot::Error) -> Error {
+    Error::Input("snapshot", path.into(), why.to_string())
+}
+
+/// Reads a snapshot's state, which is anybody's until it has been checked, and
+/// maps its memory over the guest's.
+///
+/// # Errors
+/// It is none, is damaged, or is not for this machine; and what is wrong.
+pub(super) fn read(saved: &Saved, ram: &GuestRam, cpus: u8) -> Result<StateV1, Error> {
+    let in_state = |e| unusable(&saved.state.path, &e);
+    let in_memory = |e| unusable(&saved.memory.path, &e);
+    if saved.state.len > MAX_STATE as u64 {
+        let why = mote_snapshot::Error::Length(saved.state.len, MAX_STATE as u64);
+        return Err(in_state(why));
+    }
+    let mut bytes = vec![0; saved.state.len as usize];
+    let read = read_all(&saved.state.file, &mut bytes);
+    read.map_err(|e| Error::file("snapshot", &saved.state.path, &e))?;
+    let state = decode(&bytes).map_err(in_state)?;
+    check_memory(&saved.memory.file, saved.memory.len, &state.memory).map_err(in_memory)?;
+    if saved.verify {
+        verify_memory(&saved.memory.file, &state.memory).map_err(in_memory)?;
+    }
+    let ours = ram.iter().map(|r| (r.start_addr().0, r.len()));
+    if !ours.eq(state.memory.ranges.iter().copied()) || state.vcpus.len() != usize::from(cpus) {
+        let why = "its memory does not lie as this machine's";
+        return Err(Error::Snapshot(why.to_owned()));
+    }
+    let mut offset = 0;
+    for (start, length) in &state.memory.ranges {
+        memory::map_file(ram, *start, &saved.memory.file, offset, *length)
+            .map_err(|e| Error::file("snapshot", &saved.memory.path, &e))?;
+        offset += length;
+    }
+    Ok(state)
+}
+
+fn read_all(file: &File, bytes: &mut [u8]) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, 0)
+}
+
+/// Gives a VM whose interrupts are connected the state that was read, and lets
+/// its devices go on; after this its vCPUs can.
+///
+/// # Errors
+/// KVM refuses, or the devices are not those of the snapshot.
+pub(super) fn restore(shared: &Shared, state: &StateV1) -> Result<(), Error> {
+    state::restore(shared, state)?;
+    let devices = shared.bus.devices();
+    for device in devices.started() {
+        devices.connect_doorbell(&shared.fd, device)?;
+    }
+    devices.resume();
+    Ok(())
+}
+
+/// Makes the vCPU that writes the boot marker stop there.
+pub(super) fn hold(shared: &Shared) {
+    shared.hold.store(true, Ordering::Relaxed);
+}

@@ -1,0 +1,313 @@
+//! Snapshots: a guest goes on where it was, as often as one likes, and a file
+//! that is not what was written is refused by name.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use mote_tests::{Vm, have_kvm, mote, run, tiny};
+
+/// A directory of its own, removed at the end.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let path =
+            std::env::temp_dir().join(format!("mote-snapshot-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// An empty directory in it.
+    fn directory(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir(&path).unwrap();
+        path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// What stands behind `word` in a line of `out`.
+fn behind(out: &str, word: &str) -> String {
+    let found = out.lines().find_map(|line| line.strip_prefix(word));
+    found
+        .unwrap_or_else(|| panic!("no {word:?} in {out:?}"))
+        .to_owned()
+}
+
+/// Takes a snapshot in the middle of a line and ends; returns the hash of the
+/// guest's memory. `devices` are flags for both steps: the runtime writes the
+/// boot marker with its first instructions, so the VM that gets as far as the
+/// guest's own is a restored one.
+fn save(to: &Path, args: &[&str], devices: &[&str]) -> String {
+    let start = to.with_extension("start");
+    fs::create_dir(&start).unwrap();
+    let then = ["--then", "exit", "--snapshot"];
+    let all = [args, devices, &then, &[text(&start)]].concat();
+    let end = run(&mut tiny("snapshot", all));
+    assert_eq!((end.expect(0).out.as_str(), end.complaints()), ("", vec![]));
+    let all = [devices, &then, &[text(to)]].concat();
+    let end = run(mote(["restore", text(&start)]).args(all));
+    let out = &end.expect(0).out;
+    assert!(out.ends_with("half a"), "{out}");
+    assert_eq!(end.complaints(), [""; 0]);
+    behind(out, "hash ")
+}
+
+fn restore(from: &Path, args: &[&str]) -> Vm {
+    Vm::start(mote(["restore", text(from)]).args(args))
+}
+
+/// Restores a guest, which must be as it was and must listen to its console.
+fn goes_on(from: &Path, hash: &str, args: &[&str]) {
+    let mut vm = restore(from, args);
+    vm.wait_for(&format!("again {hash}"));
+    vm.send("x");
+    vm.wait_for("got 120");
+    vm.send("q");
+    let end = vm.end();
+    let out = &end.expect(0).out;
+    assert!(out.starts_with(" line\nagain "), "{out}");
+    assert_eq!(end.complaints(), [""; 0]);
+}
+
+#[test]
+fn memory_is_the_same_in_every_slot() {
+    if !have_kvm() {
+        return;
+    }
+    for (memory, most) in [("128M", 8 << 20), ("3584M", 80 << 20), ("5G", 120 << 20)] {
+        let scratch = Scratch::new(memory);
+        let to = scratch.directory("saved");
+        let hash = save(&to, &["--memory", memory], &[]);
+        // Untouched pages take no room.
+        let file = fs::metadata(to.join("memory")).unwrap();
+        assert!(
+            file.blocks() * 512 < most,
+            "{memory}: {} blocks",
+            file.blocks()
+        );
+        goes_on(&to, &hash, &[]);
+        goes_on(&to, &hash, &["--verify"]);
+    }
+}
+
+#[test]
+fn the_vm_that_was_saved_goes_on_too() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new("resume");
+    let to = scratch.directory("saved");
+    let mut vm = Vm::start(&mut tiny(
+        "snapshot",
+        ["--cpus", "2", "--snapshot", text(&to)],
+    ));
+    vm.wait_for("again ");
+    vm.send("xq");
+    let end = vm.end();
+    let out = &end.expect(0).out;
+    assert!(
+        out.contains("half a line\n") && out.contains("got 120"),
+        "{out}"
+    );
+    // From its start once more.
+    let mut vm = restore(&to, &[]);
+    vm.wait_for(&format!("again {}", behind(out, "hash ")));
+    vm.send("q");
+    vm.end().expect(0);
+}
+
+#[test]
+fn a_restored_vm_can_be_saved() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new("again");
+    let (first, second) = (scratch.directory("first"), scratch.directory("second"));
+    let hash = save(&first, &[], &[]);
+    let mut vm = restore(&first, &["--snapshot", text(&second), "--then", "exit"]);
+    vm.wait_for("again ");
+    vm.send("m");
+    vm.end().expect(0);
+    let mut vm = restore(&second, &["--verify"]);
+    vm.wait_for(&format!("marked {hash}"));
+    vm.send("q");
+    vm.end().expect(0);
+}
+
+#[test]
+fn clones_run_side_by_side_and_leave_the_files_alone() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new("clones");
+    let to = scratch.directory("saved");
+    let hash = save(&to, &["--cpus", "2"], &[]);
+    let before = fs::read(to.join("memory")).unwrap();
+    let mut clones: Vec<Vm> = (0..3).map(|_| restore(&to, &[])).collect();
+    for clone in &clones {
+        clone.wait_for(&format!("again {hash}"));
+    }
+    for clone in &mut clones {
+        clone.send("yq");
+    }
+    for clone in clones {
+        assert!(clone.end().expect(0).out.contains("got 121"));
+    }
+    assert!(fs::read(to.join("memory")).unwrap() == before);
+}
+
+#[test]
+fn a_disk_goes_on_where_it_was() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new("disk");
+    let to = scratch.directory("saved");
+    let image = scratch.path("disk.img");
+    fs::write(&image, vec![0; 1 << 20]).unwrap();
+    let image = text(&image).to_owned();
+    let hash = save(&to, &["--cmdline", "disk=1"], &["--disk", &image]);
+    let copy = scratch.path("other.img");
+    fs::copy(&image, &copy).unwrap();
+    for disk in [image.as_str(), text(&copy)] {
+        let mut vm = restore(&to, &["--disk", disk]);
+        vm.wait_for(&format!("again {hash}"));
+        vm.wait_for("disk ok");
+        vm.send("q");
+        vm.end().expect(0);
+    }
+    // Other devices than it had.
+    let wrong: [(&[&str], &str); 3] = [
+        (&[], "1 devices were saved, 0 are here"),
+        (&["--cdrom", &image], "disk0"),
+        (&["--disk", &format!("{image},ro")], "disk0"),
+    ];
+    for (args, word) in wrong {
+        let end = run(mote(["restore", text(&to)]).args(args));
+        end.expect(3).complains(&["snapshot", word]);
+    }
+}
+
+/// A copy of a snapshot in which `change` has changed a file.
+fn changed(from: &Path, to: &Path, file: &str, change: impl Fn(&fs::File)) {
+    fs::create_dir(to).unwrap();
+    for name in ["state", "memory"] {
+        fs::copy(from.join(name), to.join(name)).unwrap();
+    }
+    change(
+        &OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(to.join(file))
+            .unwrap(),
+    );
+}
+
+#[test]
+fn what_was_not_written_so_is_refused() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new("refused");
+    let (good, other) = (scratch.directory("good"), scratch.directory("other"));
+    save(&good, &[], &[]);
+    save(&other, &[], &[]);
+    let length = |name: &str| fs::metadata(good.join(name)).unwrap().len();
+    let flip = |at: u64| {
+        move |file: &fs::File| {
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, at).unwrap();
+            file.write_all_at(&[byte[0] ^ 4], at).unwrap();
+        }
+    };
+    type Change<'a> = Box<dyn Fn(&fs::File) + 'a>;
+    let foreign = fs::read(other.join("memory")).unwrap();
+    let cases: [(&str, Change<'_>, &[&str], &str); 11] = [
+        ("state", Box::new(flip(0)), &[], "not a file of a snapshot"),
+        (
+            "state",
+            Box::new(|f| f.write_all_at(&[2], 8).unwrap()),
+            &[],
+            "newer",
+        ),
+        (
+            "state",
+            Box::new(|f| f.write_all_at(&[0], 8).unwrap()),
+            &[],
+            "older",
+        ),
+        ("state", Box::new(flip(40)), &[], "checksum"),
+        (
+            "state",
+            Box::new(flip(length("state") / 2)),
+            &[],
+            "checksum",
+        ),
+        (
+            "state",
+            Box::new(flip(length("state") - 1)),
+            &[],
+            "checksum",
+        ),
+        (
+            "state",
+            Box::new(|f| f.set_len(1000).unwrap()),
+            &[],
+            "bytes long",
+        ),
+        (
+            "state",
+            Box::new(|f| f.set_len(5).unwrap()),
+            &[],
+            "not a file of a snapshot",
+        ),
+        (
+            "memory",
+            Box::new(|f| f.set_len(64 << 20).unwrap()),
+            &[],
+            "memory",
+        ),
+        (
+            "memory",
+            Box::new(flip(12345 << 12)),
+            &["--verify"],
+            "checksum",
+        ),
+        (
+            "memory",
+            Box::new(|f| f.write_all_at(&foreign, 0).unwrap()),
+            &[],
+            "another snapshot",
+        ),
+    ];
+    for (number, (file, change, args, word)) in cases.into_iter().enumerate() {
+        let bad = scratch.path(&number.to_string());
+        changed(&good, &bad, file, change);
+        let end = run(mote(["restore", text(&bad)]).args(args));
+        end.expect(3).complains(&["snapshot", file, word]);
+        fs::remove_dir_all(&bad).unwrap();
+    }
+    let end = run(&mut mote(["restore", text(&scratch.0)]));
+    end.expect(3).complains(&["state", "no such file"]);
+    // What is there is never written over.
+    let end = run(&mut tiny("snapshot", ["--snapshot", text(&good)]));
+    end.expect(3).complains(&["snapshot", text(&good), "exist"]);
+    let end = run(mote(["restore", text(&good)]).args(["--memory", "1G"]));
+    end.expect(2).complains(&["--memory"]);
+}
