@@ -21,7 +21,7 @@ const MARK: u8 = 123;
 /// From here up nothing is the program's or the loader's.
 const FREE: u64 = 4 << 20;
 /// Bytes between two words that are written.
-const STRIDE: usize = 256 << 10;
+const STRIDE: usize = 1 << 20;
 /// Ticks that a disk may take.
 const PATIENCE: u64 = 100_000_000_000;
 
