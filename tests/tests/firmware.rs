@@ -1,12 +1,14 @@
 //! A machine without a kernel: it looks for one on its drives, boots what it
 //! finds there, and says why it cannot.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::process::Command;
 
 use mote_tests::files::{fnv, noise};
 use mote_tests::medium::{disk, iso};
 use mote_tests::tap;
-use mote_tests::vm::LIMIT;
+use mote_tests::vm::{LIMIT, binary};
 use mote_tests::{End, Scratch, Terminal, Vm, guest, have_kvm, mote, run, tiny};
 
 /// Exit codes.
@@ -303,4 +305,72 @@ fn a_person_may_choose() {
         shows(&terminal, &format!("do=run n={number} "));
         assert_eq!(vm.end().code, 0, "{keys:?}");
     }
+}
+
+/// System calls that a VM makes once its guest runs: names, and the commands
+/// of `ioctl`.
+fn calls_while_running(flags: &[&str]) -> BTreeSet<String> {
+    let scratch = Scratch::new();
+    let trace = scratch.join("trace");
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-o"]).arg(&trace);
+    run(strace.arg(binary()).arg("run").args(flags)).expect(0);
+    let trace = fs::read_to_string(trace).unwrap();
+    let running = trace.lines().skip_while(|line| !line.contains("KVM_RUN"));
+    let call = |line: &str| {
+        let (_, call) = line.split_once(' ')?;
+        let call = Some(call.trim_start()).filter(|call| !call.starts_with("<..."))?;
+        let (name, arguments) = call.split_once('(')?;
+        let command = arguments
+            .split([',', ' '])
+            .nth(2)
+            .filter(|_| name == "ioctl");
+        Some(format!("{name} {}", command.unwrap_or_default()))
+    };
+    running.filter_map(call).collect()
+}
+
+/// While the firmware looks for a kernel and loads it, the host does nothing
+/// that it would not do for any guest that reads a drive.
+#[test]
+fn the_firmware_is_a_guest_like_any_other() {
+    if !have_kvm() {
+        return;
+    }
+    /// How long something takes decides on these.
+    const BY_CHANCE: [&str; 7] = [
+        "futex ",
+        "ppoll ",
+        "poll ",
+        "madvise ",
+        "brk ",
+        "restart_syscall ",
+        "rt_sigreturn ",
+    ];
+    let scratch = Scratch::new();
+    let cfg = entry("Run", "do=run");
+    let initrd = noise(3_000_000);
+    let files: &[(&str, &[u8])] = &[
+        ("boot/grub/grub.cfg", cfg.as_bytes()),
+        ("boot/system", &system()),
+        ("boot/initrd", &initrd),
+    ];
+    let cd = iso(&scratch, "cd", files);
+    let empty = scratch.file("empty", vec![0; 1 << 20]);
+    let drives = ["--disk", empty.to_str().unwrap(), "--cdrom", &cd];
+    let kernel = guest("disk");
+    let given = [
+        "--kernel",
+        kernel.to_str().unwrap(),
+        "--cmdline",
+        "do=readonly",
+    ];
+    let any_guest = calls_while_running(&[&drives[..], &given].concat());
+    let firmware = calls_while_running(&drives);
+    assert!(firmware.contains("preadv "), "{firmware:?}");
+    let more: Vec<&String> = firmware
+        .difference(&any_guest)
+        .filter(|call| !BY_CHANCE.contains(&call.as_str()))
+        .collect();
+    assert!(more.is_empty(), "{more:?} besides {any_guest:?}");
 }

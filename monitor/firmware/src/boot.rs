@@ -9,7 +9,7 @@ use core::fmt::Write as _;
 use crate::Error;
 use crate::bytes::{le64, part, u8};
 use crate::config::{self, Config, Entry, uki};
-use crate::disk::File;
+use crate::disk::{Disk, File, array};
 use crate::kernel::{self, Kernel};
 use crate::volume::{Drive, Volumes};
 
@@ -187,12 +187,31 @@ pub fn boot(drives: &[Drive], options: &Options, machine: &mut dyn Machine) -> O
                 }
             }
         }
+        if drive.disk.as_ref().is_ok_and(|disk| has_loader(&**disk)) {
+            let why = "its own boot loader cannot run here: that needs a BIOS or UEFI";
+            told.truncate(MAX_NOTES - 1);
+            told.push(why.to_string());
+        }
         if let Some(notes) = notes.get_mut(index) {
             *notes = told;
         }
     }
     tell(drives, &notes, machine);
     None
+}
+
+/// Whether a medium has code for a PC's firmware: an active partition behind a
+/// master boot record with code, or El Torito's boot record (El Torito 1.0, 2.0).
+fn has_loader(disk: &dyn Disk) -> bool {
+    let mbr = array::<512>(disk, 0).is_ok_and(|raw| {
+        let states = [446, 462, 478, 494].map(|at| u8(&raw, at));
+        part(&raw, 510, 2) == [0x55, 0xaa]
+            && u8(&raw, 0) != 0
+            && states.iter().all(|state| matches!(state, 0 | 0x80))
+            && states.contains(&0x80)
+    });
+    let el_torito = array::<30>(disk, 17 * 2048);
+    mbr || el_torito.is_ok_and(|raw| raw == *b"\0CD001\x01EL TORITO SPECIFICATION")
 }
 
 /// Says what was looked at and why it was refused.
