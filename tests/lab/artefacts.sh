@@ -52,17 +52,23 @@ kernel_package() {
     cat "$cache/kernel-package"
 }
 
-# Fetches and unpacks the kernel package; it is never installed.
+# unpack_package NAME DIR: fetches a package and unpacks it there; nothing is installed.
+unpack_package() {
+    local fetched
+    fetched=$(mktemp -d "$cache/fetch.XXXXXX")
+    say "fetching $1"
+    (
+        cd "$fetched"
+        apt-get -qq download "$1" 2>/dev/null || { apt-get -qq update && apt-get -qq download "$1"; }
+    ) >&2 || die "cannot download $1"
+    dpkg -x "$fetched"/*.deb "$2"
+    rm -rf "$fetched"
+}
+
 fetch_kernel() {
     local package=$1 into=$2 work
     work=$(mktemp -d "$cache/fetch.XXXXXX")
-    say "fetching $package"
-    (
-        cd "$work"
-        apt-get -qq download "$package" 2>/dev/null ||
-            { apt-get -qq update && apt-get -qq download "$package"; }
-    ) >&2 || die "cannot download $package"
-    dpkg -x "$work"/*.deb "$work/root"
+    unpack_package "$package" "$work/root"
     # Newer packages have their modules below /usr.
     [[ -d $work/root/lib/modules ]] || mv "$work/root/usr/lib" "$work/root/lib"
     PATH=$PATH:/sbin:/usr/sbin depmod -b "$work/root" "$(ls "$work/root/lib/modules")"
@@ -198,6 +204,29 @@ EOF
     xorriso -as mkisofs -quiet -R -J -V INSTALL -o "$work/extra/install.iso" "$cd"
 }
 
+# The stock kernel and a large initrd, on a CD, to time the way to the kernel's first
+# instructions: these write the boot marker here, and power off.
+first_cd() {
+    local cd=$work/first kernel=$work/first/boot/vmlinuz setup
+    mkdir -p "$cd/boot/grub"
+    cp --no-preserve=links "$work/guest/vmlinuz" "$kernel"
+    # Of the code behind the setup sectors, the 64-bit entry is at 0x200.
+    setup=$(od -An -tu1 -j $((0x1f1)) -N 1 "$kernel")
+    printf '\x66\xba\x04\x06\xb0\x7b\xee\x66\xba\x00\x06\xb0\x34\xee\xf4\xeb\xfd' |
+        dd of="$kernel" bs=1 seek=$(((setup + 2) * 512)) conv=notrunc status=none
+    head -c 30000000 /dev/urandom >"$cd/boot/initrd"
+    printf 'menuentry First { linux /boot/vmlinuz quiet\n initrd /boot/initrd }\n' >"$cd/boot/grub/grub.cfg"
+    xorriso -as mkisofs -quiet -R -o "$work/extra/first.iso" "$cd"
+}
+
+# Bootable media that Debian packages bring along.
+foreign_media() {
+    local package root=$work/foreign
+    for package in memtest86+ ipxe grub-rescue-pc; do unpack_package "$package" "$root"; done
+    cp "$root"/usr/lib/memtest86+/memtest86+{x64,ia32}.iso "$root/usr/lib/ipxe/ipxe.iso" \
+        "$root"/usr/lib/grub-rescue/grub-rescue-{cdrom.iso,usb.img} "$work/extra"
+}
+
 # The smallest user space there is, so that a benchmark times the machine and the kernel.
 tiny_initrd() {
     mkdir -p "$work/tiny"
@@ -230,10 +259,12 @@ build_base() {
     records_initrd
     fio_cd
     install_cd
+    first_cd
+    foreign_media
 
     put_busybox "$work/base"
     put_modules "$work/base" "${LAB_MODULES[@]}"
-    put_tools "$work/base" e2fsck "${NET_TOOLS[@]}"
+    put_tools "$work/base" e2fsck fsck.vfat "${NET_TOOLS[@]}"
     install -m 755 "$lab/init" "$work/base/init"
     for source in "$lab"/tools/*.c; do
         gcc -O2 -Wall -Werror -static -o "$work/base/bin/$(basename "$source" .c)" "$source"

@@ -56,6 +56,11 @@ fn lab_jail() {
 }
 
 #[test]
+fn lab_media() {
+    lab("media");
+}
+
+#[test]
 fn lab_net() {
     lab("net");
 }

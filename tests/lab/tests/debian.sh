@@ -1,0 +1,88 @@
+# shellcheck shell=sh source=lib.sh
+# A whole Debian: installed from its CD to an empty disk, booted from there in the same VM
+# by what grub-mkconfig wrote, used, powered off; booted again, now by what u-boot-menu
+# wrote, and shut down by the power button. Its file systems are clean afterwards.
+# lab: --smp 1 --mem 3072 --timeout 1500 --extra debian.iso
+. /lab/lib.sh
+
+here=10.9.0.1 there=10.9.0.2
+ip=/sbin/ip ping=/sbin/ping
+PATH=/bin:/sbin
+
+mkfifo /tmp/console
+exec 3<>/tmp/console
+# machine OPTION...: its console is descriptor 3 and /tmp/out.
+machine() {
+    : >/tmp/out
+    mote run --memory 512M --net tap=vm0 --graceful 300 "$@" <&3 >/tmp/out 2>/tmp/err &
+    vm=$!
+}
+# says SECONDS TEXT
+said_or_over() { grep -q "$1" /tmp/out || ! kill -0 $vm 2>/dev/null; }
+says() {
+    wait_for "$1" said_or_over "$2" && grep -q "$2" /tmp/out && return
+    echo "no '$2'"
+    tail -n 30 /tmp/out /tmp/err
+    exit 1
+}
+type_in() { printf '%s\r' "$1" >&3; }
+number=0
+# debian COMMAND: run by the shell on its console; its code comes back.
+debian() {
+    number=$((number + 1))
+    type_in "$1; echo \"code $number:\"\$?"
+    says 120 "^code $number:"
+    [ "$(tr -d '\r' </tmp/out | sed -n "s/^code $number://p")" = 0 ]
+}
+log_in() {
+    says 400 'machine login:'
+    type_in root
+    says 60 'Password:'
+    type_in mote
+    says 120 'root@machine:'
+    # No colours, no bells, no wrapped lines.
+    debian "TERM=dumb; stty -echo cols 500; bind 'set enable-bracketed-paste off'"
+}
+ends() {
+    wait $vm && return
+    echo "code $?"
+    tail -n 20 /tmp/out /tmp/err
+    return 1
+}
+clean() {
+    losetup -o $((65 * 1048576)) /dev/loop0 /tmp/disk && losetup -o 1048576 /dev/loop1 /tmp/disk || return
+    e2fsck -fn /dev/loop0 >/tmp/fsck 2>&1 && fsck.vfat -n /dev/loop1 >>/tmp/fsck 2>&1 && return
+    cat /tmp/fsck
+    return 1
+}
+
+$ip tuntap add dev vm0 mode tap
+$ip address add $here/24 dev vm0
+$ip link set vm0 up
+modprobe loop
+
+machine --disk /tmp/disk,size=1G,create --cdrom /lab/debian.iso
+for step in 'installer: partitions' 'installer: unpacking' 'installer: boot conf' 'installer: reboot' 'mote: disk0: Debian GNU/Linux'; do
+    check "$step" says 400 "$step"
+done
+check "a login on the console" log_in
+check "the disk can be written" debian "echo written >/root/note && sync /root/note && findmnt -no SOURCE / | grep -x /dev/vda2"
+check "the CD cannot" debian "! dd if=/dev/zero of=/dev/vdb count=1 2>/dev/null"
+check "it can be mounted" debian "mount -r /dev/vdb /mnt && cmp /mnt/boot/vmlinuz /boot/vmlinuz-* && umount /mnt"
+check "the EFI partition is mounted" debian "findmnt /boot/efi"
+check "the network is up" debian "ping -c 3 -W 10 $here"
+check "from here too" $ping -q -c 3 -W 10 $there
+check "no unit has failed" debian "systemctl --failed --no-legend | cat; ! systemctl --failed --no-legend | grep ."
+check "u-boot-menu writes its configuration" debian "u-boot-update && rm /boot/grub/grub.cfg && grep -q root= /boot/extlinux/extlinux.conf"
+type_in poweroff
+check "it powers off" ends
+
+machine --disk /tmp/disk
+check "it boots again, by the other configuration" says 60 'mote: disk0: Debian GNU/Linux 12'
+check "a login on the console" log_in
+check "what was written is there" debian "grep -x written /root/note"
+kill -TERM $vm
+check "the power button shuts it down" ends
+check "in good order" grep -q 'reboot: Power down' /tmp/out
+check "the file systems are clean" clean
+finish
