@@ -88,11 +88,10 @@ fn every_request_has_its_status() {
         check(&mut server.client(), case, dir);
     }
     assert_eq!(client.get("/").json()["id"], "table");
-    let lines = fs::read_to_string(scratch.join("metrics")).unwrap();
-    let line: serde_json::Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
-    assert!(line["put_api_requests"]["actions_fails"].as_u64().unwrap() >= 2);
-    assert!(line["vcpu"]["exit_io_out"].as_u64().unwrap() > 0);
-    assert!(line["block_a"]["read_bytes"].is_u64());
+    let lines = metrics(&scratch.join("metrics"));
+    assert!(sum(&lines, "/put_api_requests/actions_fails") >= 2);
+    assert!(sum(&lines, "/vcpu/exit_io_out") > 0);
+    assert!(lines[0]["block_a"]["read_bytes"].is_u64());
     let log = fs::read_to_string(scratch.join("log")).unwrap();
     assert!(log.contains(" [table:main:ERROR] "), "{log}");
     // The guest's output is in the file, nothing of it elsewhere.
@@ -104,6 +103,59 @@ fn every_request_has_its_status() {
     assert_eq!(server.vm.out.text(), "");
     server.vm.signal(libc::SIGTERM);
     server.vm.end().expect(128 + libc::SIGTERM);
+}
+
+/// The lines of metrics in a file; one may just be written.
+fn metrics(file: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let whole = text
+        .split_inclusive('\n')
+        .filter(|line| line.ends_with('\n'));
+    whole
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+/// What all lines together say of a count.
+fn sum(lines: &[Value], count: &str) -> u64 {
+    let of = |line: &Value| line.pointer(count).and_then(Value::as_u64).unwrap();
+    lines.iter().map(of).sum()
+}
+
+/// A line when the VM starts, which says what that took, one every now and then,
+/// and one at the end, with or without a socket.
+#[test]
+fn metrics_are_written_by_themselves() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let file = scratch.join("metrics");
+    let path = file.to_str().unwrap();
+    let started = "/start_us/vm__memory__interrupt_controllers";
+    let periodic = ["--metrics-path", path, "--metrics-period", "1"];
+    let server = Server::start(&scratch, &periodic);
+    let mut client = server.with_guest("spin");
+    assert_eq!(metrics(&file).len(), 0);
+    client.start();
+    wait_until("three lines", || metrics(&file).len() >= 3);
+    assert!(metrics(&file)[0].pointer(started).unwrap().as_u64() > Some(0));
+    client.get("/version");
+    let before = metrics(&file).len();
+    server.vm.signal(libc::SIGTERM);
+    server.vm.end().expect(128 + libc::SIGTERM);
+    let lines = metrics(&file);
+    assert!(lines.len() > before);
+    assert_eq!(sum(&lines, "/get_api_requests/vmm_version_count"), 1);
+    assert_eq!(sum(&lines, "/put_api_requests/boot_source_count"), 1);
+    fs::remove_file(&file).unwrap();
+    let config = json!({"boot-source": {"kernel_image_path": guest("hello")}});
+    let vm = scratch.file("vm.json", config.to_string());
+    let command = &mut mote(["--no-api", "--metrics-path", path, "--config-file"]);
+    run(command.arg(vm)).expect(0);
+    let lines = metrics(&file);
+    assert!(sum(&lines, "/vcpu/exit_io_out") > 0, "{lines:?}");
+    assert!(lines[0].pointer(started).unwrap().as_u64() > Some(0));
 }
 
 #[test]

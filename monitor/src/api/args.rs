@@ -2,6 +2,7 @@
 //! jailers call it, and Mote's own; `mote api --socket …` is the same for people.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use lexopt::prelude::*;
 
@@ -14,6 +15,8 @@ use crate::sandbox::{self, Mode};
 
 /// The most bytes of a request's body, unless said otherwise, as in Firecracker.
 const MAX_BODY: usize = 51_200;
+/// How often metrics are written, unless said otherwise, as in Firecracker.
+const METRICS_PERIOD: Duration = Duration::from_secs(60);
 /// What may be said at most: more is no request.
 const MOST_BODY: u64 = 1 << 20;
 
@@ -44,6 +47,8 @@ Mote's own:
   --api-fd N          The listening socket is descriptor N
   --allow-path DIR    Open files only beneath DIR (may be given more than once)
   --serial WHERE      stdio, file:PATH, pty, socket:PATH or none [default: stdio]
+  --metrics-period SECONDS  Write metrics so often while the VM runs, besides
+                      at its start and end [default: 60]
   --on-reset WHAT     A guest's reset has to restart it, or to exit with code 7
                       [default: with a kernel exit with code 0, else restart]
   --ready-fd N        Write a line to descriptor N when requests are heard
@@ -141,6 +146,9 @@ impl Flags {
             "allow-path" => options.allow.push(value.clone().into()),
             "serial" => options.serial = Some(cli::named(flag, parse_serial(text()?))?),
             "on-reset" => options.on_reset = Some(cli::named(flag, cli::on_reset(text()?))?),
+            "metrics-period" => {
+                options.period = cli::named(flag, cli::seconds(number()?))?;
+            }
             "graceful" => {
                 let time = cli::named(flag, cli::seconds(number()?))?;
                 options.graceful = Some(time);
@@ -175,6 +183,9 @@ impl Flags {
         check_id(&mut options.id)?;
         if options.max_body == 0 {
             options.max_body = MAX_BODY;
+        }
+        if options.period.is_zero() {
+            options.period = METRICS_PERIOD;
         }
         let logs = ["log-path", "level"]
             .iter()

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
@@ -77,6 +78,8 @@ pub struct Metrics {
     missed: u64,
     /// As it was written last.
     last: Snapshot,
+    /// When it is written next, once a VM runs, and how often.
+    next: Option<(Instant, Duration)>,
 }
 
 /// One count.
@@ -271,12 +274,28 @@ impl Metrics {
         now
     }
 
+    /// A VM runs: lines are due at once, which tells what its start took, and
+    /// then every `period`.
+    pub fn begin(&mut self, period: Duration, now: Instant) {
+        self.next = self.to.as_ref().map(|_| (now, period));
+    }
+
+    /// How long it is until a line has to be written by itself, if ever.
+    pub fn due(&self, now: Instant) -> Option<Duration> {
+        let (next, _) = self.next?;
+        Some(next.saturating_duration_since(now))
+    }
+
     /// Writes a line, if there is where to.
     ///
     /// # Errors
     /// Nobody takes it.
     pub fn flush(&mut self, log: &Log, vm: Option<&dyn Vm>) -> Result<(), String> {
         let Some(to) = &self.to else { return Ok(()) };
+        let moment = Instant::now();
+        if let Some((next, period)) = self.next.as_mut().filter(|due| due.0 <= moment) {
+            *next = moment + *period;
+        }
         let now = self.snapshot(log, vm);
         let line = now.json(&self.last);
         match rustix::io::write(to, line.as_bytes()) {
@@ -315,6 +334,26 @@ mod tests {
         assert_eq!(line["latencies_us"]["pause_vm"], 7);
         assert_eq!(line["vsock"]["conns_added"], 0);
         assert_eq!(line["vcpu"]["exit_io_in_agg"]["max_us"], 0);
+    }
+
+    #[test]
+    fn lines_are_due_from_the_start_on() {
+        let (now, minute) = (Instant::now(), Duration::from_secs(60));
+        let mut metrics = Metrics::default();
+        metrics.begin(minute, now);
+        assert_eq!(metrics.due(now), None);
+        metrics.write_to(File::options().write(true).open("/dev/null").unwrap());
+        metrics.begin(minute, now);
+        assert_eq!(metrics.due(now), Some(Duration::ZERO));
+        let log = Log::nowhere("a");
+        metrics.flush(&log, None).unwrap();
+        let after = metrics.due(Instant::now()).unwrap();
+        assert!(!after.is_zero() && after <= minute);
+        // One that is asked for changes nothing.
+        let next = metrics.next;
+        metrics.flush(&log, None).unwrap();
+        assert_eq!(metrics.next, next);
+        assert_eq!(metrics.due(now + 2 * minute), Some(Duration::ZERO));
     }
 
     #[test]

@@ -44,7 +44,7 @@ mod vm;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -81,6 +81,8 @@ pub struct Options {
     pub logger: Option<LoggerEntry>,
     /// Metrics.
     pub metrics: Option<MetricsEntry>,
+    /// How often they are written.
+    pub period: Duration,
     /// Directories beneath which files may be opened.
     pub allow: Vec<PathBuf>,
     /// When the caller began, in microseconds of the clock that only runs, and
@@ -273,8 +275,15 @@ impl Control for Api {
         self.server.waits(fds);
     }
 
+    fn due(&self) -> Option<Duration> {
+        self.state.metrics.due(Instant::now())
+    }
+
     fn serve(&mut self, happened: &[PollFlags], machine: &mut Machine) {
         let state = &mut self.state;
+        if state.metrics.due(Instant::now()) == Some(Duration::ZERO) {
+            state.write_metrics(machine);
+        }
         self.server.serve(happened, &mut |request| {
             match state.handle(request, Some(machine)) {
                 Verdict::Answer(answer) => answer,
@@ -282,5 +291,9 @@ impl Control for Api {
                 Verdict::Start(_) => Response::fault("The VM runs already."),
             }
         });
+    }
+
+    fn ended(&mut self, machine: &Machine) {
+        self.state.write_metrics(machine);
     }
 }

@@ -253,9 +253,16 @@ impl State {
     /// The VM runs.
     pub fn started(&mut self, config: Box<VmConfig>) -> Response {
         self.running = Some(config);
+        self.metrics.begin(self.options.period, Instant::now());
         self.log
             .line(Place::State, Level::Info, "The VM was started.");
         Response::done()
+    }
+
+    /// Writes a line of metrics, if there is where to. That nobody takes it is
+    /// counted, and of no concern to the VM.
+    pub fn write_metrics(&mut self, vm: &dyn Vm) {
+        let _ = self.metrics.flush(&self.log, Some(vm));
     }
 
     fn route(&mut self, request: &Request, vm: Option<&mut dyn Vm>) -> Result<Verdict, String> {

@@ -168,9 +168,11 @@ impl Work {
     }
 
     /// What it has counted, in Firecracker's names where it has them.
-    pub(super) fn counts(&self) -> [(&'static str, u64); 9] {
+    pub(super) fn counts(&self) -> [(&'static str, u64); 11] {
         let counters = self.block.counters();
         [
+            ("read_count", counters.reads.get()),
+            ("write_count", counters.writes.get()),
             ("read_bytes", counters.read_bytes.get()),
             ("write_bytes", counters.written_bytes.get()),
             ("flush_count", counters.flushes.get()),

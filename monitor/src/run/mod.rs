@@ -68,6 +68,9 @@ pub trait Control {
 
     /// Serves what has happened to these, in the same order, and what is due.
     fn serve(&mut self, happened: &[PollFlags], machine: &mut Machine);
+
+    /// The VM has ended; nothing of it counts any more.
+    fn ended(&mut self, _: &Machine) {}
 }
 
 /// Nobody controls the VM.
@@ -279,6 +282,7 @@ impl Machine {
         let result = self.serve(config, control);
         vcpu::end(&self.shared);
         self.shared.bus.com1().output().finish();
+        control.ended(&self);
         // Gives the terminal back before anything is printed.
         self.console.close();
         self.tell_marker();

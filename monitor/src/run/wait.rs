@@ -80,7 +80,8 @@ impl Machine {
             memory::forget_program();
             self.settled = true;
         }
-        if quiet || others.iter().any(|flags| !flags.is_empty()) {
+        let due = control.due() == Some(Duration::ZERO);
+        if due || others.iter().any(|flags| !flags.is_empty()) {
             control.serve(&others, self);
         }
         for (what, _) in news.into_iter().zip(happened).filter(|n| n.1) {

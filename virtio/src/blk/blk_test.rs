@@ -21,6 +21,7 @@ fn reads_and_writes_move_the_right_bytes() {
     assert_eq!((outcome.step, outcome.refresh), (Step::Idle, false));
     let counters = rig.block.counters();
     assert_eq!(counters.requests.get(), 2);
+    assert_eq!((counters.reads.get(), counters.writes.get()), (1, 1));
     assert_eq!(counters.read_bytes.get(), 1024);
     assert_eq!(counters.written_bytes.get(), 512);
 }

@@ -7,6 +7,10 @@ use crate::Counter;
 pub struct BlockCounters {
     /// Requests answered.
     pub requests: Counter,
+    /// Read requests done.
+    pub reads: Counter,
+    /// Write requests done.
+    pub writes: Counter,
     /// Bytes read from the medium.
     pub read_bytes: Counter,
     /// Bytes written to the medium.
@@ -29,6 +33,8 @@ pub struct BlockCounters {
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     pub(super) requests: u64,
+    pub(super) reads: u64,
+    pub(super) writes: u64,
     pub(super) read_bytes: u64,
     pub(super) written_bytes: u64,
     pub(super) flushes: u64,
@@ -39,6 +45,8 @@ pub(super) struct Tally {
 impl BlockCounters {
     pub(super) fn add(&self, tally: &Tally) {
         self.requests.add(tally.requests);
+        self.reads.add(tally.reads);
+        self.writes.add(tally.writes);
         self.read_bytes.add(tally.read_bytes);
         self.written_bytes.add(tally.written_bytes);
         self.flushes.add(tally.flushes);

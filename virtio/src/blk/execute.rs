@@ -118,6 +118,7 @@ impl<'a> Executor<'a> {
         match medium.read_at(chain.writable(), offset) {
             Ok(n) if n == wanted as usize => {
                 chain.writable().iter().for_each(mark_dirty);
+                self.tally.reads += 1;
                 self.tally.read_bytes += u64::from(wanted);
                 Ok(wanted)
             }
@@ -166,6 +167,7 @@ impl<'a> Executor<'a> {
             }
         }
         self.settle()?;
+        self.tally.writes += 1;
         self.tally.written_bytes += at.saturating_sub(offset);
         Ok(())
     }
