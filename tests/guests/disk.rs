@@ -3,7 +3,9 @@
 //! `do=readonly` finds the second one a drive that only reads and goes on
 //! reading; `do=registers` reads and writes every register of the first one in
 //! every width, before and while it runs; `do=pace` says how long reads take;
-//! `do=fill` writes to it until a write fails; `do=discard` has pieces of it turned to
+//! `do=changes` does so whenever a line comes on the serial port, and tells of a
+//! capacity that has changed, when the device's interrupt says so; `do=fill` writes to it
+//! until a write fails; `do=discard` has pieces of it turned to
 //! zeroes; `do=loop|head|address|order` builds a
 //! chain that no driver may build, and expects to be told to reset.
 #![no_std]
@@ -11,7 +13,8 @@
 
 use core::sync::atomic::{Ordering, fence};
 
-use rt::{Boot, Mmio, fail, machine, memory, println};
+use rt::irq::{self, Trigger};
+use rt::{Boot, Mmio, fail, has_byte, machine, memory, port, println, read_byte};
 
 const WINDOW: usize = 0x1000;
 /// Descriptors in the queue.
@@ -44,6 +47,7 @@ fn main(boot: &Boot) {
         "readonly" => readonly(&mut Disk::new(1)),
         "registers" => registers(&mut disk),
         "pace" => pace(&mut disk),
+        "changes" => changes(&mut disk),
         "fill" => fill(&mut disk),
         "discard" => discard(&mut disk),
         bad => attack(&mut disk, bad),
@@ -265,9 +269,51 @@ fn registers(disk: &mut Disk) {
     check(disk);
 }
 
+/// The vector that wakes [`changes`].
+const VECTOR: u8 = 0x40;
+
+/// Sleeps until there is news: the disk has another capacity, of which the last
+/// sectors can be used, or there is a line on the serial port, of which `q` is
+/// the last.
+fn changes(disk: &mut Disk) {
+    for gsi in [machine::COM1_GSI, machine::FIRST_DEVICE_GSI] {
+        irq::route(gsi, VECTOR, Trigger::Edge);
+    }
+    port::out8(machine::COM1 + 4, 0b1011);
+    port::out8(machine::COM1 + 1, 1);
+    disk.start();
+    // VIRTQ_AVAIL_F_NO_INTERRUPT: this driver looks for itself.
+    disk.bytes(AVAILABLE, 2).copy_from_slice(&1u16.to_le_bytes());
+    let mut sectors = disk.sectors();
+    println(format_args!("{sectors} sectors"));
+    loop {
+        while !has_byte() {
+            irq::wait();
+            // The interrupt of a change, and not only the value.
+            if disk.window.read32(0x60) & 2 == 0 || disk.sectors() == sectors {
+                continue;
+            }
+            disk.window.write32(0x64, 2);
+            sectors = disk.sectors();
+            disk.bytes(DATA, SECTORS * 512).fill(0x5a);
+            disk.must("write", 1, sectors - SECTORS as u64, SECTORS * 512, 0);
+            println(format_args!("{sectors} sectors now"));
+        }
+        match read_byte() {
+            Some(b'q') => return,
+            Some(b'\n') => read_often(disk),
+            _ => {}
+        }
+    }
+}
+
 /// Says how long 120 reads of 4 KiB take.
 fn pace(disk: &mut Disk) {
     disk.start();
+    read_often(disk);
+}
+
+fn read_often(disk: &mut Disk) {
     let start = rt::tsc();
     (0..120).for_each(|_| disk.must("read", 0, 0, SECTORS * 512, 0));
     println(format_args!("pace took {}", rt::tsc() - start));

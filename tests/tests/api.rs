@@ -629,6 +629,9 @@ fn people_have_a_client_too() {
     ctl(&["eject", "x"])
         .expect(1)
         .complains(&["Invalid block device ID"]);
+    ctl(&["grow", "x"])
+        .expect(1)
+        .complains(&["Invalid block device ID"]);
     ctl(&["power"]).expect(1).complains(&["power button"]);
     ctl(&["fly"]).expect(2).complains(&["'fly'"]);
     drop(server);

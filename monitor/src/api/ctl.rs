@@ -25,6 +25,7 @@ Commands:
   power               Press its power button
   eject DRIVE         Take the medium out of a CD-ROM drive
   insert DRIVE FILE   Put an image into a CD-ROM drive
+  grow DISK           Tell the guest that the disk's image has become larger
   metrics             What it has counted
   snapshot STATE MEMORY   Save a paused VM to two files
 
@@ -51,6 +52,8 @@ pub struct Order {
 enum Task {
     Info,
     Metrics,
+    /// Of this drive.
+    Grow(String),
     /// Method, path, body.
     Tell(&'static str, String, String),
 }
@@ -105,6 +108,7 @@ fn task(words: &[&str]) -> Result<Task, Error> {
         }
         ["eject", id] => drive(id, json!({ "eject": true })),
         ["insert", id, path] => drive(id, json!({ "path_on_host": path })),
+        ["grow", id] => Ok(Task::Grow((*id).to_owned())),
         ["snapshot", state, memory] => {
             let body = json!({ "snapshot_path": state, "mem_file_path": memory });
             tell("PUT", "/snapshot/create".to_owned(), body)
@@ -125,6 +129,21 @@ impl Order {
             Task::Tell(method, path, body) => {
                 request(&self.socket, method, path, body)?;
                 Ok(if self.json { "{}\n" } else { "" }.to_owned())
+            }
+            Task::Grow(id) => {
+                // Its own image once more is how Firecracker's API says it.
+                let config = read(&get("/vm/config")?)?;
+                let drives = config.get("drives").and_then(Value::as_array);
+                let is_it = |drive: &&Value| drive.get("drive_id").is_some_and(|at| at == id);
+                let found = drives.and_then(|drives| drives.iter().find(is_it));
+                let path = found.and_then(|drive| drive.get("path_on_host"));
+                let body = json!({ "drive_id": id, "path_on_host": path }).to_string();
+                let task = Task::Tell("PATCH", format!("/drives/{id}"), body);
+                Self {
+                    task,
+                    ..self.clone()
+                }
+                .run()
             }
             Task::Metrics => {
                 let text = get("/metrics")?;
