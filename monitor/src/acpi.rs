@@ -3,8 +3,8 @@
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
-    Device, EISAName, IO, Interrupt, Memory32Fixed, Method, Name, Notify, Package, Path,
-    ResourceTemplate,
+    Arg, Device, EISAName, Else, Equal, IO, If, Interrupt, Memory32Fixed, Method, Name, Notify,
+    Package, Path, ResourceTemplate,
 };
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
@@ -43,11 +43,17 @@ pub struct VirtioWindow {
     pub gsi: u32,
 }
 
-/// Writes all tables and returns the address of the root pointer (RSDP).
+/// Writes all tables, and the VM's `generation` ID that they point to; returns
+/// the address of the root pointer (RSDP).
 ///
 /// # Errors
 /// The tables do not fit into guest memory, which has always room for them.
-pub fn write(ram: &GuestRam, cpus: u8, windows: &[VirtioWindow]) -> Result<u64, GuestMemoryError> {
+pub fn write(
+    ram: &GuestRam,
+    cpus: u8,
+    windows: &[VirtioWindow],
+    generation: [u8; 16],
+) -> Result<u64, GuestMemoryError> {
     // The RSDP comes first so that a guest that searches for it finds it at
     // once; its length is fixed, so the tables' addresses are known.
     let rsdp_at = layout::ACPI_START;
@@ -65,7 +71,17 @@ pub fn write(ram: &GuestRam, cpus: u8, windows: &[VirtioWindow]) -> Result<u64, 
     xsdt.add_entry(madt);
     let xsdt = put(&bytes(&xsdt))?;
     ram.write_slice(&bytes(&Rsdp::new(OEM, xsdt)), GuestAddress(rsdp_at))?;
+    set_generation(ram, generation)?;
     Ok(rsdp_at)
+}
+
+/// Gives the VM another generation ID; whoever does that raises
+/// [`layout::GENERATION_GSI`].
+///
+/// # Errors
+/// As [`write`].
+pub fn set_generation(ram: &GuestRam, generation: [u8; 16]) -> Result<(), GuestMemoryError> {
+    ram.write_slice(&generation, GuestAddress(layout::GENERATION_ID))
 }
 
 fn bytes(table: &dyn Aml) -> Vec<u8> {
@@ -94,35 +110,56 @@ fn dsdt(windows: &[VirtioWindow]) -> Vec<u8> {
         let path = format!("_SB_.V{index:03}");
         device(&mut code, &path, &"LNRO0005", index, &resources);
     }
-    power_button(&mut code);
+    events(&mut code);
     let mut table = Sdt::new(*b"DSDT", 36, 2, OEM, TABLE, REVISION);
     table.append_slice(&code);
     table.as_slice().to_vec()
 }
 
-/// A control-method power button, and the generic event device that tells of
-/// its presses (ACPI 6.5, 4.8.2.2.1.2 and 5.6.9).
-fn power_button(code: &mut Vec<u8>) {
-    /// A button's notification (ACPI 6.5, 5.6.6): pressed.
-    const PRESSED: u8 = 0x80;
-    let button = Path::new("\\_SB_.PWRB");
+/// A control-method power button, the VM generation ID, and the generic event
+/// device that tells of both (ACPI 6.5, 4.8.2.2.1.2 and 5.6.9; Microsoft's
+/// "Virtual Machine Generation ID").
+fn events(code: &mut Vec<u8>) {
+    /// Pressed (ACPI 6.5, 5.6.6); changed.
+    const NEWS: u8 = 0x80;
+    let (button, generation) = (Path::new("\\_SB_.PWRB"), Path::new("\\_SB_.VGEN"));
     let hid = EISAName::new("PNP0C0C");
     Device::new(
         Path::new("_SB_.PWRB"),
         vec![&Name::new("_HID".into(), &hid)],
     )
     .to_aml_bytes(code);
-    let line = Interrupt::new(true, true, false, false, layout::POWER_BUTTON_GSI);
+    // Lower and upper half.
+    let address = Package::new(vec![&layout::GENERATION_ID, &0u8]);
+    Device::new(
+        Path::new("_SB_.VGEN"),
+        vec![
+            &Name::new("_HID".into(), &"MOTE0001"),
+            &Name::new("_CID".into(), &"VM_Gen_Counter"),
+            &Name::new("_DDN".into(), &"VM_Gen_Counter"),
+            &Name::new("ADDR".into(), &address),
+        ],
+    )
+    .to_aml_bytes(code);
+    let line = |gsi| Interrupt::new(true, true, false, false, gsi);
+    let (pressed, changed) = (line(layout::POWER_BUTTON_GSI), line(layout::GENERATION_GSI));
+    let is_button = Equal::new(&Arg(0), &layout::POWER_BUTTON_GSI);
     Device::new(
         Path::new("_SB_.GED_"),
         vec![
             &Name::new("_HID".into(), &"ACPI0013"),
-            &Name::new("_CRS".into(), &ResourceTemplate::new(vec![&line])),
+            &Name::new(
+                "_CRS".into(),
+                &ResourceTemplate::new(vec![&pressed, &changed]),
+            ),
             &Method::new(
                 "_EVT".into(),
                 1,
                 true,
-                vec![&Notify::new(&button, &PRESSED)],
+                vec![
+                    &If::new(&is_button, vec![&Notify::new(&button, &NEWS)]),
+                    &Else::new(vec![&Notify::new(&generation, &NEWS)]),
+                ],
             ),
         ],
     )
@@ -215,7 +252,7 @@ mod tests {
             size: 0x1000,
             gsi: 16,
         }];
-        let rsdp = write(&ram, 32, &windows).unwrap();
+        let rsdp = write(&ram, 32, &windows, [7; 16]).unwrap();
         let read = |at: u64, length: usize| {
             let mut bytes = vec![0; length];
             ram.read_slice(&mut bytes, GuestAddress(at)).unwrap();
@@ -237,6 +274,7 @@ mod tests {
             if &bytes[..4] == b"FACP" {
                 let dsdt = table(u64::from_le_bytes(bytes[140..148].try_into().unwrap()));
                 assert!(dsdt.windows(8).any(|part| part == b"LNRO0005"));
+                assert_eq!(read(layout::GENERATION_ID, 16), [7; 16]);
             } else {
                 assert_eq!(bytes.len(), 44 + 32 * 8 + 12);
             }

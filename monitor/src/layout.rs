@@ -27,7 +27,10 @@ pub const LOW_RAM_END: u64 = 0x9_fc00;
 /// ACPI tables.
 pub const ACPI_START: u64 = 0xe_0000;
 /// End of the area that holds ACPI tables.
-pub const ACPI_END: u64 = 0x10_0000;
+pub const ACPI_END: u64 = 0xf_f000;
+/// The VM generation ID, 16 bytes. No memory map names this page, so that no
+/// guest takes it for its own; it is touched anyway, for the reset vector.
+pub const GENERATION_ID: u64 = 0xf_f000;
 /// Where a processor in real mode starts, and where a PC's BIOS would be.
 pub const RESET_VECTOR: u64 = 0xf_fff0;
 /// Kernels are loaded from here up.
@@ -55,9 +58,11 @@ pub const COM1: u16 = 0x3f8;
 pub const COM1_GSI: u32 = 4;
 /// Global system interrupt of the power button, edge-triggered.
 pub const POWER_BUTTON_GSI: u32 = 5;
+/// Global system interrupt that says: the generation ID has changed.
+pub const GENERATION_GSI: u32 = 6;
 /// Global system interrupt of the first virtio device. There is no ISA bus to
 /// leave the first 16 to, and a stock kernel makes 20 exits for every pin of
-/// the I/O APIC; 6 is kept for the machine itself.
+/// the I/O APIC.
 pub const FIRST_DEVICE_GSI: u32 = 7;
 /// i8042 command and status port: only its reset command exists.
 pub const I8042_COMMAND: u16 = 0x64;

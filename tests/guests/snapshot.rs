@@ -2,7 +2,8 @@
 //! all is as it was: `hash H` before and `again H` behind it. Then it obeys bytes
 //! from the serial port, woken by interrupts: `m` writes the marker again and
 //! prints the hash, `q` powers off, any other is answered by `got`. With a disk it
-//! writes a sector before the marker, and reads it behind it.
+//! writes a sector before the marker, and reads it behind it. `g` prints its generation
+//! ID and how often it was told of another one.
 #![no_std]
 #![no_main]
 
@@ -11,6 +12,10 @@ use rt::irq::{self, Trigger};
 use rt::{Boot, Region, fail, machine, memory, port, print, println, read_byte};
 
 const VECTOR: u8 = 0x40;
+/// The generation ID and its interrupt (see the DSDT).
+const GENERATION: *const u128 = 0xf_f000 as *const u128;
+const GENERATION_GSI: u32 = 6;
+const GENERATION_VECTOR: u8 = 0x41;
 /// COM1's interrupt enable and modem control registers; see `echo_irq`.
 const INTERRUPT_ENABLE: u16 = machine::COM1 + 1;
 const RECEIVED: u8 = 1;
@@ -35,6 +40,7 @@ fn main(boot: &Boot) {
         }
     }
     irq::route(machine::COM1_GSI, VECTOR, Trigger::Edge);
+    irq::route(GENERATION_GSI, GENERATION_VECTOR, Trigger::Edge);
     port::out8(MODEM_CONTROL, OPEN);
     port::out8(INTERRUPT_ENABLE, RECEIVED);
     for address in words(boot) {
@@ -70,6 +76,12 @@ fn main(boot: &Boot) {
                 b'm' => {
                     port::out8(MARKER, MARK);
                     println(format_args!("marked {:016x}", hash(boot)));
+                }
+                b'g' => {
+                    // SAFETY: in the first GiB, which is mapped; nobody writes it while this guest runs.
+                    let id = unsafe { GENERATION.read_volatile() };
+                    let told = irq::count(GENERATION_VECTOR);
+                    println(format_args!("generation {id:032x} told {told}"));
                 }
                 b'q' => return,
                 _ => println(format_args!("got {byte}")),

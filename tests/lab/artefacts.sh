@@ -78,6 +78,22 @@ fetch_kernel() {
     rm -rf "$work"
 }
 
+# Debian's ordinary kernel has drivers that the cloud's has not. Its package is large, so it
+# is fetched when a test first asks for it by `--extra vmlinuz-generic`.
+generic_kernel() {
+    local package kept
+    package=$(kernel_package)
+    package=${package/-cloud/}
+    kept=$cache/$package.vmlinuz
+    if [[ ! -s $kept ]]; then
+        work=$(mktemp -d "$cache/fetch.XXXXXX")
+        unpack_package "$package" "$work"
+        mv "$work"/boot/vmlinuz-* "$kept"
+        rm -rf "$work"
+    fi
+    ln -f "$kept" "$cache/extra/vmlinuz-generic"
+}
+
 # pack DIR: a newc cpio of DIR on stdout, the same for the same files.
 pack() {
     (

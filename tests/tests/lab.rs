@@ -36,6 +36,11 @@ fn lab_boot() {
 }
 
 #[test]
+fn lab_clones() {
+    lab("clones");
+}
+
+#[test]
 fn lab_console() {
     lab("console");
 }

@@ -172,6 +172,38 @@ fn clones_run_side_by_side_and_leave_the_files_alone() {
     assert!(fs::read(to.join("memory")).unwrap() == before);
 }
 
+/// Whoever draws random numbers in a clone has been told before that it is one.
+#[test]
+fn a_restored_vm_has_another_generation_id() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new("generation");
+    let (start, to) = (scratch.directory("start"), scratch.directory("saved"));
+    let then = ["--then", "exit", "--snapshot", text(&start)];
+    run(&mut tiny("snapshot", then)).expect(0);
+    // What it prints when it is asked, without its hash.
+    let ask = |mut vm: Vm| {
+        vm.wait_for("again ");
+        vm.send("gq");
+        let end = vm.end();
+        behind(&end.expect(0).out, "generation ")
+    };
+    // Listens since after its own restore.
+    let first = ask(restore(&start, &["--snapshot", text(&to)]));
+    let clones = [(); 2].map(|()| ask(restore(&to, &[])));
+    assert!(first.ends_with(" told 0"), "{first}");
+    for clone in &clones {
+        assert!(clone.ends_with(" told 1"), "{clone}");
+    }
+    let ids = [&first, &clones[0], &clones[1]].map(|said| &said[..32]);
+    assert!(
+        ids[0] != ids[1] && ids[1] != ids[2] && ids[0] != ids[2],
+        "{ids:?}"
+    );
+    assert!(ids.iter().all(|id| *id != "0".repeat(32)), "{ids:?}");
+}
+
 #[test]
 fn a_disk_goes_on_where_it_was() {
     if !have_kvm() {

@@ -7,6 +7,7 @@ use mote_virtio::rate::RateLimiter;
 use super::metrics::Snapshot;
 use super::state::Vm;
 use crate::error::Error;
+use crate::layout;
 use crate::run::Machine;
 
 impl Vm for Machine {
@@ -23,7 +24,7 @@ impl Vm for Machine {
     }
 
     fn power_button(&mut self) -> Result<(), String> {
-        match self.shared().press_power_button() {
+        match self.shared().interrupt(layout::POWER_BUTTON_GSI) {
             Ok(true) => Ok(()),
             Ok(false) => Err("The guest does not listen for its power button.".to_owned()),
             Err(error) => Err(error.to_string()),

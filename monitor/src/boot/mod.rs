@@ -204,6 +204,7 @@ pub struct Source {
     after_reset: Option<String>,
     /// It is a snapshot: the kernel is its state, the initrd its memory.
     snapshot: Option<bool>,
+    generation: [u8; 16],
 }
 
 /// The files of a snapshot to restore.
@@ -240,6 +241,7 @@ impl Source {
             cmdline: check_cmdline(cmdline.unwrap_or(DEFAULT_CMDLINE))?,
             after_reset: None,
             snapshot: None,
+            generation: random_id()?,
         })
     }
 
@@ -254,6 +256,7 @@ impl Source {
             cmdline: check_cmdline(cmdline)?,
             after_reset: None,
             snapshot: None,
+            generation: random_id()?,
         })
     }
 
@@ -324,6 +327,7 @@ impl Source {
             cmdline: String::new(),
             after_reset: None,
             snapshot: Some(verify),
+            generation: random_id()?,
         })
     }
 
@@ -334,6 +338,11 @@ impl Source {
             memory: self.initrd.as_ref()?,
             verify: self.snapshot?,
         })
+    }
+
+    /// The VM generation ID: another one each time that a VM is made.
+    pub fn generation(&self) -> [u8; 16] {
+        self.generation
     }
 
     /// Number of the kernel's descriptor.
@@ -362,6 +371,21 @@ impl Source {
                 "is {what}, not a kernel (vmlinux, bzImage or an ELF with a PVH note)"
             ))),
         }
+    }
+}
+
+/// An identity that nothing else has.
+///
+/// # Errors
+/// The kernel has no randomness, which it always has.
+pub(crate) fn random_id() -> Result<[u8; 16], Error> {
+    let mut id = [0; 16];
+    // SAFETY: a live array of this length.
+    let got = unsafe { libc::getrandom(id.as_mut_ptr().cast(), id.len(), 0) };
+    if got == 16 {
+        Ok(id)
+    } else {
+        Err(Error::System("getrandom", io::Error::last_os_error()))
     }
 }
 

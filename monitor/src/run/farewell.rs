@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, exit};
+use crate::layout;
 use crate::vm::Shared;
 
 /// What a signal that asks for the end leads to.
@@ -32,7 +33,7 @@ impl Farewell {
     pub(super) fn asked(&mut self, signal: u8, shared: &Shared) -> Result<Option<u8>, Error> {
         let code = exit::SIGNAL + signal;
         match self.patience.take() {
-            Some(patience) if shared.press_power_button()? => {
+            Some(patience) if shared.interrupt(layout::POWER_BUTTON_GSI)? => {
                 self.last = Some((Instant::now() + patience, code));
                 Ok(None)
             }

@@ -12,7 +12,7 @@ use mote_snapshot::StateV1;
 use super::ahead::WorkAhead;
 use super::snapshot::Saving;
 use super::{load, snapshot};
-use crate::acpi::VirtioWindow;
+use crate::acpi::{self, VirtioWindow};
 use crate::boot::{Cause, Loaded, Source};
 use crate::error::Error;
 use crate::memory::{self, GuestRam};
@@ -120,6 +120,9 @@ impl Preparation {
         self.sandbox.enter_thread(Thread::FirstVcpu)?;
         if let Some(saved) = saved {
             let state = snapshot::read(&saved, self.ram, self.cpus)?;
+            // Another one than it was saved with, before it runs again.
+            acpi::set_generation(self.ram, self.source.generation())
+                .map_err(|_| Error::Snapshot("too little memory".to_owned()))?;
             return Ok(Guest::Saved(Box::new(state)));
         }
         let cpuid = cpuid.ok_or_else(thread_lost)?;

@@ -486,7 +486,7 @@ fn load(
     cause: Cause,
 ) -> Result<Loaded, Error> {
     let no_room = |_| Error::Usage("--memory: too small for boot data".to_owned());
-    let rsdp = acpi::write(ram, cpus, windows).map_err(no_room)?;
+    let rsdp = acpi::write(ram, cpus, windows, source.generation()).map_err(no_room)?;
     let loaded = source.load(ram, rsdp, cause)?;
     vm::regs::write_tables(ram, loaded.entry).map_err(no_room)?;
     Ok(loaded)

@@ -11,8 +11,9 @@ use mote_snapshot::{
 };
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend as _, GuestMemoryRegion as _};
 
-use crate::boot::Saved;
+use crate::boot::{Saved, random_id};
 use crate::error::Error;
+use crate::layout;
 use crate::memory::{self, GuestRam};
 use crate::sandbox::{Slot, Thread};
 use crate::vm::{Shared, state};
@@ -35,12 +36,7 @@ impl Saving {
     /// It cannot be written there, or there is one already.
     pub(super) fn open(directory: &Path) -> Result<Self, Error> {
         let create = Create::begin(directory).map_err(|e| unusable(directory, &e))?;
-        let mut id = [0; 16];
-        // SAFETY: a live array of this length.
-        let got = unsafe { libc::getrandom(id.as_mut_ptr().cast(), id.len(), 0) };
-        if got != 16 {
-            return Err(Error::System("getrandom", io::Error::last_os_error()));
-        }
+        let id = random_id()?;
         Ok(Self { create, id })
     }
 
@@ -148,6 +144,8 @@ fn read_all(file: &File, bytes: &mut [u8]) -> io::Result<()> {
 /// KVM refuses, or the devices are not those of the snapshot.
 pub(super) fn restore(shared: &Shared, state: &StateV1) -> Result<(), Error> {
     state::restore(shared, state)?;
+    // A guest that does not listen has nothing to renew.
+    shared.interrupt(layout::GENERATION_GSI)?;
     let devices = shared.bus.devices();
     for device in devices.started() {
         devices.connect_doorbell(&shared.fd, device)?;

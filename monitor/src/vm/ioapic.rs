@@ -8,14 +8,20 @@
 
 use mote_snapshot::IoApicV1;
 
+use crate::layout;
+
 /// Most pins, which are also the global system interrupts of the machine.
 pub const MAX_PINS: usize = 32;
 
 /// Redirection entry: the pin is masked.
 const MASKED: u64 = 1 << 16;
-/// The pin that no irqfd leads to: a press of the power button is worth an
-/// [interrupt](IoApic::route) of its own, but no work at every start.
-const BUTTON: usize = crate::layout::POWER_BUTTON_GSI as usize;
+/// Pins that no irqfd leads to: a press of the power button and a new
+/// generation ID are worth an [interrupt](IoApic::route) of their own, but no
+/// work at every start.
+const EVENTS: [usize; 2] = [
+    layout::POWER_BUTTON_GSI as usize,
+    layout::GENERATION_GSI as usize,
+];
 /// Bits of an entry that a guest can set; delivery status and remote IRR are
 /// read-only.
 const WRITABLE: u64 = !(1 << 12 | 1 << 14);
@@ -128,7 +134,7 @@ impl IoApic {
             *slot = new & WRITABLE;
         }
         // Masked before and after: nothing that KVM knows of has changed.
-        entry != new & WRITABLE && (entry & new & MASKED) == 0 && pin != BUTTON
+        entry != new & WRITABLE && (entry & new & MASKED) == 0 && !EVENTS.contains(&pin)
     }
 
     fn entry(&self, select: u8) -> Option<u64> {
@@ -136,10 +142,10 @@ impl IoApic {
         self.entries.get(usize::from(register) / 2).copied()
     }
 
-    /// The routes of all unmasked pins but the power button's.
+    /// The routes of all unmasked pins but those that have none in KVM.
     pub fn routes(&self) -> impl Iterator<Item = Route> + '_ {
         (0..self.pins())
-            .filter(|pin| *pin != BUTTON)
+            .filter(|pin| !EVENTS.contains(pin))
             .filter_map(|pin| self.route(pin as u32))
     }
 
@@ -187,15 +193,16 @@ mod tests {
         assert_eq!(apic.routes().count(), 0);
     }
 
-    /// The power button has a route of its own, which KVM need not know.
+    /// Rare events have routes of their own, which KVM need not know.
     #[test]
-    fn the_button_is_no_news_to_kvm() {
+    fn events_are_no_news_to_kvm() {
         let mut apic = IoApic::new(MAX_PINS);
-        let gsi = BUTTON as u32;
-        assert_eq!(apic.route(gsi), None);
-        assert!(!set(&mut apic, 0x10 + 2 * gsi, 0x35));
-        assert_eq!(apic.routes().count(), 0);
-        assert_eq!(apic.route(gsi).map(|route| route.data), Some(0x35));
+        for gsi in EVENTS.map(|pin| pin as u32) {
+            assert_eq!(apic.route(gsi), None);
+            assert!(!set(&mut apic, 0x10 + 2 * gsi, 0x35));
+            assert_eq!(apic.routes().count(), 0);
+            assert_eq!(apic.route(gsi).map(|route| route.data), Some(0x35));
+        }
         assert_eq!(apic.route(MAX_PINS as u32), None);
     }
 

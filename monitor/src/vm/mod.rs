@@ -147,12 +147,13 @@ impl Shared {
         Ok(())
     }
 
-    /// Presses the ACPI power button; tells whether the guest listens for it.
+    /// Raises an interrupt that no irqfd leads to: of the power button, of the
+    /// generation ID. Tells whether the guest listens for it.
     ///
     /// # Errors
     /// KVM refuses the interrupt.
-    pub fn press_power_button(&self) -> Result<bool, Error> {
-        let route = self.bus.ioapic().route(layout::POWER_BUTTON_GSI);
+    pub fn interrupt(&self, gsi: u32) -> Result<bool, Error> {
+        let route = self.bus.ioapic().route(gsi);
         let Some(route) = route else {
             return Ok(false);
         };
