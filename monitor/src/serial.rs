@@ -149,6 +149,7 @@ impl Com1 {
                 state.scratch,
             ],
             input: state.in_buffer,
+            typed: Vec::new(),
         }
     }
 
@@ -216,6 +217,16 @@ impl TypedAhead {
     /// Whether the guest has been given everything.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// What the guest has not been given.
+    pub fn save(&self) -> Vec<u8> {
+        self.0.iter().copied().collect()
+    }
+
+    /// Takes over what was saved.
+    pub fn restore(saved: &[u8]) -> Self {
+        Self(saved.iter().take(Self::MOST).copied().collect())
     }
 
     /// Takes a typed byte.

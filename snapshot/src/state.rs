@@ -1,6 +1,7 @@
 //! What is saved, field by field. `FORMAT.md` describes the same; the golden
 //! file in the tests holds both to it.
 
+use mote_virtio::rate::LevelV1;
 use mote_virtio::transport::{QueueRegistersV1, RegistersV1};
 use mote_virtio::{EndpointStateV1, MAX_QUEUE_SIZE, QueueConfig, QueueState};
 
@@ -12,6 +13,7 @@ pub const MAX_CPUS: usize = 32;
 pub const MAX_DEVICES: usize = 16;
 const MAX_RANGES: usize = 2;
 const MAX_TEXT: usize = 64;
+const MAX_TYPED: usize = 4096;
 const MAX_QUEUES: usize = 256;
 /// Most leaves of CPUID and most MSRs that KVM takes in one call.
 const MAX_ENTRIES: usize = 256;
@@ -173,13 +175,20 @@ pub struct SerialV1 {
     pub registers: [u8; 9],
     /// Received and not read.
     pub input: Vec<u8>,
+    /// Typed when there was no room for it.
+    pub typed: Vec<u8>,
 }
 
 impl SerialV1 {
     fn fields(&mut self, io: &mut Io) -> Result<(), Error> {
-        let Self { registers, input } = self;
+        let Self {
+            registers,
+            input,
+            typed,
+        } = self;
         io.bytes(registers)?;
-        io.blob(input, MAX_TEXT)
+        io.blob(input, MAX_TEXT)?;
+        io.blob(typed, MAX_TYPED)
     }
 }
 
@@ -280,6 +289,9 @@ pub struct DeviceV1 {
     pub read_only: bool,
     /// Registers, configuration space, queues.
     pub endpoint: EndpointStateV1,
+    /// What is in the buckets of its rate limits, bytes before operations: of a
+    /// drive, or of what an interface receives and of what it sends.
+    pub limits: Vec<Option<LevelV1>>,
 }
 
 impl DeviceV1 {
@@ -295,6 +307,7 @@ impl DeviceV1 {
                     queues,
                     writeback,
                 },
+            limits,
         } = self;
         io.u32(kind)?;
         io.text(id, MAX_TEXT)?;
@@ -316,7 +329,22 @@ impl DeviceV1 {
             io.u16(next_used)?;
             io.list(in_flight, MAX_QUEUE_SIZE.into(), |head, io| io.u16(head))
         })?;
-        io.bool(writeback)
+        io.bool(writeback)?;
+        io.list(limits, 4, |level, io| {
+            let mut there = level.is_some();
+            io.bool(&mut there)?;
+            if !there {
+                return Ok(());
+            }
+            let LevelV1 {
+                burst,
+                tokens,
+                debt,
+            } = level.get_or_insert_default();
+            io.u64(burst)?;
+            io.u64(tokens)?;
+            io.u64(debt)
+        })
     }
 }
 

@@ -4,10 +4,27 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
+use mote_virtio::rate::LevelV1;
 use mote_virtio::transport::{QueueRegistersV1, RegistersV1};
 use mote_virtio::{EndpointStateV1, QueueConfig, QueueState};
 
 use super::*;
+
+fn sample_vcpu() -> VcpuV1 {
+    VcpuV1 {
+        cpuid: vec![[1, 2, 3, 4, 5, 6, 7]],
+        tsc_khz: 2_000_000,
+        mp_state: 3,
+        regs: [0x11; 144],
+        sregs: [0x22; 312],
+        events: [0x33; 64],
+        debug: [0x44; 128],
+        lapic: [0x55; 1024],
+        xcrs: vec![(0, 7)],
+        msrs: vec![(0x10, 99), (0xc000_0080, 0xd01)],
+        xsave: vec![0x66; 4096],
+    }
+}
 
 /// A state with another value in every field.
 fn sample() -> StateV1 {
@@ -42,19 +59,6 @@ fn sample() -> StateV1 {
         ],
         writeback: true,
     };
-    let vcpu = VcpuV1 {
-        cpuid: vec![[1, 2, 3, 4, 5, 6, 7]],
-        tsc_khz: 2_000_000,
-        mp_state: 3,
-        regs: [0x11; 144],
-        sregs: [0x22; 312],
-        events: [0x33; 64],
-        debug: [0x44; 128],
-        lapic: [0x55; 1024],
-        xcrs: vec![(0, 7)],
-        msrs: vec![(0x10, 99), (0xc000_0080, 0xd01)],
-        xsave: vec![0x66; 4096],
-    };
     StateV1 {
         written_by: "mote 0.1.0".to_owned(),
         cpu: CpuV1 {
@@ -78,13 +82,22 @@ fn sample() -> StateV1 {
         serial: SerialV1 {
             registers: [1, 2, 3, 4, 5, 6, 7, 8, 9],
             input: b"typed".to_vec(),
+            typed: b"ahead".to_vec(),
         },
-        vcpus: vec![vcpu],
+        vcpus: vec![sample_vcpu()],
         devices: vec![DeviceV1 {
             kind: 2,
             id: "disk0".to_owned(),
             read_only: true,
             endpoint,
+            limits: vec![
+                Some(LevelV1 {
+                    burst: 1,
+                    tokens: 2,
+                    debt: 3,
+                }),
+                None,
+            ],
         }],
     }
 }

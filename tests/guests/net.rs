@@ -9,7 +9,8 @@
 //! starts with queues that cannot be; `rx-…` and `tx-…` build chains that no
 //! driver may build; `twice` offers chains twice; `long` sends what is too
 //! long; `storm` kicks a broken device a million times; `blast` sends 1000
-//! frames and says how long it took; `link` says how the link is.
+//! frames and says how long it took; `link` says how the link is; `marked` writes the boot
+//! marker when a frame of 17 bytes comes.
 #![no_std]
 #![no_main]
 
@@ -19,6 +20,8 @@ mod driver;
 use driver::*;
 use rt::irq::{self, Trigger};
 use rt::{Boot, fail, has_byte, machine, port, println, read_byte};
+
+const MARKER: u16 = 0x604;
 
 #[unsafe(no_mangle)]
 fn main(boot: &Boot) {
@@ -36,7 +39,7 @@ fn main(boot: &Boot) {
     let given = number("give", 0) as u16;
     let todo = boot.option("do").unwrap_or("echo");
     match todo {
-        "echo" => {}
+        "echo" | "marked" => {}
         "deaf" => {
             net.start();
             net.strict = false;
@@ -61,14 +64,15 @@ fn main(boot: &Boot) {
         net.supply_all(0);
     }
     println(format_args!("{todo} done"));
-    echo(&mut net, cut);
+    echo(&mut net, cut, todo == "marked");
     println(format_args!("{todo} ok"));
 }
 
-fn echo(net: &mut Net, cut: u32) {
+fn echo(net: &mut Net, cut: u32, marks: bool) {
     loop {
         match net.receive() {
             Some(15) => return,
+            Some(17) if marks => port::out8(MARKER, 123),
             Some(0) => {}
             Some(len) => net.send(len, cut),
             None => core::hint::spin_loop(),

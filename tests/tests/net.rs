@@ -5,13 +5,14 @@
 use std::fs;
 use std::iter;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use mote_tests::network::{self, Interface, attach, frame};
 use mote_tests::vm::LIMIT;
-use mote_tests::{Scratch, Vm, have_kvm, proc, run, tiny};
+use mote_tests::{Scratch, Vm, have_kvm, mote, proc, run, tiny};
 
 const USAGE: i32 = 2;
 const HOST: i32 = 4;
@@ -38,8 +39,12 @@ fn with_guest(options: &str, body: impl FnOnce(&Interface, &mut Vm) + Send) {
 }
 
 /// The guest sends back what it gets, and ends without a complaint.
-fn ends_well(tap: &Interface, mut vm: Vm) {
+fn ends_well(tap: &Interface, vm: Vm) {
     vm.wait_for(" done");
+    ends(tap, vm);
+}
+
+fn ends(tap: &Interface, mut vm: Vm) {
     tap.wait_for_echo(&frame(100, 1));
     while !vm.has_ended() {
         tap.send(&frame(15, 0));
@@ -77,6 +82,42 @@ fn comes_back(tap: &Interface, vm: &Vm, longest: usize) {
         let out = vm.out.text();
         assert!(back == Some(sent), "{out}\n{len} bytes did not come back");
     }
+}
+
+/// A snapshot with frames on their way; its clones have another tap, MAC and
+/// limit, and lose nothing that comes after they are there.
+#[test]
+fn a_restored_interface_goes_on_on_another_tap() {
+    if !have_kvm() {
+        return;
+    }
+    let (start, saved) = (Scratch::new(), Scratch::new());
+    network::alone(|| {
+        let first = Interface::new("vm0");
+        let then = ["--then", "exit", "--snapshot"];
+        run(guest("do=marked").args(then).arg(&*start)).expect(0);
+        let restore = |from: &Path, tap: &str| {
+            let net = format!("tap={tap},mac=02:00:00:00:00:77,rx-bw=100M");
+            let mut command = mote(["restore"]);
+            command.arg(from).args(["--net", &net]);
+            command
+        };
+        let mut command = restore(&start, "vm0");
+        let mut vm = Vm::start(command.args(then).arg(&*saved));
+        vm.wait_for("marked done");
+        comes_back(&first, &vm, 4096);
+        while !vm.has_ended() {
+            assert!(first.send(&frame(200, 3)));
+            first.send(&frame(17, 0));
+        }
+        vm.end().expect(0);
+        let second = Interface::new("vm1");
+        for (name, tap) in [("vm0", &first), ("vm1", &second)] {
+            let vm = Vm::start(&mut restore(&saved, name));
+            comes_back(tap, &vm, 65_535);
+            ends(tap, vm);
+        }
+    });
 }
 
 #[test]

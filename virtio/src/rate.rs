@@ -18,6 +18,17 @@ pub struct BucketConfig {
     pub refill_time: u64,
 }
 
+/// What is in a bucket.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LevelV1 {
+    /// What is left of the burst.
+    pub burst: u64,
+    /// Tokens.
+    pub tokens: u64,
+    /// Tokens spent that it never had.
+    pub debt: u64,
+}
+
 /// A bucket with its fill level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Bucket {
@@ -41,6 +52,13 @@ impl Bucket {
             debt: 0,
             filled: None,
         })
+    }
+
+    /// Never more than it was configured with: elsewhere it was another one.
+    fn set(&mut self, level: &LevelV1) {
+        self.burst = level.burst.min(self.burst);
+        self.tokens = level.tokens.min(self.size);
+        self.debt = level.debt;
     }
 
     /// `a * b / c` for numbers whose product does not fit 64 bits.
@@ -123,6 +141,38 @@ impl RateLimiter {
     #[must_use]
     pub fn is_limiting(&self) -> bool {
         self.bytes.is_some() || self.operations.is_some()
+    }
+
+    /// What is in the buckets of bytes and of operations, `None` where there
+    /// is none.
+    pub fn levels(&mut self, now: Duration) -> [Option<LevelV1>; 2] {
+        let nanos = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        [&mut self.bytes, &mut self.operations].map(|bucket| {
+            let bucket = bucket.as_mut()?;
+            bucket.refill(nanos);
+            let Bucket {
+                burst,
+                tokens,
+                debt,
+                ..
+            } = *bucket;
+            Some(LevelV1 {
+                burst,
+                tokens,
+                debt,
+            })
+        })
+    }
+
+    /// Sets what is in the buckets of a fresh limiter, as far as they hold it;
+    /// `None` leaves one full.
+    pub fn set_levels(&mut self, levels: &[Option<LevelV1>]) {
+        let buckets = [&mut self.bytes, &mut self.operations];
+        for (bucket, level) in buckets.into_iter().zip(levels) {
+            if let (Some(bucket), Some(level)) = (bucket, level) {
+                bucket.set(level);
+            }
+        }
     }
 
     /// Spends one operation and `bytes` bytes, both or neither.

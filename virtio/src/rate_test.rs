@@ -168,3 +168,23 @@ fn the_rate_holds_over_time() {
         );
     }
 }
+
+/// A limiter that goes on elsewhere has what it had: neither a new burst nor
+/// more than it holds there.
+#[test]
+fn a_saved_level_goes_on() {
+    let mut limiter = RateLimiter::new(bucket(1000, 50, 100), bucket(10, 0, 100));
+    assert_eq!(limiter.take(ms(5), 850), Ok(()));
+    let levels = limiter.levels(ms(15));
+    // 800 of 1000 spent, 100 came back.
+    let left = levels.map(|level| level.map_or((0, 0), |level| (level.burst, level.tokens)));
+    assert_eq!(left, [(0, 300), (0, 10)]);
+    let mut other = RateLimiter::new(bucket(1000, 50, 100), None);
+    other.set_levels(&levels);
+    assert_eq!(other.take(ms(9000), 300), Ok(()));
+    assert_eq!(other.take(ms(9000), 100), Err(ms(9010)));
+    let mut smaller = RateLimiter::new(bucket(100, 0, 100), None);
+    smaller.set_levels(&levels);
+    assert_eq!(smaller.take(ms(0), 100), Ok(()));
+    assert!(smaller.take(ms(0), 1).is_err());
+}

@@ -121,7 +121,7 @@ impl Work {
         let mut worker = DriveWorker {
             work: self,
             slot,
-            clock: Instant::now(),
+            clock: slot.clock,
             told: false,
             own,
         };

@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
@@ -64,6 +64,8 @@ struct Slot {
     base: u64,
     doorbell: EventFd,
     interrupt: EventFd,
+    /// Its workers' time is since then.
+    clock: Instant,
     /// Swallows acknowledges; nobody reads it.
     acknowledge: EventFd,
     connected: Mutex<bool>,
@@ -113,8 +115,13 @@ impl Slot {
         (thread, sandbox)
     }
 
-    /// What a saved device is known by, with its state.
+    /// What a saved device is known by, with its state and its limits' levels.
     fn saved(&self, endpoint: EndpointStateV1) -> DeviceV1 {
+        let now = self.clock.elapsed();
+        let limits = match &self.work {
+            Work::Drive(work) => work.block.levels(now),
+            Work::Nic(work) => work.net.levels(now),
+        };
         let (kind, read_only) = match &self.work {
             Work::Drive(work) => (BLOCK, work.read_only),
             Work::Nic(_) => (NETWORK, false),
@@ -124,6 +131,7 @@ impl Slot {
             id: self.name.clone(),
             read_only,
             endpoint,
+            limits,
         }
     }
 
@@ -319,6 +327,21 @@ impl Devices {
         self.slots.iter().for_each(|slot| slot.endpoint().pause());
     }
 
+    /// Makes durable what a guest has written to its disks. They must be
+    /// [paused](Self::pause).
+    ///
+    /// # Errors
+    /// The host cannot, or could not before: which disk, and why.
+    pub fn flush(&self) -> Result<(), Error> {
+        for slot in &self.slots {
+            if let Work::Drive(work) = &slot.work {
+                let failed = |e| Error::Snapshot(format!("disk {}: flush: {e}", slot.name));
+                work.block.sync().map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Starts again those that ran.
     pub fn resume(&self) {
         for slot in &self.slots {
@@ -429,6 +452,10 @@ impl Devices {
             }
             let restored = slot.endpoint().restore(&saved.endpoint);
             restored.map_err(|e| format!("device {id}: {e}"))?;
+            match &slot.work {
+                Work::Drive(work) => work.block.set_levels(&saved.limits),
+                Work::Nic(work) => work.net.set_levels(&saved.limits),
+            }
         }
         Ok(())
     }
@@ -483,6 +510,7 @@ fn slot(
         base: layout::WINDOWS + offset as u64,
         doorbell: sandbox::event()?,
         interrupt: sandbox::event()?,
+        clock: Instant::now(),
         acknowledge: event()?,
         connected: Mutex::new(false),
     })

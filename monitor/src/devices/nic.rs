@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mote_virtio::net::{Net, Options, RX_QUEUE, RxWorker, TX_QUEUE, TxWorker};
 use mote_virtio::rate::RateLimiter;
@@ -18,7 +18,7 @@ use crate::memory::GuestRam;
 
 /// What an interface's worker serves.
 pub(super) struct Work {
-    net: Arc<Net<'static>>,
+    pub(super) net: Arc<Net<'static>>,
     /// The tap, to wait for frames on.
     watch: OwnedFd,
     /// Number of the descriptor that frames pass.
@@ -70,7 +70,7 @@ impl Work {
     /// moment where that pays, sleep on the doorbell and, while there is room
     /// for a frame, on the tap.
     pub(super) fn serve(&self, slot: &Slot) {
-        let clock = Instant::now();
+        let clock = slot.clock;
         let (mut rx, mut tx) = (RxWorker::default(), TxWorker::default());
         let mut poll = Poll::new(self.poll_us);
         let mut round = |when_empty| {

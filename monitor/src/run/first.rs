@@ -17,6 +17,7 @@ use crate::boot::{Cause, Loaded, Source};
 use crate::error::Error;
 use crate::memory::{self, GuestRam};
 use crate::sandbox::{Confined, Sandbox, Slot, Thread};
+use crate::serial::TypedAhead;
 use crate::vm::vcpu::{self, Vcpu};
 use crate::vm::{self, Shared};
 
@@ -37,6 +38,14 @@ impl Guest {
         match self {
             Self::New(supported, loaded) => vm::set_up_vcpus(shared, supported, loaded.entry),
             Self::Saved(_) => Ok(()),
+        }
+    }
+
+    /// What was typed before it was saved, and is still to be handed over.
+    pub(super) fn typed(&self) -> TypedAhead {
+        match self {
+            Self::New(..) => TypedAhead::default(),
+            Self::Saved(state) => TypedAhead::restore(&state.serial.typed),
         }
     }
 

@@ -263,7 +263,7 @@ impl Machine {
             source,
             wake,
             console,
-            typed: TypedAhead::default(),
+            typed: guest.typed(),
             ahead,
             settled: false,
             farewell: Farewell::new(config.graceful),
@@ -413,7 +413,7 @@ impl Machine {
             return Ok(false);
         };
         self.pause()?;
-        saving.take(&self.shared, self.ram)?;
+        saving.take(&self.shared, self.ram, &self.typed)?;
         if config.then == Then::Exit {
             return Ok(true);
         }

@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::layout;
 use crate::memory::{self, GuestRam};
 use crate::sandbox::{Slot, Thread};
+use crate::serial::TypedAhead;
 use crate::vm::{Shared, state};
 
 use super::MainThread;
@@ -61,13 +62,21 @@ impl Saving {
     }
 
     /// Writes the snapshot of a VM whose vCPUs are parked and whose devices are
-    /// stopped.
+    /// stopped, after what its guest has written to its disks.
     ///
     /// # Errors
-    /// KVM refuses, or a file cannot be written; no snapshot appears then.
-    pub(super) fn take(&self, shared: &Shared, ram: &GuestRam) -> Result<(), Error> {
+    /// A disk cannot be flushed, KVM refuses, or a file cannot be written; no
+    /// snapshot appears then.
+    pub(super) fn take(
+        &self,
+        shared: &Shared,
+        ram: &GuestRam,
+        typed: &TypedAhead,
+    ) -> Result<(), Error> {
         let failed = |e| Error::System("write the snapshot", io::Error::other(e));
+        shared.bus.devices().flush()?;
         let mut state = state::save(shared)?;
+        state.serial.typed = typed.save();
         let mut writer = MemoryWriter::new(self.create.memory());
         let mut ranges = Vec::new();
         let mut length = 0;

@@ -56,7 +56,7 @@ pub const THREADS: [(Thread, usize); 13] = [
     (Thread::Main, 20),
     (Thread::Control, 24),
     (Thread::Opener, 28),
-    (Thread::Saver, 23),
+    (Thread::Saver, 24),
     (Thread::Vcpu, 12),
     (Thread::FirstVcpu, 12),
     (Thread::Disk, 12),
@@ -534,6 +534,13 @@ const SAVE: &[Rule] = &[
     ),
 ];
 
+/// What comes before the state is saved; making the VM has it for its disks.
+const FLUSH: &[Rule] = &[rule(
+    libc::SYS_fdatasync,
+    &[],
+    "the guest's disks; of any other descriptor it changes nothing either",
+)];
+
 /// Everything that a vCPU's state is read by.
 const SAVED: &[u32] = &[
     kvm::GET_REGS,
@@ -740,7 +747,7 @@ pub fn rules(thread: Thread) -> impl Iterator<Item = &'static Rule> {
         Thread::StartApi => &[START, START_API],
         Thread::StartOpen => &[START, START_API, START_OPEN, OPEN],
         Thread::StartSaver => &[START, SAVE],
-        Thread::Saver => &[NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS, SAVE],
+        Thread::Saver => &[NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS, FLUSH, SAVE],
         Thread::Main => &[NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS],
         Thread::Control => &[NEWS, MAIN, CONTROL, OUTPUT, MEMORY, LOAD, SIGNALS],
         Thread::Opener => &[NEWS, MAIN, CONTROL, OPEN, OUTPUT, MEMORY, LOAD, SIGNALS],

@@ -25,11 +25,12 @@ mod storage_test;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 
 use crate::queues::{Queues, lock};
-use crate::rate::RateLimiter;
+use crate::rate::{LevelV1, RateLimiter};
 use crate::{Activation, Device, Error, Memory, Stopped, features};
 
 pub use config::{ID_LEN, OnNoSpace, Options, SECTOR};
@@ -128,6 +129,16 @@ impl<'m> Block<'m> {
         *lock(&self.limiter) = limiter;
         self.limiting
             .store(limiter.is_limiting(), Ordering::Relaxed);
+    }
+
+    /// What is in the buckets of the rate limits.
+    pub fn levels(&self, now: Duration) -> Vec<Option<LevelV1>> {
+        lock(&self.limiter).levels(now).to_vec()
+    }
+
+    /// Sets what is in them, as far as they are so large.
+    pub fn set_levels(&self, levels: &[Option<LevelV1>]) {
+        lock(&self.limiter).set_levels(levels);
     }
 
     /// Looks how large the medium is now, waiting for the workers to finish

@@ -24,11 +24,12 @@ mod tx_test;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 
 use crate::queues::{Queues, lock};
-use crate::rate::RateLimiter;
+use crate::rate::{LevelV1, RateLimiter};
 use crate::{Activation, Device, Error, Memory, Outcome, Queue, Step, Stopped, features};
 
 pub use config::{Options, RX_QUEUE, TX_QUEUE};
@@ -152,6 +153,21 @@ impl<'m> Net<'m> {
             if let Some(limit) = limit {
                 limiter.set(limit);
             }
+        }
+    }
+
+    /// What is in the buckets of the limits of receiving, then of sending.
+    pub fn levels(&self, now: Duration) -> Vec<Option<LevelV1>> {
+        let limits = [&self.rx_limiter, &self.tx_limiter];
+        let levels = limits.map(|limiter| lock(&limiter.limit).levels(now));
+        levels.concat()
+    }
+
+    /// Sets what is in them, as far as they are so large.
+    pub fn set_levels(&self, levels: &[Option<LevelV1>]) {
+        let limits = [&self.rx_limiter, &self.tx_limiter];
+        for (limiter, levels) in limits.into_iter().zip(levels.chunks(2)) {
+            lock(&limiter.limit).set_levels(levels);
         }
     }
 
