@@ -3,7 +3,9 @@
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 
 use mote_tests::{Vm, have_kvm, mote, run, tiny};
 
@@ -342,4 +344,102 @@ fn what_was_not_written_so_is_refused() {
     end.expect(3).complains(&["snapshot", text(&good), "exist"]);
     let end = run(mote(["restore", text(&good)]).args(["--memory", "1G"]));
     end.expect(2).complains(&["--memory"]);
+}
+
+/// `mote` saving a guest to `to`, with what strace does to its `number`th
+/// system call `call`; `None` if there were fewer of them. A call that strace
+/// has fail has no number, at which a filter would end the process.
+fn disturbed(to: &Path, call: &str, how: &str, number: u32) -> Option<Output> {
+    let filter = if how.starts_with("error") {
+        "log"
+    } else {
+        "kill"
+    };
+    let args = [
+        "--then",
+        "exit",
+        "--seccomp",
+        filter,
+        "--snapshot",
+        text(to),
+    ];
+    let mote = tiny("snapshot", args);
+    let log = to.with_extension("trace");
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-o", text(&log), "-e", &format!("trace={call}"), "-e"]);
+    strace.arg(format!("inject={call}:{how}:when={number}"));
+    strace.arg(mote.get_program()).args(mote.get_args());
+    let output = strace.stdin(Stdio::null()).output().unwrap();
+    let trace = fs::read_to_string(&log).unwrap();
+    let done = trace
+        .lines()
+        .filter(|line| line.contains(&format!("{call}(")));
+    (done.count() >= number as usize).then_some(output)
+}
+
+/// The system calls by which a snapshot gets to disk.
+const WRITES: [&str; 3] = ["pwrite64", "fsync", "linkat"];
+
+/// Whoever ends the writer, and when: there is a whole snapshot or none, and
+/// the next one can be taken in the same place.
+#[test]
+fn a_killed_writer_leaves_a_whole_snapshot_or_none() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new("killed");
+    let (mut whole, mut none) = (0, 0);
+    for call in WRITES {
+        for number in 1.. {
+            let to = scratch.directory("saved");
+            let Some(killed) = disturbed(&to, call, "signal=KILL", number) else {
+                fs::remove_dir_all(&to).unwrap();
+                break;
+            };
+            assert_eq!(killed.status.signal(), Some(libc::SIGKILL), "{killed:?}");
+            if to.join("state").exists() {
+                whole += 1;
+            } else {
+                none += 1;
+                let end = run(&mut mote(["restore", text(&to)]));
+                end.expect(3).complains(&["state", "no such file"]);
+                let args = ["--then", "exit", "--snapshot", text(&to)];
+                run(&mut tiny("snapshot", args)).expect(0);
+            }
+            let mut vm = restore(&to, &["--verify"]);
+            vm.wait_for("again ");
+            vm.send("q");
+            vm.end().expect(0);
+            fs::remove_dir_all(&to).unwrap();
+        }
+    }
+    // Both have been seen: before the last name, and behind it.
+    assert!(whole > 0 && none >= 5, "{whole} whole, {none} none");
+}
+
+/// A disk that is full or broken is named, and nothing appears.
+#[test]
+fn an_error_of_the_disk_leaves_no_snapshot() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new("errors");
+    for (how, word) in [("ENOSPC", "No space"), ("EIO", "Input/output")] {
+        for call in WRITES {
+            for number in 1.. {
+                let to = scratch.directory("saved");
+                let error = format!("error={how}");
+                let failed = disturbed(&to, call, &error, number);
+                // Its name stands for a snapshot that is whole, even if the
+                // directory's own way to disk is not certain.
+                let there = to.join("state").exists();
+                fs::remove_dir_all(&to).unwrap();
+                let Some(failed) = failed else { break };
+                let said = String::from_utf8_lossy(&failed.stderr).into_owned();
+                assert_eq!(failed.status.code(), Some(4), "{call} {number}: {said}");
+                assert!(said.contains("snapshot") && said.contains(word), "{said}");
+                assert!(!there || (call, number) == ("fsync", 3), "{call} {number}");
+            }
+        }
+    }
 }

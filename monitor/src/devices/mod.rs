@@ -335,7 +335,7 @@ impl Devices {
     pub fn flush(&self) -> Result<(), Error> {
         for slot in &self.slots {
             if let Work::Drive(work) = &slot.work {
-                let failed = |e| Error::Snapshot(format!("disk {}: flush: {e}", slot.name));
+                let failed = |e| Error::Host(format!("disk {}: flush: {e}", slot.name));
                 work.block.sync().map_err(failed)?;
             }
         }

@@ -73,7 +73,7 @@ impl Saving {
         ram: &GuestRam,
         typed: &TypedAhead,
     ) -> Result<(), Error> {
-        let failed = |e| Error::System("write the snapshot", io::Error::other(e));
+        let failed = |e: mote_snapshot::Error| Error::Host(format!("write the snapshot: {e}"));
         shared.bus.devices().flush()?;
         let mut state = state::save(shared)?;
         state.serial.typed = typed.save();
