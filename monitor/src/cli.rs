@@ -8,7 +8,7 @@ use std::time::Duration;
 use lexopt::prelude::*;
 
 use crate::api;
-use crate::config::{self, BootFrom, Drive, Media, Nic, OnNoSpace, OnReset, Then, VmConfig};
+use crate::config::{self, BootFrom, Drive, Media, Nic, OnNoSpace, OnReset, Then, Until, VmConfig};
 use crate::error::Error;
 use crate::sandbox::{Mode, Policy};
 
@@ -108,6 +108,10 @@ Options:
   --require-landlock, --no-sandbox, --kvm-fd, --ready-fd, --timings
                    As for 'mote run'
   --snapshot DIR, --then WHAT  As for 'mote run'
+  --record WHEN    Note which pages the guest touches until it writes the boot
+                   marker ('marker') or for so many seconds ('2', '0.5'): later
+                   restores bring these in ahead of it
+  --no-working-set Bring nothing in ahead, whatever was noted
   -h, --help       Show this help
 
 The guest's own reset ends it with code 7.
@@ -160,6 +164,8 @@ pub struct Restore {
     pub directory: PathBuf,
     /// Whether all of its memory is to be checked.
     pub verify: bool,
+    /// Whether pages are brought in ahead of the guest, if known.
+    pub working_set: bool,
     /// The VM, without memory and processors.
     pub config: VmConfig,
 }
@@ -247,6 +253,8 @@ struct Flags {
     verify: bool,
     snapshot: Option<PathBuf>,
     then: Option<Then>,
+    record: Option<Until>,
+    no_working_set: bool,
     timings: bool,
     kvm_fd: Option<RawFd>,
     ready_fd: Option<RawFd>,
@@ -334,6 +342,11 @@ fn process_flag(
     match flag {
         "timings" => flags.timings = true,
         "verify" if restore => flags.verify = true,
+        "record" if restore => {
+            let until = until(&text(parser)?);
+            set(&mut flags.record, flag, named(flag, until)?)?;
+        }
+        "no-working-set" if restore => flags.no_working_set = true,
         "snapshot" => set(&mut flags.snapshot, flag, path(parser)?)?,
         "then" => {
             let what = then(&text(parser)?);
@@ -383,12 +396,21 @@ fn merge_restore(mut flags: Flags) -> Result<Command, Error> {
     let none = || Error::Usage("no snapshot given; see 'mote restore --help'".to_owned());
     let directory = directory.ok_or_else(none)?;
     let verify = flags.verify;
+    let record = flags.record.map(|until| (directory.clone(), until));
+    if record.is_some() && flags.snapshot.is_some() {
+        return Err(Error::Usage("--record: not with --snapshot".to_owned()));
+    }
+    let working_set = record.is_none() && !flags.no_working_set;
     // In the place of a kernel.
     flags.kernel = Some(directory.clone());
-    let config = merge(flags)?;
+    let config = VmConfig {
+        record,
+        ..merge(flags)?
+    };
     Ok(Command::Restore(Box::new(Restore {
         directory,
         verify,
+        working_set,
         config,
     })))
 }
@@ -424,6 +446,7 @@ fn merge(flags: Flags) -> Result<VmConfig, Error> {
         changes: false,
         snapshot: flags.snapshot,
         then: flags.then.unwrap_or_default(),
+        record: None,
         timings: flags.timings,
         kvm_fd: flags.kvm_fd,
         ready_fd: flags.ready_fd,
@@ -495,6 +518,18 @@ pub(crate) fn on_reset(text: &str) -> Result<OnReset, String> {
         "exit" => Ok(OnReset::Exit),
         _ => Err(format!("'{text}' is neither restart nor exit")),
     }
+}
+
+fn until(text: &str) -> Result<Until, String> {
+    let wrong = || "'marker' or seconds, such as 2 or 0.5".to_owned();
+    if text == "marker" {
+        return Ok(Until::Marker);
+    }
+    let seconds = text.parse::<f64>().map_err(|_| wrong())?;
+    let known = (0.0..=MAX_GRACE as f64).contains(&seconds);
+    known
+        .then(|| Until::Passed(Duration::from_secs_f64(seconds)))
+        .ok_or_else(wrong)
 }
 
 fn then(text: &str) -> Result<Then, String> {

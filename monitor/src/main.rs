@@ -122,7 +122,10 @@ fn start(timings: &Arc<Timings>) -> Result<u8, Error> {
         Command::Api(options) => api::run(*options, timings),
         Command::Restore(restore) => {
             let mut config = restore.config;
-            let source = Source::snapshot(&restore.directory, restore.verify, &mut config)?;
+            let mut source = Source::snapshot(&restore.directory, restore.verify, &mut config)?;
+            if restore.working_set {
+                source.use_working_set(&restore.directory)?;
+            }
             timings.mark("arguments, files");
             run::run(&config, source, timings, false)
         }

@@ -217,19 +217,28 @@ pub fn zero(ram: &GuestRam, address: u64, length: u64) -> io::Result<()> {
 /// them, which saves it two exits for each: the page is not read first, then
 /// copied, then mapped again. An optimisation: failing is harmless.
 pub fn prepare_writes(ram: &GuestRam, address: u64, length: usize) {
+    advise(ram, address, length, mm::Advice::LinuxPopulateWrite);
+}
+
+/// Maps pages of files before the guest reads them. An optimisation, too.
+pub fn prepare_reads(ram: &GuestRam, address: u64, length: usize) {
+    advise(ram, address, length, mm::Advice::LinuxPopulateRead);
+}
+
+/// Asks for huge pages where the host has some. An optimisation, too.
+pub fn prefer_huge(ram: &GuestRam, address: u64, length: u64) {
+    advise(ram, address, length as usize, mm::Advice::LinuxHugepage);
+}
+
+/// Tells the kernel what to expect of a range: it may fail, and changes no byte.
+fn advise(ram: &GuestRam, address: u64, length: usize, advice: mm::Advice) {
     let start = address / PAGE * PAGE;
     let length = (address - start) as usize + length;
     if let Ok(slice) = ram.get_slice(GuestAddress(start), length) {
         let host = slice.ptr_guard_mut();
-        // SAFETY: faults pages in as a write would, but changes no byte; the
-        // range is guest memory and begins with a page.
-        let _ = unsafe {
-            mm::madvise(
-                host.as_ptr().cast(),
-                slice.len(),
-                mm::Advice::LinuxPopulateWrite,
-            )
-        };
+        // SAFETY: none of the advice given here changes a byte; the range is
+        // guest memory and begins with a page.
+        let _ = unsafe { mm::madvise(host.as_ptr().cast(), slice.len(), advice) };
     }
 }
 

@@ -36,10 +36,7 @@ impl Create {
     /// # Errors
     /// There is a snapshot already, or the file system cannot hold one.
     pub fn begin(directory: &Path) -> Result<Self, Error> {
-        let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let none = Mode::empty();
-        let directory = rustix::fs::open(directory, flags | OFlags::RDONLY, none);
-        let directory = directory.map_err(failed("open"))?;
+        let directory = self::directory(directory)?;
         if rustix::fs::statat(&directory, STATE, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
             return Err(Error::Io("write", io::ErrorKind::AlreadyExists.into()));
         }
@@ -47,14 +44,8 @@ impl Create {
             Ok(()) | Err(rustix::io::Errno::NOENT) => {}
             Err(error) => return Err(Error::Io("remove memory", error.into())),
         }
-        let unnamed = || {
-            let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-            let file = openat(&directory, c".", flags, Mode::RUSR | Mode::WUSR);
-            file.map(File::from).map_err(failed("create a file"))
-        };
-        let (state, memory) = (unnamed()?, unnamed()?);
-        let links = rustix::fs::open("/proc/self/fd", flags | OFlags::PATH, none);
-        let links = links.map_err(failed("open /proc/self/fd"))?;
+        let (state, memory) = (unnamed(&directory)?, unnamed(&directory)?);
+        let links = links()?;
         Ok(Self {
             directory,
             links,
@@ -96,17 +87,48 @@ impl Create {
         let written = std::os::unix::fs::FileExt::write_all_at(&self.state, state, 0);
         written.map_err(|cause| Error::Io("write", cause))?;
         rustix::fs::fsync(&self.state).map_err(failed("fsync"))?;
-        self.name(&self.memory, MEMORY)?;
-        self.name(&self.state, STATE)?;
+        name(&self.links, &self.memory, &self.directory, MEMORY)?;
+        name(&self.links, &self.state, &self.directory, STATE)?;
         rustix::fs::fsync(&self.directory).map_err(failed("fsync"))
     }
+}
 
-    fn name(&self, file: &File, name: &str) -> Result<(), Error> {
-        let number = file.as_raw_fd().to_string();
-        let follow = AtFlags::SYMLINK_FOLLOW;
-        let linked = linkat(&self.links, number.as_str(), &self.directory, name, follow);
-        linked.map_err(failed("name a file"))
-    }
+/// Opens a snapshot's directory.
+pub(crate) fn directory(path: &Path) -> Result<OwnedFd, Error> {
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(failed("open"))
+}
+
+/// A new file that nobody can see.
+pub(crate) fn unnamed(directory: &OwnedFd) -> Result<File, Error> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let file = openat(directory, c".", flags, Mode::RUSR | Mode::WUSR);
+    file.map(File::from).map_err(failed("create a file"))
+}
+
+/// This process's descriptors.
+pub(crate) fn links() -> Result<OwnedFd, Error> {
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::PATH;
+    let links = rustix::fs::open("/proc/self/fd", flags, Mode::empty());
+    links.map_err(failed("open /proc/self/fd"))
+}
+
+/// Gives a file without a name one in `directory`.
+pub(crate) fn name(
+    links: &OwnedFd,
+    file: &File,
+    directory: &OwnedFd,
+    name: &str,
+) -> Result<(), Error> {
+    let number = file.as_raw_fd().to_string();
+    let linked = linkat(
+        links,
+        number.as_str(),
+        directory,
+        name,
+        AtFlags::SYMLINK_FOLLOW,
+    );
+    linked.map_err(failed("name a file"))
 }
 
 /// Opens the state and the memory file in `directory` to be read.

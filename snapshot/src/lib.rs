@@ -1,5 +1,5 @@
 //! The file format of a snapshot, described in `FORMAT.md`: a **state** file,
-//! whose header says what it is, and a **memory** file.
+//! whose header says what it is, a **memory** file, and perhaps a **working set**.
 //!
 //! It knows no KVM call and maps nothing. A file is hostile until its header,
 //! length and checksum have been found right, and even then it can only be
@@ -13,6 +13,9 @@ mod memory;
 mod state;
 #[cfg(test)]
 mod state_test;
+pub mod working_set;
+#[cfg(test)]
+mod working_set_test;
 
 use std::fmt;
 use std::fs::File;

@@ -9,6 +9,12 @@
  * to the ACPI sleep control port ends the program.
  *
  *     gcc -O2 -static-pie -o floor floor.c && ./floor GUEST
+ *
+ * And nothing but the calls that it takes to go on where a guest was saved:
+ *
+ *     ./floor GUEST RAW MIB     when the guest writes the boot marker, its memory,
+ *                               CPUID and registers go into the file RAW
+ *     ./floor --restore RAW     memory is that file's, mapped privately
  */
 #include <elf.h>
 #include <fcntl.h>
@@ -29,6 +35,17 @@ enum {
     STACK = 0x8ff0,
     COM1 = 0x3f8,
     SLEEP_CONTROL = 0x600,
+    MARKER = 0x604,
+};
+
+/* What a raw file has behind the memory. */
+struct saved {
+    struct {
+        struct kvm_cpuid2 head;
+        struct kvm_cpuid_entry2 entries[256];
+    } cpuid;
+    struct kvm_sregs sregs;
+    struct kvm_regs regs;
 };
 
 static int call(int fd, unsigned long request, void *argument, const char *name)
@@ -112,7 +129,7 @@ static void registers(int vcpu, uint64_t entry)
     call(vcpu, KVM_SET_REGS, &r, "KVM_SET_REGS");
 }
 
-static int run(int vcpu, struct kvm_run *state)
+static int run(int vcpu, struct kvm_run *state, int save_to)
 {
     for (;;) {
         call(vcpu, KVM_RUN, NULL, "KVM_RUN");
@@ -125,14 +142,46 @@ static int run(int vcpu, struct kvm_run *state)
             return 1;
         if (state->io.port == SLEEP_CONTROL)
             return 0;
+        if (state->io.port == MARKER && save_to)
+            return 3;
     }
+}
+
+static void save(const char *path, int vcpu, struct kvm_run *state, const uint8_t *ram, size_t size,
+                 struct saved *saved)
+{
+    /* The instruction is done when the next one would begin. */
+    state->immediate_exit = 1;
+    ioctl(vcpu, KVM_RUN, NULL);
+    call(vcpu, KVM_GET_SREGS, &saved->sregs, "KVM_GET_SREGS");
+    call(vcpu, KVM_GET_REGS, &saved->regs, "KVM_GET_REGS");
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    for (size_t at = 0; at < size; at += 1 << 20)
+        if (pwrite(fd, ram + at, 1 << 20, at) != 1 << 20)
+            exit(1);
+    if (pwrite(fd, saved, sizeof *saved, size) != sizeof *saved)
+        exit(1);
 }
 
 int main(int argc, char **argv)
 {
-    if (argc != 2) {
-        fprintf(stderr, "usage: floor GUEST\n");
+    int restore = argc == 3 && !strcmp(argv[1], "--restore");
+    int save_to = argc == 4;
+    if (argc != 2 && !restore && !save_to) {
+        fprintf(stderr, "usage: floor GUEST [RAW MIB] | --restore RAW\n");
         return 2;
+    }
+    static struct saved saved;
+    size_t size = save_to ? (size_t)atoi(argv[3]) << 20 : RAM;
+    int file = -1;
+    if (restore) {
+        struct stat st;
+        file = open(argv[2], O_RDONLY | O_CLOEXEC);
+        if (file < 0 || fstat(file, &st) < 0) {
+            perror(argv[2]);
+            return 1;
+        }
+        size = st.st_size - sizeof saved;
     }
     int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
     if (kvm < 0) {
@@ -140,23 +189,36 @@ int main(int argc, char **argv)
         return 1;
     }
     int vm = call(kvm, KVM_CREATE_VM, NULL, "KVM_CREATE_VM");
-    uint8_t *ram = map(RAM, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
-    struct kvm_userspace_memory_region slot = {.memory_size = RAM, .userspace_addr = (uintptr_t)ram};
+    int flags = MAP_PRIVATE | MAP_NORESERVE | (restore ? 0 : MAP_ANONYMOUS);
+    uint8_t *ram = map(size, flags, file);
+    struct kvm_userspace_memory_region slot = {.memory_size = size, .userspace_addr = (uintptr_t)ram};
     call(vm, KVM_SET_USER_MEMORY_REGION, &slot, "KVM_SET_USER_MEMORY_REGION");
     struct kvm_enable_cap split = {.cap = KVM_CAP_SPLIT_IRQCHIP, .args = {24}};
     call(vm, KVM_ENABLE_CAP, &split, "KVM_CAP_SPLIT_IRQCHIP");
     int vcpu = call(vm, KVM_CREATE_VCPU, NULL, "KVM_CREATE_VCPU");
 
-    static struct {
-        struct kvm_cpuid2 head;
-        struct kvm_cpuid_entry2 entries[256];
-    } cpuid = {.head.nent = 256};
-    call(kvm, KVM_GET_SUPPORTED_CPUID, &cpuid, "KVM_GET_SUPPORTED_CPUID");
-    call(vcpu, KVM_SET_CPUID2, &cpuid, "KVM_SET_CPUID2");
+    if (restore) {
+        if (pread(file, &saved, sizeof saved, size) != sizeof saved)
+            return 1;
+    } else {
+        saved.cpuid.head.nent = 256;
+        call(kvm, KVM_GET_SUPPORTED_CPUID, &saved.cpuid, "KVM_GET_SUPPORTED_CPUID");
+    }
+    call(vcpu, KVM_SET_CPUID2, &saved.cpuid, "KVM_SET_CPUID2");
 
-    int size = call(kvm, KVM_GET_VCPU_MMAP_SIZE, NULL, "KVM_GET_VCPU_MMAP_SIZE");
-    struct kvm_run *state = map(size, MAP_SHARED, vcpu);
+    int length = call(kvm, KVM_GET_VCPU_MMAP_SIZE, NULL, "KVM_GET_VCPU_MMAP_SIZE");
+    struct kvm_run *state = map(length, MAP_SHARED, vcpu);
+    if (restore) {
+        call(vcpu, KVM_SET_SREGS, &saved.sregs, "KVM_SET_SREGS");
+        call(vcpu, KVM_SET_REGS, &saved.regs, "KVM_SET_REGS");
+        return run(vcpu, state, 0);
+    }
     tables(ram);
     registers(vcpu, load(argv[1], ram));
-    return run(vcpu, state);
+    int end = run(vcpu, state, save_to);
+    if (end == 3) {
+        save(argv[2], vcpu, state, ram, size, &saved);
+        return 0;
+    }
+    return end;
 }

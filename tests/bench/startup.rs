@@ -15,6 +15,9 @@ use mote_tests::{guest, kernel};
 
 mod smaps;
 mod timed;
+mod turns;
+
+use turns::{Series, build_floor, print};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -34,13 +37,6 @@ struct Options {
     warmups: usize,
     memory: u64,
     extra: Vec<OsString>,
-}
-
-/// A program to time, and what came out.
-struct Series {
-    name: &'static str,
-    command: Vec<OsString>,
-    times: Vec<timed::Times>,
 }
 
 fn main() -> ExitCode {
@@ -107,11 +103,7 @@ fn measure_in(dir: &Path, mote: &Path, options: &Options) -> Result<()> {
     let hello = guest("hello");
     let large = dir.join("vmlinux");
     fs::write(&large, kernel::with_payload(&hello, LARGE)?)?;
-    let series = |name, command| Series {
-        name,
-        command,
-        times: Vec::new(),
-    };
+    let series = Series::new;
     let all = [
         series("floor", vec![floor.into(), hello.clone().into()]),
         series("mote", run(mote, &hello, options)),
@@ -131,20 +123,7 @@ fn measure_in(dir: &Path, mote: &Path, options: &Options) -> Result<()> {
             jailed(&jailer, mote, &hello, options),
         ));
     }
-    let total = options.warmups + options.runs;
-    for round in 0..total {
-        // Nobody always comes after the same one.
-        all.rotate_left(1);
-        for series in &mut all {
-            let times = timed::run_timed(&series.command);
-            let times = times.map_err(|e| format!("{}: {e}", series.name))?;
-            if round >= options.warmups {
-                series.times.push(times);
-            }
-        }
-    }
-    let turns = total % all.len();
-    all.rotate_right(turns);
+    turns::run(&mut all, options.warmups, options.runs)?;
     println!(
         "{} runs each, by turns; {} MiB guest; µs\n{:<34}{:>9}{:>9}{:>9}{:>9}",
         options.runs, options.memory, "", "median", "min", "max", "ratio"
@@ -173,40 +152,6 @@ fn jailed(jailer: &Path, mote: &Path, kernel: &Path, options: &Options) -> Vec<O
     command.extend([file, "--".into()]);
     command.extend(run(mote, Path::new("/kernel"), options).into_iter().skip(1));
     command
-}
-
-fn build_floor(dir: &Path) -> Result<PathBuf> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/floor.c");
-    let floor = dir.join("floor");
-    let compiler = env::var_os("CC").unwrap_or_else(|| "cc".into());
-    let mut command = Command::new(compiler);
-    command
-        .args(["-O2", "-static-pie", "-o"])
-        .arg(&floor)
-        .arg(source);
-    if command.status()?.success() {
-        Ok(floor)
-    } else {
-        Err("floor.c does not build".into())
-    }
-}
-
-/// Prints a block of the table; the ratio is that of the medians to the first
-/// series.
-fn print(what: &str, all: &[Series], pick: impl Fn(&timed::Times) -> f64) {
-    let mut reference = None;
-    for (i, series) in all.iter().enumerate() {
-        let mut values: Vec<f64> = series.times.iter().map(&pick).collect();
-        values.sort_by(f64::total_cmp);
-        let median = (values[(values.len() - 1) / 2] + values[values.len() / 2]) / 2.0;
-        let ratio = median / *reference.get_or_insert(median);
-        let what = if i == 0 { what } else { "" };
-        let max = values[values.len() - 1];
-        println!(
-            "{what:<20}{:<21}{median:>8.0}{:>9.0}{max:>9.0}{ratio:>9.2}",
-            series.name, values[0]
-        );
-    }
 }
 
 /// Lets a guest idle and looks at the monitor's mappings. What the kernel holds

@@ -443,3 +443,89 @@ fn an_error_of_the_disk_leaves_no_snapshot() {
         }
     }
 }
+
+/// Waits until a file is there.
+fn appears(path: &Path) {
+    for _ in 0..1000 {
+        if path.exists() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("{} does not appear", path.display());
+}
+
+#[test]
+fn a_working_set_changes_nothing_but_time() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new("working-set");
+    let to = scratch.directory("saved");
+    let hash = save(&to, &["--cpus", "2"], &[]);
+    let file = to.join("working-set");
+    // Until the marker, and once more for a while, and until the end.
+    let mut vm = restore(&to, &["--record", "marker"]);
+    vm.wait_for(&format!("again {hash}"));
+    assert!(!file.exists());
+    vm.send("m");
+    appears(&file);
+    let first = fs::read(&file).unwrap();
+    vm.send("q");
+    assert_eq!(vm.end().expect(0).complaints(), [""; 0]);
+    goes_on(&to, &hash, &[]);
+    let vm = restore(&to, &["--record", "0.2"]);
+    vm.wait_for(&format!("again {hash}"));
+    appears(&file);
+    drop(vm);
+    let mut vm = restore(&to, &["--record", "3600"]);
+    vm.wait_for(&format!("again {hash}"));
+    vm.send("q");
+    vm.end().expect(0);
+    goes_on(&to, &hash, &["--verify"]);
+    // What is no working set of this snapshot is refused, or left alone.
+    let mut damaged = first.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    let other = scratch.directory("other");
+    save(&other, &[], &[]);
+    fs::write(other.join("working-set"), &first).unwrap();
+    fs::write(&file, damaged).unwrap();
+    for (bad, why) in [(&to, "checksum"), (&other, "another snapshot")] {
+        let end = run(&mut mote(["restore", text(bad)]));
+        end.expect(3)
+            .complains(&["working set", "working-set", why]);
+    }
+    goes_on(&to, &hash, &["--no-working-set"]);
+    for args in [
+        &["--record", "often"][..],
+        &["--record", "marker", "--snapshot", text(&to)],
+    ] {
+        let end = run(mote(["restore", text(&to)]).args(args));
+        end.expect(2).complains(&["--record"]);
+    }
+}
+
+#[test]
+fn blocks_that_are_written_all_over_are_the_same() {
+    if !have_kvm() {
+        return;
+    }
+    for cmdline in ["only=w", ""] {
+        let scratch = Scratch::new(&format!("dense{}", cmdline.len()));
+        let (start, to) = (scratch.directory("start"), scratch.directory("saved"));
+        let then = ["--then", "exit", "--snapshot"];
+        let args = [&then[..], &[text(&start), "--cmdline", cmdline]].concat();
+        run(&mut tiny("function", args)).expect(0);
+        let args = [&then[..], &[text(&to)]].concat();
+        run(mote(["restore", text(&start)]).args(args)).expect(0);
+        let answer = |args: &[&str]| {
+            let end = run(mote(["restore", text(&to)]).args(args));
+            behind(&end.expect(0).out, "answer ")
+        };
+        let without = answer(&["--record", "marker"]);
+        assert!(to.join("working-set").exists());
+        assert_eq!(answer(&[]), without);
+        // Its own writes are nobody else's.
+        assert_eq!(answer(&["--verify"]), without);
+    }
+}

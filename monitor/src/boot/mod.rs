@@ -13,6 +13,8 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use mote_snapshot::MAX_STATE;
+use mote_snapshot::working_set::WORKING_SET;
 use rustix::fs::{MemfdFlags, memfd_create};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -205,6 +207,8 @@ pub struct Source {
     /// It is a snapshot: the kernel is its state, the initrd its memory.
     snapshot: Option<bool>,
     generation: [u8; 16],
+    /// Path and bytes of the snapshot's working set.
+    working_set: Option<(PathBuf, Vec<u8>)>,
 }
 
 /// The files of a snapshot to restore.
@@ -213,6 +217,8 @@ pub(crate) struct Saved<'a> {
     pub(crate) memory: &'a Image,
     /// Whether all of the memory is to be compared with its checksum.
     pub(crate) verify: bool,
+    /// Path and bytes of the working set.
+    pub(crate) working_set: Option<&'a (PathBuf, Vec<u8>)>,
 }
 
 /// Why a VM starts.
@@ -242,6 +248,7 @@ impl Source {
             after_reset: None,
             snapshot: None,
             generation: random_id()?,
+            working_set: None,
         })
     }
 
@@ -257,6 +264,7 @@ impl Source {
             after_reset: None,
             snapshot: None,
             generation: random_id()?,
+            working_set: None,
         })
     }
 
@@ -273,6 +281,22 @@ impl Source {
         source.kernel.what = "firmware";
         source.kernel.lowest = layout::FIRMWARE;
         Ok(source)
+    }
+
+    /// Reads the working set of a snapshot in `directory`, if there is one.
+    ///
+    /// # Errors
+    /// It is no regular file, or too large to be one.
+    pub fn use_working_set(&mut self, directory: &Path) -> Result<(), Error> {
+        let path = directory.join(WORKING_SET);
+        if !path.try_exists().unwrap_or(true) {
+            return Ok(());
+        }
+        let image = Image::open("working set", &path)?;
+        let mut bytes = vec![0; image.head(MAX_STATE as u64)];
+        image.read(0, &mut bytes)?;
+        self.working_set = Some((path, bytes));
+        Ok(())
     }
 
     /// Puts everything the guest boots from into fresh memory, whose ACPI
@@ -328,6 +352,7 @@ impl Source {
             after_reset: None,
             snapshot: Some(verify),
             generation: random_id()?,
+            working_set: None,
         })
     }
 
@@ -337,6 +362,7 @@ impl Source {
             state: &self.kernel,
             memory: self.initrd.as_ref()?,
             verify: self.snapshot?,
+            working_set: self.working_set.as_ref(),
         })
     }
 

@@ -62,6 +62,15 @@ pub enum OnReset {
     Exit,
 }
 
+/// How long the pages that a restored guest touches are noted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// Until it writes the boot marker, again.
+    Marker,
+    /// So long.
+    Passed(Duration),
+}
+
 /// What follows a snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Then {
@@ -123,6 +132,8 @@ pub struct VmConfig {
     pub snapshot: Option<PathBuf>,
     /// What follows it.
     pub then: Then,
+    /// Note which pages the guest touches first, for later restores.
+    pub record: Option<(PathBuf, Until)>,
     /// Print where start-up time went when the VM ends.
     pub timings: bool,
     /// A descriptor of `/dev/kvm` that the caller opened.
@@ -152,6 +163,7 @@ impl Default for VmConfig {
             changes: false,
             snapshot: None,
             then: Then::Resume,
+            record: None,
             timings: false,
             kvm_fd: None,
             ready_fd: None,

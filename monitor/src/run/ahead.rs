@@ -1,15 +1,27 @@
 //! Work on guest memory that nobody waits for.
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vm_memory::{Bytes as _, GuestAddress};
 
 use crate::memory::{self, GuestRam};
 
-/// Ranges of mapped guest memory that have yet to be made the guest's own,
-/// before it writes there. Whoever has nothing else to do takes a piece.
+/// What the guest will do with a range of mapped memory.
+#[derive(Clone, Copy)]
+pub(super) enum Pages {
+    /// Patch it, as Linux does its code.
+    Text,
+    /// Write to it.
+    Written,
+    /// Read it.
+    Read,
+}
+
+/// Ranges `(address, length)` of mapped guest memory that have yet to be faulted
+/// in before the guest comes there. Whoever has nothing else to do takes a piece.
 #[derive(Default)]
-pub(super) struct WorkAhead(Mutex<Vec<(u64, u64)>>);
+pub(super) struct WorkAhead(Mutex<VecDeque<(u64, u64, Pages)>>);
 
 impl WorkAhead {
     /// Bytes between two looks at what else there is to do.
@@ -18,30 +30,56 @@ impl WorkAhead {
     /// piece is never written to.
     const PADDING: [u8; 16] = [0xcc; 16];
 
-    pub(super) fn put(&self, ranges: Vec<(u64, u64)>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = ranges;
+    pub(super) fn put(&self, ranges: impl Iterator<Item = (u64, u64, Pages)>) {
+        self.lock().extend(ranges);
+    }
+
+    /// Memory is new, and has a kernel's code that the kernel will patch.
+    pub(super) fn text(&self, ranges: Vec<(u64, u64)>) {
+        self.clear();
+        self.put(
+            ranges
+                .into_iter()
+                .rev()
+                .map(|(at, length)| (at, length, Pages::Text)),
+        );
+    }
+
+    /// Memory is another: forgets what was to be done.
+    fn clear(&self) {
+        self.lock().clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(u64, u64, Pages)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a piece of the work.
-    fn take(&self) -> Option<(u64, u64)> {
-        let mut ranges = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (address, length) = ranges.pop()?;
+    fn take(&self) -> Option<(u64, u64, Pages)> {
+        let mut ranges = self.lock();
+        let (address, length, pages) = ranges.pop_front()?;
         let piece = Self::PIECE.min(length);
         if piece < length {
-            ranges.push((address + piece, length - piece));
+            ranges.push_front((address + piece, length - piece, pages));
         }
-        Some((address, piece))
+        Some((address, piece, pages))
     }
 
     /// Does a piece of the work; tells whether there was one.
     pub(super) fn step(&self, ram: &GuestRam) -> bool {
-        let Some((address, length)) = self.take() else {
+        let Some((address, length, pages)) = self.take() else {
             return false;
         };
         let mut start = [0; 16];
-        let _ = ram.read_slice(&mut start, GuestAddress(address));
-        if start != Self::PADDING {
-            memory::prepare_writes(ram, address, length as usize);
+        match pages {
+            Pages::Text => {
+                let _ = ram.read_slice(&mut start, GuestAddress(address));
+                if start != Self::PADDING {
+                    memory::prepare_writes(ram, address, length as usize);
+                }
+            }
+            Pages::Written => memory::prepare_writes(ram, address, length as usize),
+            Pages::Read => memory::prepare_reads(ram, address, length as usize),
         }
         true
     }

@@ -11,6 +11,7 @@ use mote_snapshot::StateV1;
 
 use super::ahead::WorkAhead;
 use super::snapshot::Saving;
+use super::working_set::Recording;
 use super::{load, snapshot};
 use crate::acpi::{self, VirtioWindow};
 use crate::boot::{Cause, Loaded, Source};
@@ -50,13 +51,23 @@ impl Guest {
     }
 
     /// Puts a saved one back, once all else is connected.
-    pub(super) fn go_on(&self, shared: &Shared, saving: Option<&Saving>) -> Result<(), Error> {
+    pub(super) fn go_on(
+        &self,
+        shared: &Shared,
+        saving: Option<&Saving>,
+        recording: Option<&mut Recording>,
+    ) -> Result<(), Error> {
         if saving.is_some() {
             snapshot::hold(shared);
         }
         match self {
             Self::New(..) => Ok(()),
-            Self::Saved(state) => snapshot::restore(shared, state),
+            Self::Saved(state) => {
+                if let Some(recording) = recording {
+                    recording.begin(state.memory.id);
+                }
+                snapshot::restore(shared, state)
+            }
         }
     }
 }
@@ -98,9 +109,10 @@ impl Preparation {
                     other => break other.ok(),
                 }
             };
+            let saved = self.source.saved().is_some();
             if let Some((vcpu, shared)) = first {
                 vcpu.claim(own);
-                while !shared.gate.is_open() && self.ahead.step(self.ram) {}
+                while (saved || !shared.gate.is_open()) && self.ahead.step(self.ram) {}
                 vcpu.run(&shared);
             }
             drop(let_go);
@@ -128,7 +140,7 @@ impl Preparation {
         self.sandbox.enter_thread(self.start)?;
         self.sandbox.enter_thread(Thread::FirstVcpu)?;
         if let Some(saved) = saved {
-            let state = snapshot::read(&saved, self.ram, self.cpus)?;
+            let state = snapshot::read(&saved, self.ram, self.cpus, &self.ahead)?;
             // Another one than it was saved with, before it runs again.
             acpi::set_generation(self.ram, self.source.generation())
                 .map_err(|_| Error::Snapshot("too little memory".to_owned()))?;
@@ -142,7 +154,7 @@ impl Preparation {
             &self.windows,
             Cause::PowerOn,
         )?;
-        self.ahead.put(std::mem::take(&mut loaded.written));
+        self.ahead.text(std::mem::take(&mut loaded.written));
         Ok(Guest::New(cpuid, loaded))
     }
 }

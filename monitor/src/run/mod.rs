@@ -6,6 +6,7 @@ mod first;
 mod numbers;
 mod snapshot;
 mod wait;
+mod working_set;
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -22,6 +23,7 @@ use self::farewell::Farewell;
 use self::first::{Preparation, start_vcpus, thread_lost};
 use self::numbers::{Expected, Open};
 use self::snapshot::Saving;
+use self::working_set::Recording;
 use crate::acpi::VirtioWindow;
 use crate::boot::{Cause, DEFAULT_CMDLINE, Loaded, Source};
 use crate::config::{OnReset, Then, VmConfig};
@@ -53,6 +55,7 @@ pub fn run(
     let wake = Arc::new(sandbox::event()?);
     let opened = Opened::open(config, source, wake, demo.then_some(timings))?;
     let main = opened.saving.as_ref().map(Saving::main_thread);
+    let main = main.or(opened.recording.as_ref().map(Recording::main_thread));
     Machine::start(config, opened, timings, main.unwrap_or_default())?.run(config, &mut Nobody)
 }
 
@@ -120,6 +123,7 @@ pub struct Opened {
     output: Output,
     line: EventFd,
     saving: Option<Saving>,
+    recording: Option<Recording>,
 }
 
 impl Opened {
@@ -144,6 +148,8 @@ impl Opened {
         let (console, output) = console::open(&config.serial, clock)?;
         let line = sandbox::event()?;
         let saving = config.snapshot.as_deref().map(Saving::open).transpose()?;
+        let record = config.record.as_ref();
+        let record = record.map(|(directory, until)| Recording::open(directory, *until));
         Ok(Self {
             // Last: one that was passed in is ours from here on.
             host: Arc::new(vm::open_host(config.kvm_fd)?),
@@ -155,6 +161,7 @@ impl Opened {
             output,
             line,
             saving,
+            recording: record.transpose()?,
         })
     }
 }
@@ -174,6 +181,8 @@ pub struct Machine {
     paused: bool,
     /// The snapshot that is due at the boot marker.
     saving: Option<Saving>,
+    /// The guest's touched pages are being noted.
+    recording: Option<Recording>,
     opens: bool,
     /// Hangs up when all vCPUs' threads have let go of the VM.
     released: Receiver<()>,
@@ -186,24 +195,25 @@ impl Machine {
     /// The host refuses. The process is confined then, and of no further use.
     pub fn start(
         config: &VmConfig,
-        opened: Opened,
+        mut opened: Opened,
         timings: &Arc<Timings>,
         main: MainThread,
     ) -> Result<Self, Error> {
+        confine_process(config, &mut opened, timings)?;
         let Opened {
             host,
             ram,
             source,
             devices,
             wake,
-            mut console,
+            console,
             output,
             line,
             saving,
+            mut recording,
         } = opened;
         // Like guest memory: no thread has to close its files at the end.
-        let source: &'static Source = Box::leak(Box::new(source));
-        confine_process(config, &mut console, (timings, saving.as_ref()))?;
+        let source: &'static Source = Box::leak(source.into());
         let open = Open {
             host: host.as_raw_fd(),
             ready: config.ready_fd,
@@ -218,7 +228,6 @@ impl Machine {
         let sandbox = main.numbers(sandbox);
         timings.mark("sandbox, process");
         let ahead = Arc::new(WorkAhead::default());
-        let (first, wait) = mpsc::sync_channel(1);
         let preparation = Preparation {
             host: Some(Arc::clone(&host)),
             ram,
@@ -229,7 +238,7 @@ impl Machine {
             sandbox: sandbox.with(Slot::Vcpu, expected.first()),
             start: main.start,
         };
-        let (let_go, released) = mpsc::sync_channel(0);
+        let ((first, wait), (let_go, released)) = (mpsc::sync_channel(1), mpsc::sync_channel(0));
         let prepared = preparation.start(wait, SyncSender::clone(&let_go))?;
         timings.mark("first thread");
         let fd = vm::create(&host, ram)?;
@@ -250,7 +259,7 @@ impl Machine {
         guest.set_up(&shared)?;
         timings.mark("CPUID, registers");
         let workers = start_devices(&shared, &sandbox, &confined)?;
-        guest.go_on(&shared, saving.as_ref())?;
+        guest.go_on(&shared, saving.as_ref(), recording.as_mut())?;
         timings.mark("interrupts, workers");
         // The first vCPU's has been confined since before it read the kernel.
         let others = workers + shared.vcpus().len() - 1;
@@ -270,6 +279,7 @@ impl Machine {
             released,
             paused: false,
             saving,
+            recording,
             opens: config.sandbox.opens || config.sandbox.mode == Mode::Off,
         })
     }
@@ -280,6 +290,7 @@ impl Machine {
     /// The guest cannot go on.
     pub fn run(mut self, config: &VmConfig, control: &mut dyn Control) -> Result<u8, Error> {
         let result = self.serve(config, control);
+        let result = result.and_then(|code| self.record(true).map(|()| code));
         vcpu::end(&self.shared);
         self.shared.bus.com1().output().finish();
         control.ended(&self);
@@ -370,6 +381,7 @@ impl Machine {
             if self.console.escape.is_none() {
                 self.tell_marker();
             }
+            self.record(false)?;
             if self.save(config)? {
                 return Ok(exit::OK);
             }
@@ -421,6 +433,17 @@ impl Machine {
         Ok(false)
     }
 
+    /// Writes down what was touched if the guest has come as far as was asked
+    /// for, or is at its `end`.
+    fn record(&mut self, end: bool) -> Result<(), Error> {
+        let shared = &self.shared;
+        let due = |recording: &mut Recording| end || recording.is_due(shared);
+        match self.recording.take_if(due) {
+            Some(recording) => recording.finish(self.ram),
+            None => Ok(()),
+        }
+    }
+
     /// Restarts the VM in place: power-on state, boot source read again.
     fn reset(&mut self, config: &VmConfig) -> Result<(), Error> {
         if !vcpu::close_gate(&self.shared) {
@@ -439,7 +462,7 @@ impl Machine {
         let windows = self.shared.bus.devices().windows();
         let loaded = load(self.source, self.ram, config.cpus, &windows, Cause::Reset)?;
         vm::power_on(&self.shared, loaded.entry)?;
-        self.ahead.put(loaded.written);
+        self.ahead.text(loaded.written);
         vcpu::open_gate(&self.shared);
         Ok(())
     }
@@ -503,17 +526,14 @@ fn start_devices(shared: &Shared, sandbox: &Sandbox, confined: &Confined) -> Res
 }
 
 /// Confines the process: from here on nothing is opened by its name.
-fn confine_process(
-    config: &VmConfig,
-    console: &mut Console,
-    (timings, saving): (&Timings, Option<&Saving>),
-) -> Result<(), Error> {
+fn confine_process(config: &VmConfig, opened: &mut Opened, timings: &Timings) -> Result<(), Error> {
+    let save_to = opened.saving.as_ref().map(Saving::directory);
+    let save_to = save_to.or(opened.recording.as_ref().map(Recording::directory));
     timings.mark("open /dev/kvm, devices, console");
     warn(config.sandbox.mode);
-    let save_to = saving.map(Saving::directory);
     Sandbox::enter_process(&config.sandbox, addresses(config), save_to)?;
     if config.sandbox.mode != Mode::Off {
-        console.confine();
+        opened.console.confine();
     }
     Ok(())
 }

@@ -14,12 +14,13 @@ use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend as _, GuestMemoryRe
 use crate::boot::{Saved, random_id};
 use crate::error::Error;
 use crate::layout;
-use crate::memory::{self, GuestRam};
+use crate::memory::GuestRam;
 use crate::sandbox::{Slot, Thread};
 use crate::serial::TypedAhead;
 use crate::vm::{Shared, state};
 
-use super::MainThread;
+use super::ahead::WorkAhead;
+use super::{MainThread, working_set};
 
 /// Bytes of guest memory that are looked at and written in one go.
 const CHUNK: usize = 256 << 10;
@@ -113,7 +114,12 @@ fn unusable(path: &Path, why: &mote_snapshot::Error) -> Error {
 ///
 /// # Errors
 /// It is none, is damaged, or is not for this machine; and what is wrong.
-pub(super) fn read(saved: &Saved, ram: &GuestRam, cpus: u8) -> Result<StateV1, Error> {
+pub(super) fn read(
+    saved: &Saved,
+    ram: &GuestRam,
+    cpus: u8,
+    ahead: &WorkAhead,
+) -> Result<StateV1, Error> {
     let in_state = |e| unusable(&saved.state.path, &e);
     let in_memory = |e| unusable(&saved.memory.path, &e);
     if saved.state.len > MAX_STATE as u64 {
@@ -133,12 +139,15 @@ pub(super) fn read(saved: &Saved, ram: &GuestRam, cpus: u8) -> Result<StateV1, E
         let why = "its memory does not lie as this machine's";
         return Err(Error::Snapshot(why.to_owned()));
     }
-    let mut offset = 0;
-    for (start, length) in &state.memory.ranges {
-        memory::map_file(ram, *start, &saved.memory.file, offset, *length)
-            .map_err(|e| Error::file("snapshot", &saved.memory.path, &e))?;
-        offset += length;
-    }
+    let set = match saved.working_set {
+        Some((path, bytes)) => {
+            let set = mote_snapshot::working_set::decode(bytes, &state.memory);
+            set.map_err(|e| Error::Input("working set", path.clone(), e.to_string()))?
+        }
+        None => Vec::new(),
+    };
+    working_set::place(ram, saved, (&state.memory.ranges, &set), ahead)
+        .map_err(|e| Error::file("snapshot", &saved.memory.path, &e))?;
     Ok(state)
 }
 

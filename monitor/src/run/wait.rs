@@ -6,6 +6,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+use super::working_set::Recording;
 use super::{Control, Machine};
 use crate::console::{self, Typed};
 use crate::error::Error;
@@ -61,7 +62,8 @@ impl Machine {
             (true, _) => Some(Duration::ZERO),
             (false, false) => Some(SETTLE),
             (false, true) => {
-                let both = [self.farewell.left(), control.due()];
+                let recording = self.recording.as_ref().and_then(Recording::left);
+                let both = [self.farewell.left(), control.due(), recording];
                 both.into_iter().flatten().min()
             }
         };

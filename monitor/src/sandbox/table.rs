@@ -10,9 +10,9 @@
 use libc::{
     CLOCK_MONOTONIC, CLONE_CHILD_CLEARTID, CLONE_FILES, CLONE_FS, CLONE_PARENT_SETTID,
     CLONE_SETTLS, CLONE_SIGHAND, CLONE_SYSVSEM, CLONE_THREAD, CLONE_VM, MADV_DONTNEED,
-    MADV_POPULATE_WRITE, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, MSG_DONTWAIT, MSG_NOSIGNAL,
-    O_CLOEXEC, O_NONBLOCK, O_RDONLY, PROT_NONE, PROT_READ, PROT_WRITE, SEEK_END, SHUT_WR,
-    SOCK_CLOEXEC, SOCK_NONBLOCK,
+    MADV_HUGEPAGE, MADV_POPULATE_READ, MADV_POPULATE_WRITE, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE,
+    MSG_DONTWAIT, MSG_NOSIGNAL, O_CLOEXEC, O_NONBLOCK, O_RDONLY, PROT_NONE, PROT_READ, PROT_WRITE,
+    SEEK_END, SHUT_WR, SOCK_CLOEXEC, SOCK_NONBLOCK,
 };
 
 /// Kinds of threads; a filter for each.
@@ -130,6 +130,8 @@ pub enum Slot {
     SavedState,
     /// See [`Slot::SavedState`].
     SavedMemory,
+    /// Which pages of this process are there.
+    PageMap,
     /// Number of this process.
     Process,
     /// Signal that gets a vCPU out of the guest.
@@ -293,7 +295,17 @@ const MEMORY: &[Rule] = &[
     rule(
         libc::SYS_madvise,
         &[Is(2, MADV_POPULATE_WRITE as u32)],
-        "pages for a kernel before it writes to them",
+        "pages for a guest before it writes to them",
+    ),
+    rule(
+        libc::SYS_madvise,
+        &[Is(2, MADV_POPULATE_READ as u32)],
+        "pages of a snapshot before the guest reads them",
+    ),
+    rule(
+        libc::SYS_madvise,
+        &[Is(2, MADV_HUGEPAGE as u32)],
+        "huge pages where a restored guest writes much",
     ),
 ];
 
@@ -541,6 +553,13 @@ const FLUSH: &[Rule] = &[rule(
     "the guest's disks; of any other descriptor it changes nothing either",
 )];
 
+/// Noting a working set, which is written as a snapshot is.
+const RECORD: &[Rule] = &[rule(
+    libc::SYS_pread64,
+    &[In(0, Slot::PageMap)],
+    "which pages a restored guest has touched",
+)];
+
 /// Everything that a vCPU's state is read by.
 const SAVED: &[u32] = &[
     kvm::GET_REGS,
@@ -747,7 +766,9 @@ pub fn rules(thread: Thread) -> impl Iterator<Item = &'static Rule> {
         Thread::StartApi => &[START, START_API],
         Thread::StartOpen => &[START, START_API, START_OPEN, OPEN],
         Thread::StartSaver => &[START, SAVE],
-        Thread::Saver => &[NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS, FLUSH, SAVE],
+        Thread::Saver => &[
+            NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS, FLUSH, SAVE, RECORD,
+        ],
         Thread::Main => &[NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS],
         Thread::Control => &[NEWS, MAIN, CONTROL, OUTPUT, MEMORY, LOAD, SIGNALS],
         Thread::Opener => &[NEWS, MAIN, CONTROL, OPEN, OUTPUT, MEMORY, LOAD, SIGNALS],

@@ -1,0 +1,272 @@
+//! Which pages a restored guest needs first: noted at one restore, brought in
+//! at the next.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use mote_snapshot::working_set::{CreateWorkingSet, Touched, encode};
+use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
+
+use super::MainThread;
+use super::ahead::{Pages, WorkAhead};
+use crate::boot::Saved;
+use crate::config::Until;
+use crate::error::Error;
+use crate::memory::{self, GuestRam, PAGE};
+use crate::sandbox::{Slot, Thread};
+use crate::vm::Shared;
+
+/// What a huge page holds, in bytes.
+const BLOCK: u64 = 2 << 20;
+/// A block of which the guest writes to this much gets a huge page of its own,
+/// and is copied whole: that takes as long as for the guest to fault in a tenth
+/// of it. More than four times of what it would have written it never takes.
+const DENSE: u64 = BLOCK / 4;
+
+/// The guest's touched pages are to be noted.
+pub(super) struct Recording {
+    create: CreateWorkingSet,
+    /// Which of this process's pages are there (Linux:
+    /// Documentation/admin-guide/mm/pagemap.rst).
+    pagemap: File,
+    until: Until,
+    started: Option<(Instant, [u8; 16])>,
+}
+
+impl Recording {
+    /// Opens everything to do so for the snapshot in `directory`.
+    ///
+    /// # Errors
+    /// Nothing can be written there, or there is no `/proc`.
+    pub(super) fn open(directory: &Path, until: Until) -> Result<Self, Error> {
+        let pagemap = Path::new("/proc/self/pagemap");
+        let create = CreateWorkingSet::begin(directory);
+        Ok(Self {
+            create: create
+                .map_err(|e| Error::Input("--record", directory.into(), e.to_string()))?,
+            pagemap: File::open(pagemap).map_err(|e| Error::file("--record", pagemap, &e))?,
+            until,
+            started: None,
+        })
+    }
+
+    /// The directory, which alone stays reachable.
+    pub(super) fn directory(&self) -> BorrowedFd<'_> {
+        self.create.directory()
+    }
+
+    /// The main thread's kind, and its descriptors' numbers for the filters.
+    pub(super) fn main_thread(&self) -> MainThread {
+        let [directory, links, file] = self.create.numbers();
+        MainThread {
+            thread: Thread::Saver,
+            start: Thread::StartSaver,
+            slots: vec![
+                (Slot::SaveTo, directory),
+                (Slot::Links, links),
+                (Slot::SavedMemory, file),
+                (Slot::PageMap, self.pagemap.as_raw_fd()),
+            ],
+        }
+    }
+
+    /// The guest goes on now; its memory has this identity.
+    pub(super) fn begin(&mut self, identity: [u8; 16]) {
+        self.started = Some((Instant::now(), identity));
+    }
+
+    /// How long it still takes, if that is known.
+    pub(super) fn left(&self) -> Option<Duration> {
+        match (self.until, self.started) {
+            (Until::Passed(time), Some((start, _))) => Some(time.saturating_sub(start.elapsed())),
+            _ => None,
+        }
+    }
+
+    /// Whether the guest has come so far.
+    pub(super) fn is_due(&self, shared: &Shared) -> bool {
+        match self.until {
+            Until::Marker => shared.bus.is_marked(),
+            Until::Passed(_) => self.left() == Some(Duration::ZERO),
+        }
+    }
+
+    /// Writes down what was touched.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(super) fn finish(&self, ram: &GuestRam) -> Result<(), Error> {
+        let Some((_, identity)) = self.started else {
+            return Ok(());
+        };
+        let failed = |e| Error::System("write the working set", std::io::Error::other(e));
+        let ranges = self.touched(ram)?;
+        self.create
+            .finish(&encode(identity, &ranges))
+            .map_err(failed)
+    }
+
+    /// Pages of guest memory that are there, in their order.
+    fn touched(&self, ram: &GuestRam) -> Result<Vec<Touched>, Error> {
+        const PRESENT: u64 = 1 << 63;
+        const SWAPPED: u64 = 1 << 62;
+        const FILE: u64 = 1 << 61;
+        let mut ranges: Vec<Touched> = Vec::new();
+        let mut entries = vec![0; 64 << 10];
+        let mut begins = 0;
+        for region in ram.iter() {
+            let host = region.as_ptr().addr() as u64;
+            let pages = region.len() / PAGE;
+            let mut page = 0;
+            while page < pages {
+                let count = (pages - page).min(entries.len() as u64 / 8);
+                let part = entries.get_mut(..count as usize * 8).unwrap_or_default();
+                self.pagemap
+                    .read_exact_at(part, (host / PAGE + page) * 8)
+                    .map_err(|e| Error::System("read pagemap", e))?;
+                for (entry, page) in part.as_chunks::<8>().0.iter().zip(page..) {
+                    let entry = u64::from_le_bytes(*entry);
+                    if entry & (PRESENT | SWAPPED) != 0 {
+                        let written = entry & SWAPPED != 0 || entry & FILE == 0;
+                        add(&mut ranges, begins + page * PAGE, written);
+                    }
+                }
+                page += count;
+            }
+            begins += region.len();
+        }
+        Ok(ranges)
+    }
+}
+
+/// Adds a page behind all others.
+fn add(ranges: &mut Vec<Touched>, offset: u64, written: bool) {
+    match ranges.last_mut() {
+        Some(last) if last.offset + last.length == offset && last.written == written => {
+            last.length += PAGE;
+        }
+        _ => ranges.push(Touched {
+            offset,
+            length: PAGE,
+            written,
+        }),
+    }
+}
+
+/// Puts a snapshot's memory at the guest's addresses: mapped from its file, but
+/// for blocks that the guest is known to write all over, which are copied. What
+/// else is known to be touched is work for whoever has nothing to do.
+///
+/// # Errors
+/// The file cannot be mapped or read.
+pub(super) fn place(
+    ram: &GuestRam,
+    saved: &Saved,
+    (ranges, set): (&[(u64, u64)], &[Touched]),
+    ahead: &WorkAhead,
+) -> std::io::Result<()> {
+    let file = &saved.memory.file;
+    let dense = dense(set);
+    let mut begins = 0;
+    for &(start, length) in ranges {
+        let end = begins + length;
+        let mut at = begins;
+        let own = dense.iter().copied();
+        for block in own.filter(|block| (begins..end).contains(block) && block + BLOCK <= end) {
+            if at < block {
+                memory::map_file(ram, start + (at - begins), file, at, block - at)?;
+            }
+            let address = start + (block - begins);
+            memory::prefer_huge(ram, address, BLOCK);
+            memory::copy_file(ram, address, file, block, BLOCK)?;
+            at = block + BLOCK;
+        }
+        if at < end {
+            memory::map_file(ram, start + (at - begins), file, at, end - at)?;
+        }
+        for pages in [Pages::Written, Pages::Read] {
+            let here = set.iter().filter(|range| {
+                (begins..end).contains(&range.offset)
+                    && range.written == matches!(pages, Pages::Written)
+                    && dense.binary_search(&block(range)).is_err()
+            });
+            ahead.put(here.map(|range| {
+                // A range of a file does not end where memory has a hole.
+                let length = range.length.min(end - range.offset);
+                (start + (range.offset - begins), length, pages)
+            }));
+        }
+        begins = end;
+    }
+    Ok(())
+}
+
+fn block(range: &Touched) -> u64 {
+    range.offset / BLOCK * BLOCK
+}
+
+/// Offsets of the blocks of which much is written to, in their order.
+fn dense(set: &[Touched]) -> Vec<u64> {
+    let mut blocks: Vec<(u64, u64)> = Vec::new();
+    for range in set.iter().filter(|range| range.written) {
+        let (mut at, end) = (range.offset, range.offset + range.length);
+        while at < end {
+            let block = at / BLOCK * BLOCK;
+            let part = end.min(block + BLOCK) - at;
+            match blocks.last_mut() {
+                Some((last, written)) if *last == block => *written += part,
+                _ => blocks.push((block, part)),
+            }
+            at += part;
+        }
+    }
+    // The first one holds what boots, and is kept of small pages.
+    let dense = blocks
+        .into_iter()
+        .filter(|(block, written)| *block > 0 && *written >= DENSE);
+    dense.map(|(block, _)| block).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(offset: u64, length: u64) -> Touched {
+        Touched {
+            offset,
+            length,
+            written: true,
+        }
+    }
+
+    #[test]
+    fn blocks_with_much_that_is_written_are_dense() {
+        assert_eq!(dense(&[]), [0; 0]);
+        // A range over three blocks, of which the last is hardly reached; the
+        // first block never; a read one; two quarters less a page.
+        let mut set = vec![
+            written(0, BLOCK),
+            written(2 * BLOCK - DENSE, BLOCK + DENSE + PAGE),
+            written(8 * BLOCK, DENSE / 2),
+            written(8 * BLOCK + DENSE, DENSE / 2 - PAGE),
+        ];
+        set.push(Touched {
+            written: false,
+            ..written(9 * BLOCK, BLOCK)
+        });
+        assert_eq!(dense(&set), [BLOCK, 2 * BLOCK]);
+    }
+
+    #[test]
+    fn pages_become_ranges() {
+        let mut ranges = Vec::new();
+        for (page, written) in [(0, true), (1, true), (2, false), (4, false)] {
+            add(&mut ranges, page * PAGE, written);
+        }
+        let lengths: Vec<u64> = ranges.iter().map(|range| range.length / PAGE).collect();
+        assert_eq!(lengths, [2, 1, 1]);
+    }
+}
