@@ -86,6 +86,11 @@ fn lab_reset() {
 }
 
 #[test]
+fn lab_saved() {
+    lab("saved");
+}
+
+#[test]
 fn lab_smp32() {
     lab("smp32");
 }

@@ -1,0 +1,67 @@
+# shellcheck shell=sh source=lib.sh
+# A stock kernel writes to a disk and sends to a network, is saved at a random moment of
+# both, its monitor ends, and it is restored: every byte arrives on the disk and at the
+# other end of its TCP connection. An argument is the number of rounds.
+# lab: --timeout 900
+. /lab/lib.sh
+
+tap=vm0
+mac=02:00:00:00:09:02
+here=10.9.0.1 there=10.9.0.2
+ip=/sbin/ip
+PATH=/bin:/sbin
+mkfifo /tmp/never
+
+$ip tuntap add dev $tap mode tap
+$ip address add $here/24 dev $tap
+$ip link set $tap up
+$ip neigh replace $there lladdr $mac dev $tap
+head -c $((16 << 20)) /dev/zero >/tmp/disk
+# What writes the boot marker: the guest's kernel has no /dev/port.
+cp /bin/port /tmp/tool
+truncate -s 2M /tmp/tool
+
+mkfifo /tmp/console
+exec 3<>/tmp/console
+mkdir /tmp/saved
+devices="--net tap=$tap,mac=$mac --disk /tmp/disk --disk /tmp/tool,ro"
+# shellcheck disable=SC2086
+start() { mote "$@" $devices --snapshot /tmp/saved --then exit <&3 >>/tmp/out 2>>/tmp/err & vm=$!; }
+
+start run --kernel /lab/vmlinux --initrd /lab/init-shell.cpio --memory 256M \
+    --cmdline "console=ttyS0 panic=-1 quiet loglevel=1"
+check "the guest boots" wait_for 200 grep -q '^READY' /tmp/out
+check "its disk comes up" guest "modprobe virtio_blk; sleep 1; test -b /dev/vda"
+check "it can write the boot marker" guest "cat /dev/vdb >/tmp/port; chmod +x /tmp/port"
+check "its network comes up" guest "$ip address add $there/24 dev eth0; $ip link set eth0 up; sleep 2"
+check "it has something to say" guest "head -c 8388608 /dev/urandom >/tmp/data"
+
+load='for n in 1 2 3; do dd if=/tmp/data of=/dev/vda bs=64k conv=notrunc,fsync 2>/dev/null; done'
+round() {
+    rm -f /tmp/arrived
+    nc -l -p 5002 <>/tmp/never >/tmp/arrived &
+    receiver=$!
+    guest "rm -f /tmp/*.done; ($load; touch /tmp/disk.done) >/dev/null 2>&1 &" || return
+    guest "(nc -w 60 $here 5002 </tmp/data; touch /tmp/net.done) >/dev/null 2>&1 &" || return
+    # The boot marker, within the next second.
+    delay=0.$(($(od -An -N1 -tu1 /dev/urandom) % 90 + 10))
+    echo "0 sleep $delay; /tmp/port 0x604 '{'" >&3
+    wait $vm || return
+    [ -e /tmp/saved/state ] || return
+    mv /tmp/saved /tmp/from
+    mkdir /tmp/saved
+    echo "NOTE saved after $delay s, $(stat -c %s /tmp/arrived) bytes had arrived"
+    start restore /tmp/from
+    wait_for 100 guest "test -e /tmp/disk.done && test -e /tmp/net.done" >/dev/null || return
+    wait $receiver
+    rm -r /tmp/from
+    guest "sha256sum </tmp/data; head -c 8388608 /dev/vda | sha256sum" || return
+    [ "$(sort -u /tmp/said | wc -l)" = 1 ] || { cat /tmp/said; return 1; }
+    [ "$(head -c 8388608 /tmp/disk | sha256sum)" = "$(head -n 1 /tmp/said | tr -d '\r')" ] || return
+    [ "$(sha256sum </tmp/arrived)" = "$(head -n 1 /tmp/said | tr -d '\r')" ]
+}
+for turn in $(seq "${1:-2}"); do check "round $turn" round; done
+
+guest "dmesg | grep -E 'WARNING:|BUG:|timed out|I/O error|stall|lockup|Call Trace'; true"
+check "nothing is amiss in its log" [ ! -s /tmp/said ]
+finish
