@@ -190,6 +190,9 @@ pub fn save_vcpu(fd: &VcpuFd) -> Result<VcpuV1, Error> {
     };
     let msr = |index| Some((index, get_msr(fd, index)?));
     let rows = MSRS.iter().flat_map(|(first, last)| *first..=*last);
+    // The timer's deadline before the local APIC: one that passes in between
+    // is in both, not in neither.
+    let msrs = rows.filter_map(msr).collect();
     // A host without XSAVE has neither of these.
     let xcrs = fd.get_xcrs().unwrap_or_default();
     let xcrs = xcrs.xcrs.iter().take(xcrs.nr_xcrs as usize);
@@ -204,7 +207,7 @@ pub fn save_vcpu(fd: &VcpuFd) -> Result<VcpuV1, Error> {
         events: blob(&fd.get_vcpu_events().map_err(kvm(WHAT))?),
         mp_state: state.mp_state,
         tsc_khz: fd.get_tsc_khz().unwrap_or(0),
-        msrs: rows.filter_map(msr).collect(),
+        msrs,
     })
 }
 
