@@ -86,6 +86,11 @@ impl Vm for NoVm {
         exists.map_err(|e| e.to_string())
     }
 
+    fn save(&mut self, state: &Path, _: &Path) -> Result<(), String> {
+        assert!(self.paused);
+        exists(state).map_err(|e| e.to_string())
+    }
+
     fn metrics(&self, to: &mut Snapshot) {
         to.add("block", "x", &[("read_bytes", self.presses.get().into())]);
     }
@@ -138,9 +143,12 @@ fuzz_target!(|data: &[u8]| {
                 assert!(vm.is_none());
                 let devices = config.drives.len() + config.nics.len();
                 assert!(devices <= config::MAX_DEVICES && (1..=32).contains(&config.cpus));
-                assert!(config.kernel.is_some() || !config.drives.is_empty());
+                let boots = config.kernel.is_some() || !config.drives.is_empty();
+                assert!(boots || config.restore.is_some());
+                let paused = config.restore.as_ref().is_some_and(|saved| saved.paused);
                 check(&request, &state.started(config), true);
                 vm = Some(NoVm {
+                    paused,
                     devices,
                     ..NoVm::default()
                 });

@@ -6,9 +6,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lexopt::prelude::*;
+use mote_snapshot::working_set::WORKING_SET;
 
 use crate::api;
-use crate::config::{self, BootFrom, Drive, Media, Nic, OnNoSpace, OnReset, Then, Until, VmConfig};
+use crate::config::{
+    self, BootFrom, Drive, Media, Nic, OnNoSpace, OnReset, Restore, Then, Until, VmConfig,
+};
 use crate::error::Error;
 use crate::sandbox::{Mode, Policy};
 
@@ -143,31 +146,16 @@ const MAX_GRACE: u64 = 86_400;
 pub enum Command {
     /// Print a text and end with code 0.
     Print(&'static str),
-    /// Boot a VM.
+    /// Boot a VM, or go on with a snapshot of one.
     Run(Box<VmConfig>),
     /// Serve the control API.
     Api(Box<api::Options>),
     /// Ask something of a VM that runs.
     Control(api::ctl::Order),
-    /// Go on with a snapshot.
-    Restore(Box<Restore>),
     /// Let a machine install a system from a CD and boot it, all in memory.
     Demo,
     /// Examine the host and these images; whether the answer is to be JSON.
     Doctor(Vec<PathBuf>, bool),
-}
-
-/// A snapshot to go on with.
-#[derive(Debug)]
-pub struct Restore {
-    /// Where it is.
-    pub directory: PathBuf,
-    /// Whether all of its memory is to be checked.
-    pub verify: bool,
-    /// Whether pages are brought in ahead of the guest, if known.
-    pub working_set: bool,
-    /// The VM, without memory and processors.
-    pub config: VmConfig,
 }
 
 /// `mote --version`.
@@ -250,6 +238,7 @@ struct Flags {
     on_no_space: Option<OnNoSpace>,
     graceful: Option<Duration>,
     directory: Option<PathBuf>,
+    restore: Option<Restore>,
     verify: bool,
     snapshot: Option<PathBuf>,
     then: Option<Then>,
@@ -401,17 +390,16 @@ fn merge_restore(mut flags: Flags) -> Result<Command, Error> {
         return Err(Error::Usage("--record: not with --snapshot".to_owned()));
     }
     let working_set = record.is_none() && !flags.no_working_set;
-    // In the place of a kernel.
-    flags.kernel = Some(directory.clone());
-    let config = VmConfig {
+    flags.restore = Some(Restore {
+        state: directory.join(mote_snapshot::STATE),
+        memory: directory.join(mote_snapshot::MEMORY),
+        working_set: working_set.then(|| directory.join(WORKING_SET)),
+        verify,
+        paused: false,
+    });
+    Ok(Command::Run(Box::new(VmConfig {
         record,
         ..merge(flags)?
-    };
-    Ok(Command::Restore(Box::new(Restore {
-        directory,
-        verify,
-        working_set,
-        config,
     })))
 }
 
@@ -433,6 +421,7 @@ fn merge(flags: Flags) -> Result<VmConfig, Error> {
         drives,
         nics,
         cmdline_devices: flags.cmdline_devices,
+        restore: flags.restore,
         kernel: flags.kernel.or(base.kernel),
         initrd: flags.initrd.or(base.initrd),
         cmdline: flags.cmdline.or(base.cmdline),

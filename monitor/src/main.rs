@@ -109,8 +109,8 @@ fn start(timings: &Arc<Timings>) -> Result<u8, Error> {
             let _ = out.write_all(text.as_bytes());
             Ok(report.exit_code())
         }
-        Command::Run(config) => {
-            let source = run::source(&config)?;
+        Command::Run(mut config) => {
+            let source = run::source(&mut config)?;
             timings.mark("arguments, files");
             run::run(&config, source, timings, false)
         }
@@ -120,15 +120,6 @@ fn start(timings: &Arc<Timings>) -> Result<u8, Error> {
             Ok(0)
         }
         Command::Api(options) => api::run(*options, timings),
-        Command::Restore(restore) => {
-            let mut config = restore.config;
-            let mut source = Source::snapshot(&restore.directory, restore.verify, &mut config)?;
-            if restore.working_set {
-                source.use_working_set(&restore.directory)?;
-            }
-            timings.mark("arguments, files");
-            run::run(&config, source, timings, false)
-        }
         Command::Demo => {
             // In the place of files, for as long as the VM runs.
             let drives = Drives::new()?;

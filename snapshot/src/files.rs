@@ -1,11 +1,13 @@
 //! How the two files of a snapshot appear: whole or not at all.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Mode, OFlags, linkat, openat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, fsync, linkat, openat};
+use rustix::io::Errno;
 
 use crate::Error;
 
@@ -14,18 +16,61 @@ pub const STATE: &str = "state";
 /// Name of the memory file beside it.
 pub const MEMORY: &str = "memory";
 
-/// Two files without names, and where they will have them. Everything is
-/// opened by [`Create::begin`], so that a confined process can go on.
+/// A file without a name, and where it will have one.
 #[derive(Debug)]
-pub struct Create {
-    directory: OwnedFd,
-    /// This process's descriptors, by which a file without a name is linked.
-    links: OwnedFd,
-    state: File,
-    memory: File,
+pub(crate) struct Unnamed {
+    pub(crate) file: File,
+    pub(crate) directory: OwnedFd,
+    name: OsString,
 }
 
-fn failed(what: &'static str) -> impl Fn(rustix::io::Errno) -> Error {
+/// Gives a descriptor the number that it is to have.
+pub type Place<'a> = dyn FnMut(OwnedFd) -> io::Result<OwnedFd> + 'a;
+
+impl Unnamed {
+    /// A new file that nobody can see, to appear in `directory` as `name`.
+    pub(crate) fn create(
+        directory: OwnedFd,
+        name: impl Into<OsString>,
+        place: &mut Place<'_>,
+    ) -> Result<Self, Error> {
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let file = openat(&directory, c".", flags, Mode::RUSR | Mode::WUSR);
+        let file = file.map_err(io::Error::from).and_then(place);
+        Ok(Self {
+            file: file.map_err(|e| Error::Io("create a file", e))?.into(),
+            directory,
+            name: name.into(),
+        })
+    }
+
+    /// Gives it its name; `links` are this process's descriptors, by which
+    /// kernels before 6.10, and those who opened it with more rights, do so.
+    pub(crate) fn link(&self, links: Option<&OwnedFd>) -> Result<(), Error> {
+        let name = self.name.as_os_str();
+        let linked = linkat(&self.file, c"", &self.directory, name, AtFlags::EMPTY_PATH);
+        let linked = match (linked, links) {
+            (Err(Errno::NOENT), Some(links)) => {
+                let number = self.file.as_raw_fd().to_string();
+                let flags = AtFlags::SYMLINK_FOLLOW;
+                linkat(links, number.as_str(), &self.directory, name, flags)
+            }
+            (linked, _) => linked,
+        };
+        linked.map_err(failed("name a file"))
+    }
+}
+
+/// Two files without names, and where they will have them. Everything is
+/// opened at the beginning, so that a confined process can go on.
+#[derive(Debug)]
+pub struct Create {
+    state: Unnamed,
+    memory: Unnamed,
+    links: Option<OwnedFd>,
+}
+
+fn failed(what: &'static str) -> impl Fn(Errno) -> Error {
     move |errno| Error::Io(what, errno.into())
 }
 
@@ -35,46 +80,69 @@ impl Create {
     ///
     /// # Errors
     /// There is a snapshot already, or the file system cannot hold one.
-    pub fn begin(directory: &Path) -> Result<Self, Error> {
-        let directory = self::directory(directory)?;
+    pub fn begin(path: &Path) -> Result<Self, Error> {
+        let directory = self::directory(path)?;
         if rustix::fs::statat(&directory, STATE, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
             return Err(Error::Io("write", io::ErrorKind::AlreadyExists.into()));
         }
         match rustix::fs::unlinkat(&directory, MEMORY, AtFlags::empty()) {
-            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+            Ok(()) | Err(Errno::NOENT) => {}
             Err(error) => return Err(Error::Io("remove memory", error.into())),
         }
-        let (state, memory) = (unnamed(&directory)?, unnamed(&directory)?);
-        let links = links()?;
         Ok(Self {
-            directory,
-            links,
-            state,
-            memory,
+            state: Unnamed::create(directory, STATE, &mut Ok)?,
+            memory: Unnamed::create(self::directory(path)?, MEMORY, &mut Ok)?,
+            links: Some(links()?),
+        })
+    }
+
+    /// Opens what is needed to write a snapshot to two files, of which neither
+    /// may be there. Each descriptor goes through `place`: the state's
+    /// directory, the memory's, the state, the memory, this process's descriptors.
+    ///
+    /// # Errors
+    /// A file is there already, or cannot be; and which.
+    pub fn begin_at<'a>(
+        state: &'a Path,
+        memory: &'a Path,
+        place: &mut Place<'_>,
+    ) -> Result<Self, (&'a Path, Error)> {
+        let mut directory = |path| directory_for(path, place).map_err(|error| (path, error));
+        let (in_state, in_memory) = (directory(state)?, directory(memory)?);
+        let mut create = |path: &'a Path, directory| {
+            let name = path.file_name().unwrap_or_default();
+            Unnamed::create(directory, name, place).map_err(|error| (path, error))
+        };
+        Ok(Self {
+            state: create(state, in_state)?,
+            memory: create(memory, in_memory)?,
+            // In a jail there may be no /proc.
+            links: links().ok().and_then(|links| place(links).ok()),
         })
     }
 
     /// The memory file, to be written before [`finish`](Self::finish).
     #[must_use]
     pub fn memory(&self) -> &File {
-        &self.memory
+        &self.memory.file
     }
 
-    /// The directory.
+    /// The directory of the state file.
     #[must_use]
     pub fn directory(&self) -> BorrowedFd<'_> {
-        self.directory.as_fd()
+        self.state.directory.as_fd()
     }
 
-    /// Numbers of the directory's, the links', the state's and the memory's
-    /// descriptor, for a filter of system calls.
+    /// Numbers of the descriptors, for a filter of system calls: the state's
+    /// directory, the memory's, the state, the memory, the links.
     #[must_use]
-    pub fn numbers(&self) -> [i32; 4] {
+    pub fn numbers(&self) -> [i32; 5] {
         [
-            self.directory.as_raw_fd(),
-            self.links.as_raw_fd(),
-            self.state.as_raw_fd(),
-            self.memory.as_raw_fd(),
+            self.state.directory.as_raw_fd(),
+            self.memory.directory.as_raw_fd(),
+            self.state.file.as_raw_fd(),
+            self.memory.file.as_raw_fd(),
+            self.links.as_ref().map_or(-1, AsRawFd::as_raw_fd),
         ]
     }
 
@@ -84,51 +152,44 @@ impl Create {
     /// # Errors
     /// A file cannot be written, or has got its name otherwise meanwhile.
     pub fn finish(&self, state: &[u8]) -> Result<(), Error> {
-        let written = std::os::unix::fs::FileExt::write_all_at(&self.state, state, 0);
+        let written = std::os::unix::fs::FileExt::write_all_at(&self.state.file, state, 0);
         written.map_err(|cause| Error::Io("write", cause))?;
-        rustix::fs::fsync(&self.state).map_err(failed("fsync"))?;
-        name(&self.links, &self.memory, &self.directory, MEMORY)?;
-        name(&self.links, &self.state, &self.directory, STATE)?;
-        rustix::fs::fsync(&self.directory).map_err(failed("fsync"))
+        fsync(&self.state.file).map_err(failed("fsync"))?;
+        self.memory.link(self.links.as_ref())?;
+        // Its name has to be there before the state's is.
+        fsync(&self.memory.directory).map_err(failed("fsync"))?;
+        self.state.link(self.links.as_ref())?;
+        fsync(&self.state.directory).map_err(failed("fsync"))
     }
 }
 
 /// Opens a snapshot's directory.
 pub(crate) fn directory(path: &Path) -> Result<OwnedFd, Error> {
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
-    rustix::fs::open(path, flags, Mode::empty()).map_err(failed("open"))
+    openat(CWD, path, flags, Mode::empty()).map_err(failed("open"))
 }
 
-/// A new file that nobody can see.
-pub(crate) fn unnamed(directory: &OwnedFd) -> Result<File, Error> {
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    let file = openat(directory, c".", flags, Mode::RUSR | Mode::WUSR);
-    file.map(File::from).map_err(failed("create a file"))
+/// Opens the directory that a file will be in, which must not be there yet.
+fn directory_for(path: &Path, place: &mut Place<'_>) -> Result<OwnedFd, Error> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    match openat(CWD, path, flags, Mode::empty()) {
+        Ok(_) => return Err(Error::Io("write", io::ErrorKind::AlreadyExists.into())),
+        Err(Errno::NOENT) => {}
+        Err(error) => return Err(Error::Io("open", error.into())),
+    }
+    let parent = match (path.file_name(), path.parent()) {
+        (Some(_), Some(parent)) if parent.as_os_str().is_empty() => Path::new("."),
+        (Some(_), Some(parent)) => parent,
+        _ => return Err(Error::Io("open", io::ErrorKind::InvalidFilename.into())),
+    };
+    place(directory(parent)?).map_err(|error| Error::Io("open", error))
 }
 
 /// This process's descriptors.
 pub(crate) fn links() -> Result<OwnedFd, Error> {
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::PATH;
-    let links = rustix::fs::open("/proc/self/fd", flags, Mode::empty());
+    let links = openat(CWD, "/proc/self/fd", flags, Mode::empty());
     links.map_err(failed("open /proc/self/fd"))
-}
-
-/// Gives a file without a name one in `directory`.
-pub(crate) fn name(
-    links: &OwnedFd,
-    file: &File,
-    directory: &OwnedFd,
-    name: &str,
-) -> Result<(), Error> {
-    let number = file.as_raw_fd().to_string();
-    let linked = linkat(
-        links,
-        number.as_str(),
-        directory,
-        name,
-        AtFlags::SYMLINK_FOLLOW,
-    );
-    linked.map_err(failed("name a file"))
 }
 
 /// Opens the state and the memory file in `directory` to be read.

@@ -2,7 +2,6 @@
 //! it was restored for. The next restore brings them in ahead of it. It is a
 //! hint and no part of the snapshot, which is whole without it.
 
-use std::fs::File;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -10,7 +9,7 @@ use std::path::Path;
 use rustix::fs::AtFlags;
 use sha2::{Digest as _, Sha256};
 
-use crate::files::{directory, links, name, unnamed};
+use crate::files::{Unnamed, directory, links};
 use crate::{Error, MAX_STATE, MemoryV1, PAGE};
 
 /// Name of the file beside the snapshot's.
@@ -103,9 +102,8 @@ pub fn decode(file: &[u8], memory: &MemoryV1) -> Result<Vec<Touched>, Error> {
 /// A working set's file without a name, and where it will have it.
 #[derive(Debug)]
 pub struct CreateWorkingSet {
-    directory: OwnedFd,
+    unnamed: Unnamed,
     links: OwnedFd,
-    file: File,
 }
 
 impl CreateWorkingSet {
@@ -120,27 +118,25 @@ impl CreateWorkingSet {
             Ok(()) | Err(rustix::io::Errno::NOENT) => {}
             Err(error) => return Err(Error::Io("remove working-set", error.into())),
         }
-        let (file, links) = (unnamed(&directory)?, links()?);
         Ok(Self {
-            directory,
-            links,
-            file,
+            unnamed: Unnamed::create(directory, WORKING_SET, &mut Ok)?,
+            links: links()?,
         })
     }
 
     /// The directory.
     #[must_use]
     pub fn directory(&self) -> BorrowedFd<'_> {
-        self.directory.as_fd()
+        self.unnamed.directory.as_fd()
     }
 
     /// Numbers of the directory's, the links' and the file's descriptor.
     #[must_use]
     pub fn numbers(&self) -> [i32; 3] {
         [
-            self.directory.as_raw_fd(),
+            self.unnamed.directory.as_raw_fd(),
             self.links.as_raw_fd(),
-            self.file.as_raw_fd(),
+            self.unnamed.file.as_raw_fd(),
         ]
     }
 
@@ -150,8 +146,8 @@ impl CreateWorkingSet {
     /// # Errors
     /// It cannot be written, or has got its name otherwise meanwhile.
     pub fn finish(&self, bytes: &[u8]) -> Result<(), Error> {
-        let written = self.file.write_all_at(bytes, 0);
+        let written = self.unnamed.file.write_all_at(bytes, 0);
         written.map_err(|cause| Error::Io("write", cause))?;
-        name(&self.links, &self.file, &self.directory, WORKING_SET)
+        self.unnamed.link(Some(&self.links))
     }
 }

@@ -438,7 +438,7 @@ fn an_error_of_the_disk_leaves_no_snapshot() {
                 let said = String::from_utf8_lossy(&failed.stderr).into_owned();
                 assert_eq!(failed.status.code(), Some(4), "{call} {number}: {said}");
                 assert!(said.contains("snapshot") && said.contains(word), "{said}");
-                assert!(!there || (call, number) == ("fsync", 3), "{call} {number}");
+                assert!(!there || (call, number) == ("fsync", 4), "{call} {number}");
             }
         }
     }

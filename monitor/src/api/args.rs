@@ -106,7 +106,9 @@ impl Flags {
             // are in nobody's way.
             "show-log-origin" | "boot-timer" | "no-seccomp" => {}
             "enable-pci" => return Err(refused(flag, "Mote has no PCI")),
-            "snapshot-version" => return Err(refused(flag, "this version takes no snapshots")),
+            "snapshot-version" => {
+                return Err(refused(flag, "Mote's snapshots have a format of their own"));
+            }
             _ => return Ok(false),
         }
         Ok(true)
@@ -162,7 +164,9 @@ impl Flags {
             }
             "metadata" => return Err(refused(flag, "Mote has no metadata service")),
             "seccomp-filter" => return Err(refused(flag, "Mote's filters are part of it")),
-            "describe-snapshot" => return Err(refused(flag, "this version takes no snapshots")),
+            "describe-snapshot" => {
+                return Err(refused(flag, "Mote's snapshots have a format of their own"));
+            }
             _ => return Err(usage(Long(flag).unexpected())),
         }
         Ok(())

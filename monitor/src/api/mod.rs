@@ -19,7 +19,7 @@
 //! | `args` | the command line, Firecracker's and Mote's own |
 //! | `http` | bytes to requests and answers to bytes; no socket |
 //! | `server` | the socket and its connections; never waits for a client |
-//! | `state` | what a request does; no socket, no KVM: it can be fuzzed |
+//! | `state`, `entries`, `snapshots` | what a request does; no socket, no KVM: it can be fuzzed |
 //! | `vm` | the VM as `state` wants it |
 //! | `ctl` | the client for people |
 //! | `log`, `metrics` | where both go, and how much of them |
@@ -34,10 +34,12 @@
 
 pub mod args;
 pub mod ctl;
+mod entries;
 pub mod http;
 pub mod log;
 pub mod metrics;
 mod server;
+mod snapshots;
 pub mod state;
 mod vm;
 
@@ -57,7 +59,7 @@ use self::server::Server;
 use self::state::{HostFiles, State, Verdict};
 use crate::config::{LoggerEntry, MetricsEntry, OnReset, SerialTo, VmConfig};
 use crate::error::{Error, exit};
-use crate::run::{self, Control, Machine, MainThread, Opened};
+use crate::run::{self, Control, Machine, MainThread, Opened, Saving};
 use crate::sandbox::{self, Mode, Policy, Slot, Thread};
 use crate::signals;
 use crate::timings::Timings;
@@ -141,8 +143,13 @@ pub fn run(options: Options, timings: &Arc<Timings>) -> Result<u8, Error> {
     }
     let mut machine = None;
     if starts {
-        let config = api.state.config().map_err(Error::Usage)?;
-        let started = start(&config, api.server.slots(), &api.state, (&wake, timings));
+        let mut config = api.state.config().map_err(Error::Usage)?;
+        let started = start(
+            &mut config,
+            api.server.slots(),
+            &api.state,
+            (&wake, timings),
+        );
         machine = Some(started.map_err(|failed| failed.error)?);
         api.state.started(Box::new(config));
     }
@@ -200,7 +207,7 @@ struct Failed {
 }
 
 fn start(
-    config: &VmConfig,
+    config: &mut VmConfig,
     mut slots: Vec<(Slot, RawFd)>,
     state: &State,
     (wake, timings): (&Arc<EventFd>, &Arc<Timings>),
@@ -212,7 +219,10 @@ fn start(
     slots.extend(state.log.number().map(|number| (Slot::Log, number)));
     slots.extend(state.metrics.number().map(|number| (Slot::Metrics, number)));
     let (thread, start) = match config.sandbox.opens {
-        true => (Thread::Opener, Thread::StartOpen),
+        true => {
+            slots.extend(Saving::slots());
+            (Thread::Opener, Thread::StartOpen)
+        }
         false => (Thread::Control, Thread::StartApi),
     };
     let main = MainThread {
@@ -240,11 +250,11 @@ impl Api {
             let vm = machine
                 .as_mut()
                 .map(|vm: &mut Machine| -> &mut dyn state::Vm { vm });
-            let config = match state.handle(request, vm) {
+            let mut config = match state.handle(request, vm) {
                 Verdict::Answer(answer) => return answer,
                 Verdict::Start(config) => config,
             };
-            match start(&config, slots.clone(), state, around) {
+            match start(&mut config, slots.clone(), state, around) {
                 Ok(started) => {
                     machine = Some(started);
                     state.started(config)

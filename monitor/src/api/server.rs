@@ -14,7 +14,8 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags, accept_with, recv
 use super::http::{self, CONTINUE, Parsed, Request, Response};
 use crate::console;
 use crate::error::{Error, os_message};
-use crate::sandbox::Slot;
+use crate::run::Saving;
+use crate::sandbox::{self, Slot};
 
 /// The most connections. One more, and that which has been quiet for longest is
 /// closed for it: clients that hold theirs open cannot keep others out.
@@ -185,14 +186,9 @@ impl Server {
         let Some(number) = (ROW..=last()).find(|number| !taken(*number)) else {
             return;
         };
-        // SAFETY: copies a live descriptor to a number of the row that no
-        // connection has, and nothing else ever has.
-        let number = unsafe { libc::dup3(client.as_raw_fd(), number, libc::O_CLOEXEC) };
-        if number < 0 {
+        let Ok(socket) = sandbox::renumber(client, number) else {
             return;
-        }
-        // SAFETY: a fresh descriptor that nothing else owns.
-        let socket = unsafe { OwnedFd::from_raw_fd(number) };
+        };
         self.connections.push(Connection {
             socket,
             input: Vec::new(),
@@ -216,7 +212,8 @@ fn check_row() -> Result<(), Error> {
     // SAFETY: a plain system call, which fails for what is not open.
     let open = |number| unsafe { libc::fcntl(number, libc::F_GETFD) } >= 0;
     let few = most.is_some_and(|most| most <= last().unsigned_abs().into());
-    if few || (ROW..=last()).any(open) {
+    let mut others = Saving::slots().map(|(_, number)| number);
+    if few || (ROW..=last()).any(open) || others.any(open) {
         let why = "too many open descriptors were passed in, or RLIMIT_NOFILE is below 256";
         return Err(Error::Host(why.to_owned()));
     }

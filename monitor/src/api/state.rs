@@ -14,17 +14,16 @@ use super::http::{Method, Request, Response};
 use super::log::{self, Level, Log, Place};
 use crate::backend;
 use crate::boot::Source;
-use crate::config::{
-    BootSource, Drive, DriveEntry, DrivePatch, File, LoggerEntry, MachineConfig, MachinePatch,
-    MetricsEntry, NicEntry, NicPatch, OnReset, SerialTo, VmConfig, from_json,
-};
+use crate::config::{Drive, File, MachineConfig, OnReset, SerialTo, VmConfig, from_json};
 use crate::error::Error;
 
 /// The version of Firecracker's API that is spoken here.
 const FIRECRACKER: &str = "1.16.1";
 /// What Firecracker says when it is too early or too late for something.
-const TOO_EARLY: &str = "The requested operation is not supported before starting the microVM.";
-const TOO_LATE: &str = "The requested operation is not supported after starting the microVM.";
+pub(super) const TOO_EARLY: &str =
+    "The requested operation is not supported before starting the microVM.";
+pub(super) const TOO_LATE: &str =
+    "The requested operation is not supported after starting the microVM.";
 /// What Firecracker has and Mote has not, by the first part of its path.
 const ABSENT: [(&str, &str); 7] = [
     ("balloon", "balloon device"),
@@ -68,6 +67,11 @@ pub trait Vm {
     /// # Errors
     /// It cannot be used, or not any more.
     fn change(&mut self, device: usize, path: Option<&Path>) -> Result<(), String>;
+    /// Saves it, while it is paused, to two files that are not there yet.
+    ///
+    /// # Errors
+    /// They cannot be made; then neither is there.
+    fn save(&mut self, state: &Path, memory: &Path) -> Result<(), String>;
     /// What it has counted.
     fn metrics(&self, to: &mut super::metrics::Snapshot);
 }
@@ -119,10 +123,10 @@ pub enum Verdict {
 
 /// Everything that has been said so far.
 pub struct State {
-    options: Options,
-    files: Box<dyn Files>,
-    file: File,
-    serial: Option<SerialTo>,
+    pub(super) options: Options,
+    pub(super) files: Box<dyn Files>,
+    pub(super) file: File,
+    pub(super) serial: Option<SerialTo>,
     /// The VM that runs.
     running: Option<Box<VmConfig>>,
     /// The log.
@@ -164,12 +168,12 @@ enum Action {
 /// `PATCH /vm`
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct VmPatch {
-    state: Wanted,
+pub(super) struct VmPatch {
+    pub(super) state: Wanted,
 }
 
 #[derive(Clone, Copy, Deserialize)]
-enum Wanted {
+pub(super) enum Wanted {
     Paused,
     Resumed,
 }
@@ -177,13 +181,13 @@ enum Wanted {
 /// `PUT /serial`
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct SerialEntry {
-    serial_out_path: Option<std::path::PathBuf>,
-    rate_limiter: Option<serde::de::IgnoredAny>,
+pub(super) struct SerialEntry {
+    pub(super) serial_out_path: Option<std::path::PathBuf>,
+    pub(super) rate_limiter: Option<serde::de::IgnoredAny>,
 }
 
 /// Done, or why not.
-type Done = Result<Response, String>;
+pub(super) type Done = Result<Response, String>;
 
 impl State {
     /// Nothing has been said but on the command line.
@@ -252,6 +256,9 @@ impl State {
 
     /// The VM runs.
     pub fn started(&mut self, config: Box<VmConfig>) -> Response {
+        if config.restore.is_some() {
+            self.file.machine_config = Some(MachineConfig::of(&config));
+        }
         self.running = Some(config);
         self.metrics.begin(self.options.period, Instant::now());
         self.log
@@ -278,6 +285,12 @@ impl State {
             (Method::Put, true) => Some(Err("Empty PUT request.".to_owned())),
             (Method::Patch, true) => Some(Err("Empty PATCH request.".to_owned())),
             (Method::Put, false) if parts == ["actions"] => return self.act(read(body)?, vm),
+            (Method::Put, false) if parts == ["snapshot", "load"] => {
+                return self.load(read(body)?, vm.is_some());
+            }
+            (Method::Put, false) if parts == ["snapshot", "create"] => {
+                Some(read(body).and_then(|entry| self.create(&entry, vm)))
+            }
             (Method::Put, false) => self.put(&parts, body, vm.is_some()),
             (Method::Patch, false) => self.patch(&parts, body, vm),
         };
@@ -333,9 +346,6 @@ impl State {
             Ok(entry)
         }
         Some(match parts {
-            ["snapshot", "create" | "load"] => {
-                Err("This version of Mote takes no snapshots.".to_owned())
-            }
             ["boot-source"] => early(body, runs).and_then(|entry| self.put_boot(entry)),
             ["machine-config"] => early(body, runs).and_then(|entry| self.put_machine(entry)),
             ["drives", id] => early(body, runs).and_then(|entry| self.put_drive(id, entry)),
@@ -387,11 +397,16 @@ impl State {
     /// # Errors
     /// What it lacks.
     pub fn config(&self) -> Result<VmConfig, String> {
-        let mut config = self.file.config().map_err(faulty)?;
+        let config = self.file.config().map_err(faulty)?;
         if config.kernel.is_none() && config.drives.is_empty() {
             return Err("There is nothing to boot: no boot source and no drive.".to_owned());
         }
         config.check_boot()?;
+        Ok(self.with_options(config))
+    }
+
+    /// Adds what else has been said.
+    pub(super) fn with_options(&self, mut config: VmConfig) -> VmConfig {
         let options = &self.options;
         let serial = self.serial.as_ref().or(options.serial.as_ref());
         config.serial = serial.cloned().unwrap_or(config.serial);
@@ -408,173 +423,11 @@ impl State {
         config.kvm_fd = options.kvm_fd;
         config.ready_fd = options.ready_fd.filter(|_| options.no_api);
         config.sandbox = options.sandbox;
-        Ok(config)
-    }
-
-    /// Takes a change if what is described then is sound.
-    fn accept(&mut self, file: File) -> Done {
-        file.config().map_err(faulty)?;
-        self.file = file;
-        Ok(Response::done())
-    }
-
-    fn put_boot(&mut self, entry: BootSource) -> Done {
-        let Some(kernel) = &entry.kernel_image_path else {
-            return Err("missing field `kernel_image_path`".to_owned());
-        };
-        // It is opened once more at the start; a mistake shows now.
-        let initrd = entry.initrd_path.as_deref();
-        let checked = self.files.check_kernel(kernel, initrd);
-        checked.map_err(|e| e.to_string())?;
-        let mut file = self.file.clone();
-        file.boot_source = Some(entry);
-        self.accept(file)
-    }
-
-    fn put_machine(&mut self, entry: MachineConfig) -> Done {
-        entry.check().map_err(faulty)?;
-        self.file.machine_config = Some(entry);
-        Ok(Response::done())
-    }
-
-    fn patch_machine(&mut self, patch: &MachinePatch) -> Done {
-        if patch.is_empty() {
-            return Err("Empty PATCH request.".to_owned());
-        }
-        let mut entry = self.file.machine_config.clone().unwrap_or_default();
-        patch.apply(&mut entry);
-        self.put_machine(entry)
-    }
-
-    fn put_drive(&mut self, id: &str, entry: DriveEntry) -> Done {
-        same(id, &entry.drive_id)?;
-        if entry.is_root_device.is_none() {
-            return Err("missing field `is_root_device`".to_owned());
-        }
-        let drive = entry.drive().map_err(faulty)?;
-        let checked = self.files.check_drive(&drive);
-        checked.map_err(|e| e.to_string())?;
-        let mut file = self.file.clone();
-        match file.drives.iter_mut().find(|drive| drive.drive_id == id) {
-            Some(old) => *old = entry,
-            None => file.drives.push(entry),
-        }
-        self.accept(file)
-    }
-
-    fn put_nic(&mut self, id: &str, entry: NicEntry) -> Done {
-        same(id, &entry.iface_id)?;
-        entry.nic().map_err(faulty)?;
-        let mut file = self.file.clone();
-        let mut nics = file.network_interfaces.iter_mut();
-        match nics.find(|nic| nic.iface_id == id) {
-            Some(old) => *old = entry,
-            None => file.network_interfaces.push(entry),
-        }
-        self.accept(file)
-    }
-
-    fn put_logger(&mut self, entry: &LoggerEntry) -> Done {
-        let level = match entry.level.as_deref() {
-            Some(name) => Some(Level::parse(name).ok_or_else(|| {
-                format!("level: '{name}' is none of Error, Warning, Info, Debug, Trace, Off")
-            })?),
-            None => None,
-        };
-        let path = entry.log_path.as_deref();
-        let file = path.map(|path| self.append("log", path)).transpose()?;
-        self.log.configure(file, level, entry.show_level);
-        self.file.logger = Some(entry.clone());
-        if self.options.allow.is_empty() && path.is_some() {
-            let text = "Until the VM starts, any file can be opened that the user may open: \
-                        there is no --allow-path.";
-            self.log.line(Place::State, Level::Info, text);
-        }
-        Ok(Response::done())
-    }
-
-    fn put_metrics(&mut self, entry: &MetricsEntry) -> Done {
-        if self.metrics.number().is_some() {
-            return Err("The metrics system was already initialized.".to_owned());
-        }
-        let file = self.append("metrics", &entry.metrics_path)?;
-        self.metrics.write_to(file);
-        self.file.metrics = Some(entry.clone());
-        Ok(Response::done())
-    }
-
-    fn append(&self, what: &'static str, path: &Path) -> Result<fs::File, String> {
-        let failed = |e: io::Error| Error::file(what, path, &e).to_string();
-        self.files.append(path).map_err(failed)
-    }
-
-    fn put_serial(&mut self, entry: SerialEntry) -> Done {
-        if entry.rate_limiter.is_some() {
-            return Err("rate_limiter: Mote does not limit serial output.".to_owned());
-        }
-        self.serial = entry.serial_out_path.map(SerialTo::File);
-        Ok(Response::done())
-    }
-
-    fn patch_vm(&mut self, patch: &VmPatch, vm: &mut dyn Vm) -> Done {
-        let begin = Instant::now();
-        let (name, text) = match patch.state {
-            Wanted::Paused => {
-                vm.pause().map_err(|e| e.to_string())?;
-                ("pause_vm", "The VM was paused.")
-            }
-            Wanted::Resumed => {
-                vm.resume();
-                ("resume_vm", "The VM was resumed.")
-            }
-        };
-        let took = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.metrics.latencies.insert(name, took);
-        self.log.line(Place::State, Level::Info, text);
-        Ok(Response::done())
-    }
-
-    fn patch_drive(&mut self, id: &str, patch: &DrivePatch, vm: &mut dyn Vm) -> Done {
-        same(id, &patch.drive_id)?;
-        let device = self.position(|config| config.drives.iter().position(|d| d.id == id));
-        let found = self.file.drives.iter_mut().find(|d| d.drive_id == id);
-        let (Some(device), Some(entry)) = (device, found) else {
-            return Err(format!("Invalid block device ID: {id}."));
-        };
-        if patch.eject && (patch.path_on_host.is_some() || !entry.is_cdrom()) {
-            return Err("eject: only of a CD-ROM drive, and without path_on_host.".to_owned());
-        }
-        match patch.path_on_host.as_deref() {
-            Some(path) if !entry.is_cdrom() && entry.path() == Some(path) => vm.resize(device)?,
-            None if !patch.eject => {}
-            path => {
-                vm.change(device, path)?;
-                entry.set_path(path.map(Path::to_path_buf));
-            }
-        }
-        if let Some(limit) = &patch.rate_limiter {
-            let limiter = entry.limit(limit);
-            vm.limit(device, [Some(limiter), None]);
-        }
-        Ok(Response::done())
-    }
-
-    fn patch_nic(&mut self, id: &str, patch: &NicPatch, vm: &mut dyn Vm) -> Done {
-        same(id, &patch.iface_id)?;
-        let device = self.position(|config| {
-            let nic = config.nics.iter().position(|nic| nic.id == id);
-            nic.map(|nic| nic + config.drives.len())
-        });
-        let mut nics = self.file.network_interfaces.iter_mut();
-        let (Some(device), Some(entry)) = (device, nics.find(|nic| nic.iface_id == id)) else {
-            return Err(format!("Invalid network interface ID: {id}."));
-        };
-        vm.limit(device, entry.limit(patch));
-        Ok(Response::done())
+        config
     }
 
     /// The number of a device of the VM that runs.
-    fn position(&self, find: impl Fn(&VmConfig) -> Option<usize>) -> Option<usize> {
+    pub(super) fn position(&self, find: impl Fn(&VmConfig) -> Option<usize>) -> Option<usize> {
         self.running.as_deref().and_then(find)
     }
 }
@@ -587,14 +440,14 @@ fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, String> {
 }
 
 /// A key and what is wrong with it.
-fn faulty<K: AsRef<str>>((key, why): (K, String)) -> String {
+pub(super) fn faulty<K: AsRef<str>>((key, why): (K, String)) -> String {
     match key.as_ref() {
         "" | "." => why,
         key => format!("{key}: {why}"),
     }
 }
 
-fn same(path: &str, body: &str) -> Result<(), String> {
+pub(super) fn same(path: &str, body: &str) -> Result<(), String> {
     if path == body {
         return Ok(());
     }

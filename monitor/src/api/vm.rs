@@ -10,6 +10,9 @@ use crate::error::Error;
 use crate::layout;
 use crate::run::Machine;
 
+const NO_FILES: &str =
+    "Once the VM runs, no file can be opened any more: there is no --allow-path.";
+
 impl Vm for Machine {
     fn is_paused(&self) -> bool {
         Machine::is_paused(self)
@@ -41,10 +44,16 @@ impl Vm for Machine {
 
     fn change(&mut self, device: usize, path: Option<&Path>) -> Result<(), String> {
         if path.is_some() && !self.opens() {
-            let why = "Once the VM runs, no file can be opened any more: there is no --allow-path.";
-            return Err(why.to_owned());
+            return Err(NO_FILES.to_owned());
         }
         self.shared().bus.devices().change(device, path)
+    }
+
+    fn save(&mut self, state: &Path, memory: &Path) -> Result<(), String> {
+        if !self.opens() {
+            return Err(NO_FILES.to_owned());
+        }
+        self.save_to(state, memory).map_err(|e| e.to_string())
     }
 
     fn metrics(&self, to: &mut Snapshot) {

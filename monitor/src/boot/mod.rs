@@ -14,7 +14,6 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use mote_snapshot::MAX_STATE;
-use mote_snapshot::working_set::WORKING_SET;
 use rustix::fs::{MemfdFlags, memfd_create};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -283,22 +282,6 @@ impl Source {
         Ok(source)
     }
 
-    /// Reads the working set of a snapshot in `directory`, if there is one.
-    ///
-    /// # Errors
-    /// It is no regular file, or too large to be one.
-    pub fn use_working_set(&mut self, directory: &Path) -> Result<(), Error> {
-        let path = directory.join(WORKING_SET);
-        if !path.try_exists().unwrap_or(true) {
-            return Ok(());
-        }
-        let image = Image::open("working set", &path)?;
-        let mut bytes = vec![0; image.head(MAX_STATE as u64)];
-        image.read(0, &mut bytes)?;
-        self.working_set = Some((path, bytes));
-        Ok(())
-    }
-
     /// Puts everything the guest boots from into fresh memory, whose ACPI
     /// tables start at `rsdp`, and says where to enter it.
     ///
@@ -333,14 +316,21 @@ impl Source {
         })
     }
 
-    /// A snapshot in `directory`, in the place of a kernel and an initrd; what
-    /// has to be known before it is read goes into `config`.
+    /// The snapshot that `config` is to be restored from, in the place of a
+    /// kernel and an initrd; what has to be known before it is read goes there.
     ///
     /// # Errors
     /// A file is missing, or at first glance not of a snapshot.
-    pub fn snapshot(directory: &Path, verify: bool, config: &mut VmConfig) -> Result<Self, Error> {
-        let open = |name| Image::open("snapshot", &directory.join(name));
-        let (state, memory) = (open(mote_snapshot::STATE)?, open(mote_snapshot::MEMORY)?);
+    pub fn snapshot(config: &mut VmConfig) -> Result<Self, Error> {
+        let none = || Error::Snapshot("none is given".to_owned());
+        let restore = config.restore.as_ref().ok_or_else(none)?;
+        let state = Image::open("snapshot", &restore.state)?;
+        let memory = Image::open("snapshot", &restore.memory)?;
+        let working_set = match &restore.working_set {
+            Some(path) => read_working_set(path)?,
+            None => None,
+        };
+        let snapshot = Some(restore.verify);
         let cpus = mote_snapshot::peek_cpus(&state.file);
         config.cpus = cpus.map_err(|e| state.refuse(e.to_string()))?;
         let length = memory.len.saturating_sub(PAGE);
@@ -350,9 +340,9 @@ impl Source {
             initrd: Some(memory),
             cmdline: String::new(),
             after_reset: None,
-            snapshot: Some(verify),
+            snapshot,
             generation: random_id()?,
-            working_set: None,
+            working_set,
         })
     }
 
@@ -398,6 +388,17 @@ impl Source {
             ))),
         }
     }
+}
+
+/// Path and bytes of a working set, if there is one.
+fn read_working_set(path: &Path) -> Result<Option<(PathBuf, Vec<u8>)>, Error> {
+    if !path.try_exists().unwrap_or(true) {
+        return Ok(None);
+    }
+    let image = Image::open("working set", path)?;
+    let mut bytes = vec![0; image.head(MAX_STATE as u64)];
+    image.read(0, &mut bytes)?;
+    Ok(Some((path.to_owned(), bytes)))
 }
 
 /// An identity that nothing else has.

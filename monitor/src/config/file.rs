@@ -82,13 +82,13 @@ fn absent<'de, D: Deserializer<'de>>(from: D) -> Result<(), D::Error> {
 pub struct NicEntry {
     /// Its name.
     pub iface_id: String,
-    host_dev_name: String,
+    pub(super) host_dev_name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    guest_mac: Option<String>,
+    pub(super) guest_mac: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    mtu: Option<u16>,
+    pub(super) mtu: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    poll_us: Option<u64>,
+    pub(super) poll_us: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) rx_rate_limiter: Option<LimitEntry>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -81,6 +81,21 @@ pub enum Then {
     Exit,
 }
 
+/// A snapshot that a VM goes on with, instead of booting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restore {
+    /// The state file, which says how many processors there are.
+    pub state: PathBuf,
+    /// The memory file, which says how much there is.
+    pub memory: PathBuf,
+    /// Which pages to bring in ahead of the guest, if that file is there.
+    pub working_set: Option<PathBuf>,
+    /// Whether all of the memory is to be checked.
+    pub verify: bool,
+    /// The VM is to be paused at first.
+    pub paused: bool,
+}
+
 /// Which drives a VM without a kernel boots from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum BootFrom {
@@ -99,6 +114,8 @@ pub enum BootFrom {
 /// Everything a VM is made of.
 #[derive(Clone, Debug)]
 pub struct VmConfig {
+    /// A snapshot in the place of everything to boot from.
+    pub restore: Option<Restore>,
     /// The kernel file.
     pub kernel: Option<PathBuf>,
     /// The initial RAM disk, if any.
@@ -147,6 +164,7 @@ pub struct VmConfig {
 impl Default for VmConfig {
     fn default() -> Self {
         Self {
+            restore: None,
             kernel: None,
             initrd: None,
             cmdline: None,
@@ -179,6 +197,9 @@ impl VmConfig {
     /// # Errors
     /// A text that says what is wrong.
     pub fn check_boot(&self) -> Result<(), String> {
+        if self.restore.is_some() {
+            return Ok(());
+        }
         let has = |media| self.drives.iter().any(|drive| drive.media == media);
         if self.kernel.is_some() {
             return match (&self.boot, &self.boot_entry) {

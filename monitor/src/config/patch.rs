@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::file::Usual;
 use super::limit::LimitEntry;
-use super::{DriveEntry, MachineConfig, Media, NicEntry};
+use super::{DriveEntry, MachineConfig, Media, NicEntry, VmConfig};
 
 /// What `PATCH /machine-config` changes.
 #[derive(Clone, Debug, Deserialize)]
@@ -19,6 +19,16 @@ pub struct MachinePatch {
     track_dirty_pages: Option<bool>,
     cpu_template: Option<Usual>,
     huge_pages: Option<Usual>,
+}
+
+impl MachineConfig {
+    /// That of a VM which exists.
+    pub fn of(config: &VmConfig) -> Self {
+        let mut entry = Self::default();
+        entry.vcpu_count = config.cpus.into();
+        entry.mem_size_mib = config.memory >> 20;
+        entry
+    }
 }
 
 impl MachinePatch {
@@ -90,6 +100,24 @@ impl DriveEntry {
 }
 
 impl NicEntry {
+    /// An interface on a tap, and all else as usual.
+    pub fn new(iface_id: String, host_dev_name: String) -> Self {
+        Self {
+            iface_id,
+            host_dev_name,
+            guest_mac: None,
+            mtu: None,
+            poll_us: None,
+            rx_rate_limiter: None,
+            tx_rate_limiter: None,
+        }
+    }
+
+    /// Puts it on another tap.
+    pub fn move_to(&mut self, host_dev_name: String) {
+        self.host_dev_name = host_dev_name;
+    }
+
     /// Replaces buckets; returns all of those of receiving and of sending that
     /// have changed.
     pub fn limit(&mut self, patch: &NicPatch) -> [Option<RateLimiter>; 2] {

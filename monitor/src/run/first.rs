@@ -15,6 +15,7 @@ use super::working_set::Recording;
 use super::{load, snapshot};
 use crate::acpi::{self, VirtioWindow};
 use crate::boot::{Cause, Loaded, Source};
+use crate::config::VmConfig;
 use crate::error::Error;
 use crate::memory::{self, GuestRam};
 use crate::sandbox::{Confined, Sandbox, Slot, Thread};
@@ -69,6 +70,19 @@ impl Guest {
                 snapshot::restore(shared, state)
             }
         }
+    }
+
+    /// Lets the vCPUs, and a saved one's devices, go on; tells whether that is
+    /// for later.
+    pub(super) fn begin(&self, config: &VmConfig, shared: &Shared) -> bool {
+        if config.restore.as_ref().is_some_and(|saved| saved.paused) {
+            return true;
+        }
+        if let Self::Saved(_) = self {
+            shared.bus.devices().resume();
+        }
+        vcpu::open_gate(shared);
+        false
     }
 }
 

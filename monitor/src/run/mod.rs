@@ -22,7 +22,7 @@ use self::ahead::WorkAhead;
 use self::farewell::Farewell;
 use self::first::{Preparation, start_vcpus, thread_lost};
 use self::numbers::{Expected, Open};
-use self::snapshot::Saving;
+pub use self::snapshot::Saving;
 use self::working_set::Recording;
 use crate::acpi::VirtioWindow;
 use crate::boot::{Cause, DEFAULT_CMDLINE, Loaded, Source};
@@ -265,7 +265,7 @@ impl Machine {
         let others = workers + shared.vcpus().len() - 1;
         confine_main((main.thread, sandbox), confined, others, config.ready_fd)?;
         timings.mark("sandbox, threads");
-        vcpu::open_gate(&shared);
+        let paused = guest.begin(config, &shared);
         Ok(Self {
             shared,
             ram,
@@ -277,7 +277,7 @@ impl Machine {
             settled: false,
             farewell: Farewell::new(config.graceful),
             released,
-            paused: false,
+            paused,
             saving,
             recording,
             opens: config.sandbox.opens || config.sandbox.mode == Mode::Off,
@@ -468,11 +468,15 @@ impl Machine {
     }
 }
 
-/// What the VM boots from: a kernel that is given, or the firmware.
+/// What the VM boots from: a snapshot, which brings its memory and processors
+/// along, a kernel that is given, or the firmware.
 ///
 /// # Errors
 /// A file is missing, or not what it should be.
-pub fn source(config: &VmConfig) -> Result<Source, Error> {
+pub fn source(config: &mut VmConfig) -> Result<Source, Error> {
+    if config.restore.is_some() {
+        return Source::snapshot(config);
+    }
     match config.kernel.as_deref() {
         Some(kernel) => {
             let cmdline = cmdline(config);

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
@@ -15,18 +15,31 @@ use crate::boot::{Saved, random_id};
 use crate::error::Error;
 use crate::layout;
 use crate::memory::GuestRam;
-use crate::sandbox::{Slot, Thread};
+use crate::sandbox::{self, Slot, Thread};
 use crate::serial::TypedAhead;
 use crate::vm::{Shared, state};
 
 use super::ahead::WorkAhead;
-use super::{MainThread, working_set};
+use super::{Machine, MainThread, working_set};
 
 /// Bytes of guest memory that are looked at and written in one go.
 const CHUNK: usize = 256 << 10;
 
-/// Where a snapshot goes, opened before the process is confined.
-pub(super) struct Saving {
+/// Numbers of the files of a snapshot that is made on request: above those of
+/// the API's connections, see [`crate::sandbox::event`].
+const ROW: RawFd = 208;
+/// What has these numbers, in this order.
+const SLOTS: [Slot; 5] = [
+    Slot::SaveTo,
+    Slot::SaveMemoryTo,
+    Slot::SavedState,
+    Slot::SavedMemory,
+    Slot::Links,
+];
+
+/// Where a snapshot goes, opened before the process is confined, or by who may
+/// still open files.
+pub struct Saving {
     create: Create,
     id: [u8; 16],
 }
@@ -42,6 +55,25 @@ impl Saving {
         Ok(Self { create, id })
     }
 
+    /// Opens what a snapshot in these two files needs, under the numbers that
+    /// the filters know.
+    fn open_at(state: &Path, memory: &Path) -> Result<Self, Error> {
+        let mut number = ROW;
+        let mut place = |fd| {
+            number += 1;
+            sandbox::renumber(fd, number - 1)
+        };
+        let create = Create::begin_at(state, memory, &mut place);
+        let create = create.map_err(|(path, e)| unusable(path, &e))?;
+        let id = random_id()?;
+        Ok(Self { create, id })
+    }
+
+    /// Numbers of the files of a snapshot that is made on request.
+    pub fn slots() -> impl Iterator<Item = (Slot, RawFd)> {
+        SLOTS.into_iter().zip(ROW..)
+    }
+
     /// The directory, which alone stays reachable.
     pub(super) fn directory(&self) -> BorrowedFd<'_> {
         self.create.directory()
@@ -49,16 +81,10 @@ impl Saving {
 
     /// The main thread's kind, and its descriptors' numbers for the filters.
     pub(super) fn main_thread(&self) -> MainThread {
-        let slots = [
-            Slot::SaveTo,
-            Slot::Links,
-            Slot::SavedState,
-            Slot::SavedMemory,
-        ];
         MainThread {
             thread: Thread::Saver,
             start: Thread::StartSaver,
-            slots: slots.into_iter().zip(self.create.numbers()).collect(),
+            slots: SLOTS.into_iter().zip(self.create.numbers()).collect(),
         }
     }
 
@@ -102,6 +128,17 @@ impl Saving {
         };
         let state = encode(&state).map_err(failed)?;
         self.create.finish(&state).map_err(failed)
+    }
+}
+
+impl Machine {
+    /// Saves a paused VM to two files that are not there yet; see
+    /// [`opens`](Self::opens).
+    ///
+    /// # Errors
+    /// A file is there, or cannot be written; then there is no snapshot.
+    pub fn save_to(&self, state: &Path, memory: &Path) -> Result<(), Error> {
+        Saving::open_at(state, memory)?.take(&self.shared, self.ram, &self.typed)
     }
 }
 
@@ -155,8 +192,8 @@ fn read_all(file: &File, bytes: &mut [u8]) -> io::Result<()> {
     std::os::unix::fs::FileExt::read_exact_at(file, bytes, 0)
 }
 
-/// Gives a VM whose interrupts are connected the state that was read, and lets
-/// its devices go on; after this its vCPUs can.
+/// Gives a VM whose interrupts are connected the state that was read; after
+/// this its devices and vCPUs can go on.
 ///
 /// # Errors
 /// KVM refuses, or the devices are not those of the snapshot.
@@ -168,7 +205,6 @@ pub(super) fn restore(shared: &Shared, state: &StateV1) -> Result<(), Error> {
     for device in devices.started() {
         devices.connect_doorbell(&shared.fd, device)?;
     }
-    devices.resume();
     Ok(())
 }
 

@@ -65,7 +65,7 @@ impl Recording {
             thread: Thread::Saver,
             start: Thread::StartSaver,
             slots: vec![
-                (Slot::SaveTo, directory),
+                (Slot::SaveMemoryTo, directory),
                 (Slot::Links, links),
                 (Slot::SavedMemory, file),
                 (Slot::PageMap, self.pagemap.as_raw_fd()),

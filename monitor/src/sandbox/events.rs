@@ -2,7 +2,7 @@
 //! comparisons instead of one for each.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use vmm_sys_util::eventfd::EventFd;
 
@@ -11,6 +11,20 @@ use crate::error::Error;
 /// Where the row begins: above what a VM opens else. The second is for users
 /// who may not have that many descriptors.
 const FROM: [libc::c_int; 2] = [128, 64];
+
+/// Gives a descriptor a number at which there is nothing, or nothing of use any
+/// more.
+///
+/// # Errors
+/// The user may not have that many descriptors.
+pub fn renumber(fd: OwnedFd, number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: copies a live descriptor to a number that its user sets aside.
+    if unsafe { libc::dup3(fd.as_raw_fd(), number, libc::O_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a fresh descriptor that nothing else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
 
 /// A new event of the row, to which nothing else belongs.
 ///

@@ -21,7 +21,7 @@ pub mod table;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-pub use events::event;
+pub use events::{event, renumber};
 pub use process::{confine_early, errata as landlock_errata, version as landlock_version};
 pub use table::{Slot, Thread};
 

@@ -11,8 +11,8 @@ use libc::{
     CLOCK_MONOTONIC, CLONE_CHILD_CLEARTID, CLONE_FILES, CLONE_FS, CLONE_PARENT_SETTID,
     CLONE_SETTLS, CLONE_SIGHAND, CLONE_SYSVSEM, CLONE_THREAD, CLONE_VM, MADV_DONTNEED,
     MADV_HUGEPAGE, MADV_POPULATE_READ, MADV_POPULATE_WRITE, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE,
-    MSG_DONTWAIT, MSG_NOSIGNAL, O_CLOEXEC, O_NONBLOCK, O_RDONLY, PROT_NONE, PROT_READ, PROT_WRITE,
-    SEEK_END, SHUT_WR, SOCK_CLOEXEC, SOCK_NONBLOCK,
+    MSG_DONTWAIT, MSG_NOSIGNAL, O_CLOEXEC, O_DIRECTORY, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR,
+    O_TMPFILE, PROT_NONE, PROT_READ, PROT_WRITE, SEEK_END, SHUT_WR, SOCK_CLOEXEC, SOCK_NONBLOCK,
 };
 
 /// Kinds of threads; a filter for each.
@@ -51,11 +51,11 @@ pub enum Thread {
 pub const THREADS: [(Thread, usize); 13] = [
     (Thread::Start, 45),
     (Thread::StartApi, 48),
-    (Thread::StartOpen, 53),
+    (Thread::StartOpen, 57),
     (Thread::StartSaver, 48),
     (Thread::Main, 20),
     (Thread::Control, 24),
-    (Thread::Opener, 28),
+    (Thread::Opener, 33),
     (Thread::Saver, 24),
     (Thread::Vcpu, 12),
     (Thread::FirstVcpu, 12),
@@ -122,8 +122,10 @@ pub enum Slot {
     Log,
     /// Its metrics.
     Metrics,
-    /// The directory that a snapshot is to be in.
+    /// The directory that a snapshot's state is to be in.
     SaveTo,
+    /// The one for its memory.
+    SaveMemoryTo,
     /// This process's descriptors, to name a snapshot's files by.
     Links,
     /// A snapshot's files.
@@ -518,6 +520,48 @@ const OPEN: &[Rule] = &[
     ),
 ];
 
+/// What it takes to open the files of a snapshot on request.
+const SAVE_ON_REQUEST: &[Rule] = &[
+    rule(
+        libc::SYS_openat,
+        &[
+            Is(0, libc::AT_FDCWD as u32),
+            OneOf(2, &[LARGE | O_NONBLOCK as u32, LARGE | O_DIRECTORY as u32]),
+        ],
+        "whether a file is there already, and its directory; where Landlock permits it",
+    ),
+    rule(
+        libc::SYS_openat,
+        &[
+            Is(0, libc::AT_FDCWD as u32),
+            Is(2, LARGE | (O_PATH | O_DIRECTORY) as u32),
+        ],
+        "/proc/self/fd, for older kernels; nothing can be read from such",
+    ),
+    rule(
+        libc::SYS_openat,
+        &[
+            Between(0, Slot::SaveTo, Slot::SaveMemoryTo),
+            Is(2, LARGE | (O_TMPFILE | O_RDWR) as u32),
+        ],
+        "a new file without a name in a directory",
+    ),
+    rule(libc::SYS_getrandom, &[Is(1, 16)], "its identity"),
+];
+/// Where they have to be.
+const RENUMBER: &[Rule] = &[rule(
+    libc::SYS_dup3,
+    &[
+        Between(1, Slot::SaveTo, Slot::Links),
+        Is(2, O_CLOEXEC as u32),
+    ],
+    "gives them the numbers that may be written to",
+)];
+/// To read, closed for programs, and with the kernel's own flag for large files,
+/// which it does not need here.
+const LARGE: u32 = (O_RDONLY | O_CLOEXEC) as u32 | 0x8000;
+const EMPTY: u32 = libc::AT_EMPTY_PATH as u32;
+
 /// Reading a VM's state, and writing it to files that were opened before.
 const SAVE: &[Rule] = &[
     rule(
@@ -538,11 +582,35 @@ const SAVE: &[Rule] = &[
     ),
     rule(libc::SYS_fsync, &[In(0, Slot::SavedState)], "the state"),
     rule(libc::SYS_fsync, &[In(0, Slot::SavedMemory)], "the memory"),
-    rule(libc::SYS_fsync, &[In(0, Slot::SaveTo)], "their names"),
+    rule(libc::SYS_fsync, &[In(0, Slot::SaveTo)], "the state's name"),
+    rule(
+        libc::SYS_fsync,
+        &[In(0, Slot::SaveMemoryTo)],
+        "the memory's name",
+    ),
+    rule(
+        libc::SYS_linkat,
+        &[In(0, Slot::SavedState), In(2, Slot::SaveTo), Is(4, EMPTY)],
+        "gives the state its name",
+    ),
+    rule(
+        libc::SYS_linkat,
+        &[
+            In(0, Slot::SavedMemory),
+            In(2, Slot::SaveMemoryTo),
+            Is(4, EMPTY),
+        ],
+        "gives the memory its name",
+    ),
     rule(
         libc::SYS_linkat,
         &[In(0, Slot::Links), In(2, Slot::SaveTo)],
-        "gives both files their names; Landlock keeps it in that directory",
+        "the state's where a file may not be linked by itself; Landlock keeps it there",
+    ),
+    rule(
+        libc::SYS_linkat,
+        &[In(0, Slot::Links), In(2, Slot::SaveMemoryTo)],
+        "the memory's",
     ),
 ];
 
@@ -764,14 +832,27 @@ pub fn rules(thread: Thread) -> impl Iterator<Item = &'static Rule> {
     let own: &[&'static [Rule]] = match thread {
         Thread::Start => &[START],
         Thread::StartApi => &[START, START_API],
-        Thread::StartOpen => &[START, START_API, START_OPEN, OPEN],
+        Thread::StartOpen => &[START, START_API, START_OPEN, OPEN, SAVE, SAVE_ON_REQUEST],
         Thread::StartSaver => &[START, SAVE],
         Thread::Saver => &[
             NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS, FLUSH, SAVE, RECORD,
         ],
         Thread::Main => &[NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS],
         Thread::Control => &[NEWS, MAIN, CONTROL, OUTPUT, MEMORY, LOAD, SIGNALS],
-        Thread::Opener => &[NEWS, MAIN, CONTROL, OPEN, OUTPUT, MEMORY, LOAD, SIGNALS],
+        Thread::Opener => &[
+            NEWS,
+            MAIN,
+            CONTROL,
+            OPEN,
+            OUTPUT,
+            MEMORY,
+            LOAD,
+            SIGNALS,
+            FLUSH,
+            SAVE,
+            SAVE_ON_REQUEST,
+            RENUMBER,
+        ],
         Thread::Vcpu => &[NEWS, VCPU, OUTPUT, SIGNALS],
         Thread::FirstVcpu => &[NEWS, VCPU, OUTPUT, MEMORY, LOAD, SIGNALS],
         Thread::Disk => &[NEWS, WORKER, READ_ONLY, DISK],

@@ -1,0 +1,137 @@
+//! Snapshots: what is asked for, and what must be so for it.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::http::Response;
+use super::log::{Level, Place};
+use super::state::{Done, State, TOO_EARLY, TOO_LATE, Verdict, Vm, faulty};
+use crate::config::{NicEntry, Restore};
+
+/// `PUT /snapshot/create`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CreateEntry {
+    snapshot_path: PathBuf,
+    mem_file_path: PathBuf,
+    #[serde(default)]
+    snapshot_type: Kind,
+}
+
+#[derive(Default, Deserialize, PartialEq, Eq)]
+enum Kind {
+    Diff,
+    #[default]
+    Full,
+}
+
+/// `PUT /snapshot/load`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "some keys are only read to be taken")]
+pub(super) struct LoadEntry {
+    snapshot_path: PathBuf,
+    mem_file_path: Option<PathBuf>,
+    mem_backend: Option<Backend>,
+    working_set_path: Option<PathBuf>,
+    #[serde(default)]
+    resume_vm: bool,
+    #[serde(default)]
+    network_overrides: Vec<NetworkOverride>,
+    #[serde(default)]
+    track_dirty_pages: bool,
+    #[serde(default)]
+    enable_diff_snapshots: bool,
+    vsock_override: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Backend {
+    backend_type: BackendType,
+    backend_path: PathBuf,
+}
+
+#[derive(Deserialize, PartialEq, Eq)]
+enum BackendType {
+    File,
+    Uffd,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NetworkOverride {
+    iface_id: String,
+    host_dev_name: String,
+}
+
+impl State {
+    /// Saves the VM that runs, which must be paused.
+    pub(super) fn create(&mut self, entry: &CreateEntry, vm: Option<&mut dyn Vm>) -> Done {
+        let vm = vm.ok_or(TOO_EARLY)?;
+        if entry.snapshot_type == Kind::Diff {
+            return Err("This version of Mote takes full snapshots only.".to_owned());
+        }
+        if !vm.is_paused() {
+            return Err("The VM must be paused before a snapshot of it is taken.".to_owned());
+        }
+        let begin = Instant::now();
+        vm.save(&entry.snapshot_path, &entry.mem_file_path)?;
+        let took = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let latencies = &mut self.metrics.latencies;
+        latencies.insert("full_create_snapshot", took);
+        let text = "A snapshot was taken.";
+        self.log.line(Place::State, Level::Info, text);
+        Ok(Response::done())
+    }
+
+    /// The VM that is to go on from a snapshot, with the drives and interfaces
+    /// that have been described.
+    pub(super) fn load(&mut self, entry: LoadEntry, runs: bool) -> Result<Verdict, String> {
+        if runs {
+            return Err(TOO_LATE.to_owned());
+        }
+        if self.file.boot_source.is_some() || self.file.machine_config.is_some() {
+            let why = "Loading a microVM snapshot not allowed after configuring boot-specific \
+                       resources.";
+            return Err(why.to_owned());
+        }
+        if entry.vsock_override.is_some() {
+            return Err("vsock_override: Mote has no vsock device.".to_owned());
+        }
+        let memory = match (entry.mem_file_path, entry.mem_backend) {
+            (Some(path), None) => path,
+            (None, Some(backend)) if backend.backend_type == BackendType::File => {
+                backend.backend_path
+            }
+            (None, Some(_)) => {
+                return Err("mem_backend: Mote has no backend of type Uffd.".to_owned());
+            }
+            _ => return Err("Give one of mem_file_path and mem_backend.".to_owned()),
+        };
+        let mut file = self.file.clone();
+        for new in entry.network_overrides {
+            let mut nics = file.network_interfaces.iter_mut();
+            match nics.find(|nic| nic.iface_id == new.iface_id) {
+                Some(nic) => nic.move_to(new.host_dev_name),
+                None => {
+                    let nic = NicEntry::new(new.iface_id, new.host_dev_name);
+                    file.network_interfaces.push(nic);
+                }
+            }
+        }
+        let mut config = file.config().map_err(faulty)?;
+        config.restore = Some(Restore {
+            state: entry.snapshot_path,
+            memory,
+            working_set: entry.working_set_path,
+            verify: false,
+            paused: !entry.resume_vm,
+        });
+        self.file = file;
+        Ok(Verdict::Start(Box::new(self.with_options(config))))
+    }
+}
