@@ -13,11 +13,13 @@ use std::time::{Duration, Instant};
 
 use mote_tests::guest;
 
+mod compiled;
 mod smaps;
 mod timed;
 mod turns;
 
-use turns::{Series, build_floor, print};
+use compiled::build;
+use turns::{Series, print};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -124,7 +126,7 @@ fn fresh(dir: &Path, name: &str) -> Result<PathBuf> {
 }
 
 fn first_byte(dir: &Path, mote: &Path, mib: u64, options: &Options) -> Result<()> {
-    let floor = build_floor(dir)?;
+    let floor = build(dir, "floor")?;
     let (resumed, raw, saved) = (guest("resumed"), dir.join("raw"), fresh(dir, "saved")?);
     must(
         Command::new(&floor)

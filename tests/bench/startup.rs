@@ -13,11 +13,13 @@ use std::time::Duration;
 
 use mote_tests::{guest, kernel};
 
+mod compiled;
 mod smaps;
 mod timed;
 mod turns;
 
-use turns::{Series, build_floor, print};
+use compiled::build;
+use turns::{Series, print};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -99,7 +101,7 @@ fn measure(options: &Options) -> Result<()> {
 }
 
 fn measure_in(dir: &Path, mote: &Path, options: &Options) -> Result<()> {
-    let floor = build_floor(dir)?;
+    let floor = build(dir, "floor")?;
     let hello = guest("hello");
     let large = dir.join("vmlinux");
     fs::write(&large, kernel::with_payload(&hello, LARGE)?)?;

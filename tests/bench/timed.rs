@@ -138,7 +138,8 @@ impl Program {
         }
     }
 
-    fn since_start(&self) -> f64 {
+    /// Microseconds from exec.
+    pub fn since_start(&self) -> f64 {
         // SAFETY: an integer pair; all bits zero is a valid value.
         let mut now: libc::timespec = unsafe { std::mem::zeroed() };
         // SAFETY: a place for the time.

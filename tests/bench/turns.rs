@@ -1,10 +1,7 @@
 //! Programs that are run by turns, and a table of how long they took.
 
-use std::env;
 use std::error::Error;
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use super::timed;
 
@@ -44,23 +41,6 @@ pub fn run(all: &mut [Series], warmups: usize, runs: usize) -> Result<()> {
     let turns = total % all.len();
     all.rotate_right(turns);
     Ok(())
-}
-
-/// Builds the floor program into `dir`.
-pub fn build_floor(dir: &Path) -> Result<PathBuf> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/floor.c");
-    let floor = dir.join("floor");
-    let compiler = env::var_os("CC").unwrap_or_else(|| "cc".into());
-    let mut command = Command::new(compiler);
-    command
-        .args(["-O2", "-static-pie", "-o"])
-        .arg(&floor)
-        .arg(source);
-    if command.status()?.success() {
-        Ok(floor)
-    } else {
-        Err("floor.c does not build".into())
-    }
 }
 
 /// Prints a block of the table; the ratio is that of the medians to the first
