@@ -1,6 +1,8 @@
 //! What `mote` says about itself.
 
-use mote_tests::{mote, run};
+use std::process::Command;
+
+use mote_tests::{Scratch, mote, run};
 
 #[test]
 fn help_is_on_stdout_and_code_0() {
@@ -88,4 +90,30 @@ fn help_for_nobody_is_code_0() {
     let mut command = mote(["--help"]);
     let end = mote_tests::Vm::spawn(command.stdout(writer)).end();
     end.expect(0);
+}
+
+/// The units for systemd say nothing that it does not know.
+#[test]
+fn the_units_are_sound() {
+    let units = concat!(env!("CARGO_MANIFEST_DIR"), "/../monitor/systemd");
+    let scratch = Scratch::new();
+    for unit in std::fs::read_dir(units).unwrap() {
+        let unit = unit.unwrap();
+        let text = std::fs::read_to_string(unit.path()).unwrap();
+        // The program is not installed here.
+        let here = text.replace("/usr/bin/mote ", &format!("{} ", mote_tests::vm::binary().display()));
+        assert_ne!(text, here);
+        let path = scratch.join(unit.file_name().to_str().unwrap());
+        std::fs::write(&path, here).unwrap();
+        let mut command = Command::new("systemd-analyze");
+        command.args(["verify", "--man=no"]).arg(&path);
+        let Ok(output) = command.output() else {
+            let why = "no systemd-analyze";
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "{why}");
+            println!("skipped: {why}");
+            return;
+        };
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && said.is_empty(), "{said}");
+    }
 }
