@@ -101,7 +101,10 @@ fn the_units_are_sound() {
         let unit = unit.unwrap();
         let text = std::fs::read_to_string(unit.path()).unwrap();
         // The program is not installed here.
-        let here = text.replace("/usr/bin/mote ", &format!("{} ", mote_tests::vm::binary().display()));
+        let here = text.replace(
+            "/usr/bin/mote ",
+            &format!("{} ", mote_tests::vm::binary().display()),
+        );
         assert_ne!(text, here);
         let path = scratch.join(unit.file_name().to_str().unwrap());
         std::fs::write(&path, here).unwrap();
