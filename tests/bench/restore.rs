@@ -6,7 +6,7 @@ use std::env;
 use std::error::Error;
 use std::ffi::OsString;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -99,6 +99,7 @@ fn measure(options: &Options) -> Result<()> {
             let mut all = kinds.into_iter();
             all.try_for_each(|kind| function(&dir, &mote, kind, options))
         })
+        .and_then(|()| create(&dir, &mote, options.runs.min(20)))
         .and_then(|()| clones(&dir, &mote));
     fs::remove_dir_all(&dir)?;
     result
@@ -187,6 +188,50 @@ fn jailed(jailer: &Path, mote: &Path, saved: &Path) -> Vec<OsString> {
     command.push("--".into());
     command.extend(restore(mote, Path::new("/")).into_iter().skip(1));
     command
+}
+
+/// How long it takes to save a guest of which little, or much, has been touched.
+fn create(dir: &Path, mote: &Path, runs: usize) -> Result<()> {
+    let (start, saved) = (fresh(dir, "start")?, dir.join("saved"));
+    let mut run = Command::new(mote);
+    run.args(["run", "--memory", "4G", "--then", "exit", "--kernel"]);
+    must(run.arg(guest("function")).arg("--snapshot").arg(&start))?;
+    println!(
+        "create, 4096 MiB guest, {runs} runs; µs from marker to exit\n{:<34}{:>9}{:>9}{:>9}{:>9}",
+        "written MiB", "median", "min", "max", "per MiB"
+    );
+    // The runtime's own marker, and that of the guest, which has filled memory.
+    for from in [None, Some(&start)] {
+        let mut times = Vec::with_capacity(runs);
+        for _ in 0..runs {
+            fresh(dir, "saved")?;
+            let mut command = Command::new(mote);
+            match from {
+                None => command
+                    .args(["run", "--memory", "4G", "--kernel"])
+                    .arg(guest("function")),
+                Some(from) => command.arg("restore").arg(from),
+            };
+            command.args(["--then", "exit", "--snapshot"]).arg(&saved);
+            let begin = Instant::now();
+            let output = command.stdin(Stdio::null()).output()?;
+            let took = begin.elapsed().as_micros();
+            let said = String::from_utf8_lossy(&output.stderr);
+            let marker = said
+                .split_whitespace()
+                .find_map(|word| word.parse::<u128>().ok());
+            times.push(took.saturating_sub(marker.ok_or("no boot marker")?));
+        }
+        times.sort_unstable();
+        let written = fs::metadata(saved.join("memory"))?.blocks() as f64 / 2048.0;
+        let (median, last) = (times[runs / 2], times[runs - 1]);
+        println!(
+            "{written:<34.1}{median:>9}{:>9}{last:>9}{:>9.0}",
+            times[0],
+            median as f64 / written
+        );
+    }
+    Ok(())
 }
 
 /// Clones of one idle guest, that all live at the same time.

@@ -2,10 +2,12 @@
 //! process, with what the devices have behind them given again.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use mote_tests::api::{Client, Server};
 use mote_tests::network::{self, Interface, frame};
+use mote_tests::proc::status;
 use mote_tests::{Scratch, guest, have_kvm, mote, run};
 use serde_json::{Value, json};
 
@@ -235,4 +237,44 @@ fn devices_go_on_with_what_is_given_again() {
         assert_eq!(shown["network-interfaces"][0]["host_dev_name"], "vm1");
         new.wait_for_echo(&frame(300, 2));
     });
+}
+
+/// What nobody has touched takes neither room nor memory when it is saved.
+#[test]
+fn a_save_touches_no_page() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let first = folder(&scratch, "first");
+    let again = folder(&scratch, "again");
+    // KiB of memory, and of page tables, that the save has taken.
+    let grows = |server: &Server, client: &mut Client, to: &Path| {
+        let used = || ["VmRSS", "VmPTE"].map(|key| status(server.vm.pid(), key));
+        let before = used();
+        client.put("/snapshot/create", &files(to).to_string());
+        let after = used();
+        [0, 1].map(|of| after[of].saturating_sub(before[of]))
+    };
+    let server_ = server(&first);
+    let mut client = server_.client();
+    describe(&mut client, &first, "echo", "");
+    client.put("/machine-config", r#"{"vcpu_count":1,"mem_size_mib":3584}"#);
+    client.start();
+    server_.vm.wait_for("ready\n");
+    client.patch("/vm", PAUSED);
+    let [memory, tables] = grows(&server_, &mut client, &first);
+    assert!(memory < 1 << 10 && tables < 100, "{memory} {tables}");
+    drop(client);
+    server_.vm.signal(libc::SIGTERM);
+    let _ = server_.vm.end();
+    // The same of one whose memory is in a file, most of it in a hole.
+    let server = Server::start(&again, &["--allow-path", scratch.to_str().unwrap()]);
+    let mut client = server.client();
+    client.put("/snapshot/load", &load(&first, json!({"resume_vm": false})));
+    let [memory, tables] = grows(&server, &mut client, &again);
+    assert!(memory < 1 << 10 && tables < 100, "{memory} {tables}");
+    let [one, other] = [&first, &again].map(|folder| fs::metadata(folder.join("m")).unwrap());
+    let more = 512 * other.blocks().abs_diff(one.blocks());
+    assert!(more <= 64 << 10, "{more}");
 }

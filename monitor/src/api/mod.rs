@@ -59,7 +59,7 @@ use self::server::Server;
 use self::state::{HostFiles, State, Verdict};
 use crate::config::{LoggerEntry, MetricsEntry, OnReset, SerialTo, VmConfig};
 use crate::error::{Error, exit};
-use crate::run::{self, Control, Machine, MainThread, Opened, Saving};
+use crate::run::{self, Control, Machine, MainThread, Opened, PageMap, Saving};
 use crate::sandbox::{self, Mode, Policy, Slot, Thread};
 use crate::signals;
 use crate::timings::Timings;
@@ -133,6 +133,11 @@ pub fn run(options: Options, timings: &Arc<Timings>) -> Result<u8, Error> {
         state: State::new(options, Box::new(HostFiles))?,
     };
     let options = api.state.options();
+    // Before it is confined; with nothing to be opened nothing is saved.
+    let pages = match options.sandbox.opens || options.sandbox.mode == Mode::Off {
+        true => PageMap::open().ok().map(Arc::new),
+        false => None,
+    };
     if options.sandbox.mode != Mode::Off {
         sandbox::confine_early(&options.allow)?;
     }
@@ -148,7 +153,7 @@ pub fn run(options: Options, timings: &Arc<Timings>) -> Result<u8, Error> {
             &mut config,
             api.server.slots(),
             &api.state,
-            (&wake, timings),
+            (&wake, timings, &pages),
         );
         machine = Some(started.map_err(|failed| failed.error)?);
         api.state.started(Box::new(config));
@@ -160,7 +165,7 @@ pub fn run(options: Options, timings: &Arc<Timings>) -> Result<u8, Error> {
             return Ok(exit::SIGNAL + signal);
         }
         let happened = wait(&wake, &api.server)?;
-        machine = api.serve_before(&happened, (&wake, timings))?;
+        machine = api.serve_before(&happened, (&wake, timings, &pages))?;
     }
     let (Some(machine), Some(config)) = (machine, api.state.running().cloned()) else {
         return Ok(exit::OK);
@@ -199,6 +204,9 @@ fn wait(wake: &EventFd, server: &Server) -> Result<Vec<PollFlags>, Error> {
     Ok(fds.iter().skip(1).map(PollFd::revents).collect())
 }
 
+/// What wakes the main thread, the stopwatch, and where pages are.
+type Around<'a> = (&'a Arc<EventFd>, &'a Arc<Timings>, &'a Option<Arc<PageMap>>);
+
 /// Why a VM did not start.
 struct Failed {
     error: Error,
@@ -210,7 +218,7 @@ fn start(
     config: &mut VmConfig,
     mut slots: Vec<(Slot, RawFd)>,
     state: &State,
-    (wake, timings): (&Arc<EventFd>, &Arc<Timings>),
+    (wake, timings, pages): Around<'_>,
 ) -> Result<Machine, Failed> {
     let failed = |fatal| move |error| Failed { error, fatal };
     timings.mark("wait for InstanceStart");
@@ -229,6 +237,7 @@ fn start(
         thread,
         start,
         slots,
+        pages: pages.clone(),
     };
     Machine::start(config, opened, timings, main).map_err(failed(true))
 }
@@ -241,7 +250,7 @@ impl Api {
     fn serve_before(
         &mut self,
         happened: &[PollFlags],
-        around: (&Arc<EventFd>, &Arc<Timings>),
+        around: Around<'_>,
     ) -> Result<Option<Machine>, Error> {
         let (mut machine, mut fatal) = (None, None);
         let (server, state) = (&mut self.server, &mut self.state);

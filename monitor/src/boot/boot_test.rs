@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{Cause, Entry, Source, check_cmdline, worth_mapping};
+use super::image::worth_mapping;
+use super::{Cause, Entry, Source, check_cmdline};
 use crate::layout;
 use crate::memory::{self, GuestRam};
 

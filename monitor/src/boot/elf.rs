@@ -345,7 +345,7 @@ impl Sections {
                 .any(|discarded| name.starts_with(discarded))
         };
         let section = (address, size);
-        let large = |(_, size): &(u64, u64)| *size >= super::WORTH_MAPPING;
+        let large = |(_, size): &(u64, u64)| *size >= super::image::WORTH_MAPPING;
         self.zeroes.extend(gap.filter(large).filter(|_| !writable));
         if kind == SHT_NOBITS || name.starts_with(SCRATCH) {
             self.zeroes.extend(Some(section).filter(large));

@@ -2,21 +2,20 @@
 
 mod bzimage;
 mod elf;
+mod image;
 mod linux;
 mod orders;
 mod pvh;
 mod sniff;
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use mote_snapshot::MAX_STATE;
-use rustix::fs::{MemfdFlags, memfd_create};
 use vm_memory::{Bytes, GuestAddress};
 
+pub(crate) use self::image::{Image, Mapped};
 use crate::config::{VmConfig, check_memory};
 use crate::error::Error;
 use crate::layout;
@@ -30,9 +29,6 @@ use crate::memory::{self, GuestRam, PAGE};
 /// others keep the kernel from probing hardware that is not there.
 pub const DEFAULT_CMDLINE: &str = "console=ttyS0 quiet panic=-1 pci=off cryptomgr.notests \
      8250.nr_uarts=1 i8042.noaux i8042.nokbd tsc=reliable no_timer_check random.trust_cpu=on";
-
-/// Below this many bytes a copy is cheaper than a mapping.
-const WORTH_MAPPING: u64 = 128 << 10;
 
 /// Real-mode code that resets the machine by its ACPI register.
 ///
@@ -79,120 +75,6 @@ struct Kernel {
     end: u64,
     /// The bzImage's setup header, which the boot parameters begin with.
     header: Option<bzimage::Header>,
-}
-
-/// A kernel or initrd file, opened once and for good.
-#[derive(Debug)]
-pub(crate) struct Image {
-    what: &'static str,
-    pub(crate) file: File,
-    pub(crate) path: PathBuf,
-    /// Bytes.
-    pub(crate) len: u64,
-    /// The lowest address at which it may lie in guest memory.
-    lowest: u64,
-}
-
-impl Image {
-    fn open(what: &'static str, path: &Path) -> Result<Self, Error> {
-        let unusable = |e: io::Error| Error::file(what, path, &e);
-        // A FIFO or device must not block or do things: ask before opening.
-        let kind = std::fs::metadata(path).map_err(unusable)?;
-        if !kind.is_file() {
-            let is = if kind.is_dir() {
-                "a directory"
-            } else {
-                "not a regular file"
-            };
-            return Err(Error::Input(what, path.into(), format!("is {is}")));
-        }
-        let file = File::open(path).map_err(unusable)?;
-        let len = file.metadata().map_err(unusable)?.len();
-        if len == 0 {
-            return Err(Error::Input(what, path.into(), "is empty".to_owned()));
-        }
-        Ok(Self {
-            what,
-            file,
-            path: path.into(),
-            len,
-            lowest: layout::HIGH_RAM,
-        })
-    }
-
-    /// An image that is part of the monitor, given the shape of a file.
-    fn embedded(what: &'static str, bytes: &[u8]) -> Result<Self, Error> {
-        let failed = |e: io::Error| Error::System("memfd", e);
-        let fd = memfd_create("mote-guest", MemfdFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
-        let file = File::from(fd);
-        file.write_all_at(bytes, 0).map_err(failed)?;
-        Ok(Self {
-            what,
-            file,
-            path: "(built in)".into(),
-            len: bytes.len() as u64,
-            lowest: layout::HIGH_RAM,
-        })
-    }
-
-    /// Bytes of the file's beginning, at most `most`.
-    fn head(&self, most: u64) -> usize {
-        // At most 64 KiB, so it fits.
-        self.len.min(most) as usize
-    }
-
-    fn refuse(&self, why: impl Into<String>) -> Error {
-        Error::Input(self.what, self.path.clone(), why.into())
-    }
-
-    /// Reads exactly `buffer.len()` bytes at `offset`.
-    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
-        self.file
-            .read_exact_at(buffer, offset)
-            .map_err(|e| match e.kind() {
-                io::ErrorKind::UnexpectedEof => self.refuse("is truncated"),
-                _ => Error::file(self.what, &self.path, &e),
-            })
-    }
-
-    /// Puts `length` bytes from `offset` at `address`: whole pages are mapped
-    /// where file and memory line up and it pays, the rest is copied.
-    fn place(&self, ram: &GuestRam, address: u64, offset: u64, length: u64) -> Result<(), Error> {
-        let failed = |e: io::Error| match e.kind() {
-            io::ErrorKind::UnexpectedEof => self.refuse("is truncated"),
-            _ => Error::file(self.what, &self.path, &e),
-        };
-        let copy = |skip: u64, length: u64| {
-            memory::copy_file(ram, address + skip, &self.file, offset + skip, length)
-                .map_err(failed)
-        };
-        let (start, end) = worth_mapping(address, address + length);
-        let (head, whole) = (start - address, end - start);
-        let lined_up = address % PAGE == offset % PAGE && whole >= WORTH_MAPPING;
-        if !lined_up || memory::map_file(ram, start, &self.file, offset + head, whole).is_err() {
-            // Not every file system can map; copying always works.
-            return copy(0, length);
-        }
-        copy(0, head)?;
-        copy(head + whole, length - head - whole)
-    }
-}
-
-/// The part of `start..end` to map from a file: whole pages, and no block of
-/// 2 MiB of which they fill less than an eighth. Memory around a small mapping
-/// cannot become a huge page, and costs the guest an exit for each page then;
-/// more of it would take longer to copy than that is worth.
-fn worth_mapping(start: u64, end: u64) -> (u64, u64) {
-    const BLOCK: u64 = 2 << 20;
-    const LEAST: u64 = BLOCK / 8;
-    let (mut start, mut end) = (start.next_multiple_of(PAGE), end / PAGE * PAGE);
-    if BLOCK - start % BLOCK < LEAST {
-        start = start.next_multiple_of(BLOCK);
-    }
-    if end % BLOCK < LEAST {
-        end = end / BLOCK * BLOCK;
-    }
-    (start, end.max(start))
 }
 
 /// What a VM boots from: files that were opened when it was configured.
@@ -356,6 +238,32 @@ impl Source {
         })
     }
 
+    /// The parts of guest memory that files are mapped to, by address.
+    pub(crate) fn mapped(&self) -> Vec<Mapped<'_>> {
+        let mut all = match self.saved() {
+            Some(saved) => {
+                let mut offset = 0;
+                let ranges = memory::ranges(saved.memory.len.saturating_sub(PAGE)).into_iter();
+                let piece = |(address, length)| {
+                    offset += length;
+                    Mapped {
+                        address,
+                        length,
+                        file: &saved.memory.file,
+                        offset: offset - length,
+                    }
+                };
+                ranges.map(piece).collect()
+            }
+            None => {
+                let images = self.initrd.iter().chain([&self.kernel]);
+                images.flat_map(Image::mapped).collect::<Vec<_>>()
+            }
+        };
+        all.sort_by_key(|mapped| mapped.address);
+        all
+    }
+
     /// The VM generation ID: another one each time that a VM is made.
     pub fn generation(&self) -> [u8; 16] {
         self.generation
@@ -457,7 +365,7 @@ fn place_initrd(ram: &GuestRam, image: &Image, kernel: &Kernel) -> Result<(u64, 
     }
     // The tail page is the initrd's own, so it may be mapped whole: the bytes
     // behind the file's end are zero.
-    let mapped = memory::map_file(ram, start, &image.file, 0, image.len);
+    let mapped = image.map(ram, start, 0, image.len);
     if mapped.is_err() {
         image.place(ram, start, 0, image.len)?;
     }

@@ -4,12 +4,14 @@ mod ahead;
 mod farewell;
 mod first;
 mod numbers;
+mod pages;
 mod snapshot;
 mod wait;
 mod working_set;
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::time::Duration;
@@ -22,6 +24,7 @@ use self::ahead::WorkAhead;
 use self::farewell::Farewell;
 use self::first::{Preparation, start_vcpus, thread_lost};
 use self::numbers::{Expected, Open};
+pub use self::pages::PageMap;
 pub use self::snapshot::Saving;
 use self::working_set::Recording;
 use crate::acpi::VirtioWindow;
@@ -56,7 +59,17 @@ pub fn run(
     let opened = Opened::open(config, source, wake, demo.then_some(timings))?;
     let main = opened.saving.as_ref().map(Saving::main_thread);
     let main = main.or(opened.recording.as_ref().map(Recording::main_thread));
-    Machine::start(config, opened, timings, main.unwrap_or_default())?.run(config, &mut Nobody)
+    let mut main = main.unwrap_or_default();
+    if main.thread == Thread::Saver {
+        let pages = PageMap::open();
+        if config.record.is_some() {
+            let path = Path::new(PageMap::PATH);
+            main.pages = Some(pages.map_err(|e| Error::file("--record", path, &e))?.into());
+        } else {
+            main.pages = pages.ok().map(Arc::new);
+        }
+    }
+    Machine::start(config, opened, timings, main)?.run(config, &mut Nobody)
 }
 
 /// Whoever controls a VM while it runs, on its main thread.
@@ -93,6 +106,8 @@ pub struct MainThread {
     pub start: Thread,
     /// Numbers of its own descriptors.
     pub slots: Vec<(Slot, RawFd)>,
+    /// Where pages are, for whoever saves them.
+    pub pages: Option<Arc<PageMap>>,
 }
 
 impl Default for MainThread {
@@ -101,6 +116,7 @@ impl Default for MainThread {
             thread: Thread::Main,
             start: Thread::Start,
             slots: Vec::new(),
+            pages: None,
         }
     }
 }
@@ -108,7 +124,9 @@ impl Default for MainThread {
 impl MainThread {
     fn numbers(&self, sandbox: Sandbox) -> Sandbox {
         let slots = self.slots.iter();
-        slots.fold(sandbox, |all, (slot, number)| all.with(*slot, *number))
+        let sandbox = slots.fold(sandbox, |all, (slot, number)| all.with(*slot, *number));
+        let pages = self.pages.as_ref();
+        sandbox.with(Slot::PageMap, pages.map_or(-1, |pages| pages.number()))
     }
 }
 
@@ -116,7 +134,7 @@ impl MainThread {
 pub struct Opened {
     host: Arc<Kvm>,
     ram: &'static GuestRam,
-    source: Source,
+    source: &'static Source,
     devices: Devices,
     wake: Arc<EventFd>,
     console: Console,
@@ -150,19 +168,36 @@ impl Opened {
         let saving = config.snapshot.as_deref().map(Saving::open).transpose()?;
         let record = config.record.as_ref();
         let record = record.map(|(directory, until)| Recording::open(directory, *until));
+        let recording = record.transpose()?;
         Ok(Self {
             // Last: one that was passed in is ours from here on.
             host: Arc::new(vm::open_host(config.kvm_fd)?),
             ram,
-            source,
+            // Like guest memory: no thread has to close its files at the end.
+            source: Box::leak(source.into()),
             devices,
             wake,
             console,
             output,
             line,
             saving,
-            recording: record.transpose()?,
+            recording,
         })
+    }
+
+    /// The numbers that what is made will have, and what is open has.
+    fn numbers(&self, config: &VmConfig) -> Result<(Expected, Sandbox), Error> {
+        let open = Open {
+            host: self.host.as_raw_fd(),
+            ready: config.ready_fd,
+            wake: self.wake.as_raw_fd(),
+            line: self.line.as_raw_fd(),
+            output: &self.output,
+            console: &self.console,
+            devices: &self.devices,
+            source: self.source,
+        };
+        Expected::find(&config.sandbox, config.cpus, &open)
     }
 }
 
@@ -183,6 +218,7 @@ pub struct Machine {
     saving: Option<Saving>,
     /// The guest's touched pages are being noted.
     recording: Option<Recording>,
+    pages: Option<Arc<PageMap>>,
     opens: bool,
     /// Hangs up when all vCPUs' threads have let go of the VM.
     released: Receiver<()>,
@@ -200,6 +236,9 @@ impl Machine {
         main: MainThread,
     ) -> Result<Self, Error> {
         confine_process(config, &mut opened, timings)?;
+        let (expected, sandbox) = opened.numbers(config)?;
+        let sandbox = main.numbers(sandbox);
+        timings.mark("sandbox, process");
         let Opened {
             host,
             ram,
@@ -212,21 +251,6 @@ impl Machine {
             saving,
             mut recording,
         } = opened;
-        // Like guest memory: no thread has to close its files at the end.
-        let source: &'static Source = Box::leak(source.into());
-        let open = Open {
-            host: host.as_raw_fd(),
-            ready: config.ready_fd,
-            wake: wake.as_raw_fd(),
-            line: line.as_raw_fd(),
-            output: &output,
-            console: &console,
-            devices: &devices,
-            source,
-        };
-        let (expected, sandbox) = Expected::find(&config.sandbox, config.cpus, &open)?;
-        let sandbox = main.numbers(sandbox);
-        timings.mark("sandbox, process");
         let ahead = Arc::new(WorkAhead::default());
         let preparation = Preparation {
             host: Some(Arc::clone(&host)),
@@ -280,6 +304,7 @@ impl Machine {
             paused,
             saving,
             recording,
+            pages: main.pages,
             opens: config.sandbox.opens || config.sandbox.mode == Mode::Off,
         })
     }
@@ -425,7 +450,7 @@ impl Machine {
             return Ok(false);
         };
         self.pause()?;
-        saving.take(&self.shared, self.ram, &self.typed)?;
+        saving.take(&self.shared, &self.memory(), &self.typed)?;
         if config.then == Then::Exit {
             return Ok(true);
         }
@@ -439,7 +464,7 @@ impl Machine {
         let shared = &self.shared;
         let due = |recording: &mut Recording| end || recording.is_due(shared);
         match self.recording.take_if(due) {
-            Some(recording) => recording.finish(self.ram),
+            Some(recording) => recording.finish(self.pages.as_deref(), self.ram),
             None => Ok(()),
         }
     }

@@ -9,9 +9,9 @@ use std::sync::atomic::Ordering;
 use mote_snapshot::{
     Create, MAX_STATE, MemoryV1, MemoryWriter, StateV1, check_memory, decode, encode, verify_memory,
 };
-use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend as _, GuestMemoryRegion as _};
+use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
 
-use crate::boot::{Saved, random_id};
+use crate::boot::{Saved, Source, random_id};
 use crate::error::Error;
 use crate::layout;
 use crate::memory::GuestRam;
@@ -20,10 +20,8 @@ use crate::serial::TypedAhead;
 use crate::vm::{Shared, state};
 
 use super::ahead::WorkAhead;
+use super::pages::{PageMap, Place, Reader};
 use super::{Machine, MainThread, working_set};
-
-/// Bytes of guest memory that are looked at and written in one go.
-const CHUNK: usize = 256 << 10;
 
 /// Numbers of the files of a snapshot that is made on request: above those of
 /// the API's connections, see [`crate::sandbox::event`].
@@ -85,6 +83,7 @@ impl Saving {
             thread: Thread::Saver,
             start: Thread::StartSaver,
             slots: SLOTS.into_iter().zip(self.create.numbers()).collect(),
+            pages: None,
         }
     }
 
@@ -97,48 +96,66 @@ impl Saving {
     pub(super) fn take(
         &self,
         shared: &Shared,
-        ram: &GuestRam,
+        memory: &Memory<'_>,
         typed: &TypedAhead,
     ) -> Result<(), Error> {
-        let failed = |e: mote_snapshot::Error| Error::Host(format!("write the snapshot: {e}"));
         shared.bus.devices().flush()?;
         let mut state = state::save(shared)?;
         state.serial.typed = typed.save();
-        let mut writer = MemoryWriter::new(self.create.memory());
-        let mut ranges = Vec::new();
-        let mut length = 0;
-        let mut buffer = vec![0; CHUNK];
-        for region in ram.iter() {
-            let (start, size) = (region.start_addr().0, region.len());
-            for at in (0..size).step_by(CHUNK) {
-                let part = (size - at).min(CHUNK as u64) as usize;
-                let part = buffer.get_mut(..part).unwrap_or_default();
-                ram.read_slice(part, GuestAddress(start + at))
-                    .map_err(|e| Error::System("read guest memory", io::Error::other(e)))?;
-                writer.put(length + at, part).map_err(failed)?;
-            }
-            ranges.push((start, size));
-            length += size;
-        }
-        let sum = writer.finish(length, self.id).map_err(failed)?;
-        state.memory = MemoryV1 {
-            id: self.id,
-            sum,
-            ranges,
-        };
+        state.memory = self.write(memory)?;
         let state = encode(&state).map_err(failed)?;
         self.create.finish(&state).map_err(failed)
     }
+
+    /// Writes the memory file.
+    fn write(&self, memory: &Memory<'_>) -> Result<MemoryV1, Error> {
+        let ram = memory.ram;
+        let ranges: Vec<(u64, u64)> = ram.iter().map(|r| (r.start_addr().0, r.len())).collect();
+        let length = ranges.iter().map(|(_, length)| length).sum();
+        let mut writer = MemoryWriter::new(self.create.memory());
+        let mut put = |at: u64, bytes: &[u8]| writer.put(at, bytes).map_err(failed);
+        let mut reader = Reader::new(ram, memory.source.mapped());
+        let mut each = |place, at, length| reader.read((place, at, length), &mut put);
+        match memory.pages {
+            Some(pages) => pages.runs(ram, &mut each)?,
+            // Nobody tells; whoever reads a page that was never touched takes one
+            // that all processes share.
+            None => each(Place::Own, 0, length)?,
+        }
+        let sum = writer.finish(length, self.id).map_err(failed)?;
+        let id = self.id;
+        Ok(MemoryV1 { id, sum, ranges })
+    }
+}
+
+fn failed(error: mote_snapshot::Error) -> Error {
+    Error::Host(format!("write the snapshot: {error}"))
+}
+
+/// Guest memory, and what tells where its pages are.
+pub(super) struct Memory<'a> {
+    pub(super) ram: &'a GuestRam,
+    pub(super) source: &'a Source,
+    pub(super) pages: Option<&'a PageMap>,
 }
 
 impl Machine {
+    /// What is to be saved of its memory.
+    pub(super) fn memory(&self) -> Memory<'_> {
+        Memory {
+            ram: self.ram,
+            source: self.source,
+            pages: self.pages.as_deref(),
+        }
+    }
+
     /// Saves a paused VM to two files that are not there yet; see
     /// [`opens`](Self::opens).
     ///
     /// # Errors
     /// A file is there, or cannot be written; then there is no snapshot.
     pub fn save_to(&self, state: &Path, memory: &Path) -> Result<(), Error> {
-        Saving::open_at(state, memory)?.take(&self.shared, self.ram, &self.typed)
+        Saving::open_at(state, memory)?.take(&self.shared, &self.memory(), &self.typed)
     }
 }
 

@@ -1,23 +1,20 @@
 //! Which pages a restored guest needs first: noted at one restore, brought in
 //! at the next.
 
-use std::fs::File;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
-use std::os::unix::fs::FileExt as _;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use mote_snapshot::working_set::{CreateWorkingSet, Touched, encode};
-use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
-
 use super::MainThread;
 use super::ahead::{Pages, WorkAhead};
+use super::pages::{PageMap, Place};
 use crate::boot::Saved;
 use crate::config::Until;
 use crate::error::Error;
-use crate::memory::{self, GuestRam, PAGE};
+use crate::memory::{self, GuestRam};
 use crate::sandbox::{Slot, Thread};
 use crate::vm::Shared;
+use mote_snapshot::working_set::{CreateWorkingSet, Touched, encode};
 
 /// What a huge page holds, in bytes.
 const BLOCK: u64 = 2 << 20;
@@ -29,9 +26,6 @@ const DENSE: u64 = BLOCK / 4;
 /// The guest's touched pages are to be noted.
 pub(super) struct Recording {
     create: CreateWorkingSet,
-    /// Which of this process's pages are there (Linux:
-    /// Documentation/admin-guide/mm/pagemap.rst).
-    pagemap: File,
     until: Until,
     started: Option<(Instant, [u8; 16])>,
 }
@@ -42,12 +36,10 @@ impl Recording {
     /// # Errors
     /// Nothing can be written there, or there is no `/proc`.
     pub(super) fn open(directory: &Path, until: Until) -> Result<Self, Error> {
-        let pagemap = Path::new("/proc/self/pagemap");
         let create = CreateWorkingSet::begin(directory);
         Ok(Self {
             create: create
                 .map_err(|e| Error::Input("--record", directory.into(), e.to_string()))?,
-            pagemap: File::open(pagemap).map_err(|e| Error::file("--record", pagemap, &e))?,
             until,
             started: None,
         })
@@ -68,8 +60,8 @@ impl Recording {
                 (Slot::SaveMemoryTo, directory),
                 (Slot::Links, links),
                 (Slot::SavedMemory, file),
-                (Slot::PageMap, self.pagemap.as_raw_fd()),
             ],
+            pages: None,
         }
     }
 
@@ -98,59 +90,39 @@ impl Recording {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub(super) fn finish(&self, ram: &GuestRam) -> Result<(), Error> {
-        let Some((_, identity)) = self.started else {
+    pub(super) fn finish(&self, pages: Option<&PageMap>, ram: &GuestRam) -> Result<(), Error> {
+        let (Some((_, identity)), Some(pages)) = (self.started, pages) else {
             return Ok(());
         };
         let failed = |e| Error::System("write the working set", std::io::Error::other(e));
-        let ranges = self.touched(ram)?;
+        let ranges = touched(pages, ram)?;
         self.create
             .finish(&encode(identity, &ranges))
             .map_err(failed)
     }
-
-    /// Pages of guest memory that are there, in their order.
-    fn touched(&self, ram: &GuestRam) -> Result<Vec<Touched>, Error> {
-        const PRESENT: u64 = 1 << 63;
-        const SWAPPED: u64 = 1 << 62;
-        const FILE: u64 = 1 << 61;
-        let mut ranges: Vec<Touched> = Vec::new();
-        let mut entries = vec![0; 64 << 10];
-        let mut begins = 0;
-        for region in ram.iter() {
-            let host = region.as_ptr().addr() as u64;
-            let pages = region.len() / PAGE;
-            let mut page = 0;
-            while page < pages {
-                let count = (pages - page).min(entries.len() as u64 / 8);
-                let part = entries.get_mut(..count as usize * 8).unwrap_or_default();
-                self.pagemap
-                    .read_exact_at(part, (host / PAGE + page) * 8)
-                    .map_err(|e| Error::System("read pagemap", e))?;
-                for (entry, page) in part.as_chunks::<8>().0.iter().zip(page..) {
-                    let entry = u64::from_le_bytes(*entry);
-                    if entry & (PRESENT | SWAPPED) != 0 {
-                        let written = entry & SWAPPED != 0 || entry & FILE == 0;
-                        add(&mut ranges, begins + page * PAGE, written);
-                    }
-                }
-                page += count;
-            }
-            begins += region.len();
-        }
-        Ok(ranges)
-    }
 }
 
-/// Adds a page behind all others.
-fn add(ranges: &mut Vec<Touched>, offset: u64, written: bool) {
+/// Pages of guest memory that are there, in their order.
+fn touched(pages: &PageMap, ram: &GuestRam) -> Result<Vec<Touched>, Error> {
+    let mut ranges = Vec::new();
+    pages.runs(ram, &mut |place, offset, length| {
+        if place != Place::Away {
+            add(&mut ranges, (offset, length), place == Place::Own);
+        }
+        Ok(())
+    })?;
+    Ok(ranges)
+}
+
+/// Adds pages behind all others.
+fn add(ranges: &mut Vec<Touched>, (offset, length): (u64, u64), written: bool) {
     match ranges.last_mut() {
         Some(last) if last.offset + last.length == offset && last.written == written => {
-            last.length += PAGE;
+            last.length += length;
         }
         _ => ranges.push(Touched {
             offset,
-            length: PAGE,
+            length,
             written,
         }),
     }
@@ -233,6 +205,7 @@ fn dense(set: &[Touched]) -> Vec<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::PAGE;
 
     fn written(offset: u64, length: u64) -> Touched {
         Touched {
@@ -264,7 +237,7 @@ mod tests {
     fn pages_become_ranges() {
         let mut ranges = Vec::new();
         for (page, written) in [(0, true), (1, true), (2, false), (4, false)] {
-            add(&mut ranges, page * PAGE, written);
+            add(&mut ranges, (page * PAGE, PAGE), written);
         }
         let lengths: Vec<u64> = ranges.iter().map(|range| range.length / PAGE).collect();
         assert_eq!(lengths, [2, 1, 1]);

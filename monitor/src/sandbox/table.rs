@@ -561,6 +561,8 @@ const RENUMBER: &[Rule] = &[rule(
 /// which it does not need here.
 const LARGE: u32 = (O_RDONLY | O_CLOEXEC) as u32 | 0x8000;
 const EMPTY: u32 = libc::AT_EMPTY_PATH as u32;
+const SEEK_DATA: u32 = libc::SEEK_DATA as u32;
+const SEEK_HOLE: u32 = libc::SEEK_HOLE as u32;
 
 /// Reading a VM's state, and writing it to files that were opened before.
 const SAVE: &[Rule] = &[
@@ -621,12 +623,24 @@ const FLUSH: &[Rule] = &[rule(
     "the guest's disks; of any other descriptor it changes nothing either",
 )];
 
-/// Noting a working set, which is written as a snapshot is.
-const RECORD: &[Rule] = &[rule(
-    libc::SYS_pread64,
-    &[In(0, Slot::PageMap)],
-    "which pages a restored guest has touched",
-)];
+/// What memory there is to be saved, and what of it a working set has.
+const SAVE_PAGES: &[Rule] = &[
+    rule(
+        libc::SYS_pread64,
+        &[In(0, Slot::PageMap)],
+        "which pages of guest memory have been touched",
+    ),
+    rule(
+        libc::SYS_lseek,
+        &[In(0, Slot::Kernel), OneOf(2, &[SEEK_DATA, SEEK_HOLE])],
+        "what a file has that lies in guest memory; nothing uses the position",
+    ),
+    rule(
+        libc::SYS_lseek,
+        &[In(0, Slot::Initrd), OneOf(2, &[SEEK_DATA, SEEK_HOLE])],
+        "the same of the initrd, or of the snapshot that the VM comes from",
+    ),
+];
 
 /// Everything that a vCPU's state is read by.
 const SAVED: &[u32] = &[
@@ -835,7 +849,7 @@ pub fn rules(thread: Thread) -> impl Iterator<Item = &'static Rule> {
         Thread::StartOpen => &[START, START_API, START_OPEN, OPEN, SAVE, SAVE_ON_REQUEST],
         Thread::StartSaver => &[START, SAVE],
         Thread::Saver => &[
-            NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS, FLUSH, SAVE, RECORD,
+            NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS, FLUSH, SAVE, SAVE_PAGES,
         ],
         Thread::Main => &[NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS],
         Thread::Control => &[NEWS, MAIN, CONTROL, OUTPUT, MEMORY, LOAD, SIGNALS],
@@ -850,6 +864,7 @@ pub fn rules(thread: Thread) -> impl Iterator<Item = &'static Rule> {
             SIGNALS,
             FLUSH,
             SAVE,
+            SAVE_PAGES,
             SAVE_ON_REQUEST,
             RENUMBER,
         ],

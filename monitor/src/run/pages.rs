@@ -1,0 +1,214 @@
+//! Where the pages of guest memory are: in this process, in a file that is
+//! mapped there, or nowhere yet.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd as _, RawFd};
+use std::os::unix::fs::FileExt as _;
+
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
+use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend as _, GuestMemoryRegion as _};
+
+use crate::boot::Mapped;
+use crate::error::Error;
+use crate::memory::{GuestRam, PAGE};
+
+/// Where a page is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// It has not been touched, or only in a file's own memory.
+    Away,
+    /// In a file's own memory, where the guest has read it.
+    File,
+    /// It is the guest's own.
+    Own,
+}
+
+/// What `/proc` tells of this process's pages (Linux:
+/// Documentation/admin-guide/mm/pagemap.rst).
+pub struct PageMap(File);
+
+impl PageMap {
+    /// What it is opened by, before that is given up.
+    pub const PATH: &str = "/proc/self/pagemap";
+
+    /// Opens it.
+    ///
+    /// # Errors
+    /// There is no `/proc`.
+    pub fn open() -> io::Result<Self> {
+        File::open(Self::PATH).map(Self)
+    }
+
+    /// Its descriptor's number, for a filter.
+    pub fn number(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+
+    /// Calls `each` for runs of pages that are in the same place, in rising
+    /// order: place, offset in all of guest memory as a snapshot's file has it,
+    /// and bytes.
+    ///
+    /// # Errors
+    /// That of `each`, or nothing can be told.
+    pub(super) fn runs(
+        &self,
+        ram: &GuestRam,
+        each: &mut dyn FnMut(Place, u64, u64) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut entries = vec![0; 64 << 10];
+        let mut begins = 0;
+        for region in ram.iter() {
+            let host = region.as_ptr().addr() as u64;
+            let pages = region.len() / PAGE;
+            let mut page = 0;
+            while page < pages {
+                let count = (pages - page).min(entries.len() as u64 / 8);
+                let part = entries.get_mut(..count as usize * 8).unwrap_or_default();
+                self.0
+                    .read_exact_at(part, (host / PAGE + page) * 8)
+                    .map_err(|e| Error::System("read pagemap", e))?;
+                let mut at = begins + page * PAGE;
+                for same in part.as_chunks().0.chunk_by(|a, b| place(*a) == place(*b)) {
+                    let length = same.len() as u64 * PAGE;
+                    let here = same.first().map_or(Place::Away, |entry| place(*entry));
+                    each(here, at, length)?;
+                    at += length;
+                }
+                page += count;
+            }
+            begins += region.len();
+        }
+        Ok(())
+    }
+}
+
+fn place(entry: [u8; 8]) -> Place {
+    const PRESENT: u64 = 1 << 63;
+    const SWAPPED: u64 = 1 << 62;
+    const FILE: u64 = 1 << 61;
+    let entry = u64::from_le_bytes(entry);
+    if entry & (PRESENT | SWAPPED) == 0 {
+        Place::Away
+    } else if entry & SWAPPED != 0 || entry & FILE == 0 {
+        Place::Own
+    } else {
+        Place::File
+    }
+}
+
+/// Reads guest memory for whoever saves it, and takes no page for that.
+pub(super) struct Reader<'a> {
+    ram: &'a GuestRam,
+    mapped: Vec<Mapped<'a>>,
+    buffer: Vec<u8>,
+}
+
+/// What is done with bytes of memory at an offset.
+type Take<'a> = dyn FnMut(u64, &[u8]) -> Result<(), Error> + 'a;
+
+impl<'a> Reader<'a> {
+    /// Bytes that are read in one go.
+    const CHUNK: u64 = 256 << 10;
+
+    pub(super) fn new(ram: &'a GuestRam, mapped: Vec<Mapped<'a>>) -> Self {
+        let buffer = vec![0; Self::CHUNK as usize];
+        Self {
+            ram,
+            mapped,
+            buffer,
+        }
+    }
+
+    /// Hands what the run of pages holds to `take`, in rising order; of those
+    /// that are nobody's own only what a file has.
+    pub(super) fn read(
+        &mut self,
+        (place, offset, length): (Place, u64, u64),
+        take: &mut Take<'_>,
+    ) -> Result<(), Error> {
+        let failed = |e| Error::System("read guest memory", e);
+        for (begins, address, end) in pieces(self.ram, offset, length) {
+            if place == Place::Own {
+                for at in (begins..end).step_by(Self::CHUNK as usize) {
+                    let part = (end - at).min(Self::CHUNK) as usize;
+                    let part = self.buffer.get_mut(..part).unwrap_or_default();
+                    let address = GuestAddress(address + (at - begins));
+                    let read = self.ram.read_slice(part, address);
+                    read.map_err(|e| failed(io::Error::other(e)))?;
+                    take(at, part)?;
+                }
+                continue;
+            }
+            // What is mapped later lies over what is mapped there already; no
+            // two of them overlap.
+            for mapped in &self.mapped {
+                let (from, to) = (
+                    address.max(mapped.address),
+                    (address + (end - begins)).min(mapped.address + mapped.length),
+                );
+                if from < to {
+                    let at = mapped.offset + (from - mapped.address);
+                    let to = at + (to - from);
+                    let shift = begins + (from - address);
+                    let mut put = |place: u64, bytes: &[u8]| take(shift + (place - at), bytes);
+                    read_file(mapped.file, (at, to), &mut self.buffer, &mut put)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The pieces of `offset..offset + length` of all memory that lie in one range
+/// of guest addresses: offset, address, offset of the end.
+fn pieces(ram: &GuestRam, offset: u64, length: u64) -> impl Iterator<Item = (u64, u64, u64)> {
+    let mut begins = 0;
+    ram.iter().filter_map(move |region| {
+        let start = begins;
+        begins += region.len();
+        let (from, to) = (offset.max(start), (offset + length).min(begins));
+        (from < to).then(|| (from, region.start_addr().0 + (from - start), to))
+    })
+}
+
+/// Reads what a file has between two offsets, which are multiples of a page's
+/// size; behind its end there are zeroes.
+fn read_file(
+    file: &File,
+    (mut at, end): (u64, u64),
+    buffer: &mut [u8],
+    take: &mut Take<'_>,
+) -> Result<(), Error> {
+    let failed = |e: io::Error| Error::System("read a file in guest memory", e);
+    while at < end {
+        // Holes are not read: that would take memory for their zeroes.
+        at = match seek(file, SeekFrom::Data(at)) {
+            Ok(data) => data / PAGE * PAGE,
+            Err(Errno::NXIO) => return Ok(()),
+            Err(error) => return Err(failed(error.into())),
+        };
+        let hole = seek(file, SeekFrom::Hole(at)).map_err(|e| failed(e.into()))?;
+        let stop = hole.next_multiple_of(PAGE).min(end);
+        while at < stop {
+            let most = (stop - at).min(buffer.len() as u64) as usize;
+            let part = buffer.get_mut(..most).unwrap_or_default();
+            let mut done = 0;
+            while let Some(rest) = part.get_mut(done..).filter(|rest| !rest.is_empty()) {
+                match file.read_at(rest, at + done as u64) {
+                    Ok(0) => {
+                        rest.fill(0);
+                        break;
+                    }
+                    Ok(read) => done += read,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(failed(error)),
+                }
+            }
+            take(at, part)?;
+            at += most as u64;
+        }
+    }
+    Ok(())
+}
