@@ -77,3 +77,19 @@ END
     echo "$key" >"$out/key"
     rm -rf "$work"
 }
+
+# Debian's own installer as its package has it, stock kernel, initrd and menus, on a CD.
+installer_cd() {
+    local work images kept=$cache/installer.iso
+    if [[ ! -s $kept ]]; then
+        work=$(mktemp -d "$cache/fetch.XXXXXX")
+        unpack_package debian-installer-12-netboot-amd64 "$work"
+        images=$work/usr/lib/debian-installer/images/12/amd64/text
+        # What a boot server has under another name.
+        cp "$images/debian-installer/amd64/boot-screens/syslinux.cfg" "$images/isolinux.cfg"
+        xorriso -as mkisofs -quiet -R -J -V INSTALLER -o "$work/installer.iso" "$images"
+        mv "$work/installer.iso" "$kept"
+        rm -rf "$work"
+    fi
+    ln -f "$kept" "$cache/extra/installer.iso"
+}

@@ -186,6 +186,39 @@ fn isolinux_with_includes() {
     assert_eq!(config.default, 1);
 }
 
+/// As Debian's installer has it: menus that lead to each other, and a submenu with
+/// a default of its own.
+#[test]
+fn isolinux_in_circles() {
+    const FILES: Contents = &[
+        (
+            "/isolinux.cfg",
+            "path s/\ninclude s/menu.cfg\ndefault s/vesamenu.c32\n",
+        ),
+        (
+            "/s/menu.cfg",
+            "include s/txt.cfg\nmenu begin dark\n menu label ^Dark\n include s/drk.cfg\nmenu end\n\
+             label help\n\tmenu label ^Help\n\tconfig s/prompt.cfg\ninclude s/txt.cfg\n",
+        ),
+        ("/s/prompt.cfg", "prompt 1\ninclude s/menu.cfg\n"),
+        (
+            "/s/txt.cfg",
+            "label install\n\tkernel linux\n\tappend --- quiet\n",
+        ),
+        (
+            "/s/drk.cfg",
+            "label dark\ndefault dark\n\tmenu default\n\tkernel linux\n\tappend theme=dark\n",
+        ),
+        ("/linux", "k"),
+    ];
+    let config = read(&[("cd", FILES)]).0.unwrap();
+    assert_eq!(
+        told(&config),
+        ["install|0/linux||--- quiet", "dark|0/linux||theme=dark"]
+    );
+    assert_eq!(config.default, 0);
+}
+
 /// As Debian's u-boot-menu writes it.
 #[test]
 fn extlinux_of_u_boot_menu() {

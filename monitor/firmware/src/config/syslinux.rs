@@ -21,7 +21,9 @@ pub(super) fn read(volumes: &Volumes, path: &Path) -> Result<Config, Error> {
         config: Config::default(),
         default: String::new(),
         append: String::new(),
-        files: 0,
+        files: Vec::new(),
+        submenus: 0,
+        open: false,
     };
     parser.file(path, 0)?;
     let mut config = parser.config;
@@ -44,13 +46,21 @@ struct Parser<'a> {
     config: Config,
     default: String,
     append: String,
-    files: usize,
+    /// Those that have been read: menus lead to each other in circles.
+    files: Vec<Path>,
+    /// How deep it is in menus that a line of another one leads to.
+    submenus: usize,
+    /// Lines belong to the last entry.
+    open: bool,
 }
 
 impl Parser<'_> {
     fn file(&mut self, path: &Path, depth: usize) -> Result<(), Error> {
-        self.files += 1;
-        if depth > MAX_DEPTH || self.files > MAX_FILES {
+        if self.files.contains(path) {
+            return Ok(());
+        }
+        self.files.push(path.clone());
+        if depth > MAX_DEPTH || self.files.len() > MAX_FILES {
             return Err(Error::TooLarge("number of files that include each other"));
         }
         let text = self.volumes.text(path, MAX_TEXT)?;
@@ -80,11 +90,18 @@ impl Parser<'_> {
                     self.file(&path, depth + 1)?;
                 }
             }
-            ("default" | "ontimeout", _) if !value.ends_with(".c32") => {
-                self.default = value.to_string();
+            ("menu", "begin") => (self.submenus, self.open) = (self.submenus + 1, false),
+            ("menu", "end") => {
+                (self.submenus, self.open) = (self.submenus.saturating_sub(1), false);
+            }
+            ("default" | "ontimeout", _) => {
+                if !value.ends_with(".c32") && self.submenus == 0 {
+                    self.default = value.to_string();
+                }
             }
             ("label", _) if self.config.entries.len() < MAX_ENTRIES => {
                 let (title, id) = (value.to_string(), value.to_string());
+                self.open = true;
                 self.config.entries.push(Entry {
                     title,
                     id,
@@ -94,7 +111,9 @@ impl Parser<'_> {
             ("append", _) if self.config.entries.is_empty() => self.append = value.to_string(),
             _ => {
                 let default = key == "menu" && sub.eq_ignore_ascii_case("default");
-                let Some(entry) = self.config.entries.last_mut() else {
+                let default = default && self.submenus == 0;
+                let entry = self.config.entries.last_mut().filter(|_| self.open);
+                let Some(entry) = entry else {
                     return Ok(());
                 };
                 if default {
