@@ -86,7 +86,7 @@ impl Machine {
             panic!("{line}");
         };
         let ram: &'static GuestRam = Box::leak(Box::new(memory::create(config.memory).unwrap()));
-        let devices = Devices::open(&config, ram).unwrap();
+        let devices = Devices::open(&config, ram, None).unwrap();
         let count = devices.windows().len();
         devices
             .start(

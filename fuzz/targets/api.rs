@@ -15,6 +15,7 @@ use mote::api::metrics::Snapshot;
 use mote::api::state::{Files, State, Verdict, Vm};
 use mote::config::{self, Drive};
 use mote::error::Error;
+use mote::run::Kind;
 use mote_virtio::rate::RateLimiter;
 
 /// The most bytes of a body here.
@@ -86,7 +87,7 @@ impl Vm for NoVm {
         exists.map_err(|e| e.to_string())
     }
 
-    fn save(&mut self, state: &Path, _: &Path) -> Result<(), String> {
+    fn save(&mut self, state: &Path, _: &Path, _: Kind) -> Result<(), String> {
         assert!(self.paused);
         exists(state).map_err(|e| e.to_string())
     }

@@ -13,6 +13,7 @@ use crate::config::{
     self, BootFrom, Drive, Media, Nic, OnNoSpace, OnReset, Restore, Then, Until, VmConfig,
 };
 use crate::error::Error;
+use crate::run::Kind;
 use crate::sandbox::{Mode, Policy};
 
 /// `mote --help`.
@@ -24,6 +25,7 @@ Usage: mote COMMAND [OPTIONS]
 Commands:
   run      Boot a CD-ROM, a disk or a kernel  (mote run --help)
   restore  Go on where a snapshot was taken   (mote restore --help)
+  merge    One snapshot from one and what changed since  (mote merge --help)
   demo     From a CD to the disk and on: the whole story, in memory
   api      Serve Firecracker's API         (mote api --help)
   ctl      Control a VM with that API      (mote ctl --help)
@@ -111,6 +113,8 @@ Options:
   --require-landlock, --no-sandbox, --kvm-fd, --ready-fd, --timings
                    As for 'mote run'
   --snapshot DIR, --then WHAT  As for 'mote run'
+  --diff           Save only what has changed since the snapshot that is restored;
+                   'mote merge' makes a full one of both
   --record WHEN    Note which pages the guest touches until it writes the boot
                    marker ('marker') or for so many seconds ('2', '0.5'): later
                    restores bring these in ahead of it
@@ -118,6 +122,17 @@ Options:
   -h, --help       Show this help
 
 The guest's own reset ends it with code 7.
+";
+
+/// `mote merge --help`.
+pub const MERGE_HELP: &str = "\
+Make one full snapshot of a full one and what has changed since, which snapshots
+of the kind 'diff' hold. All files are compared with their checksums.
+
+Usage: mote merge BASE DIFF... INTO
+
+BASE and each DIFF are directories with the files 'state' and 'memory', each DIFF
+the difference to the one before it. The directory INTO must be there.
 ";
 
 /// `mote doctor --help`.
@@ -154,6 +169,8 @@ pub enum Command {
     Control(api::ctl::Order),
     /// Let a machine install a system from a CD and boot it, all in memory.
     Demo,
+    /// Make one snapshot of the first ones, in the last directory.
+    Merge(Vec<PathBuf>),
     /// Examine the host and these images; whether the answer is to be JSON.
     Doctor(Vec<PathBuf>, bool),
 }
@@ -186,6 +203,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error>
             Some("restore") => run(parser, true),
             Some("demo") => demo(parser),
             Some("doctor") => doctor(parser),
+            Some("merge") => merge_command(parser),
             Some("help") => Ok(Command::Print(HELP)),
             Some("version") => Ok(Command::Print(VERSION)),
             _ => Err(Error::Usage(format!(
@@ -219,6 +237,24 @@ fn doctor(mut parser: lexopt::Parser) -> Result<Command, Error> {
     Ok(Command::Doctor(images, json))
 }
 
+fn merge_command(mut parser: lexopt::Parser) -> Result<Command, Error> {
+    let mut paths = Vec::new();
+    while let Some(arg) = parser
+        .next()
+        .map_err(|e| usage_of("merge", &e.to_string()))?
+    {
+        match arg {
+            Short('h') | Long("help") => return Ok(Command::Print(MERGE_HELP)),
+            Value(path) => paths.push(path.into()),
+            other => return Err(usage_of("merge", &other.unexpected().to_string())),
+        }
+    }
+    match paths.len() {
+        0..3 => Err(usage_of("merge", "BASE, DIFF and INTO are needed")),
+        _ => Ok(Command::Merge(paths)),
+    }
+}
+
 /// The flags of `run`, before the config file has filled what they left out.
 #[derive(Default)]
 struct Flags {
@@ -240,6 +276,7 @@ struct Flags {
     directory: Option<PathBuf>,
     restore: Option<Restore>,
     verify: bool,
+    diff: bool,
     snapshot: Option<PathBuf>,
     then: Option<Then>,
     record: Option<Until>,
@@ -331,6 +368,7 @@ fn process_flag(
     match flag {
         "timings" => flags.timings = true,
         "verify" if restore => flags.verify = true,
+        "diff" if restore => flags.diff = true,
         "record" if restore => {
             let until = until(&text(parser)?);
             set(&mut flags.record, flag, named(flag, until)?)?;
@@ -389,6 +427,9 @@ fn merge_restore(mut flags: Flags) -> Result<Command, Error> {
     if record.is_some() && flags.snapshot.is_some() {
         return Err(Error::Usage("--record: not with --snapshot".to_owned()));
     }
+    if flags.diff && flags.snapshot.is_none() {
+        return Err(Error::Usage("--diff: only with --snapshot".to_owned()));
+    }
     let working_set = record.is_none() && !flags.no_working_set;
     flags.restore = Some(Restore {
         state: directory.join(mote_snapshot::STATE),
@@ -433,6 +474,11 @@ fn merge(flags: Flags) -> Result<VmConfig, Error> {
         on_reset: flags.on_reset.unwrap_or(base.on_reset),
         graceful: flags.graceful,
         changes: false,
+        kind: match flags.diff {
+            true => Kind::Difference,
+            false => Kind::Full,
+        },
+        track_dirty_pages: flags.diff || base.track_dirty_pages,
         snapshot: flags.snapshot,
         then: flags.then.unwrap_or_default(),
         record: None,

@@ -120,6 +120,10 @@ fn start(timings: &Arc<Timings>) -> Result<u8, Error> {
             Ok(0)
         }
         Command::Api(options) => api::run(*options, timings),
+        Command::Merge(paths) => {
+            run::merge(&paths)?;
+            Ok(0)
+        }
         Command::Demo => {
             // In the place of files, for as long as the VM runs.
             let drives = Drives::new()?;

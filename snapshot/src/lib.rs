@@ -10,6 +10,7 @@
 mod codec;
 mod files;
 mod memory;
+mod merge;
 mod state;
 #[cfg(test)]
 mod state_test;
@@ -26,7 +27,8 @@ use sha2::{Digest as _, Sha256};
 
 pub use codec::Io;
 pub use files::{Create, MEMORY, STATE, open};
-pub use memory::{MemoryWriter, PAGE, check_memory, is_zero, verify_memory};
+pub use memory::{MemoryWriter, PAGE, bitmap_words, check_memory, is_zero, verify_memory};
+pub use merge::merge;
 pub use state::{
     CpuV1, CpuidV1, DeviceV1, IoApicV1, MAX_CPUS, MAX_DEVICES, MemoryV1, SerialV1, StateV1, VcpuV1,
     VmV1,
@@ -35,11 +37,11 @@ pub use state::{
 /// Every state file begins with this.
 pub const MAGIC: [u8; 8] = *b"MOTESNAP";
 /// The number of this format; any change of a byte's meaning makes a new one.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// The greatest state file, in bytes: 32 vCPUs take less than half of it.
 pub const MAX_STATE: usize = 4 << 20;
 
-/// Magic, format, number of vCPUs, length of the body.
+/// Magic, format, number of vCPUs, whether it is a difference, length of the body.
 const HEAD: usize = 24;
 /// Bytes of the checksum behind it.
 const SUM: usize = 32;
@@ -59,6 +61,10 @@ pub enum Error {
     Field(&'static str),
     /// The memory file belongs to another state file.
     OtherMemory,
+    /// It has only what has changed since another one.
+    Difference,
+    /// It has what has changed since another one than this.
+    OtherBase,
     /// An operation on a file failed.
     Io(&'static str, io::Error),
 }
@@ -75,6 +81,10 @@ impl fmt::Display for Error {
             Self::Checksum => f.write_str("damaged: its checksum is wrong"),
             Self::Field(what) => write!(f, "no snapshot has such a {what}"),
             Self::OtherMemory => f.write_str("belongs to another snapshot's state"),
+            Self::Difference => f.write_str(
+                "has only what changed since another snapshot: merge it with that one first",
+            ),
+            Self::OtherBase => f.write_str("does not follow the snapshot before it"),
             Self::Io(what, cause) => write!(f, "{what}: {cause}"),
         }
     }
@@ -93,8 +103,10 @@ pub fn encode(state: &StateV1) -> Result<Vec<u8>, Error> {
     let mut file = Vec::with_capacity(HEAD + SUM + body.len());
     file.extend_from_slice(&MAGIC);
     file.extend_from_slice(&FORMAT.to_le_bytes());
-    let cpus = u32::try_from(state.vcpus.len()).unwrap_or(u32::MAX);
+    let cpus = u16::try_from(state.vcpus.len()).unwrap_or(u16::MAX);
     file.extend_from_slice(&cpus.to_le_bytes());
+    let difference = u16::from(state.memory.base.is_some());
+    file.extend_from_slice(&difference.to_le_bytes());
     file.extend_from_slice(&(body.len() as u64).to_le_bytes());
     let sum = Sha256::new().chain_update(&file).chain_update(&body);
     file.extend_from_slice(&sum.finalize());
@@ -114,14 +126,15 @@ pub fn decode(file: &[u8]) -> Result<StateV1, Error> {
     if !file.starts_with(&MAGIC) {
         return Err(Error::NotASnapshot);
     }
-    let (mut format, mut cpus, mut length) = (0, 0, 0);
+    let (mut format, mut cpus, mut difference, mut length) = (0, 0, 0, 0);
     let short = Error::Length(file.len() as u64, (HEAD + SUM) as u64);
     let Some((head, rest)) = file.split_at_checked(HEAD) else {
         return Err(short);
     };
     let mut io = Io::read(head.get(MAGIC.len()..).unwrap_or_default());
     io.u32(&mut format)?;
-    io.u32(&mut cpus)?;
+    io.u16(&mut cpus)?;
+    io.u16(&mut difference)?;
     io.u64(&mut length)?;
     if format != FORMAT {
         return Err(Error::Format(format));
@@ -138,8 +151,11 @@ pub fn decode(file: &[u8]) -> Result<StateV1, Error> {
         return Err(Error::Checksum);
     }
     let state = decode_body(body)?;
-    if state.vcpus.len() as u64 != u64::from(cpus) {
+    if state.vcpus.len() != usize::from(cpus) {
         return Err(Error::Field("number of vCPUs"));
+    }
+    if u16::from(state.memory.base.is_some()) != difference {
+        return Err(Error::Field("kind"));
     }
     Ok(state)
 }
@@ -148,17 +164,21 @@ pub fn decode(file: &[u8]) -> Result<StateV1, Error> {
 /// that has to be known of it before it is read.
 ///
 /// # Errors
-/// It cannot be read, is no state file, or of another format.
+/// It cannot be read, is no state file, of another format, or no full snapshot.
 pub fn peek_cpus(file: &File) -> Result<u8, Error> {
     let mut head = [0; 16];
     let read = file.read_exact_at(&mut head, 0);
     read.map_err(|_| Error::NotASnapshot)?;
     let mut io = Io::read(head.strip_prefix(&MAGIC).ok_or(Error::NotASnapshot)?);
-    let (mut format, mut cpus) = (0, 0);
+    let (mut format, mut cpus, mut difference) = (0, 0, 0);
     io.u32(&mut format)?;
-    io.u32(&mut cpus)?;
+    io.u16(&mut cpus)?;
+    io.u16(&mut difference)?;
     if format != FORMAT {
         return Err(Error::Format(format));
+    }
+    if difference != 0 {
+        return Err(Error::Difference);
     }
     let known = u8::try_from(cpus).ok();
     let known = known.filter(|cpus| (1..=MAX_CPUS).contains(&usize::from(*cpus)));

@@ -1,10 +1,13 @@
 //! The memory file: the bytes of guest memory, range after range, pages of
-//! zeroes left out as holes; behind them one page that says whose it is.
+//! zeroes left out as holes; behind them one page that says whose it is, and in
+//! that of a difference a bit for each page that has changed.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use crate::{Error, MemoryV1};
@@ -14,7 +17,9 @@ pub const PAGE: usize = 4096;
 /// The last page begins with this, then the snapshot's identity.
 const MAGIC: [u8; 16] = *b"MOTE-MEMORY-V1\0\0";
 /// Bytes that are read in one go.
-const CHUNK: usize = 256 << 10;
+const CHUNK: u64 = 256 << 10;
+/// Pages that a word of a bitmap stands for.
+const BITS: u64 = 64;
 
 fn failed(what: &'static str) -> impl Fn(io::Error) -> Error {
     move |cause| Error::Io(what, cause)
@@ -25,6 +30,13 @@ fn tail(id: [u8; 16]) -> [u8; PAGE] {
     let text = MAGIC.into_iter().chain(id);
     page.iter_mut().zip(text).for_each(|(to, from)| *to = from);
     page
+}
+
+/// Words of a bitmap over so many bytes of memory.
+#[must_use]
+pub fn bitmap_words(length: u64) -> usize {
+    // Memory is far below 2^46 bytes.
+    length.div_ceil(PAGE as u64 * BITS) as usize
 }
 
 /// Writes a memory file.
@@ -54,9 +66,7 @@ impl<'a> MemoryWriter<'a> {
             let (_, data) = rest.split_at(skip);
             let (data, behind) = data.split_at(run(data, false));
             at += skip as u64;
-            for (page, place) in data.chunks(PAGE).zip((at..).step_by(PAGE)) {
-                add(&mut self.sum, place, page);
-            }
+            self.count(at, data);
             let written = self.file.write_all_at(data, at);
             written.map_err(failed("write"))?;
             at += data.len() as u64;
@@ -65,14 +75,33 @@ impl<'a> MemoryWriter<'a> {
         Ok(())
     }
 
+    /// Takes pages, none of them zero, that are in the file already.
+    pub(crate) fn count(&mut self, offset: u64, data: &[u8]) {
+        for (page, place) in data.chunks(PAGE).zip((offset..).step_by(PAGE)) {
+            add(&mut self.sum, place, page);
+        }
+    }
+
     /// Ends the file behind `length` bytes of memory, and has it on disk;
-    /// returns the checksum.
+    /// returns the checksum. That of a difference has a bit for each page that
+    /// has `changed`.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn finish(self, length: u64, id: [u8; 16]) -> Result<[u8; 32], Error> {
+    pub fn finish(
+        mut self,
+        length: u64,
+        id: [u8; 16],
+        changed: Option<&[u64]>,
+    ) -> Result<[u8; 32], Error> {
         let written = self.file.write_all_at(&tail(id), length);
         written.map_err(failed("write"))?;
+        if let Some(changed) = changed {
+            let bytes: Vec<u8> = changed.iter().flat_map(|word| word.to_le_bytes()).collect();
+            self.sum.update(&bytes);
+            let written = self.file.write_all_at(&bytes, length + PAGE as u64);
+            written.map_err(failed("write"))?;
+        }
         self.file.sync_all().map_err(failed("fsync"))?;
         Ok(self.sum.finalize().into())
     }
@@ -103,7 +132,11 @@ fn add(sum: &mut Sha256, place: u64, page: &[u8]) {
 /// # Errors
 /// It is not, or is too short or too long.
 pub fn check_memory(file: &File, length: u64, memory: &MemoryV1) -> Result<(), Error> {
-    let right = memory.length() + PAGE as u64;
+    let bitmap = match memory.base {
+        Some(_) => 8 * bitmap_words(memory.length()) as u64,
+        None => 0,
+    };
+    let right = memory.length() + PAGE as u64 + bitmap;
     if length != right {
         return Err(Error::Length(length, right));
     }
@@ -124,20 +157,74 @@ pub fn check_memory(file: &File, length: u64, memory: &MemoryV1) -> Result<(), E
 /// # Errors
 /// [`Error::Checksum`] if a byte is not as it was, or the file cannot be read.
 pub fn verify_memory(file: &File, memory: &MemoryV1) -> Result<(), Error> {
-    let (mut sum, mut at) = (Sha256::new(), 0);
-    let mut buffer = vec![0; CHUNK];
-    while at < memory.length() {
-        // Holes read as zeroes, which are no part of the sum.
-        let left = memory.length().saturating_sub(at).min(CHUNK as u64);
+    read_memory(file, memory, &mut |_, _| Ok(())).map(|_| ())
+}
+
+/// What is done with a page: its offset, and what it has.
+type Each<'a> = dyn FnMut(u64, &[u8]) -> Result<(), Error> + 'a;
+
+/// Calls `each` for all pages of the file that are not zero, one by one; when
+/// all have come they are known to be as they were written. Returns which pages
+/// have changed, if the file is a difference.
+///
+/// # Errors
+/// That of `each`; [`Error::Checksum`], or the file cannot be read.
+pub(crate) fn read_memory(
+    file: &File,
+    memory: &MemoryV1,
+    each: &mut Each<'_>,
+) -> Result<Option<Vec<u64>>, Error> {
+    let mut sum = Sha256::new();
+    data(file, memory.length(), &mut |at, page| {
+        add(&mut sum, at, page);
+        each(at, page)
+    })?;
+    let changed = read_bitmap(file, memory)?;
+    for word in changed.iter().flatten() {
+        sum.update(word.to_le_bytes());
+    }
+    let found: [u8; 32] = sum.finalize().into();
+    match found == memory.sum {
+        true => Ok(changed),
+        false => Err(Error::Checksum),
+    }
+}
+
+/// The pages that have changed, if the file is a difference.
+pub(crate) fn read_bitmap(file: &File, memory: &MemoryV1) -> Result<Option<Vec<u64>>, Error> {
+    if memory.base.is_none() {
+        return Ok(None);
+    }
+    // Its length has been checked: it is in the file.
+    let mut bytes = vec![0; 8 * bitmap_words(memory.length())];
+    let read = file.read_exact_at(&mut bytes, memory.length() + PAGE as u64);
+    read.map_err(failed("read"))?;
+    let words = bytes.as_chunks().0.iter();
+    Ok(Some(words.map(|word| u64::from_le_bytes(*word)).collect()))
+}
+
+/// Calls `each` for all pages up to `length` that are not zero.
+pub(crate) fn data(file: &File, length: u64, each: &mut Each<'_>) -> Result<(), Error> {
+    let mut buffer = vec![0; CHUNK as usize];
+    let mut at = 0;
+    while at < length {
+        // Whole pages from a place that has data, if the file system knows.
+        at = match seek(file, SeekFrom::Data(at)) {
+            Ok(found) => found / PAGE as u64 * PAGE as u64,
+            Err(Errno::NXIO) => return Ok(()),
+            Err(error) => return Err(Error::Io("seek", error.into())),
+        };
+        let hole = seek(file, SeekFrom::Hole(at)).map_err(|e| Error::Io("seek", e.into()))?;
+        let end = hole.next_multiple_of(PAGE as u64).min(length);
+        let left = end.saturating_sub(at).min(CHUNK);
         let part = buffer.get_mut(..left as usize).unwrap_or_default();
         file.read_exact_at(part, at).map_err(failed("read"))?;
         for (page, place) in part.chunks(PAGE).zip((at..).step_by(PAGE)) {
             if !is_zero(page) {
-                add(&mut sum, place, page);
+                each(place, page)?;
             }
         }
         at += left;
     }
-    let found: [u8; 32] = sum.finalize().into();
-    (found == memory.sum).then_some(()).ok_or(Error::Checksum)
+    Ok(())
 }

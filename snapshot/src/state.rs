@@ -96,15 +96,28 @@ pub struct MemoryV1 {
     /// SHA-256 over offset (eight bytes) and content of each page that is not
     /// zero, in rising order.
     pub sum: [u8; 32],
+    /// If only what has changed is there: the identity of the snapshot that it
+    /// has changed since.
+    pub base: Option<[u8; 16]>,
     /// Guest address and length of each range; in the file they lie end to end.
     pub ranges: Vec<(u64, u64)>,
 }
 
 impl MemoryV1 {
     fn fields(&mut self, io: &mut Io) -> Result<(), Error> {
-        let Self { id, sum, ranges } = self;
+        let Self {
+            id,
+            sum,
+            base,
+            ranges,
+        } = self;
         io.bytes(id)?;
         io.bytes(sum)?;
+        let mut there = base.is_some();
+        io.bool(&mut there)?;
+        if there {
+            io.bytes(base.get_or_insert_default())?;
+        }
         io.list(ranges, MAX_RANGES, |(start, length), io| {
             io.u64(start)?;
             io.u64(length)

@@ -7,6 +7,7 @@ fn memory() -> MemoryV1 {
     MemoryV1 {
         id: [7; 16],
         sum: [0; 32],
+        base: None,
         ranges: vec![(0, 2 * MIB), (4096 * MIB, MIB)],
     }
 }

@@ -1,7 +1,8 @@
 //! Fills memory, writes the boot marker in the middle of a line, and shows that
 //! all is as it was: `hash H` before and `again H` behind it. Then it obeys bytes
 //! from the serial port, woken by interrupts: `m` writes the marker again and
-//! prints the hash, `q` powers off, any other is answered by `got`. With a disk it
+//! prints the hash, `w` and `z` change words all over memory, `d` reads the disk's next
+//! sector, `q` powers off, any other is answered by `got`. With a disk it
 //! writes a sector before the marker, and reads it behind it. `g` prints its generation
 //! ID and how often it was told of another one.
 #![no_std]
@@ -69,6 +70,7 @@ fn main(boot: &Boot) {
         }
         println(format_args!("disk ok"));
     }
+    let mut turn = 0;
     loop {
         irq::wait();
         while let Some(byte) = read_byte() {
@@ -82,6 +84,19 @@ fn main(boot: &Boot) {
                     let id = unsafe { GENERATION.read_volatile() };
                     let told = irq::count(GENERATION_VECTOR);
                     println(format_args!("generation {id:032x} told {told}"));
+                }
+                b'w' | b'z' => {
+                    for address in words(boot) {
+                        let old = *word(address);
+                        *word(address) = if byte == b'w' { old.wrapping_mul(3) } else { 0 };
+                    }
+                    println(format_args!("changed {:016x}", hash(boot)));
+                }
+                b'd' => {
+                    let Some(disk) = &disk else { continue };
+                    let done = disk.read(turn, &mut sector);
+                    turn += 1;
+                    println(format_args!("sector {} {}", sector[0], done.is_ok()));
                 }
                 b'q' => return,
                 _ => println(format_args!("got {byte}")),

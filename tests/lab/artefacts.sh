@@ -5,7 +5,7 @@
 # Modules of the lab host, and of the guests: their dependencies come along.
 readonly LAB_MODULES=(kvm-amd tun virtio_pci virtio_blk loop ext4 crc32c_generic isofs dm-flakey dm-log-writes)
 readonly GUEST_MODULES=(virtio_mmio virtio_blk virtio_net isofs button)
-readonly SHELL_MODULES=(virtio_mmio virtio_net virtio_blk button evdev)
+readonly SHELL_MODULES=(virtio_mmio virtio_net virtio_blk button evdev ext4 crc32c_generic)
 readonly BLOCK_MODULES=(virtio_mmio virtio_blk ext4 crc32c_generic isofs)
 
 # Two labs may start at once: one builds, the other waits.
@@ -280,7 +280,7 @@ build_base() {
 
     put_busybox "$work/base"
     put_modules "$work/base" "${LAB_MODULES[@]}"
-    put_tools "$work/base" e2fsck fsck.vfat "${NET_TOOLS[@]}"
+    put_tools "$work/base" mke2fs e2fsck fsck.vfat "${NET_TOOLS[@]}"
     install -m 755 "$lab/init" "$work/base/init"
     for source in "$lab"/tools/*.c; do
         gcc -O2 -Wall -Werror -static -o "$work/base/bin/$(basename "$source" .c)" "$source"

@@ -276,13 +276,13 @@ fn what_was_not_written_so_is_refused() {
         ("state", Box::new(flip(0)), &[], "not a file of a snapshot"),
         (
             "state",
-            Box::new(|f| f.write_all_at(&[2], 8).unwrap()),
+            Box::new(|f| f.write_all_at(&[3], 8).unwrap()),
             &[],
             "newer",
         ),
         (
             "state",
-            Box::new(|f| f.write_all_at(&[0], 8).unwrap()),
+            Box::new(|f| f.write_all_at(&[1], 8).unwrap()),
             &[],
             "older",
         ),

@@ -4,9 +4,9 @@
 use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use vm_memory::VolatileMemory;
 
-use crate::Error;
 use crate::memory::{self, GuestSlice, Memory};
 use crate::queue::MAX_QUEUE_SIZE;
+use crate::{Dirty, Error};
 
 const DESCRIPTOR_SIZE: usize = 16;
 const NEXT: u16 = VRING_DESC_F_NEXT as u16;
@@ -38,6 +38,7 @@ pub(crate) struct Table<'m> {
     pub(crate) descriptors: GuestSlice<'m>,
     pub(crate) size: u16,
     pub(crate) indirect: bool,
+    pub(crate) dirty: Option<&'m Dirty>,
 }
 
 /// One descriptor, each of its halves loaded from guest memory once.
@@ -146,7 +147,7 @@ impl<'m> Chain<'m> {
                 continue;
             }
             left = left.checked_sub(1).ok_or(Error::ChainTooLong)?;
-            self.push(table.mem, &descriptor)?;
+            self.push(table, &descriptor)?;
             if !descriptor.has(NEXT) {
                 return Ok(());
             }
@@ -163,7 +164,7 @@ impl<'m> Chain<'m> {
         self.writable_len = 0;
     }
 
-    fn push(&mut self, mem: &'m Memory, descriptor: &Descriptor) -> Result<(), Error> {
+    fn push(&mut self, table: &Table<'m>, descriptor: &Descriptor) -> Result<(), Error> {
         if descriptor.len == 0 {
             return Err(Error::ZeroLength);
         }
@@ -177,12 +178,18 @@ impl<'m> Chain<'m> {
             .and_then(|sum| sum.checked_add(descriptor.len))
             .ok_or(Error::ChainTooLarge)?;
         let slices = &mut self.slices;
-        let gathered = memory::gather(mem, descriptor.addr, descriptor.len as usize, &mut |s| {
-            (slices.len() < MAX_SLICES).then(|| slices.push(s))
-        });
+        let gathered = memory::gather(
+            table.mem,
+            descriptor.addr,
+            descriptor.len as usize,
+            &mut |s| (slices.len() < MAX_SLICES).then(|| slices.push(s)),
+        );
         gathered.ok_or(Error::BufferAddress(descriptor.addr))?;
         if writable {
             self.writable_len += descriptor.len;
+            if let Some(dirty) = table.dirty {
+                dirty.mark(descriptor.addr, descriptor.len.into());
+            }
         } else {
             self.readable_len += descriptor.len;
             self.split = self.slices.len();

@@ -77,6 +77,7 @@ mod cdrom_test;
 mod chain;
 mod counter;
 mod device;
+mod dirty;
 #[cfg(test)]
 mod driver;
 mod endpoint;
@@ -100,6 +101,7 @@ pub mod transport;
 pub use chain::Chain;
 pub use counter::Counter;
 pub use device::{Activation, Device, Outcome, QueueSetup, Step, Stopped, WhenEmpty};
+pub use dirty::Dirty;
 pub use endpoint::{Effect, Endpoint, EndpointStateV1};
 pub use error::{Error, RingPart};
 pub use memory::{GuestSlice, Memory, Tracking};

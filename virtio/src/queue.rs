@@ -17,7 +17,7 @@ use vm_memory::{
 
 use crate::chain::{Chain, Table};
 use crate::memory::{Memory, Tracking};
-use crate::{Error, RingPart, features};
+use crate::{Dirty, Error, RingPart, features};
 
 /// The greatest queue size a device here may have. Also the most pieces the
 /// kernel takes in one vector, so that a chain always fits one system call.
@@ -124,6 +124,7 @@ pub struct Queue<'m> {
     in_flight_count: u16,
     /// Heads in flight that were set aside, to be taken again first.
     parked: Vec<u16>,
+    dirty: Option<&'m Dirty>,
 }
 
 impl<'m> Queue<'m> {
@@ -167,9 +168,18 @@ impl<'m> Queue<'m> {
             in_flight: vec![0; n.div_ceil(64)],
             in_flight_count: 0,
             parked: Vec::new(),
+            dirty: None,
         };
         queue.adopt(&state.in_flight)?;
         Ok(queue)
+    }
+
+    /// Notes from here on what may be written to: its used ring, and what the
+    /// driver lends it for that, before it is written.
+    pub fn track(&mut self, dirty: &'m Dirty) {
+        let bytes = 6 + 8 * u64::from(self.size);
+        dirty.mark(self.used.addr, bytes);
+        self.dirty = Some(dirty);
     }
 
     /// Takes over the heads of a saved state: they come out first.
@@ -272,6 +282,7 @@ impl<'m> Queue<'m> {
             descriptors,
             size: self.size,
             indirect: self.indirect,
+            dirty: self.dirty,
         })
     }
 

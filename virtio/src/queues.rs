@@ -2,21 +2,29 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::{Activation, Error, Memory, Queue, QueueState};
+use crate::{Activation, Dirty, Error, Memory, Queue, QueueState};
 
 /// By queue number; `None` where the driver left one unused.
 pub(crate) struct Queues<'m>(Vec<Option<Mutex<Queue<'m>>>>);
 
 impl<'m> Queues<'m> {
-    /// Starts queues of at most `max_size` entries.
+    /// Starts queues of at most `max_size` entries, which note in `dirty` what
+    /// they may write to.
     ///
     /// # Errors
     /// As [`Queue::new`], of the first that is bad.
-    pub(crate) fn start(mem: &'m Memory, max_size: u16, from: &Activation) -> Result<Self, Error> {
+    pub(crate) fn start(
+        mem: &'m Memory,
+        (max_size, dirty): (u16, Option<&'static Dirty>),
+        from: &Activation,
+    ) -> Result<Self, Error> {
         let start = |setup: &Option<crate::QueueSetup>| {
             let Some(setup) = setup else { return Ok(None) };
             let (config, state) = (&setup.config, &setup.state);
-            let queue = Queue::new(mem, max_size, from.features, config, state)?;
+            let mut queue = Queue::new(mem, max_size, from.features, config, state)?;
+            if let Some(dirty) = dirty {
+                queue.track(dirty);
+            }
             Ok(Some(Mutex::new(queue)))
         };
         let queues: Result<_, _> = from.queues.iter().map(start).collect();

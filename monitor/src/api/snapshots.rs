@@ -10,6 +10,7 @@ use super::http::Response;
 use super::log::{Level, Place};
 use super::state::{Done, State, TOO_EARLY, TOO_LATE, Verdict, Vm, faulty};
 use crate::config::{NicEntry, Restore};
+use crate::run;
 
 /// `PUT /snapshot/create`
 #[derive(Deserialize)]
@@ -21,7 +22,7 @@ pub(super) struct CreateEntry {
     snapshot_type: Kind,
 }
 
-#[derive(Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, Deserialize)]
 enum Kind {
     Diff,
     #[default]
@@ -31,7 +32,6 @@ enum Kind {
 /// `PUT /snapshot/load`
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "some keys are only read to be taken")]
 pub(super) struct LoadEntry {
     snapshot_path: PathBuf,
     mem_file_path: Option<PathBuf>,
@@ -72,17 +72,18 @@ impl State {
     /// Saves the VM that runs, which must be paused.
     pub(super) fn create(&mut self, entry: &CreateEntry, vm: Option<&mut dyn Vm>) -> Done {
         let vm = vm.ok_or(TOO_EARLY)?;
-        if entry.snapshot_type == Kind::Diff {
-            return Err("This version of Mote takes full snapshots only.".to_owned());
-        }
         if !vm.is_paused() {
             return Err("The VM must be paused before a snapshot of it is taken.".to_owned());
         }
         let begin = Instant::now();
-        vm.save(&entry.snapshot_path, &entry.mem_file_path)?;
+        let (kind, name) = match entry.snapshot_type {
+            Kind::Full => (run::Kind::Full, "full_create_snapshot"),
+            Kind::Diff => (run::Kind::Difference, "diff_create_snapshot"),
+        };
+        vm.save(&entry.snapshot_path, &entry.mem_file_path, kind)?;
         let took = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
         let latencies = &mut self.metrics.latencies;
-        latencies.insert("full_create_snapshot", took);
+        latencies.insert(name, took);
         let text = "A snapshot was taken.";
         self.log.line(Place::State, Level::Info, text);
         Ok(Response::done())
@@ -131,6 +132,7 @@ impl State {
             verify: false,
             paused: !entry.resume_vm,
         });
+        config.track_dirty_pages = entry.track_dirty_pages || entry.enable_diff_snapshots;
         self.file = file;
         Ok(Verdict::Start(Box::new(self.with_options(config))))
     }

@@ -16,6 +16,7 @@ use crate::backend;
 use crate::boot::Source;
 use crate::config::{Drive, File, MachineConfig, OnReset, SerialTo, VmConfig, from_json};
 use crate::error::Error;
+use crate::run::Kind;
 
 /// The version of Firecracker's API that is spoken here.
 const FIRECRACKER: &str = "1.16.1";
@@ -71,7 +72,7 @@ pub trait Vm {
     ///
     /// # Errors
     /// They cannot be made; then neither is there.
-    fn save(&mut self, state: &Path, memory: &Path) -> Result<(), String>;
+    fn save(&mut self, state: &Path, memory: &Path, kind: Kind) -> Result<(), String>;
     /// What it has counted.
     fn metrics(&self, to: &mut super::metrics::Snapshot);
 }

@@ -8,7 +8,7 @@ use super::metrics::Snapshot;
 use super::state::Vm;
 use crate::error::Error;
 use crate::layout;
-use crate::run::Machine;
+use crate::run::{Kind, Machine};
 
 const NO_FILES: &str =
     "Once the VM runs, no file can be opened any more: there is no --allow-path.";
@@ -49,11 +49,11 @@ impl Vm for Machine {
         self.shared().bus.devices().change(device, path)
     }
 
-    fn save(&mut self, state: &Path, memory: &Path) -> Result<(), String> {
+    fn save(&mut self, state: &Path, memory: &Path, kind: Kind) -> Result<(), String> {
         if !self.opens() {
             return Err(NO_FILES.to_owned());
         }
-        self.save_to(state, memory).map_err(|e| e.to_string())
+        self.save_to(state, memory, kind).map_err(|e| e.to_string())
     }
 
     fn metrics(&self, to: &mut Snapshot) {

@@ -303,6 +303,7 @@ impl File {
         if let Some(machine) = &self.machine_config {
             let at = |(key, why)| (format!("machine-config.{key}"), why);
             (config.cpus, config.memory) = machine.check().map_err(at)?;
+            config.track_dirty_pages = machine.track_dirty_pages;
         }
         Ok(config)
     }
@@ -364,10 +365,6 @@ impl MachineConfig {
         if self.smt {
             let why = "Mote shows every vCPU as a core of its own; only false works";
             return Err(("smt", why.to_owned()));
-        }
-        if self.track_dirty_pages {
-            let why = "this version of Mote takes no snapshots; only false works";
-            return Err(("track_dirty_pages", why.to_owned()));
         }
         Ok((cpus, memory))
     }

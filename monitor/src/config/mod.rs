@@ -15,6 +15,7 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::run::Kind;
 use crate::sandbox::Policy;
 
 pub use drive::{Drive, Media, OnNoSpace, parse_disk};
@@ -147,8 +148,12 @@ pub struct VmConfig {
     pub changes: bool,
     /// The directory for a snapshot, taken when the guest writes the boot marker.
     pub snapshot: Option<PathBuf>,
+    /// What it has of memory.
+    pub kind: Kind,
     /// What follows it.
     pub then: Then,
+    /// Note which pages change, for snapshots that have only these.
+    pub track_dirty_pages: bool,
     /// Note which pages the guest touches first, for later restores.
     pub record: Option<(PathBuf, Until)>,
     /// Print where start-up time went when the VM ends.
@@ -180,7 +185,9 @@ impl Default for VmConfig {
             graceful: None,
             changes: false,
             snapshot: None,
+            kind: Kind::Full,
             then: Then::Resume,
+            track_dirty_pages: false,
             record: None,
             timings: false,
             kvm_fd: None,

@@ -27,6 +27,7 @@ impl MachineConfig {
         let mut entry = Self::default();
         entry.vcpu_count = config.cpus.into();
         entry.mem_size_mib = config.memory >> 20;
+        entry.track_dirty_pages = config.track_dirty_pages;
         entry
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mote_virtio::blk::{self, Block, Medium, Options, ReadAt as _, Worker};
-use mote_virtio::{Device, Step, WhenEmpty};
+use mote_virtio::{Device, Dirty, Step, WhenEmpty};
 
 use super::poll::Poll;
 use super::{BUDGET, Slot, sleep};
@@ -38,7 +38,7 @@ pub(super) struct Work {
 pub(super) fn open(
     drive: &Drive,
     cpus: u8,
-    ram: &'static GuestRam,
+    (ram, dirty): (&'static GuestRam, Option<&'static Dirty>),
 ) -> Result<(Arc<dyn Device>, Work), Error> {
     let mut logical_block = Options::default().logical_block;
     let image;
@@ -79,6 +79,7 @@ pub(super) fn open(
             OnNoSpace::Error => blk::OnNoSpace::Error,
         },
         limiter: drive.limiter,
+        dirty,
         ..Options::default()
     };
     let block = Block::new(ram, medium, options)

@@ -17,7 +17,7 @@ use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use mote_snapshot::DeviceV1;
 use mote_virtio::rate::RateLimiter;
 use mote_virtio::transport::Window;
-use mote_virtio::{Device, Effect, Endpoint, EndpointStateV1, Outcome};
+use mote_virtio::{Device, Dirty, Effect, Endpoint, EndpointStateV1, Outcome};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vm_memory::MmapRegion;
 use vmm_sys_util::eventfd::EventFd;
@@ -154,12 +154,17 @@ pub struct Devices {
 pub struct Connect(usize);
 
 impl Devices {
-    /// Opens everything that `config` names.
+    /// Opens everything that `config` names; what it writes to guest memory is
+    /// noted in `dirty`.
     ///
     /// # Errors
     /// A file is missing, unusable or in use; the host is out of descriptors
     /// or memory.
-    pub fn open(config: &VmConfig, ram: &'static GuestRam) -> Result<Self, Error> {
+    pub fn open(
+        config: &VmConfig,
+        ram: &'static GuestRam,
+        dirty: Option<&'static Dirty>,
+    ) -> Result<Self, Error> {
         let count = config.drives.len() + config.nics.len();
         if count == 0 {
             return Ok(Self::default());
@@ -170,7 +175,7 @@ impl Devices {
         let region = Arc::new(region);
         let mut slots = Vec::with_capacity(count);
         for drive in &config.drives {
-            let (device, mut work) = drive::open(drive, config.cpus, ram)?;
+            let (device, mut work) = drive::open(drive, config.cpus, (ram, dirty))?;
             if config.changes {
                 // The image may grow, but its worker's filter cannot.
                 work.end = u64::MAX;
@@ -179,7 +184,7 @@ impl Devices {
             slots.push(Arc::new(slot));
         }
         for nic in &config.nics {
-            let (device, work) = nic::open(nic, ram)?;
+            let (device, work) = nic::open(nic, (ram, dirty))?;
             let slot = slot(device, Work::Nic(work), &nic.id, slots.len(), &region)?;
             slots.push(Arc::new(slot));
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mote_virtio::net::{Net, Options, RX_QUEUE, RxWorker, TX_QUEUE, TxWorker};
 use mote_virtio::rate::RateLimiter;
-use mote_virtio::{Device, Step, WhenEmpty};
+use mote_virtio::{Device, Dirty, Step, WhenEmpty};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::poll::Poll;
@@ -27,7 +27,10 @@ pub(super) struct Work {
 }
 
 /// Attaches to an interface's tap and makes its device.
-pub(super) fn open(nic: &Nic, ram: &'static GuestRam) -> Result<(Arc<dyn Device>, Work), Error> {
+pub(super) fn open(
+    nic: &Nic,
+    (ram, dirty): (&'static GuestRam, Option<&'static Dirty>),
+) -> Result<(Arc<dyn Device>, Work), Error> {
     let tap = match &nic.tap {
         TapSource::Name(name) => TapDevice::open(name)?,
         TapSource::Fd(number) => TapDevice::inherit(*number)?,
@@ -38,6 +41,7 @@ pub(super) fn open(nic: &Nic, ram: &'static GuestRam) -> Result<(Arc<dyn Device>
         udp_offload: tap.has_udp_offload(),
         rx_limiter: nic.rx_limiter,
         tx_limiter: nic.tx_limiter,
+        dirty,
         ..Options::default()
     };
     let (watch, number) = (tap.watch()?, tap.as_raw_fd());

@@ -1,6 +1,7 @@
 //! One VM from start to end.
 
 mod ahead;
+mod changes;
 mod farewell;
 mod first;
 mod numbers;
@@ -17,15 +18,17 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::time::Duration;
 
 use kvm_ioctls::Kvm;
+use mote_virtio::Dirty;
 use rustix::event::{PollFd, PollFlags};
 use vmm_sys_util::eventfd::EventFd;
 
 use self::ahead::WorkAhead;
+use self::changes::Changes;
 use self::farewell::Farewell;
 use self::first::{Preparation, start_vcpus, thread_lost};
 use self::numbers::{Expected, Open};
 pub use self::pages::PageMap;
-pub use self::snapshot::Saving;
+pub use self::snapshot::{Kind, Saving, merge};
 use self::working_set::Recording;
 use crate::acpi::VirtioWindow;
 use crate::boot::{Cause, DEFAULT_CMDLINE, Loaded, Source};
@@ -134,6 +137,8 @@ impl MainThread {
 pub struct Opened {
     host: Arc<Kvm>,
     ram: &'static GuestRam,
+    /// What devices write to is to be noted there.
+    dirty: Option<&'static Dirty>,
     source: &'static Source,
     devices: Devices,
     wake: Arc<EventFd>,
@@ -160,7 +165,9 @@ impl Opened {
         // Devices and threads use it until the process ends, so it is never
         // given back.
         let ram: &'static GuestRam = Box::leak(Box::new(memory::create(config.memory)?));
-        let devices = Devices::open(config, ram)?;
+        let dirty = config.track_dirty_pages.then(|| Dirty::new(ram));
+        let dirty = dirty.map(|dirty| &*Box::leak(Box::new(dirty)));
+        let devices = Devices::open(config, ram, dirty)?;
         signals::catch(&wake)?;
         vcpu::allow_kicks()?;
         let (console, output) = console::open(&config.serial, clock)?;
@@ -173,6 +180,7 @@ impl Opened {
             // Last: one that was passed in is ours from here on.
             host: Arc::new(vm::open_host(config.kvm_fd)?),
             ram,
+            dirty,
             // Like guest memory: no thread has to close its files at the end.
             source: Box::leak(source.into()),
             devices,
@@ -219,6 +227,8 @@ pub struct Machine {
     /// The guest's touched pages are being noted.
     recording: Option<Recording>,
     pages: Option<Arc<PageMap>>,
+    /// What has changed since it was saved is noted.
+    changes: Option<Changes>,
     opens: bool,
     /// Hangs up when all vCPUs' threads have let go of the VM.
     released: Receiver<()>,
@@ -242,6 +252,7 @@ impl Machine {
         let Opened {
             host,
             ram,
+            dirty,
             source,
             devices,
             wake,
@@ -265,7 +276,7 @@ impl Machine {
         let ((first, wait), (let_go, released)) = (mpsc::sync_channel(1), mpsc::sync_channel(0));
         let prepared = preparation.start(wait, SyncSender::clone(&let_go))?;
         timings.mark("first thread");
-        let fd = vm::create(&host, ram)?;
+        let fd = vm::create(&host, ram, dirty.is_some())?;
         devices.map(&fd)?;
         timings.mark("VM, memory, interrupt controllers");
         let com1 = Com1::new(line, output, Arc::clone(&wake));
@@ -305,6 +316,7 @@ impl Machine {
             saving,
             recording,
             pages: main.pages,
+            changes: dirty.map(|dirty| Changes::new(dirty, ram, &guest)),
             opens: config.sandbox.opens || config.sandbox.mode == Mode::Off,
         })
     }
@@ -450,7 +462,7 @@ impl Machine {
             return Ok(false);
         };
         self.pause()?;
-        saving.take(&self.shared, &self.memory(), &self.typed)?;
+        saving.take(self, config.kind)?;
         if config.then == Then::Exit {
             return Ok(true);
         }
@@ -488,6 +500,9 @@ impl Machine {
         let loaded = load(self.source, self.ram, config.cpus, &windows, Cause::Reset)?;
         vm::power_on(&self.shared, loaded.entry)?;
         self.ahead.text(loaded.written);
+        if let Some(changes) = &mut self.changes {
+            changes.everything();
+        }
         vcpu::open_gate(&self.shared);
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use mote_snapshot::{
@@ -11,16 +11,16 @@ use mote_snapshot::{
 };
 use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
 
-use crate::boot::{Saved, Source, random_id};
+use crate::boot::{Saved, random_id};
 use crate::error::Error;
 use crate::layout;
 use crate::memory::GuestRam;
 use crate::sandbox::{self, Slot, Thread};
-use crate::serial::TypedAhead;
 use crate::vm::{Shared, state};
 
 use super::ahead::WorkAhead;
-use super::pages::{PageMap, Place, Reader};
+use super::changes::{Changes, changed};
+use super::pages::{Place, Reader};
 use super::{Machine, MainThread, working_set};
 
 /// Numbers of the files of a snapshot that is made on request: above those of
@@ -34,6 +34,16 @@ const SLOTS: [Slot; 5] = [
     Slot::SavedMemory,
     Slot::Links,
 ];
+
+/// What a snapshot has of memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// All of it.
+    #[default]
+    Full,
+    /// What has changed since the last one, or since the one restored.
+    Difference,
+}
 
 /// Where a snapshot goes, opened before the process is confined, or by who may
 /// still open files.
@@ -87,44 +97,62 @@ impl Saving {
         }
     }
 
-    /// Writes the snapshot of a VM whose vCPUs are parked and whose devices are
-    /// stopped, after what its guest has written to its disks.
+    /// Writes the snapshot of a paused VM, after what its guest has written to its
+    /// disks.
     ///
     /// # Errors
-    /// A disk cannot be flushed, KVM refuses, or a file cannot be written; no
-    /// snapshot appears then.
-    pub(super) fn take(
-        &self,
-        shared: &Shared,
-        memory: &Memory<'_>,
-        typed: &TypedAhead,
-    ) -> Result<(), Error> {
+    /// A disk cannot be flushed, KVM refuses, a file cannot be written, or
+    /// there is nothing that a difference could be to; no snapshot appears then.
+    pub(super) fn take(&self, machine: &mut Machine, kind: Kind) -> Result<(), Error> {
+        if kind == Kind::Difference {
+            machine.can_differ()?;
+        }
+        let shared = &machine.shared;
         shared.bus.devices().flush()?;
         let mut state = state::save(shared)?;
-        state.serial.typed = typed.save();
-        state.memory = self.write(memory)?;
+        state.serial.typed = machine.typed.save();
+        // Later: asking a vCPU for its state may write to memory.
+        if let Some(changes) = &mut machine.changes {
+            changes.gather(shared, machine.ram)?;
+        }
+        state.memory = self.write(machine, kind)?;
         let state = encode(&state).map_err(failed)?;
-        self.create.finish(&state).map_err(failed)
+        self.create.finish(&state).map_err(failed)?;
+        if let Some(changes) = &mut machine.changes {
+            changes.saved(self.id);
+        }
+        Ok(())
     }
 
     /// Writes the memory file.
-    fn write(&self, memory: &Memory<'_>) -> Result<MemoryV1, Error> {
-        let ram = memory.ram;
+    fn write(&self, machine: &Machine, kind: Kind) -> Result<MemoryV1, Error> {
+        let ram = machine.ram;
         let ranges: Vec<(u64, u64)> = ram.iter().map(|r| (r.start_addr().0, r.len())).collect();
         let length = ranges.iter().map(|(_, length)| length).sum();
+        let since = machine.changes.as_ref().and_then(Changes::since);
+        let since = since.filter(|_| kind == Kind::Difference);
         let mut writer = MemoryWriter::new(self.create.memory());
         let mut put = |at: u64, bytes: &[u8]| writer.put(at, bytes).map_err(failed);
-        let mut reader = Reader::new(ram, memory.source.mapped());
-        let mut each = |place, at, length| reader.read((place, at, length), &mut put);
-        match memory.pages {
+        let mut reader = Reader::new(ram, machine.source.mapped());
+        let mut each = |place, at, length| match since {
+            None => reader.read((place, at, length), &mut put),
+            Some((_, pages)) => changed(pages, at, length)
+                .try_for_each(|(at, length)| reader.read((place, at, length), &mut put)),
+        };
+        match &machine.pages {
             Some(pages) => pages.runs(ram, &mut each)?,
             // Nobody tells; whoever reads a page that was never touched takes one
             // that all processes share.
             None => each(Place::Own, 0, length)?,
         }
-        let sum = writer.finish(length, self.id).map_err(failed)?;
-        let id = self.id;
-        Ok(MemoryV1 { id, sum, ranges })
+        let changed = since.map(|(_, pages)| pages);
+        let sum = writer.finish(length, self.id, changed).map_err(failed)?;
+        Ok(MemoryV1 {
+            id: self.id,
+            sum,
+            base: since.map(|(base, _)| base),
+            ranges,
+        })
     }
 }
 
@@ -132,31 +160,39 @@ fn failed(error: mote_snapshot::Error) -> Error {
     Error::Host(format!("write the snapshot: {error}"))
 }
 
-/// Guest memory, and what tells where its pages are.
-pub(super) struct Memory<'a> {
-    pub(super) ram: &'a GuestRam,
-    pub(super) source: &'a Source,
-    pub(super) pages: Option<&'a PageMap>,
-}
-
 impl Machine {
-    /// What is to be saved of its memory.
-    pub(super) fn memory(&self) -> Memory<'_> {
-        Memory {
-            ram: self.ram,
-            source: self.source,
-            pages: self.pages.as_deref(),
-        }
-    }
-
     /// Saves a paused VM to two files that are not there yet; see
     /// [`opens`](Self::opens).
     ///
     /// # Errors
     /// A file is there, or cannot be written; then there is no snapshot.
-    pub fn save_to(&self, state: &Path, memory: &Path) -> Result<(), Error> {
-        Saving::open_at(state, memory)?.take(&self.shared, &self.memory(), &self.typed)
+    pub fn save_to(&mut self, state: &Path, memory: &Path, kind: Kind) -> Result<(), Error> {
+        Saving::open_at(state, memory)?.take(self, kind)
     }
+
+    /// Whether there is a snapshot that another one can be the difference to.
+    fn can_differ(&self) -> Result<(), Error> {
+        let why = match &self.changes {
+            None => "track_dirty_pages was not asked for: nobody knows what has changed",
+            Some(changes) if changes.since().is_none() => {
+                "nothing that it could be the difference to: take a full one first"
+            }
+            Some(_) => return Ok(()),
+        };
+        Err(Error::Snapshot(why.to_owned()))
+    }
+}
+
+/// Makes one snapshot of the first of `paths`, in the last one.
+///
+/// # Errors
+/// A file cannot be read or written, or they do not belong together.
+pub fn merge(paths: &[PathBuf]) -> Result<(), Error> {
+    let Some((into, from)) = paths.split_last() else {
+        return Ok(());
+    };
+    let merged = mote_snapshot::merge(from, into, random_id()?);
+    merged.map_err(|(path, error)| unusable(&path, &error))
 }
 
 fn unusable(path: &Path, why: &mote_snapshot::Error) -> Error {
@@ -184,6 +220,9 @@ pub(super) fn read(
     let read = read_all(&saved.state.file, &mut bytes);
     read.map_err(|e| Error::file("snapshot", &saved.state.path, &e))?;
     let state = decode(&bytes).map_err(in_state)?;
+    if state.memory.base.is_some() {
+        return Err(in_state(mote_snapshot::Error::Difference));
+    }
     check_memory(&saved.memory.file, saved.memory.len, &state.memory).map_err(in_memory)?;
     if saved.verify {
         verify_memory(&saved.memory.file, &state.memory).map_err(in_memory)?;

@@ -208,6 +208,7 @@ mod kvm {
     pub const SET_XCRS: u32 = 0x4188_aea7;
     pub const SIGNAL_MSI: u32 = 0x4020_aea5;
     pub const SET_GSI_ROUTING: u32 = 0x4008_ae6a;
+    pub const GET_DIRTY_LOG: u32 = 0x4010_ae42;
     pub const GET_CLOCK: u32 = 0x8030_ae7c;
     pub const GET_SREGS: u32 = 0x8138_ae83;
     pub const GET_MSRS: u32 = 0xc008_ae88;
@@ -623,13 +624,8 @@ const FLUSH: &[Rule] = &[rule(
     "the guest's disks; of any other descriptor it changes nothing either",
 )];
 
-/// What memory there is to be saved, and what of it a working set has.
-const SAVE_PAGES: &[Rule] = &[
-    rule(
-        libc::SYS_pread64,
-        &[In(0, Slot::PageMap)],
-        "which pages of guest memory have been touched",
-    ),
+/// Passing over the holes of a file.
+const HOLES: &[Rule] = &[
     rule(
         libc::SYS_lseek,
         &[In(0, Slot::Kernel), OneOf(2, &[SEEK_DATA, SEEK_HOLE])],
@@ -639,6 +635,20 @@ const SAVE_PAGES: &[Rule] = &[
         libc::SYS_lseek,
         &[In(0, Slot::Initrd), OneOf(2, &[SEEK_DATA, SEEK_HOLE])],
         "the same of the initrd, or of the snapshot that the VM comes from",
+    ),
+];
+
+/// What memory there is to be saved, and what of it a working set has.
+const SAVE_PAGES: &[Rule] = &[
+    rule(
+        libc::SYS_ioctl,
+        &[In(0, Slot::Vm), Is(1, kvm::GET_DIRTY_LOG)],
+        "which pages have changed since the last snapshot",
+    ),
+    rule(
+        libc::SYS_pread64,
+        &[In(0, Slot::PageMap)],
+        "which pages of guest memory have been touched",
     ),
 ];
 
@@ -849,7 +859,7 @@ pub fn rules(thread: Thread) -> impl Iterator<Item = &'static Rule> {
         Thread::StartOpen => &[START, START_API, START_OPEN, OPEN, SAVE, SAVE_ON_REQUEST],
         Thread::StartSaver => &[START, SAVE],
         Thread::Saver => &[
-            NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS, FLUSH, SAVE, SAVE_PAGES,
+            NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS, FLUSH, SAVE, SAVE_PAGES, HOLES,
         ],
         Thread::Main => &[NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS],
         Thread::Control => &[NEWS, MAIN, CONTROL, OUTPUT, MEMORY, LOAD, SIGNALS],
@@ -865,11 +875,12 @@ pub fn rules(thread: Thread) -> impl Iterator<Item = &'static Rule> {
             FLUSH,
             SAVE,
             SAVE_PAGES,
+            HOLES,
             SAVE_ON_REQUEST,
             RENUMBER,
         ],
         Thread::Vcpu => &[NEWS, VCPU, OUTPUT, SIGNALS],
-        Thread::FirstVcpu => &[NEWS, VCPU, OUTPUT, MEMORY, LOAD, SIGNALS],
+        Thread::FirstVcpu => &[NEWS, VCPU, OUTPUT, MEMORY, LOAD, HOLES, SIGNALS],
         Thread::Disk => &[NEWS, WORKER, READ_ONLY, DISK],
         Thread::ReadOnly => &[NEWS, WORKER, READ_ONLY],
         Thread::Net => &[NEWS, WORKER, NET],

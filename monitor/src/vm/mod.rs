@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use kvm_bindings::{
-    CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_enable_cap,
-    kvm_irq_routing_entry, kvm_msi, kvm_userspace_memory_region,
+    CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_MEM_LOG_DIRTY_PAGES, KvmIrqRouting,
+    kvm_enable_cap, kvm_irq_routing_entry, kvm_msi, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
@@ -228,7 +228,8 @@ pub fn open_host(passed: Option<RawFd>) -> Result<Kvm, Error> {
 }
 
 /// Creates the VM with its memory and interrupt controllers; vCPUs and
-/// interrupt lines follow.
+/// interrupt lines follow. KVM notes which pages change if it is to `track`
+/// them.
 ///
 /// The order of all of this matters by milliseconds. Registering anything on
 /// KVM's I/O bus (an ioeventfd, an in-kernel I/O APIC, PIC or PIT) starts a
@@ -240,7 +241,7 @@ pub fn open_host(passed: Option<RawFd>) -> Result<Kvm, Error> {
 ///
 /// # Errors
 /// KVM refuses, or lacks what Mote needs (Linux 5.10 has all of it).
-pub fn create(host: &Kvm, ram: &GuestRam) -> Result<VmFd, Error> {
+pub fn create(host: &Kvm, ram: &GuestRam, track: bool) -> Result<VmFd, Error> {
     if !host.check_extension(Cap::ImmediateExit) {
         return Err(Error::Host(
             "/dev/kvm is too old: Linux 5.10 or later is needed".to_owned(),
@@ -260,7 +261,7 @@ pub fn create(host: &Kvm, ram: &GuestRam) -> Result<VmFd, Error> {
             .ptr_guard_mut();
         let slot = kvm_userspace_memory_region {
             slot,
-            flags: 0,
+            flags: if track { KVM_MEM_LOG_DIRTY_PAGES } else { 0 },
             guest_phys_addr: region.start_addr().0,
             memory_size: region.len(),
             userspace_addr: host_address.as_ptr() as u64,

@@ -23,7 +23,7 @@ fn machine() -> Option<(VmFd, VcpuFd, Kvm)> {
         return None;
     };
     let ram = Box::leak(Box::new(memory::create(16 << 20).unwrap()));
-    let fd = vm::create(&host, ram).unwrap();
+    let fd = vm::create(&host, ram, false).unwrap();
     let vcpu = fd.create_vcpu(0).unwrap();
     Some((fd, vcpu, host))
 }
@@ -154,10 +154,10 @@ fn whole(disk: &std::path::Path) -> Option<Shared> {
         cpus: 2,
         ..VmConfig::default()
     };
-    let devices = Devices::open(&config, ram).unwrap();
+    let devices = Devices::open(&config, ram, None).unwrap();
     let event = || sandbox::event().unwrap();
     let wake = Arc::new(event());
-    let fd = vm::create(&host, ram).unwrap();
+    let fd = vm::create(&host, ram, false).unwrap();
     devices.map(&fd).unwrap();
     let com1 = Com1::new(event(), Output::nowhere(), Arc::clone(&wake));
     let timings = Arc::new(Timings::start());

@@ -1,7 +1,7 @@
 //! The block device's options and configuration space (virtio 1.2, 5.2.4).
 
 use crate::rate::RateLimiter;
-use crate::{Error, MAX_QUEUE_SIZE, features};
+use crate::{Dirty, Error, MAX_QUEUE_SIZE, features};
 
 /// Bytes in a sector, the unit of every address and length.
 pub const SECTOR: u64 = 512;
@@ -52,6 +52,8 @@ pub struct Options {
     pub on_no_space: OnNoSpace,
     /// Limits of bytes and requests.
     pub limiter: RateLimiter,
+    /// Where to note what is written to guest memory, if anybody asks for it.
+    pub dirty: Option<&'static Dirty>,
 }
 
 impl Default for Options {
@@ -65,6 +67,7 @@ impl Default for Options {
             discard: true,
             on_no_space: OnNoSpace::Pause,
             limiter: RateLimiter::default(),
+            dirty: None,
         }
     }
 }

@@ -257,7 +257,11 @@ impl Device for Block<'_> {
         }
         let started = Running {
             features: activation.features,
-            queues: Queues::start(self.mem, self.options.queue_size, activation)?,
+            queues: Queues::start(
+                self.mem,
+                (self.options.queue_size, self.options.dirty),
+                activation,
+            )?,
             broken: AtomicBool::new(false),
         };
         if let Some(writeback) = activation.writeback {

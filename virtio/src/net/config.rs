@@ -3,7 +3,7 @@
 use virtio_bindings::virtio_net::VIRTIO_NET_S_LINK_UP;
 
 use crate::rate::RateLimiter;
-use crate::{Error, MAX_QUEUE_SIZE, features};
+use crate::{Dirty, Error, MAX_QUEUE_SIZE, features};
 
 /// The number of the receive queue.
 pub const RX_QUEUE: usize = 0;
@@ -27,6 +27,8 @@ pub struct Options {
     pub rx_limiter: RateLimiter,
     /// Limits of what the guest sends.
     pub tx_limiter: RateLimiter,
+    /// Where to note what is written to guest memory, if anybody asks for it.
+    pub dirty: Option<&'static Dirty>,
 }
 
 impl Default for Options {
@@ -39,6 +41,7 @@ impl Default for Options {
             queue_size: 256,
             rx_limiter: RateLimiter::default(),
             tx_limiter: RateLimiter::default(),
+            dirty: None,
         }
     }
 }

@@ -1,0 +1,115 @@
+//! Which pages of guest memory have changed since it was saved.
+
+use mote_snapshot::bitmap_words;
+use mote_virtio::Dirty;
+use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
+
+use super::first::Guest;
+use crate::error::{Error, kvm};
+use crate::layout;
+use crate::memory::GuestRam;
+use crate::vm::Shared;
+
+/// What has changed: KVM notes what the guest and KVM itself write, the devices
+/// what they do.
+pub(super) struct Changes {
+    devices: &'static Dirty,
+    /// Identity of the snapshot that it has changed since.
+    base: Option<[u8; 16]>,
+    /// What has been asked of KVM and the devices, who forget it then, and is
+    /// in no snapshot yet. A bit for each page, as the memory file has them: what
+    /// is below the hole fills whole words.
+    pages: Vec<u64>,
+}
+
+impl Changes {
+    pub(super) fn new(devices: &'static Dirty, ram: &GuestRam, guest: &Guest) -> Self {
+        let words = ram.iter().map(|region| bitmap_words(region.len())).sum();
+        let base = match guest {
+            Guest::New(..) => None,
+            Guest::Saved(state) => Some(state.memory.id),
+        };
+        // It was another one in the snapshot.
+        devices.mark(layout::GENERATION_ID, 16);
+        Self {
+            devices,
+            base,
+            pages: vec![0; words],
+        }
+    }
+
+    /// Memory is another one: nothing is as it was.
+    pub(super) fn everything(&mut self) {
+        self.pages.fill(u64::MAX);
+    }
+
+    /// Asks what has changed; vCPUs are parked, devices stopped, and nothing is
+    /// asked of a vCPU until memory has been saved.
+    pub(super) fn gather(&mut self, shared: &Shared, ram: &GuestRam) -> Result<(), Error> {
+        self.devices.take_into(&mut self.pages);
+        let mut rest = self.pages.as_mut_slice();
+        for (slot, region) in (0u32..).zip(ram.iter()) {
+            let log = shared.fd.get_dirty_log(slot, region.len() as usize);
+            let log = log.map_err(kvm("ask for changed pages"))?;
+            for (word, new) in rest.iter_mut().zip(&log) {
+                *word |= new;
+            }
+            let own = bitmap_words(region.len());
+            rest = rest.get_mut(own..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// The snapshot that these are the changes since, and a bit for each page.
+    pub(super) fn since(&self) -> Option<([u8; 16], &[u64])> {
+        Some((self.base?, &self.pages))
+    }
+
+    /// All of it is in a snapshot now.
+    pub(super) fn saved(&mut self, id: [u8; 16]) {
+        self.pages.fill(0);
+        self.base = Some(id);
+    }
+}
+
+/// The runs of pages in `offset..offset + length` that have changed.
+pub(super) fn changed(
+    pages: &[u64],
+    offset: u64,
+    length: u64,
+) -> impl Iterator<Item = (u64, u64)> + '_ {
+    const PAGE: u64 = crate::memory::PAGE;
+    let has = |page: u64| {
+        let word = pages.get((page / 64) as usize);
+        word.is_some_and(|word| word & (1 << (page % 64)) != 0)
+    };
+    let (mut page, end) = (offset / PAGE, (offset + length) / PAGE);
+    std::iter::from_fn(move || {
+        while page < end && !has(page) {
+            page += 1;
+        }
+        let first = page;
+        while page < end && has(page) {
+            page += 1;
+        }
+        (first < page).then_some((first * PAGE, (page - first) * PAGE))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changed_pages_are_runs() {
+        let pages = [0b1011, 1 << 63, 1];
+        let runs = |offset: u64, length: u64| -> Vec<(u64, u64)> {
+            let runs = changed(&pages, offset << 12, length << 12);
+            runs.map(|(at, bytes)| (at >> 12, bytes >> 12)).collect()
+        };
+        assert_eq!(runs(0, 200), [(0, 2), (3, 1), (127, 2)]);
+        assert_eq!(runs(1, 3), [(1, 1), (3, 1)]);
+        assert_eq!(runs(128, 1), [(128, 1)]);
+        assert_eq!(runs(4, 100), []);
+    }
+}
