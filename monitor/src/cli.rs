@@ -10,7 +10,8 @@ use mote_snapshot::working_set::WORKING_SET;
 
 use crate::api;
 use crate::config::{
-    self, BootFrom, Drive, Media, Nic, OnNoSpace, OnReset, Restore, Then, Until, VmConfig,
+    self, BootFrom, Drive, HugePages, Media, Nic, OnNoSpace, OnReset, Restore, Then, Until,
+    VmConfig,
 };
 use crate::error::Error;
 use crate::run::Kind;
@@ -72,6 +73,9 @@ Options:
   --cmdline TEXT   Kernel command line, instead of Mote's default
   --cmdline-devices  Name the devices on it, for kernels without ACPI
   --memory SIZE    Guest memory: 128M, 1G, plain bytes   [default: 128M]
+  --hugepages WHAT Guest memory in pages of 2 MiB: thp, as far as the host has
+                   some, or 2M, those that it has set aside
+  --prefault       Take all guest memory before the guest runs
   --cpus N         vCPUs, 1 to 32                        [default: 1]
   --serial WHERE   stdio, file:PATH, pty, socket:PATH or none  [default: stdio]
   --on-enospc WHAT When the host's disk is full, a write to any disk of the
@@ -108,6 +112,11 @@ Disks, CD-ROMs and networks must be given as they were when it was taken: as man
 in the same order, with the same ids; files and taps may be others.
 
 Options:
+  --hugepages 2M   Copy memory into huge pages that the host has set aside: it is
+                   shared with no other clone, and no working set is used
+  --prefault       Map all memory before the guest goes on
+  --uffd SOCKET    Memory is with another process that listens there: it is
+                   handed a userfaultfd and asked for the pages, as Firecracker does
   --verify         Compare all of the memory file with its checksum first
   --disk, --cdrom, --net, --serial, --on-enospc, --graceful, --seccomp,
   --require-landlock, --no-sandbox, --kvm-fd, --ready-fd, --timings
@@ -268,6 +277,8 @@ struct Flags {
     boot: Option<BootFrom>,
     boot_entry: Option<String>,
     memory: Option<u64>,
+    huge_pages: Option<HugePages>,
+    prefault: bool,
     cpus: Option<u8>,
     serial: Option<config::SerialTo>,
     on_reset: Option<OnReset>,
@@ -276,6 +287,7 @@ struct Flags {
     directory: Option<PathBuf>,
     restore: Option<Restore>,
     verify: bool,
+    uffd: Option<PathBuf>,
     diff: bool,
     snapshot: Option<PathBuf>,
     then: Option<Then>,
@@ -368,6 +380,12 @@ fn process_flag(
     match flag {
         "timings" => flags.timings = true,
         "verify" if restore => flags.verify = true,
+        "prefault" => flags.prefault = true,
+        "hugepages" => {
+            let pages = huge_pages(&text(parser)?, restore);
+            set(&mut flags.huge_pages, flag, named(flag, pages)?)?;
+        }
+        "uffd" if restore => set(&mut flags.uffd, flag, path(parser)?)?,
         "diff" if restore => flags.diff = true,
         "record" if restore => {
             let until = until(&text(parser)?);
@@ -430,10 +448,21 @@ fn merge_restore(mut flags: Flags) -> Result<Command, Error> {
     if flags.diff && flags.snapshot.is_none() {
         return Err(Error::Usage("--diff: only with --snapshot".to_owned()));
     }
-    let working_set = record.is_none() && !flags.no_working_set;
+    let pager = flags.uffd.take();
+    let paged = pager.is_some();
+    let alone = [
+        ("record", record.is_some()),
+        ("verify", verify),
+        ("hugepages", flags.huge_pages.is_some()),
+    ];
+    if let Some((flag, _)) = alone.into_iter().find(|(_, given)| paged && *given) {
+        return Err(Error::Usage(format!("--{flag}: not with --uffd")));
+    }
+    let working_set = record.is_none() && !flags.no_working_set && !paged;
     flags.restore = Some(Restore {
         state: directory.join(mote_snapshot::STATE),
-        memory: directory.join(mote_snapshot::MEMORY),
+        memory: pager.unwrap_or_else(|| directory.join(mote_snapshot::MEMORY)),
+        paged,
         working_set: working_set.then(|| directory.join(WORKING_SET)),
         verify,
         paused: false,
@@ -469,6 +498,8 @@ fn merge(flags: Flags) -> Result<VmConfig, Error> {
         boot: flags.boot.unwrap_or_default(),
         boot_entry: flags.boot_entry,
         memory: flags.memory.unwrap_or(base.memory),
+        huge_pages: flags.huge_pages.unwrap_or(base.huge_pages),
+        prefault: flags.prefault,
         cpus: flags.cpus.unwrap_or(base.cpus),
         serial: flags.serial.unwrap_or(base.serial),
         on_reset: flags.on_reset.unwrap_or(base.on_reset),
@@ -488,6 +519,8 @@ fn merge(flags: Flags) -> Result<VmConfig, Error> {
         sandbox,
     };
     config.check_boot().map_err(Error::Usage)?;
+    let pages = config.huge_pages.check(config.memory);
+    named("hugepages", pages)?;
     config::check_descriptors(&config).map_err(Error::Usage)?;
     Ok(config)
 }
@@ -565,6 +598,15 @@ fn until(text: &str) -> Result<Until, String> {
     known
         .then(|| Until::Passed(Duration::from_secs_f64(seconds)))
         .ok_or_else(wrong)
+}
+
+fn huge_pages(text: &str, restore: bool) -> Result<HugePages, String> {
+    match text {
+        "2M" => Ok(HugePages::Reserved),
+        "thp" if restore => Err("a snapshot is mapped in small pages, or copied (2M)".to_owned()),
+        "thp" => Ok(HugePages::Transparent),
+        _ => Err(format!("'{text}' is neither thp nor 2M")),
+    }
 }
 
 fn then(text: &str) -> Result<Then, String> {

@@ -10,6 +10,7 @@ pub mod acpi;
 pub mod api;
 pub mod backend;
 pub mod boot;
+pub mod channel;
 pub mod cli;
 pub mod config;
 pub mod console;

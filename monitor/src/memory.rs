@@ -12,6 +12,7 @@ use vm_memory::{
     GuestRegionMmap, MmapRegion,
 };
 
+use crate::config::HugePages;
 use crate::error::{Error, os_message};
 use crate::layout::{HOLE_END, HOLE_START};
 
@@ -36,16 +37,34 @@ pub fn ranges(size: u64) -> Vec<(u64, u64)> {
 /// # Errors
 /// The host has no room for that much address space.
 pub fn create(size: u64) -> Result<GuestRam, Error> {
+    reserve_all(size, HugePages::None)
+}
+
+/// The same of pages of another size: reserved ones are there from the
+/// beginning, or it fails.
+///
+/// # Errors
+/// The host has no room for that much address space, or too few huge pages.
+pub fn reserve_all(size: u64, pages: HugePages) -> Result<GuestRam, Error> {
     let failed = |cause: String| {
+        let of = match pages {
+            HugePages::Reserved => " in huge pages of 2M (vm.nr_hugepages)",
+            _ => "",
+        };
+        let mib = size >> 20;
         Error::Host(format!(
-            "cannot reserve {}M of guest memory: {cause}",
-            size >> 20
+            "cannot reserve {mib}M of guest memory{of}: {cause}"
         ))
     };
     let mut regions = Vec::with_capacity(2);
     for (start, length) in ranges(size) {
         let length = usize::try_from(length).map_err(|e| failed(e.to_string()))?;
-        let host = reserve(length).map_err(|e| failed(os_message(&e)))?;
+        let host = reserve(length, pages).map_err(|e| failed(os_message(&e)))?;
+        if pages == HugePages::Transparent {
+            // SAFETY: the range was just mapped, and no byte of it changes.
+            unsafe { mm::madvise(host.cast(), length, mm::Advice::LinuxHugepage) }
+                .map_err(|e| failed(os_message(&e.into())))?;
+        }
         if start == 0 {
             keep_small(host, length);
         }
@@ -66,10 +85,15 @@ pub fn create(size: u64) -> Result<GuestRam, Error> {
 /// Maps `length` bytes of anonymous memory at a multiple of 2 MiB, where the
 /// host can back guest memory with huge pages: KVM maps one for the guest only
 /// if host and guest address lie alike in theirs.
-fn reserve(length: usize) -> io::Result<*mut u8> {
+fn reserve(length: usize, pages: HugePages) -> io::Result<*mut u8> {
     const HUGE: usize = 2 << 20;
     let map = |length: usize| {
-        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        let flags = match pages {
+            // Without a reservation a guest could meet an empty pool.
+            HugePages::Reserved => MapFlags::HUGETLB | MapFlags::HUGE_2MB,
+            _ => MapFlags::NORESERVE,
+        };
+        let flags = flags | MapFlags::PRIVATE;
         // SAFETY: a new mapping at an address of the kernel's choice touches
         // nothing that exists.
         unsafe {
@@ -228,6 +252,25 @@ pub fn prepare_reads(ram: &GuestRam, address: u64, length: usize) {
 /// Asks for huge pages where the host has some. An optimisation, too.
 pub fn prefer_huge(ram: &GuestRam, address: u64, length: u64) {
     advise(ram, address, length as usize, mm::Advice::LinuxHugepage);
+}
+
+/// Takes all of a guest's memory now, or maps the files that it is in to be read:
+/// no page of it is missing then.
+///
+/// # Errors
+/// The host has too little, or is older than Linux 5.14.
+pub fn prefault(ram: &GuestRam, write: bool) -> Result<(), Error> {
+    let advice = match write {
+        true => mm::Advice::LinuxPopulateWrite,
+        false => mm::Advice::LinuxPopulateRead,
+    };
+    for region in ram.iter() {
+        let (host, length) = (region.as_ptr(), region.len() as usize);
+        // SAFETY: the range is guest memory, and no byte of it changes.
+        let done = unsafe { mm::madvise(host.cast(), length, advice) };
+        done.map_err(|e| Error::Host(format!("--prefault: {}", os_message(&e.into()))))?;
+    }
+    Ok(())
 }
 
 /// Tells the kernel what to expect of a range: it may fail, and changes no byte.

@@ -1,7 +1,8 @@
 //! Where start-up time goes, stage by stage.
 
 use std::fmt::Write as _;
-use std::sync::Mutex;
+use std::mem::MaybeUninit;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -16,6 +17,8 @@ pub struct Timings {
     main: Instant,
     before_main: Duration,
     stages: Mutex<Vec<(&'static str, Duration)>>,
+    /// Page faults of the process until its guest ran, if they are counted.
+    faults: OnceLock<i64>,
 }
 
 impl Timings {
@@ -30,6 +33,7 @@ impl Timings {
             main: Instant::now(),
             before_main,
             stages: Mutex::new(Vec::with_capacity(16)),
+            faults: OnceLock::new(),
         }
     }
 
@@ -46,6 +50,12 @@ impl Timings {
         }
     }
 
+    /// The guest is about to run: what faults from here on is counted.
+    pub fn count_faults(&self) {
+        // Once: this function is called once.
+        let _ = self.faults.set(faults());
+    }
+
     /// What each stage took.
     pub fn stages(&self) -> Vec<(&'static str, Duration)> {
         let stages = self.stages.lock();
@@ -59,7 +69,8 @@ impl Timings {
         stages.iter().map(&mut took).collect()
     }
 
-    /// A table of all stages: µs for the stage, µs since exec, its name.
+    /// A table of all stages: µs for the stage, µs since exec, its name; and the
+    /// faults that were left for the guest.
     pub fn table(&self) -> String {
         let mut text = format!("{:>9} {:>9}  stage\n", "us", "at");
         let mut row = |name: &str, from: Duration, to: Duration| {
@@ -75,8 +86,23 @@ impl Timings {
                 last = last.max(at);
             }
         }
+        if let Some(before) = self.faults.get() {
+            let left = faults().saturating_sub(*before);
+            let _ = writeln!(text, "{left:>19}  page faults since the guest runs");
+        }
         text
     }
+}
+
+/// Page faults of this process, those of its guest among them.
+fn faults() -> i64 {
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: a live structure of the right type, which is integers only.
+    let usage = unsafe {
+        libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
+        usage.assume_init()
+    };
+    usage.ru_minflt.saturating_add(usage.ru_majflt)
 }
 
 #[cfg(test)]

@@ -107,6 +107,12 @@ impl Create {
         memory: &'a Path,
         place: &mut Place<'_>,
     ) -> Result<Self, (&'a Path, Error)> {
+        if state == memory {
+            return Err((
+                memory,
+                Error::Io("write", io::ErrorKind::AlreadyExists.into()),
+            ));
+        }
         let mut directory = |path| directory_for(path, place).map_err(|error| (path, error));
         let (in_state, in_memory) = (directory(state)?, directory(memory)?);
         let mut create = |path: &'a Path, directory| {

@@ -37,12 +37,13 @@ pub use state::{
 /// Every state file begins with this.
 pub const MAGIC: [u8; 8] = *b"MOTESNAP";
 /// The number of this format; any change of a byte's meaning makes a new one.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 /// The greatest state file, in bytes: 32 vCPUs take less than half of it.
 pub const MAX_STATE: usize = 4 << 20;
 
-/// Magic, format, number of vCPUs, whether it is a difference, length of the body.
-const HEAD: usize = 24;
+/// Magic, format, number of vCPUs, whether it is a difference, lengths of memory
+/// and of the body.
+const HEAD: usize = 32;
 /// Bytes of the checksum behind it.
 const SUM: usize = 32;
 
@@ -107,6 +108,7 @@ pub fn encode(state: &StateV1) -> Result<Vec<u8>, Error> {
     file.extend_from_slice(&cpus.to_le_bytes());
     let difference = u16::from(state.memory.base.is_some());
     file.extend_from_slice(&difference.to_le_bytes());
+    file.extend_from_slice(&state.memory.length().to_le_bytes());
     file.extend_from_slice(&(body.len() as u64).to_le_bytes());
     let sum = Sha256::new().chain_update(&file).chain_update(&body);
     file.extend_from_slice(&sum.finalize());
@@ -126,7 +128,8 @@ pub fn decode(file: &[u8]) -> Result<StateV1, Error> {
     if !file.starts_with(&MAGIC) {
         return Err(Error::NotASnapshot);
     }
-    let (mut format, mut cpus, mut difference, mut length) = (0, 0, 0, 0);
+    let (mut format, mut cpus, mut difference) = (0, 0, 0);
+    let (mut memory, mut length) = (0, 0);
     let short = Error::Length(file.len() as u64, (HEAD + SUM) as u64);
     let Some((head, rest)) = file.split_at_checked(HEAD) else {
         return Err(short);
@@ -135,6 +138,7 @@ pub fn decode(file: &[u8]) -> Result<StateV1, Error> {
     io.u32(&mut format)?;
     io.u16(&mut cpus)?;
     io.u16(&mut difference)?;
+    io.u64(&mut memory)?;
     io.u64(&mut length)?;
     if format != FORMAT {
         return Err(Error::Format(format));
@@ -157,23 +161,27 @@ pub fn decode(file: &[u8]) -> Result<StateV1, Error> {
     if u16::from(state.memory.base.is_some()) != difference {
         return Err(Error::Field("kind"));
     }
+    if state.memory.length() != memory {
+        return Err(Error::Field("length of memory"));
+    }
     Ok(state)
 }
 
-/// The number of vCPUs that a state file's header names, 1 to [`MAX_CPUS`]: all
-/// that has to be known of it before it is read.
+/// The number of vCPUs that a state file's header names, 1 to [`MAX_CPUS`], and
+/// the bytes of memory: all that has to be known of it before it is read.
 ///
 /// # Errors
 /// It cannot be read, is no state file, of another format, or no full snapshot.
-pub fn peek_cpus(file: &File) -> Result<u8, Error> {
-    let mut head = [0; 16];
+pub fn peek(file: &File) -> Result<(u8, u64), Error> {
+    let mut head = [0; 24];
     let read = file.read_exact_at(&mut head, 0);
     read.map_err(|_| Error::NotASnapshot)?;
     let mut io = Io::read(head.strip_prefix(&MAGIC).ok_or(Error::NotASnapshot)?);
-    let (mut format, mut cpus, mut difference) = (0, 0, 0);
+    let (mut format, mut cpus, mut difference, mut memory) = (0, 0, 0, 0);
     io.u32(&mut format)?;
     io.u16(&mut cpus)?;
     io.u16(&mut difference)?;
+    io.u64(&mut memory)?;
     if format != FORMAT {
         return Err(Error::Format(format));
     }
@@ -182,7 +190,8 @@ pub fn peek_cpus(file: &File) -> Result<u8, Error> {
     }
     let known = u8::try_from(cpus).ok();
     let known = known.filter(|cpus| (1..=MAX_CPUS).contains(&usize::from(*cpus)));
-    known.ok_or(Error::Field("number of vCPUs"))
+    let cpus = known.ok_or(Error::Field("number of vCPUs"))?;
+    Ok((cpus, memory))
 }
 
 /// Reads a state file's body, whose checksum is not looked at: for whoever

@@ -110,17 +110,17 @@ fn the_format_is_that_of_the_golden_file() {
     let mut difference = sample();
     difference.memory.base = Some([0xcc; 16]);
     for (golden, state) in [
-        (&include_bytes!("../tests/golden/v2.state")[..], sample()),
+        (&include_bytes!("../tests/golden/v3.state")[..], sample()),
         (
-            include_bytes!("../tests/golden/v2-difference.state"),
+            include_bytes!("../tests/golden/v3-difference.state"),
             difference,
         ),
     ] {
         assert_eq!(encode(&state).unwrap(), golden);
         assert_eq!(decode(golden).unwrap(), state);
     }
-    let old = include_bytes!("../tests/golden/v1.state");
-    assert!(matches!(decode(old), Err(Error::Format(1))));
+    let old = include_bytes!("../tests/golden/v2.state");
+    assert!(matches!(decode(old), Err(Error::Format(2))));
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn every_truncation_and_every_flipped_byte_is_refused() {
             let right = match at {
                 0..8 => matches!(error, Error::NotASnapshot),
                 8..12 => matches!(error, Error::Format(_)),
-                16..24 => matches!(error, Error::Length(..)),
+                24..32 => matches!(error, Error::Length(..)),
                 _ => matches!(error, Error::Checksum),
             };
             assert!(right, "byte {at}: {error}");
@@ -153,7 +153,7 @@ fn every_truncation_and_every_flipped_byte_is_refused() {
 #[test]
 fn a_hostile_body_is_refused_or_means_itself() {
     let whole = encode(&sample()).unwrap();
-    let body = &whole[56..];
+    let body = &whole[64..];
     for end in 0..body.len() {
         assert!(decode_body(&body[..end]).is_err(), "{end} bytes");
     }
@@ -177,7 +177,7 @@ fn a_hostile_body_is_refused_or_means_itself() {
 
 #[test]
 fn formats_of_other_times_are_named() {
-    for (format, word) in [(1u32, "older"), (3, "newer")] {
+    for (format, word) in [(1u32, "older"), (4, "newer")] {
         let mut other = encode(&sample()).unwrap();
         other[8..12].copy_from_slice(&format.to_le_bytes());
         assert!(decode(&other).unwrap_err().to_string().contains(word));
@@ -270,8 +270,9 @@ fn both_files_appear_at_once_and_nothing_is_written_over() {
     assert_eq!(names(), [MEMORY, STATE]);
     assert!(Create::begin(&scratch.0).is_err());
     let (mut file, memory) = open(&scratch.0).unwrap();
-    assert_eq!(peek_cpus(&file).unwrap(), 1);
-    assert!(peek_cpus(&memory).is_err());
+    let (cpus, length) = peek(&file).unwrap();
+    assert_eq!((cpus, length), (1, state.memory.length()));
+    assert!(peek(&memory).is_err());
     let mut saved = Vec::new();
     std::io::Read::read_to_end(&mut file, &mut saved).unwrap();
     assert_eq!(decode(&saved).unwrap(), state);

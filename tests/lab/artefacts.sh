@@ -179,6 +179,8 @@ readonly NET_TOOLS=(iperf3 ethtool ping ip)
 
 net_initrd() {
     put_tools "$work/init-shell" "${NET_TOOLS[@]}"
+    mkdir -p "$work/init-shell/bin"
+    gcc -O2 -Wall -Werror -static -o "$work/init-shell/bin/sequence" "$lab/tools/sequence.c"
     guest_initrd init-shell init-shell "${SHELL_MODULES[@]}"
 }
 

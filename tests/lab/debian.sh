@@ -5,7 +5,7 @@
 
 # What the system consists of, besides what is essential. grub2-common and u-boot-menu each
 # write the boot configuration that their boot loader would read.
-readonly DEBIAN_PACKAGES=systemd-sysv,login,udev,iproute2,iputils-ping,kmod,e2fsprogs,dosfstools,linux-image-cloud-amd64,grub2-common,u-boot-menu
+readonly DEBIAN_PACKAGES=systemd-sysv,dbus,login,udev,iproute2,iputils-ping,kmod,e2fsprogs,dosfstools,linux-image-cloud-amd64,grub2-common,u-boot-menu
 
 # What nobody here reads: less to copy in the emulator. All of it belongs to packages that
 # work without it.

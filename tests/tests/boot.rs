@@ -253,6 +253,7 @@ fn flags_go_before_the_config_file() {
 fn table(end: &End) -> Vec<(u64, u64, String)> {
     let lines = end.err.lines();
     let rows = lines.skip_while(|line| !line.contains("stage")).skip(1);
+    let rows = rows.take_while(|line| !line.contains("page faults"));
     rows.map(|line| {
         let mut words = line.split_whitespace();
         let mut number = || words.next().unwrap().parse().unwrap();

@@ -91,6 +91,9 @@ fn a_vm_is_saved_and_goes_on_elsewhere() {
         let body = json!({"mem_file_path": path, "snapshot_path": first.join("s")});
         refused(&mut client, &body.to_string(), word);
     }
+    let both = first.join("m");
+    let body = json!({"snapshot_path": both, "mem_file_path": both});
+    refused(&mut client, &body.to_string(), "exists");
     assert_eq!(fs::read(&there).unwrap(), b"mine");
     assert!(!first.join("m").exists() && !first.join("s").exists());
     client.put("/snapshot/create", &create);
@@ -187,7 +190,7 @@ fn what_cannot_be_loaded_is_refused() {
     let backend = |kind| json!({"backend_type": kind, "backend_path": memory});
     refused(
         json!({"snapshot_path": state, "mem_backend": backend("Uffd")}),
-        "Uffd",
+        "uffd",
     );
     let both =
         json!({"snapshot_path": state, "mem_file_path": memory, "mem_backend": backend("File")});

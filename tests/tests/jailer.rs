@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use mote_tests::{End, Scratch, Vm, guest, have_kvm, proc, run, vm, wait_until};
+use mote_tests::{End, Scratch, Vm, guest, have_kvm, mote, proc, run, vm, wait_until};
 
 const IN_USE: i32 = 123;
 const USAGE: i32 = 124;
@@ -749,6 +749,40 @@ fn many_jails_leave_nothing() {
     if root() {
         many(10, 6);
     }
+}
+
+/// One snapshot, a jail of its own for each of its clones.
+#[test]
+fn clones_in_jails_leave_nothing() {
+    if !have_kvm() || !root() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let saved = scratch.join("saved");
+    fs::create_dir(&saved).unwrap();
+    let mut command = mote(["run", "--then", "exit", "--kernel"]);
+    command.arg(guest("resumed")).arg("--snapshot").arg(&saved);
+    run(&mut command).expect(0);
+    for file in ["state", "memory"] {
+        // It is another user who reads it.
+        let mode = fs::Permissions::from_mode(0o444);
+        fs::set_permissions(saved.join(file), mode).unwrap();
+    }
+    let mounts = || fs::read_to_string("/proc/mounts").unwrap();
+    let before = mounts();
+    let parent = format!("mote-test-{}-clones", std::process::id());
+    for number in 0..50 {
+        let mut command = rooted(&format!("clone-{number}"), vm::binary());
+        command.args(["--cgroup", limit(), "--parent-cgroup", &parent]);
+        for file in ["state", "memory"] {
+            let path = saved.join(file);
+            command.args(["--file", &format!("{},as={file}", path.display())]);
+        }
+        let end = run(command.args(["--", "restore", "/"]));
+        assert_eq!(end.expect(0).out, "H", "clone {number}");
+    }
+    assert_eq!(groups(&parent), Vec::<PathBuf>::new());
+    assert_eq!(mounts(), before);
 }
 
 /// `cargo nextest run -p mote-tests --test jailer --run-ignored all hundreds`

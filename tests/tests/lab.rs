@@ -46,6 +46,11 @@ fn lab_console() {
 }
 
 #[test]
+fn lab_debian() {
+    lab("debian");
+}
+
+#[test]
 fn lab_fio() {
     lab("fio");
 }

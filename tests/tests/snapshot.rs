@@ -174,6 +174,28 @@ fn clones_run_side_by_side_and_leave_the_files_alone() {
     assert!(fs::read(to.join("memory")).unwrap() == before);
 }
 
+#[test]
+fn hundreds_of_clones_leave_nothing() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new("hundreds");
+    let to = scratch.directory("saved");
+    let args = ["--then", "exit", "--snapshot", text(&to)];
+    run(&mut tiny("resumed", args)).expect(0);
+    let files = || {
+        let file = |name: &str| fs::read(to.join(name)).unwrap();
+        let names = fs::read_dir(&to).unwrap().map(|e| e.unwrap().file_name());
+        (names.collect::<Vec<_>>(), file("state"), file("memory"))
+    };
+    let before = files();
+    for number in 0..500 {
+        let end = run(&mut mote(["restore", text(&to)]));
+        assert_eq!(end.expect(0).out, "H", "clone {number}");
+    }
+    assert!(files() == before);
+}
+
 /// Whoever draws random numbers in a clone has been told before that it is one.
 #[test]
 fn a_restored_vm_has_another_generation_id() {
@@ -276,7 +298,7 @@ fn what_was_not_written_so_is_refused() {
         ("state", Box::new(flip(0)), &[], "not a file of a snapshot"),
         (
             "state",
-            Box::new(|f| f.write_all_at(&[3], 8).unwrap()),
+            Box::new(|f| f.write_all_at(&[0xff], 8).unwrap()),
             &[],
             "newer",
         ),

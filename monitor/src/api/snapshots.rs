@@ -103,16 +103,17 @@ impl State {
         if entry.vsock_override.is_some() {
             return Err("vsock_override: Mote has no vsock device.".to_owned());
         }
-        let memory = match (entry.mem_file_path, entry.mem_backend) {
-            (Some(path), None) => path,
-            (None, Some(backend)) if backend.backend_type == BackendType::File => {
-                backend.backend_path
-            }
-            (None, Some(_)) => {
-                return Err("mem_backend: Mote has no backend of type Uffd.".to_owned());
+        let (memory, paged) = match (entry.mem_file_path, entry.mem_backend) {
+            (Some(path), None) => (path, false),
+            (None, Some(backend)) => {
+                let paged = backend.backend_type == BackendType::Uffd;
+                (backend.backend_path, paged)
             }
             _ => return Err("Give one of mem_file_path and mem_backend.".to_owned()),
         };
+        if paged && entry.working_set_path.is_some() {
+            return Err("working_set_path: not with the backend Uffd.".to_owned());
+        }
         let mut file = self.file.clone();
         for new in entry.network_overrides {
             let mut nics = file.network_interfaces.iter_mut();
@@ -128,6 +129,7 @@ impl State {
         config.restore = Some(Restore {
             state: entry.snapshot_path,
             memory,
+            paged,
             working_set: entry.working_set_path,
             verify: false,
             paused: !entry.resume_vm,

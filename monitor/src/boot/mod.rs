@@ -5,6 +5,7 @@ mod elf;
 mod image;
 mod linux;
 mod orders;
+mod pager;
 mod pvh;
 mod sniff;
 
@@ -16,7 +17,8 @@ use mote_snapshot::MAX_STATE;
 use vm_memory::{Bytes, GuestAddress};
 
 pub(crate) use self::image::{Image, Mapped};
-use crate::config::{VmConfig, check_memory};
+use self::pager::Pager;
+use crate::config::{HugePages, VmConfig, check_memory};
 use crate::error::Error;
 use crate::layout;
 use crate::memory::{self, GuestRam, PAGE};
@@ -85,19 +87,25 @@ pub struct Source {
     cmdline: String,
     /// The command line after a reset, if it is another one.
     after_reset: Option<String>,
-    /// It is a snapshot: the kernel is its state, the initrd its memory.
-    snapshot: Option<bool>,
+    /// It is a snapshot: the kernel is its state, the initrd its memory. Whether
+    /// that is to be verified, and copied.
+    snapshot: Option<(bool, bool)>,
     generation: [u8; 16],
     /// Path and bytes of the snapshot's working set.
     working_set: Option<(PathBuf, Vec<u8>)>,
+    /// Who has the snapshot's memory, if that is in no file.
+    pager: Option<Pager>,
 }
 
 /// The files of a snapshot to restore.
 pub(crate) struct Saved<'a> {
     pub(crate) state: &'a Image,
-    pub(crate) memory: &'a Image,
+    /// Or another process has it.
+    pub(crate) memory: Option<&'a Image>,
     /// Whether all of the memory is to be compared with its checksum.
     pub(crate) verify: bool,
+    /// Whether memory is copied, not mapped.
+    pub(crate) copy: bool,
     /// Path and bytes of the working set.
     pub(crate) working_set: Option<&'a (PathBuf, Vec<u8>)>,
 }
@@ -130,6 +138,7 @@ impl Source {
             snapshot: None,
             generation: random_id()?,
             working_set: None,
+            pager: None,
         })
     }
 
@@ -146,6 +155,7 @@ impl Source {
             snapshot: None,
             generation: random_id()?,
             working_set: None,
+            pager: None,
         })
     }
 
@@ -207,33 +217,48 @@ impl Source {
         let none = || Error::Snapshot("none is given".to_owned());
         let restore = config.restore.as_ref().ok_or_else(none)?;
         let state = Image::open("snapshot", &restore.state)?;
-        let memory = Image::open("snapshot", &restore.memory)?;
+        let (memory, pager) = match restore.paged {
+            true => (None, Some(Pager::connect(&restore.memory)?)),
+            false => (Some(Image::open("snapshot", &restore.memory)?), None),
+        };
         let working_set = match &restore.working_set {
             Some(path) => read_working_set(path)?,
             None => None,
         };
-        let snapshot = Some(restore.verify);
-        let cpus = mote_snapshot::peek_cpus(&state.file);
-        config.cpus = cpus.map_err(|e| state.refuse(e.to_string()))?;
-        let length = memory.len.saturating_sub(PAGE);
-        config.memory = check_memory(length).map_err(|why| memory.refuse(why))?;
+        let snapshot = Some((restore.verify, config.huge_pages == HugePages::Reserved));
+        let peeked = mote_snapshot::peek(&state.file);
+        let (cpus, length) = peeked.map_err(|e| state.refuse(e.to_string()))?;
+        config.cpus = cpus;
+        let length = match &memory {
+            Some(memory) => memory.len.saturating_sub(PAGE),
+            None => length,
+        };
+        let length = check_memory(length).and_then(|length| {
+            config.huge_pages.check(length)?;
+            Ok(length)
+        });
+        let of = memory.as_ref().unwrap_or(&state);
+        config.memory = length.map_err(|why| of.refuse(why))?;
         Ok(Self {
             kernel: state,
-            initrd: Some(memory),
+            initrd: memory,
             cmdline: String::new(),
             after_reset: None,
             snapshot,
             generation: random_id()?,
             working_set,
+            pager,
         })
     }
 
     /// The snapshot, if it is one.
     pub(crate) fn saved(&self) -> Option<Saved<'_>> {
+        let (verify, copy) = self.snapshot?;
         Some(Saved {
             state: &self.kernel,
-            memory: self.initrd.as_ref()?,
-            verify: self.snapshot?,
+            memory: self.initrd.as_ref(),
+            verify,
+            copy,
             working_set: self.working_set.as_ref(),
         })
     }
@@ -241,15 +266,19 @@ impl Source {
     /// The parts of guest memory that files are mapped to, by address.
     pub(crate) fn mapped(&self) -> Vec<Mapped<'_>> {
         let mut all = match self.saved() {
+            Some(saved) if saved.copy => Vec::new(),
             Some(saved) => {
                 let mut offset = 0;
-                let ranges = memory::ranges(saved.memory.len.saturating_sub(PAGE)).into_iter();
+                let Some(file) = saved.memory else {
+                    return Vec::new();
+                };
+                let ranges = memory::ranges(file.len.saturating_sub(PAGE)).into_iter();
                 let piece = |(address, length)| {
                     offset += length;
                     Mapped {
                         address,
                         length,
-                        file: &saved.memory.file,
+                        file: &file.file,
                         offset: offset - length,
                     }
                 };
@@ -262,6 +291,11 @@ impl Source {
         };
         all.sort_by_key(|mapped| mapped.address);
         all
+    }
+
+    /// Who has the pages of memory that are not there yet.
+    pub(crate) fn pager(&self) -> Option<&Pager> {
+        self.pager.as_ref()
     }
 
     /// The VM generation ID: another one each time that a VM is made.

@@ -20,7 +20,8 @@ use super::limit::LimitEntry;
 use super::machine::{check_cpus, check_memory};
 use super::nic::{check_tap, parse_mac};
 use super::{
-    DEFAULT_MEMORY, Drive, Media, Nic, POLL_US, TapSource, VmConfig, check_devices, check_poll,
+    DEFAULT_MEMORY, Drive, HugePages, Media, Nic, POLL_US, TapSource, VmConfig, check_devices,
+    check_poll,
 };
 use crate::error::{Error, os_message};
 
@@ -162,7 +163,7 @@ pub struct MachineConfig {
     #[serde(default)]
     cpu_template: Usual,
     #[serde(default)]
-    huge_pages: Usual,
+    pub(super) huge_pages: HugePages,
 }
 
 impl Default for MachineConfig {
@@ -173,7 +174,7 @@ impl Default for MachineConfig {
             smt: false,
             track_dirty_pages: false,
             cpu_template: Usual,
-            huge_pages: Usual,
+            huge_pages: HugePages::None,
         }
     }
 }
@@ -303,6 +304,7 @@ impl File {
         if let Some(machine) = &self.machine_config {
             let at = |(key, why)| (format!("machine-config.{key}"), why);
             (config.cpus, config.memory) = machine.check().map_err(at)?;
+            config.huge_pages = machine.huge_pages;
             config.track_dirty_pages = machine.track_dirty_pages;
         }
         Ok(config)
@@ -362,6 +364,8 @@ impl MachineConfig {
             .ok_or_else(|| "larger than any memory".to_owned())
             .and_then(check_memory)
             .map_err(|why| ("mem_size_mib", why))?;
+        let pages = self.huge_pages.check(memory);
+        pages.map_err(|why| ("mem_size_mib", why))?;
         if self.smt {
             let why = "Mote shows every vCPU as a core of its own; only false works";
             return Err(("smt", why.to_owned()));

@@ -15,6 +15,8 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::run::Kind;
 use crate::sandbox::Policy;
 
@@ -54,6 +56,35 @@ pub enum SerialTo {
     None,
 }
 
+/// What pages guest memory is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub enum HugePages {
+    /// What the host does by itself.
+    #[default]
+    None,
+    /// Huge ones, as far as the host has some when they are first used.
+    #[serde(skip)]
+    Transparent,
+    /// Of 2 MiB each, that the host's user has set aside.
+    #[serde(rename = "2M")]
+    Reserved,
+}
+
+impl HugePages {
+    /// Checks that memory is made of such.
+    ///
+    /// # Errors
+    /// A text that says what is wrong, without naming the flag.
+    pub fn check(self, memory: u64) -> Result<(), String> {
+        match self {
+            Self::Reserved if !memory.is_multiple_of(2 << 20) => {
+                Err(format!("{memory} bytes are not a multiple of 2M"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// What a guest's reset does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnReset {
@@ -87,8 +118,11 @@ pub enum Then {
 pub struct Restore {
     /// The state file, which says how many processors there are.
     pub state: PathBuf,
-    /// The memory file, which says how much there is.
+    /// The memory file; or the socket of a process that has the pages, which is
+    /// asked for each that is missing.
     pub memory: PathBuf,
+    /// It is the socket.
+    pub paged: bool,
     /// Which pages to bring in ahead of the guest, if that file is there.
     pub working_set: Option<PathBuf>,
     /// Whether all of the memory is to be checked.
@@ -136,6 +170,10 @@ pub struct VmConfig {
     pub cmdline_devices: bool,
     /// Guest memory in bytes.
     pub memory: u64,
+    /// Its pages.
+    pub huge_pages: HugePages,
+    /// All of it is taken before the guest runs.
+    pub prefault: bool,
     /// Number of vCPUs, 1 to [`MAX_CPUS`].
     pub cpus: u8,
     /// The serial console.
@@ -179,6 +217,8 @@ impl Default for VmConfig {
             nics: Vec::new(),
             cmdline_devices: false,
             memory: DEFAULT_MEMORY,
+            huge_pages: HugePages::None,
+            prefault: false,
             cpus: 1,
             serial: SerialTo::Stdio,
             on_reset: OnReset::Restart,

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::file::Usual;
 use super::limit::LimitEntry;
-use super::{DriveEntry, MachineConfig, Media, NicEntry, VmConfig};
+use super::{DriveEntry, HugePages, MachineConfig, Media, NicEntry, VmConfig};
 
 /// What `PATCH /machine-config` changes.
 #[derive(Clone, Debug, Deserialize)]
@@ -18,7 +18,7 @@ pub struct MachinePatch {
     smt: Option<bool>,
     track_dirty_pages: Option<bool>,
     cpu_template: Option<Usual>,
-    huge_pages: Option<Usual>,
+    huge_pages: Option<HugePages>,
 }
 
 impl MachineConfig {
@@ -27,6 +27,7 @@ impl MachineConfig {
         let mut entry = Self::default();
         entry.vcpu_count = config.cpus.into();
         entry.mem_size_mib = config.memory >> 20;
+        entry.huge_pages = config.huge_pages;
         entry.track_dirty_pages = config.track_dirty_pages;
         entry
     }
@@ -47,6 +48,7 @@ impl MachinePatch {
         config.mem_size_mib = memory.unwrap_or(config.mem_size_mib);
         config.smt = self.smt.unwrap_or(config.smt);
         let track = self.track_dirty_pages;
+        config.huge_pages = self.huge_pages.unwrap_or(config.huge_pages);
         config.track_dirty_pages = track.unwrap_or(config.track_dirty_pages);
     }
 }

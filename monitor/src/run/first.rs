@@ -3,7 +3,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, SyncSender, TryRecvError};
 
 use kvm_bindings::CpuId;
 use kvm_ioctls::Kvm;
@@ -15,6 +14,7 @@ use super::working_set::Recording;
 use super::{load, snapshot};
 use crate::acpi::{self, VirtioWindow};
 use crate::boot::{Cause, Loaded, Source};
+use crate::channel::{Nothing, Receiver, Sender, channel};
 use crate::config::VmConfig;
 use crate::error::Error;
 use crate::memory::{self, GuestRam};
@@ -81,6 +81,9 @@ impl Guest {
         if let Self::Saved(_) = self {
             shared.bus.devices().resume();
         }
+        if config.timings {
+            shared.timings.count_faults();
+        }
         vcpu::open_gate(shared);
         false
     }
@@ -99,6 +102,8 @@ pub(super) struct Preparation {
     pub(super) windows: Vec<VirtioWindow>,
     pub(super) cpus: u8,
     pub(super) ahead: Arc<WorkAhead>,
+    /// All memory is to be there before the guest runs.
+    pub(super) prefault: bool,
     pub(super) sandbox: Sandbox,
     /// The filter of all threads for now.
     pub(super) start: Thread,
@@ -109,17 +114,17 @@ impl Preparation {
     pub(super) fn start(
         mut self,
         wait: Receiver<FirstVcpu>,
-        let_go: SyncSender<()>,
+        let_go: Sender<()>,
     ) -> Result<Receiver<Prepared>, Error> {
-        let (tell, prepared) = mpsc::sync_channel(1);
+        let (tell, prepared) = channel();
         vcpu::spawn(0, move || {
             let own = vcpu::own();
             // Whoever asked may have given up; then nothing follows either.
             let _ = tell.send(self.prepare());
             let first = loop {
                 match wait.try_recv() {
-                    Err(TryRecvError::Empty) if self.ahead.step(self.ram) => {}
-                    Err(TryRecvError::Empty) => break wait.recv().ok(),
+                    Err(Nothing::Yet) if self.ahead.step(self.ram) => {}
+                    Err(Nothing::Yet) => break wait.recv(),
                     other => break other.ok(),
                 }
             };
@@ -155,6 +160,9 @@ impl Preparation {
         self.sandbox.enter_thread(Thread::FirstVcpu)?;
         if let Some(saved) = saved {
             let state = snapshot::read(&saved, self.ram, self.cpus, &self.ahead)?;
+            if self.prefault {
+                memory::prefault(self.ram, saved.copy)?;
+            }
             // Another one than it was saved with, before it runs again.
             acpi::set_generation(self.ram, self.source.generation())
                 .map_err(|_| Error::Snapshot("too little memory".to_owned()))?;
@@ -168,6 +176,9 @@ impl Preparation {
             &self.windows,
             Cause::PowerOn,
         )?;
+        if self.prefault {
+            memory::prefault(self.ram, true)?;
+        }
         self.ahead.text(std::mem::take(&mut loaded.written));
         Ok(Guest::New(cpuid, loaded))
     }
@@ -176,8 +187,8 @@ impl Preparation {
 /// Starts the threads of all vCPUs but the first, and hands that to its own.
 pub(super) fn start_vcpus(
     shared: &Arc<Shared>,
-    first: &SyncSender<FirstVcpu>,
-    let_go: &SyncSender<()>,
+    first: &Sender<FirstVcpu>,
+    let_go: &Sender<()>,
     (sandbox, confined): (&Sandbox, &Confined),
 ) -> Result<(), Error> {
     for (id, vcpu) in shared.vcpus().iter().enumerate() {
@@ -186,7 +197,7 @@ pub(super) fn start_vcpus(
             first.send((vcpu, shared)).map_err(|_| thread_lost())?;
             continue;
         }
-        let let_go = SyncSender::clone(let_go);
+        let let_go = Sender::clone(let_go);
         let report = confined.report();
         let sandbox = sandbox.with(Slot::Vcpu, vcpu.number());
         vcpu::spawn(id, move || {

@@ -14,7 +14,6 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::time::Duration;
 
 use kvm_ioctls::Kvm;
@@ -32,6 +31,7 @@ pub use self::snapshot::{Kind, Saving, merge};
 use self::working_set::Recording;
 use crate::acpi::VirtioWindow;
 use crate::boot::{Cause, DEFAULT_CMDLINE, Loaded, Source};
+use crate::channel::{Nothing, Receiver, Sender, channel};
 use crate::config::{OnReset, Then, VmConfig};
 use crate::console::{self, Console, Output};
 use crate::devices::{self, Devices};
@@ -164,7 +164,13 @@ impl Opened {
     ) -> Result<Self, Error> {
         // Devices and threads use it until the process ends, so it is never
         // given back.
-        let ram: &'static GuestRam = Box::leak(Box::new(memory::create(config.memory)?));
+        let ram: &'static GuestRam = Box::leak(Box::new(memory::reserve_all(
+            config.memory,
+            config.huge_pages,
+        )?));
+        if let Some(pager) = source.pager() {
+            pager.hand_over(ram)?;
+        }
         let dirty = config.track_dirty_pages.then(|| Dirty::new(ram));
         let dirty = dirty.map(|dirty| &*Box::leak(Box::new(dirty)));
         let devices = Devices::open(config, ram, dirty)?;
@@ -270,11 +276,12 @@ impl Machine {
             windows: devices.windows(),
             cpus: config.cpus,
             ahead: Arc::clone(&ahead),
+            prefault: config.prefault,
             sandbox: sandbox.with(Slot::Vcpu, expected.first()),
             start: main.start,
         };
-        let ((first, wait), (let_go, released)) = (mpsc::sync_channel(1), mpsc::sync_channel(0));
-        let prepared = preparation.start(wait, SyncSender::clone(&let_go))?;
+        let ((first, wait), (let_go, released)) = (channel(), channel());
+        let prepared = preparation.start(wait, Sender::clone(&let_go))?;
         timings.mark("first thread");
         let fd = vm::create(&host, ram, dirty.is_some())?;
         devices.map(&fd)?;
@@ -286,7 +293,7 @@ impl Machine {
         // Not before: its number would be the next that is free.
         drop(host);
         timings.mark("vCPUs");
-        let guest = prepared.recv().unwrap_or_else(|_| Err(thread_lost()))?;
+        let guest = prepared.recv().unwrap_or_else(|| Err(thread_lost()))?;
         timings.mark("wait for kernel and CPUID");
         expected.check(&shared)?;
         let confined = Confined::new();
@@ -341,7 +348,7 @@ impl Machine {
         // which is mostly waiting, while the first vCPU's thread gives memory
         // back. A vCPU may also wait for a device whose host file is stuck;
         // then the process's end is what ends it.
-        if let Err(RecvTimeoutError::Timeout) = self.released.recv_timeout(END_PATIENCE) {
+        if let Err(Nothing::Yet) = self.released.recv_timeout(END_PATIENCE) {
             // Who lets go last closes the VM, which a vCPU's thread may not do.
             std::mem::forget(self);
         }
@@ -499,6 +506,9 @@ impl Machine {
         let windows = self.shared.bus.devices().windows();
         let loaded = load(self.source, self.ram, config.cpus, &windows, Cause::Reset)?;
         vm::power_on(&self.shared, loaded.entry)?;
+        if config.prefault {
+            memory::prefault(self.ram, true)?;
+        }
         self.ahead.text(loaded.written);
         if let Some(changes) = &mut self.changes {
             changes.everything();

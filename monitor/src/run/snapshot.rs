@@ -1,10 +1,11 @@
 //! A snapshot of a VM that runs here, and a VM from a snapshot.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::os::fd::{BorrowedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use mote_snapshot::{
     Create, MAX_STATE, MemoryV1, MemoryWriter, StateV1, check_memory, decode, encode, verify_memory,
@@ -12,6 +13,7 @@ use mote_snapshot::{
 use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
 
 use crate::boot::{Saved, random_id};
+use crate::console;
 use crate::error::Error;
 use crate::layout;
 use crate::memory::GuestRam;
@@ -50,6 +52,8 @@ pub enum Kind {
 pub struct Saving {
     create: Create,
     id: [u8; 16],
+    /// Somebody sits there and waits.
+    person: bool,
 }
 
 impl Saving {
@@ -59,8 +63,11 @@ impl Saving {
     /// It cannot be written there, or there is one already.
     pub(super) fn open(directory: &Path) -> Result<Self, Error> {
         let create = Create::begin(directory).map_err(|e| unusable(directory, &e))?;
-        let id = random_id()?;
-        Ok(Self { create, id })
+        Ok(Self {
+            create,
+            id: random_id()?,
+            person: io::stderr().is_terminal(),
+        })
     }
 
     /// Opens what a snapshot in these two files needs, under the numbers that
@@ -73,8 +80,11 @@ impl Saving {
         };
         let create = Create::begin_at(state, memory, &mut place);
         let create = create.map_err(|(path, e)| unusable(path, &e))?;
-        let id = random_id()?;
-        Ok(Self { create, id })
+        Ok(Self {
+            create,
+            id: random_id()?,
+            person: false,
+        })
     }
 
     /// Numbers of the files of a snapshot that is made on request.
@@ -132,19 +142,26 @@ impl Saving {
         let since = machine.changes.as_ref().and_then(Changes::since);
         let since = since.filter(|_| kind == Kind::Difference);
         let mut writer = MemoryWriter::new(self.create.memory());
-        let mut put = |at: u64, bytes: &[u8]| writer.put(at, bytes).map_err(failed);
+        let mut progress = Progress::new(self.person);
+        let mut put = |at: u64, bytes: &[u8]| {
+            progress.tell(at, length);
+            writer.put(at, bytes).map_err(failed)
+        };
         let mut reader = Reader::new(ram, machine.source.mapped());
         let mut each = |place, at, length| match since {
             None => reader.read((place, at, length), &mut put),
             Some((_, pages)) => changed(pages, at, length)
                 .try_for_each(|(at, length)| reader.read((place, at, length), &mut put)),
         };
-        match &machine.pages {
+        // What has not been asked for yet is no zeroes.
+        let paged = machine.source.pager().is_some();
+        match machine.pages.as_ref().filter(|_| !paged) {
             Some(pages) => pages.runs(ram, &mut each)?,
             // Nobody tells; whoever reads a page that was never touched takes one
             // that all processes share.
             None => each(Place::Own, 0, length)?,
         }
+        progress.end();
         let changed = since.map(|(_, pages)| pages);
         let sum = writer.finish(length, self.id, changed).map_err(failed)?;
         Ok(MemoryV1 {
@@ -153,6 +170,38 @@ impl Saving {
             base: since.map(|(base, _)| base),
             ranges,
         })
+    }
+}
+
+/// How far a save has come, for a person at a terminal who waits for it.
+struct Progress {
+    /// When the next line is due, if somebody reads it.
+    due: Option<Instant>,
+    told: bool,
+}
+
+impl Progress {
+    const PERIOD: Duration = Duration::from_millis(500);
+
+    fn new(person: bool) -> Self {
+        Self {
+            due: person.then(|| Instant::now() + Self::PERIOD),
+            told: false,
+        }
+    }
+
+    fn tell(&mut self, at: u64, length: u64) {
+        if self.due.is_some_and(|due| Instant::now() >= due) {
+            let percent = at * 100 / length.max(1);
+            console::say(&format!("\rmote: saving memory: {percent} %"));
+            (self.due, self.told) = (Some(Instant::now() + Self::PERIOD), true);
+        }
+    }
+
+    fn end(&self) {
+        if self.told {
+            console::say("\rmote: saving memory: written\r\n");
+        }
     }
 }
 
@@ -211,7 +260,6 @@ pub(super) fn read(
     ahead: &WorkAhead,
 ) -> Result<StateV1, Error> {
     let in_state = |e| unusable(&saved.state.path, &e);
-    let in_memory = |e| unusable(&saved.memory.path, &e);
     if saved.state.len > MAX_STATE as u64 {
         let why = mote_snapshot::Error::Length(saved.state.len, MAX_STATE as u64);
         return Err(in_state(why));
@@ -223,9 +271,12 @@ pub(super) fn read(
     if state.memory.base.is_some() {
         return Err(in_state(mote_snapshot::Error::Difference));
     }
-    check_memory(&saved.memory.file, saved.memory.len, &state.memory).map_err(in_memory)?;
-    if saved.verify {
-        verify_memory(&saved.memory.file, &state.memory).map_err(in_memory)?;
+    if let Some(memory) = saved.memory {
+        let in_memory = |e| unusable(&memory.path, &e);
+        check_memory(&memory.file, memory.len, &state.memory).map_err(in_memory)?;
+        if saved.verify {
+            verify_memory(&memory.file, &state.memory).map_err(in_memory)?;
+        }
     }
     let ours = ram.iter().map(|r| (r.start_addr().0, r.len()));
     if !ours.eq(state.memory.ranges.iter().copied()) || state.vcpus.len() != usize::from(cpus) {
@@ -239,8 +290,11 @@ pub(super) fn read(
         }
         None => Vec::new(),
     };
-    working_set::place(ram, saved, (&state.memory.ranges, &set), ahead)
-        .map_err(|e| Error::file("snapshot", &saved.memory.path, &e))?;
+    if let Some(memory) = saved.memory {
+        let ranges = &state.memory.ranges;
+        working_set::place(ram, (&memory.file, saved.copy), (ranges, &set), ahead)
+            .map_err(|e| Error::file("snapshot", &memory.path, &e))?;
+    }
     Ok(state)
 }
 

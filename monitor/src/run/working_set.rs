@@ -1,6 +1,7 @@
 //! Which pages a restored guest needs first: noted at one restore, brought in
 //! at the next.
 
+use std::fs::File;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -8,13 +9,13 @@ use std::time::{Duration, Instant};
 use super::MainThread;
 use super::ahead::{Pages, WorkAhead};
 use super::pages::{PageMap, Place};
-use crate::boot::Saved;
 use crate::config::Until;
 use crate::error::Error;
 use crate::memory::{self, GuestRam};
 use crate::sandbox::{Slot, Thread};
 use crate::vm::Shared;
 use mote_snapshot::working_set::{CreateWorkingSet, Touched, encode};
+use rustix::fs::{SeekFrom, seek};
 
 /// What a huge page holds, in bytes.
 const BLOCK: u64 = 2 << 20;
@@ -136,11 +137,13 @@ fn add(ranges: &mut Vec<Touched>, (offset, length): (u64, u64), written: bool) {
 /// The file cannot be mapped or read.
 pub(super) fn place(
     ram: &GuestRam,
-    saved: &Saved,
+    (file, copies): (&File, bool),
     (ranges, set): (&[(u64, u64)], &[Touched]),
     ahead: &WorkAhead,
 ) -> std::io::Result<()> {
-    let file = &saved.memory.file;
+    if copies {
+        return copy(ram, file, ranges);
+    }
     let dense = dense(set);
     let mut begins = 0;
     for &(start, length) in ranges {
@@ -170,6 +173,26 @@ pub(super) fn place(
                 let length = range.length.min(end - range.offset);
                 (start + (range.offset - begins), length, pages)
             }));
+        }
+        begins = end;
+    }
+    Ok(())
+}
+
+/// Copies what a snapshot's memory has, and leaves holes alone.
+fn copy(ram: &GuestRam, file: &File, ranges: &[(u64, u64)]) -> std::io::Result<()> {
+    let mut begins = 0;
+    for &(start, length) in ranges {
+        let end = begins + length;
+        let mut at = begins;
+        while at < end {
+            let data = match seek(file, SeekFrom::Data(at)) {
+                Ok(data) => data.min(end),
+                Err(rustix::io::Errno::NXIO) => break,
+                Err(error) => return Err(error.into()),
+            };
+            at = seek(file, SeekFrom::Hole(data))?.min(end);
+            memory::copy_file(ram, start + (data - begins), file, data, at - data)?;
         }
         begins = end;
     }

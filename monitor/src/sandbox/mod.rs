@@ -19,12 +19,12 @@ mod process;
 pub mod table;
 
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::sync::mpsc::{Receiver, Sender, channel};
 
 pub use events::{event, renumber};
 pub use process::{confine_early, errata as landlock_errata, version as landlock_version};
 pub use table::{Slot, Thread};
 
+use crate::channel::{Receiver, Sender, channel};
 use crate::error::Error;
 
 /// What happens at a system call that a thread has no use for.
@@ -187,7 +187,7 @@ impl Confined {
         drop(self.report);
         for _ in 0..threads {
             let lost = || Error::System("confine a thread", std::io::ErrorKind::BrokenPipe.into());
-            self.reports.recv().map_err(|_| lost())??;
+            self.reports.recv().ok_or_else(lost)??;
         }
         Ok(())
     }
