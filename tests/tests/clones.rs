@@ -4,11 +4,12 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::process::Command;
 
 use mote_tests::api::{Client, Server};
 use mote_tests::network::{self, Interface, frame};
 use mote_tests::proc::status;
-use mote_tests::{Scratch, guest, have_kvm, mote, run};
+use mote_tests::{Scratch, guest, have_kvm, mote, run, vm};
 use serde_json::{Value, json};
 
 const PAUSED: &str = r#"{"state":"Paused"}"#;
@@ -280,4 +281,31 @@ fn a_save_touches_no_page() {
     let [one, other] = [&first, &again].map(|folder| fs::metadata(folder.join("m")).unwrap());
     let more = 512 * other.blocks().abs_diff(one.blocks());
     assert!(more <= 64 << 10, "{more}");
+}
+
+/// Filters know the numbers of descriptors before they are made: no thread may
+/// have one for itself meanwhile, however slow it is.
+#[test]
+fn a_slow_thread_takes_no_number() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let first = folder(&scratch, "first");
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-o", "/dev/null"]);
+    strace.args(["-e", "trace=ioctl,landlock_restrict_self"]);
+    strace.args(["-e", "inject=ioctl:delay_enter=10000"]);
+    strace.args(["-e", "inject=landlock_restrict_self:delay_enter=200000"]);
+    let socket = first.join("api.sock");
+    strace.arg(vm::binary()).arg("--api-sock").arg(&socket);
+    strace.arg("--allow-path").arg(&first);
+    let mut server = Server::of(&mut strace, socket);
+    let mut client = server.client();
+    describe(&mut client, &first, "echo", "");
+    client.put("/machine-config", r#"{"vcpu_count":4,"mem_size_mib":64}"#);
+    client.start();
+    server.vm.wait_for("ready\n");
+    server.vm.send("\u{4}");
+    server.vm.end().expect(0);
 }

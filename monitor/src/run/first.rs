@@ -110,15 +110,19 @@ pub(super) struct Preparation {
 }
 
 impl Preparation {
-    /// Starts the thread; it becomes a vCPU when it is handed one.
+    /// Starts the thread; it becomes a vCPU when it is handed one. It makes no
+    /// descriptor any more when this returns.
     pub(super) fn start(
         mut self,
         wait: Receiver<FirstVcpu>,
         let_go: Sender<()>,
     ) -> Result<Receiver<Prepared>, Error> {
         let (tell, prepared) = channel();
+        let (gave_up, files) = channel();
+        let opens = self.sandbox.opens();
         vcpu::spawn(0, move || {
             let own = vcpu::own();
+            let _ = gave_up.send(self.sandbox.give_up_files());
             // Whoever asked may have given up; then nothing follows either.
             let _ = tell.send(self.prepare());
             let first = loop {
@@ -142,6 +146,9 @@ impl Preparation {
                 let _ = memory::power_on(self.ram);
             }
         })?;
+        if opens {
+            files.recv().unwrap_or_else(|| Err(thread_lost()))?;
+        }
         Ok(prepared)
     }
 

@@ -136,14 +136,34 @@ impl Sandbox {
         Ok(())
     }
 
+    /// Whether threads give up files one by one, as the main one opens some later.
+    pub fn opens(&self) -> bool {
+        self.opens
+    }
+
+    /// What [`Sandbox::enter_thread`] does first, but for the first vCPU's thread,
+    /// which has done it by then: the kernel's set of rules is a descriptor for a
+    /// moment, and no other may be made meanwhile whose number was predicted.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn give_up_files(&self) -> Result<(), Error> {
+        if self.opens {
+            process::give_up_files(None)
+        } else {
+            Ok(())
+        }
+    }
+
     /// Confines the calling thread, for good; with [`Thread::Start`] all that
     /// there are.
     ///
     /// # Errors
     /// The kernel refuses.
     pub fn enter_thread(&self, thread: Thread) -> Result<(), Error> {
-        if self.opens && !matches!(thread, Thread::StartOpen | Thread::Opener) {
-            process::give_up_files(None)?;
+        use Thread::{FirstVcpu, Opener, StartOpen};
+        if !matches!(thread, StartOpen | Opener | FirstVcpu) {
+            self.give_up_files()?;
         }
         match self.mode {
             Mode::Off => Ok(()),
