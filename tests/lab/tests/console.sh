@@ -16,6 +16,13 @@ check "a line is echoed" wait_for 300 grep -q '^echo: hello$' /tmp/out
 seq 1 300 | sed 's/^/a line long enough to fill the FIFO of the port /' >/tmp/typed
 cat /tmp/typed >&3
 check "15 kB are echoed" wait_for 300 occurs 1 'echo: .* 300$' /tmp/out
+if ! kill -0 "$pid" 2>/dev/null; then
+    wait "$pid"
+    echo "FAIL the VM has ended with code $?"
+    tail -n 5 /tmp/out /tmp/err
+    dmesg | tail -n 5
+    exit 1
+fi
 sed -n 's/^echo: \(a line.*\)/\1/p' /tmp/out >/tmp/echoed
 check "nothing is lost or out of order" cmp /tmp/typed /tmp/echoed
 
