@@ -6,6 +6,7 @@
 
 use std::error::Error;
 use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use fctools::runtime::tokio::TokioRuntime;
 use fctools::vm::api::VmApi as _;
 use fctools::vm::configuration::{InitMethod, VmConfiguration, VmConfigurationData};
 use fctools::vm::models::{BootSource, CreateSnapshot, Drive, MachineConfiguration, SnapshotType};
-use fctools::vm::shutdown::{VmShutdownAction, VmShutdownMethod};
+use fctools::vm::shutdown::{VmShutdownAction, VmShutdownError, VmShutdownMethod};
 use fctools::vm::snapshot::PrepareVmFromSnapshotOptions;
 use fctools::vm::{Vm, VmState};
 use fctools::vmm::arguments::command_modifier::CommandModifier;
@@ -26,6 +27,7 @@ use fctools::vmm::executor::unrestricted::UnrestrictedVmmExecutor;
 use fctools::vmm::id::VmmId;
 use fctools::vmm::installation::VmmInstallation;
 use fctools::vmm::ownership::VmmOwnershipModel;
+use fctools::vmm::process::{VmmProcessError, VmmProcessState};
 use fctools::vmm::resource::system::ResourceSystem;
 use fctools::vmm::resource::{MovedResourceType, ResourceType};
 use firepilot::builder::drive::DriveBuilder;
@@ -33,6 +35,8 @@ use firepilot::builder::executor::FirecrackerExecutorBuilder;
 use firepilot::builder::kernel::KernelBuilder;
 use firepilot::builder::{Builder as _, Configuration};
 use firepilot::machine::Machine;
+
+const SIGKILL: i32 = 9;
 
 type Done = Result<(), Box<dyn Error>>;
 
@@ -146,7 +150,14 @@ async fn stop<E: VmmExecutor>(mut vm: Vm<E, Spawner, TokioRuntime>) -> Done {
         timeout: Some(Duration::from_secs(20)),
         graceful: false,
     };
-    vm.shutdown([stop]).await?;
+    match vm.shutdown([stop]).await {
+        // It kills the process and then asks whether it runs, to wait for its end, which
+        // has often come by then.
+        Err(VmShutdownError::WaitForExitError(VmmProcessError::IncorrectState(
+            VmmProcessState::Crashed(status),
+        ))) if status.signal() == Some(SIGKILL) => {}
+        other => drop(other?),
+    }
     vm.cleanup().await?;
     Ok(())
 }
