@@ -7,12 +7,17 @@
 seed=$1 first=$2 mode=$3
 image=/tmp/disk/guest.img
 
+# "KEPT" and "LOST" are for the script outside.
+kept() {
+    # One that was made shortly before the cut and never flushed.
+    [ -e "$image" ] || { echo "LOST the image"; return 1; }
+    records check "$image" "$seed" </lab/reported
+}
 modprobe ext4
 mkdir /tmp/disk
 check "the lab host mounts its disk" mount -t ext4 /dev/vda /tmp/disk
 if [ -s /lab/reported ]; then
-    # "KEPT" and "LOST" are for the script outside.
-    check "what was reported is there" records check "$image" "$seed" </lab/reported
+    check "what was reported is there" kept
 fi
 [ -n "$first" ] || finish
 [ "$failures" = 0 ] || finish

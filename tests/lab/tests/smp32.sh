@@ -1,6 +1,6 @@
 # shellcheck shell=sh source=lib.sh
 # A stock kernel brings up 32 CPUs, each with a timer of its own.
-# lab: --smp 1 --timeout 240
+# lab: --timeout 240
 . /lab/lib.sh
 
 boots() {
