@@ -76,18 +76,21 @@ fn failed(what: &'static str) -> impl Fn(Errno) -> Error {
 
 impl Create {
     /// Opens what is needed to write a snapshot into `directory`, which must
-    /// be there. What is left of an attempt that was broken off is removed.
+    /// be there.
     ///
     /// # Errors
-    /// There is a snapshot already, or the file system cannot hold one.
+    /// There is a snapshot already, or the memory of one, or the file system cannot
+    /// hold one.
     pub fn begin(path: &Path) -> Result<Self, Error> {
         let directory = self::directory(path)?;
         if rustix::fs::statat(&directory, STATE, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
             return Err(Error::Io("write", io::ErrorKind::AlreadyExists.into()));
         }
-        match rustix::fs::unlinkat(&directory, MEMORY, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(error) => return Err(Error::Io("remove memory", error.into())),
+        // It may be of a snapshot whose state has another name.
+        if rustix::fs::statat(&directory, MEMORY, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+            let what = "write memory, which is there without a state (remove it if it is no \
+                        other snapshot's)";
+            return Err(Error::Io(what, io::ErrorKind::AlreadyExists.into()));
         }
         Ok(Self {
             state: Unnamed::create(directory, STATE, &mut Ok)?,
@@ -161,11 +164,16 @@ impl Create {
         let written = std::os::unix::fs::FileExt::write_all_at(&self.state.file, state, 0);
         written.map_err(|cause| Error::Io("write", cause))?;
         fsync(&self.state.file).map_err(failed("fsync"))?;
-        self.memory.link(self.links.as_ref())?;
         // Its name has to be there before the state's is.
-        fsync(&self.memory.directory).map_err(failed("fsync"))?;
-        self.state.link(self.links.as_ref())?;
-        fsync(&self.state.directory).map_err(failed("fsync"))
+        self.name(&self.memory)?;
+        self.name(&self.state)
+    }
+
+    fn name(&self, file: &Unnamed) -> Result<(), Error> {
+        file.link(self.links.as_ref())?;
+        // Again: btrfs writes nothing ahead of a file that has no name.
+        fsync(&file.file).map_err(failed("fsync"))?;
+        fsync(&file.directory).map_err(failed("fsync"))
     }
 }
 
@@ -203,6 +211,16 @@ pub(crate) fn links() -> Result<OwnedFd, Error> {
 /// # Errors
 /// One of them cannot be opened, and which.
 pub fn open(directory: &Path) -> Result<(File, File), (&'static str, io::Error)> {
-    let open = |name| File::open(directory.join(name)).map_err(|error| (name, error));
+    let open = |name| open_file(&directory.join(name)).map_err(|error| (name, error));
     Ok((open(STATE)?, open(MEMORY)?))
+}
+
+/// Opens what has to be a plain file, and waits for no other end of a pipe.
+fn open_file(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(openat(CWD, path, flags, Mode::empty())?);
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("not a file")),
+    }
 }

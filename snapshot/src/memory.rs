@@ -35,7 +35,7 @@ fn tail(id: [u8; 16]) -> [u8; PAGE] {
 /// Words of a bitmap over so many bytes of memory.
 #[must_use]
 pub fn bitmap_words(length: u64) -> usize {
-    // Memory is far below 2^46 bytes.
+    // Memory is below 2^43 bytes.
     length.div_ceil(PAGE as u64 * BITS) as usize
 }
 
@@ -209,12 +209,14 @@ pub(crate) fn data(file: &File, length: u64, each: &mut Each<'_>) -> Result<(), 
     let mut at = 0;
     while at < length {
         // Whole pages from a place that has data, if the file system knows.
-        at = match seek(file, SeekFrom::Data(at)) {
-            Ok(found) => found / PAGE as u64 * PAGE as u64,
+        let found = match seek(file, SeekFrom::Data(at)) {
+            Ok(found) => found,
             Err(Errno::NXIO) => return Ok(()),
             Err(error) => return Err(Error::Io("seek", error.into())),
         };
-        let hole = seek(file, SeekFrom::Hole(at)).map_err(|e| Error::Io("seek", e.into()))?;
+        // Not from the page's beginning, which is a hole where blocks are smaller.
+        let hole = seek(file, SeekFrom::Hole(found)).map_err(|e| Error::Io("seek", e.into()))?;
+        at = found / PAGE as u64 * PAGE as u64;
         let end = hole.next_multiple_of(PAGE as u64).min(length);
         let left = end.saturating_sub(at).min(CHUNK);
         let part = buffer.get_mut(..left as usize).unwrap_or_default();

@@ -12,6 +12,8 @@ pub const MAX_CPUS: usize = 32;
 /// Most virtio devices.
 pub const MAX_DEVICES: usize = 16;
 const MAX_RANGES: usize = 2;
+/// Where guest memory ends at the latest, in bytes.
+const MAX_ADDRESS: u64 = 1 << 42;
 const MAX_TEXT: usize = 64;
 const MAX_TYPED: usize = 4096;
 const MAX_QUEUES: usize = 256;
@@ -126,7 +128,9 @@ impl MemoryV1 {
         for (start, length) in ranges.iter() {
             let page = PAGE as u64;
             let whole = start.is_multiple_of(page) && length.is_multiple_of(page) && *length > 0;
-            let next = start.checked_add(*length).filter(|next| *next <= 1 << 46);
+            let next = start
+                .checked_add(*length)
+                .filter(|next| *next <= MAX_ADDRESS);
             end = next
                 .filter(|_| whole && *start >= end)
                 .ok_or(Error::Field("range of memory"))?;
@@ -137,7 +141,7 @@ impl MemoryV1 {
     /// Bytes of guest memory.
     #[must_use]
     pub fn length(&self) -> u64 {
-        // At most two ranges, each below 2^46.
+        // At most two ranges, each below 2^42.
         self.ranges.iter().map(|(_, length)| length).sum()
     }
 }

@@ -262,8 +262,11 @@ fn both_files_appear_at_once_and_nothing_is_written_over() {
     assert!(names().is_empty());
     drop(create);
     assert!(names().is_empty());
-    // What a writer leaves that ends between the two.
+    // What a writer leaves that ends between the two, or another snapshot's.
     std::fs::write(scratch.0.join(MEMORY), "half").unwrap();
+    assert!(Create::begin(&scratch.0).is_err());
+    assert_eq!(std::fs::read(scratch.0.join(MEMORY)).unwrap(), b"half");
+    std::fs::remove_file(scratch.0.join(MEMORY)).unwrap();
     let create = Create::begin(&scratch.0).unwrap();
     write_memory(create.memory(), &mut state);
     create.finish(&encode(&state).unwrap()).unwrap();

@@ -233,6 +233,11 @@ fn what_is_not_asked_for_or_does_not_fit_is_refused() {
         assert_eq!(fs::read_dir(&into).unwrap().count(), 0);
     };
     merge([&base, &two, &into], &["two", "full"]);
+    // Nobody is waited for at the other end of a pipe.
+    let pipe = scratch.join("pipe");
+    fs::create_dir(&pipe).unwrap();
+    run(Command::new("mkfifo").arg(pipe.join("state"))).expect(0);
+    merge([&pipe, &one, &into], &["pipe", "state", "not a file"]);
     merge([&two, &one, &into], &["one", "does not follow"]);
     refused(mote(["merge"]).args([&base, &one, &two]), 3, &["two"]);
     refused(mote(["merge"]).args([&base, &one]), 2, &["INTO"]);

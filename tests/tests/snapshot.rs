@@ -249,10 +249,14 @@ fn a_disk_goes_on_where_it_was() {
         vm.end().expect(0);
     }
     // Other devices than it had.
-    let wrong: [(&[&str], &str); 3] = [
+    let wrong: [(&[&str], &str); 4] = [
         (&[], "1 devices were saved, 0 are here"),
         (&["--cdrom", &image], "disk0"),
         (&["--disk", &format!("{image},ro")], "disk0"),
+        (
+            &["--disk", &format!("{image},id=data")],
+            "where data is now",
+        ),
     ];
     for (args, word) in wrong {
         let end = run(mote(["restore", text(&to)]).args(args));
@@ -426,6 +430,12 @@ fn a_killed_writer_leaves_a_whole_snapshot_or_none() {
                 let end = run(&mut mote(["restore", text(&to)]));
                 end.expect(3).complains(&["state", "no such file"]);
                 let args = ["--then", "exit", "--snapshot", text(&to)];
+                // Memory without a state may be somebody's.
+                if to.join("memory").exists() {
+                    let end = run(&mut tiny("snapshot", args));
+                    end.expect(3).complains(&["memory", "without a state"]);
+                    fs::remove_file(to.join("memory")).unwrap();
+                }
                 run(&mut tiny("snapshot", args)).expect(0);
             }
             let mut vm = restore(&to, &["--verify"]);
@@ -460,7 +470,7 @@ fn an_error_of_the_disk_leaves_no_snapshot() {
                 let said = String::from_utf8_lossy(&failed.stderr).into_owned();
                 assert_eq!(failed.status.code(), Some(4), "{call} {number}: {said}");
                 assert!(said.contains("snapshot") && said.contains(word), "{said}");
-                assert!(!there || (call, number) == ("fsync", 4), "{call} {number}");
+                assert!(!there || call == "fsync" && number >= 5, "{call} {number}");
             }
         }
     }

@@ -452,6 +452,13 @@ impl Devices {
                     "device {id}: type {there} was saved, {here} is here"
                 ));
             }
+            // Or a guest would write one image's metadata into another.
+            if *id != here.id {
+                let here = here.id;
+                return Err(format!(
+                    "device {id} was saved where {here} is now: give the same ids in the same order"
+                ));
+            }
             if saved.read_only != here.read_only {
                 return Err(format!("device {id}: one of both can only be read"));
             }

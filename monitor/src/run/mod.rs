@@ -24,7 +24,7 @@ use vmm_sys_util::eventfd::EventFd;
 use self::ahead::WorkAhead;
 use self::changes::Changes;
 use self::farewell::Farewell;
-use self::first::{Preparation, start_vcpus, thread_lost};
+use self::first::{Guest, Preparation, Prepared, start_vcpus, thread_lost};
 use self::numbers::{Expected, Open};
 pub use self::pages::PageMap;
 pub use self::snapshot::{Kind, Saving, merge};
@@ -293,7 +293,7 @@ impl Machine {
         // Not before: its number would be the next that is free.
         drop(host);
         timings.mark("vCPUs");
-        let guest = prepared.recv().unwrap_or_else(|| Err(thread_lost()))?;
+        let guest = wait_for(&prepared)?;
         timings.mark("wait for kernel and CPUID");
         expected.check(&shared)?;
         let confined = Confined::new();
@@ -425,7 +425,10 @@ impl Machine {
             if self.console.escape.is_none() {
                 self.tell_marker();
             }
-            self.record(false)?;
+            if let Err(error) = self.record(false) {
+                // The guest has nothing to do with it.
+                console::say(&format!("mote: {error}\n"));
+            }
             if self.save(config)? {
                 return Ok(exit::OK);
             }
@@ -469,9 +472,16 @@ impl Machine {
             return Ok(false);
         };
         self.pause()?;
-        saving.take(self, config.kind)?;
-        if config.then == Then::Exit {
-            return Ok(true);
+        // It may have ended meanwhile, which is what counts then.
+        if !self.shared.has_ended() {
+            let taken = saving.take(self, config.kind);
+            if config.then == Then::Exit {
+                return taken.map(|()| true);
+            }
+            if let Err(error) = taken {
+                // The guest has nothing to do with it.
+                console::say(&format!("mote: {error}\n"));
+            }
         }
         self.resume();
         Ok(false)
@@ -617,6 +627,22 @@ pub fn tell_ready(fd: RawFd) {
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     // That nobody listens is not the VM's trouble.
     let _ = rustix::io::write(&fd, b"ready\n");
+}
+
+/// Waits for the first thread; whoever asks for the end of the process need not.
+fn wait_for(prepared: &Receiver<Prepared>) -> Result<Guest, Error> {
+    /// Guest memory may be with a process that does not answer.
+    const LOOK: Duration = Duration::from_millis(100);
+    loop {
+        match prepared.recv_timeout(LOOK) {
+            Ok(prepared) => return prepared,
+            Err(Nothing::Yet) => {}
+            Err(Nothing::Ever) => return Err(thread_lost()),
+        }
+        if let Some(signal) = signals::take() {
+            signals::give_up(128 + signal);
+        }
+    }
 }
 
 /// Bytes of addresses that a VM's process may take: its guest's memory, its

@@ -184,12 +184,14 @@ fn read_file(
     let failed = |e: io::Error| Error::System("read a file in guest memory", e);
     while at < end {
         // Holes are not read: that would take memory for their zeroes.
-        at = match seek(file, SeekFrom::Data(at)) {
-            Ok(data) => data / PAGE * PAGE,
+        let data = match seek(file, SeekFrom::Data(at)) {
+            Ok(data) => data,
             Err(Errno::NXIO) => return Ok(()),
             Err(error) => return Err(failed(error.into())),
         };
-        let hole = seek(file, SeekFrom::Hole(at)).map_err(|e| failed(e.into()))?;
+        // Not from the page's beginning, which is a hole where blocks are smaller.
+        let hole = seek(file, SeekFrom::Hole(data)).map_err(|e| failed(e.into()))?;
+        at = data / PAGE * PAGE;
         let stop = hole.next_multiple_of(PAGE).min(end);
         while at < stop {
             let most = (stop - at).min(buffer.len() as u64) as usize;

@@ -118,6 +118,10 @@ impl Saving {
             machine.can_differ()?;
         }
         let shared = &machine.shared;
+        // Its end is no state: one that went on from here would wait for it for good.
+        if shared.has_ended() {
+            return Err(Error::Snapshot("the guest has ended".to_owned()));
+        }
         shared.bus.devices().flush()?;
         let mut state = state::save(shared)?;
         state.serial.typed = machine.typed.save();

@@ -21,33 +21,60 @@ pub fn supported(host: &Kvm) -> Result<CpuId, Error> {
     // The topology is ours alone; see `for_vcpu`.
     cpuid.retain(|entry| !matches!(entry.function, 0xb | 0x1f));
     for entry in cpuid.as_mut_slice() {
-        match (entry.function, entry.index) {
-            // No virtualization inside: it is the part of KVM with the most
-            // holes, and a vCPU inside a guest of its own cannot be reset.
-            (0x1, _) => entry.ecx &= !(1 << 5),
-            // Nor AMD's, its watchpoints' and counters' extensions.
-            (0x8000_0001, _) => entry.ecx &= !(1 << 2 | 1 << 23 | 1 << 24 | 1 << 28),
-            (0x8000_000a | 0x8000_0022 | 0x12, _) => {
-                (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0);
-            }
-            // Power management hints (EPB) that no MSR stands behind.
-            (0x6, _) => entry.ecx &= !(1 << 3),
-            // AMD processors have no ARCH_CAPABILITIES; KVM offers it all the
-            // same, and a guest that believes it reads an MSR for nothing.
-            (0x7, 0) => {
-                if amd {
-                    entry.edx &= !(1 << 29);
-                }
-                // SGX: there are no enclaves.
-                entry.ebx &= !(1 << 2);
-                entry.ecx &= !(1 << 30);
-            }
-            // No performance counters: they tell a guest about its neighbours.
-            (0xa, _) => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
-            _ => {}
+        withhold(entry);
+        // AMD processors have no ARCH_CAPABILITIES; KVM offers it all the
+        // same, and a guest that believes it reads an MSR for nothing.
+        if amd && (entry.function, entry.index) == (0x7, 0) {
+            entry.edx &= !(1 << 29);
         }
     }
     Ok(cpuid)
+}
+
+/// Takes out what no guest has here, whatever the host has.
+fn withhold(entry: &mut kvm_cpuid_entry2) {
+    match (entry.function, entry.index) {
+        // No virtualization inside: it is the part of KVM with the most
+        // holes, and a vCPU inside a guest of its own cannot be reset.
+        (0x1, _) => entry.ecx &= !(1 << 5),
+        // Nor AMD's, its watchpoints' and counters' extensions.
+        (0x8000_0001, _) => entry.ecx &= !(1 << 2 | 1 << 23 | 1 << 24 | 1 << 28),
+        // The same in full, enclaves, and performance counters: they tell a guest
+        // about its neighbours.
+        (0x8000_000a | 0x8000_0022 | 0x12 | 0xa, _) => {
+            (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0);
+        }
+        // Power management hints (EPB) that no MSR stands behind.
+        (0x6, _) => entry.ecx &= !(1 << 3),
+        (0x7, 0) => {
+            // SGX: there are no enclaves.
+            entry.ebx &= !(1 << 2);
+            entry.ecx &= !(1 << 30);
+            // Shadow stacks and branch tracking: the shadow stack's pointer is no
+            // MSR and would be lost in a snapshot.
+            entry.ecx &= !(1 << 7);
+            entry.edx &= !(1 << 20);
+        }
+        _ => {}
+    }
+}
+
+/// Whether a leaf, of a snapshot, has what no guest is given here: what
+/// [`supported`] takes out, or another hypervisor's interface, which KVM would
+/// emulate for it.
+pub fn is_foreign(entry: &kvm_cpuid_entry2) -> bool {
+    /// EAX of the leaf after the signature of one with Hyper-V's interface.
+    const HYPER_V: u32 = u32::from_le_bytes(*b"Hv#1");
+    const XEN: [u32; 3] = [
+        u32::from_le_bytes(*b"XenV"),
+        u32::from_le_bytes(*b"MMXe"),
+        u32::from_le_bytes(*b"nVMM"),
+    ];
+    let mut ours = *entry;
+    withhold(&mut ours);
+    let hypervisor = (0x4000_0000..0x5000_0000).contains(&entry.function);
+    let other = entry.eax == HYPER_V || [entry.ebx, entry.ecx, entry.edx] == XEN;
+    ours != *entry || hypervisor && other
 }
 
 fn is_amd(cpuid: &CpuId) -> bool {
@@ -116,6 +143,35 @@ pub fn for_vcpu(supported: &CpuId, cpu: u8, cpus: u8) -> CpuId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_no_guest_is_given_is_foreign() {
+        let leaf = |function, eax, ebx, ecx, edx| kvm_cpuid_entry2 {
+            function,
+            eax,
+            ebx,
+            ecx,
+            edx,
+            ..Default::default()
+        };
+        // VMX, SVM, shadow stacks, SGX, counters, SVM's leaf.
+        for leaf in [
+            leaf(0x1, 0, 0, 1 << 5, 0),
+            leaf(0x8000_0001, 0, 0, 1 << 2, 0),
+            leaf(0x7, 0, 0, 1 << 7, 0),
+            leaf(0x7, 0, 1 << 2, 0, 0),
+            leaf(0xa, 2, 0, 0, 0),
+            leaf(0x8000_000a, 1, 0, 0, 0),
+            leaf(0x4000_0001, u32::from_le_bytes(*b"Hv#1"), 0, 0, 0),
+            leaf(0x4000_0100, 0, 0x566e_6558, 0x6558_4d4d, 0x4d4d_566e),
+        ] {
+            assert!(is_foreign(&leaf), "{leaf:?}");
+        }
+        let kvm = leaf(0x4000_0000, 0x4000_0001, 0x4b4d_564b, 0x564b_4d56, 0x4d);
+        assert!(!is_foreign(&kvm));
+        assert!(!is_foreign(&leaf(0x1, !0, !0, !(1 << 5), !0)));
+        assert!(!is_foreign(&leaf(0x4000_0001, !0, 0, 0, 0)));
+    }
 
     #[test]
     fn every_vcpu_is_a_core_with_its_own_id() {

@@ -102,6 +102,8 @@ const MSRS: &[(u32, u32)] = &[
     (0x3a, 0x3a),
     (0x1a0, 0x1a0),
     (0x140, 0x140),
+    // Debugging: bus locks are detected, branches stepped over.
+    (0x1d9, 0x1d9),
     // Machine checks: what was reported.
     (0x17a, 0x17b),
     (TSC_DEADLINE, TSC_DEADLINE),
@@ -231,6 +233,11 @@ pub fn restore_vcpu(fd: &VcpuFd, vcpu: &VcpuV1) -> Result<(), Error> {
         }
     };
     let leaves: Vec<kvm_cpuid_entry2> = vcpu.cpuid.iter().map(entry).collect();
+    if let Some(leaf) = leaves.iter().find(|leaf| super::cpuid::is_foreign(leaf)) {
+        let leaf = leaf.function;
+        let why = format!("CPUID leaf {leaf:#x} has what no guest is given here");
+        return Err(Error::Snapshot(why));
+    }
     let cpuid = CpuId::from_entries(&leaves).map_err(|_| refused("restore CPUID"))?;
     fd.set_cpuid2(&cpuid).map_err(kvm("restore CPUID"))?;
     if vcpu.tsc_khz != 0 && fd.get_tsc_khz().ok() != Some(vcpu.tsc_khz) {
