@@ -84,6 +84,12 @@ fn every_request_has_its_status() {
     assert_eq!(client.get("/").json()["state"], "Not started");
     client.start();
     assert_eq!(client.get("/").json()["state"], "Running");
+    // The guest's output is in the file, nothing of it elsewhere.
+    wait_until("output in the file", || {
+        fs::read_to_string(scratch.join("serial"))
+            .unwrap()
+            .contains("spin")
+    });
     for case in cases("always").iter().chain(&cases("after")) {
         check(&mut server.client(), case, dir);
     }
@@ -94,12 +100,6 @@ fn every_request_has_its_status() {
     assert!(lines[0]["block_a"]["read_bytes"].is_u64());
     let log = fs::read_to_string(scratch.join("log")).unwrap();
     assert!(log.contains(" [table:main:ERROR] "), "{log}");
-    // The guest's output is in the file, nothing of it elsewhere.
-    wait_until("output in the file", || {
-        fs::read_to_string(scratch.join("serial"))
-            .unwrap()
-            .contains("spin")
-    });
     assert_eq!(server.vm.out.text(), "");
     server.vm.signal(libc::SIGTERM);
     server.vm.end().expect(128 + libc::SIGTERM);
