@@ -198,6 +198,23 @@ fn pages_come_from_another_process() {
     fs::remove_file(&socket).unwrap();
 }
 
+/// All of them are asked for before the guest goes on.
+#[test]
+fn all_pages_may_come_first() {
+    if !can() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let (from, pages, hash) = saved(&scratch, "32M");
+    let socket = scratch.join("pager");
+    let pager = Pager::start(&socket, &pages, u64::MAX);
+    let mut vm = Vm::start(mote(["restore", "--prefault", "--uffd"]).args([&socket, &from]));
+    vm.wait_for(&format!("again {hash}"));
+    vm.send("q");
+    vm.end().expect(0);
+    assert_eq!(pager.end(), 32 << 20 >> 12);
+}
+
 /// What nobody has asked for yet is saved, too.
 #[test]
 fn a_vm_with_pages_elsewhere_is_saved_whole() {
@@ -234,13 +251,17 @@ fn without_its_pager_a_guest_waits() {
     let scratch = Scratch::new();
     let (from, pages, _) = saved(&scratch, "32M");
     let socket = scratch.join("pager");
-    let pager = Pager::start(&socket, &pages, 12);
-    let vm = Vm::start(mote(["restore", "--uffd"]).args([&socket, &from]));
-    assert_eq!(pager.end(), 12);
-    thread::sleep(Duration::from_millis(300));
-    assert_eq!(vm.out.text().find("again"), None);
-    vm.signal(libc::SIGTERM);
-    vm.end().expect(128 + libc::SIGTERM);
+    // Before the guest runs, and when it does.
+    for most in [0, 12] {
+        let pager = Pager::start(&socket, &pages, most);
+        let vm = Vm::start(mote(["restore", "--uffd"]).args([&socket, &from]));
+        assert_eq!(pager.end(), most);
+        thread::sleep(Duration::from_millis(300));
+        assert_eq!(vm.out.text().find("again"), None);
+        vm.signal(libc::SIGTERM);
+        vm.end().expect(128 + libc::SIGTERM);
+        fs::remove_file(&socket).unwrap();
+    }
 }
 
 #[test]

@@ -476,6 +476,63 @@ fn an_error_of_the_disk_leaves_no_snapshot() {
     }
 }
 
+/// A guest that is to go on does, whatever becomes of its snapshot or of the note
+/// of what it touched.
+#[test]
+fn a_guest_goes_on_when_nothing_can_be_written() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new("goes-on");
+    let [good, bad] = ["good", "bad"].map(|name| scratch.directory(name));
+    save(&good, &[], &[]);
+    let resume = ["--then", "resume", "--snapshot", text(&bad)];
+    let record = ["--record", "marker"];
+    for (call, args) in [("pwrite64", &resume[..]), ("linkat", &record)] {
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-o", "/dev/null", "-e", &format!("trace={call}")]);
+        strace.args(["-e", &format!("inject={call}:error=ENOSPC")]);
+        let mut mote = mote(["restore", text(&good), "--seccomp", "log"]);
+        mote.args(args);
+        strace.arg(mote.get_program()).args(mote.get_args());
+        let mut vm = Vm::start(&mut strace);
+        vm.wait_for("again");
+        vm.send("m");
+        vm.wait_for("marked");
+        vm.send("xq");
+        let end = vm.end();
+        end.expect(0);
+        assert!(end.err.contains("No space left"), "{call}: {}", end.err);
+    }
+    assert_eq!(fs::read_dir(&bad).unwrap().count(), 0);
+}
+
+/// Blocks of a file system may be smaller than pages: what a page begins with may
+/// be a hole, and the rest none.
+#[test]
+fn holes_smaller_than_a_page_are_passed_over() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new("holes");
+    let saved = scratch.directory("saved");
+    let hash = save(&saved, &[], &[]);
+    let script = "set -e; cd $1; truncate -s 256M image; mkdir at
+        PATH=$PATH:/sbin:/usr/sbin; mke2fs -q -F -t ext4 -b 1024 image
+        mount -o loop image at || { echo skipped; exit; }
+        cp -r saved at; fallocate -d at/saved/memory
+        echo q | timeout -k 1 60 $2 restore at/saved --verify";
+    let mut shell = Command::new("unshare");
+    shell.args(["--mount", "sh", "-c", script, "sh", text(&scratch.0)]);
+    let end = run(shell.arg(mote([""; 0]).get_program()));
+    let out = &end.expect(0).out;
+    if out.contains("skipped") {
+        println!("skipped: no loop device");
+        return;
+    }
+    assert!(out.contains(&format!("again {hash}")), "{out}");
+}
+
 /// Waits until a file is there.
 fn appears(path: &Path) {
     for _ in 0..1000 {

@@ -472,16 +472,14 @@ impl Machine {
             return Ok(false);
         };
         self.pause()?;
-        // It may have ended meanwhile, which is what counts then.
-        if !self.shared.has_ended() {
-            let taken = saving.take(self, config.kind);
-            if config.then == Then::Exit {
-                return taken.map(|()| true);
-            }
-            if let Err(error) = taken {
-                // The guest has nothing to do with it.
-                console::say(&format!("mote: {error}\n"));
-            }
+        let taken = saving.take(self, config.kind);
+        // If the guest has ended meanwhile, that is what counts.
+        if config.then == Then::Exit && !self.shared.has_ended() {
+            return taken.map(|()| true);
+        }
+        if let Err(error) = taken {
+            // The guest has nothing to do with it.
+            console::say(&format!("mote: {error}\n"));
         }
         self.resume();
         Ok(false)

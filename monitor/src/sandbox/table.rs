@@ -53,7 +53,7 @@ pub const THREADS: [(Thread, usize); 13] = [
     (Thread::StartApi, 49),
     (Thread::StartOpen, 58),
     (Thread::StartSaver, 49),
-    (Thread::Main, 21),
+    (Thread::Main, 20),
     (Thread::Control, 25),
     (Thread::Opener, 34),
     (Thread::Saver, 25),

@@ -33,7 +33,9 @@ pub fn supported(host: &Kvm) -> Result<CpuId, Error> {
 
 /// Takes out what no guest has here, whatever the host has.
 fn withhold(entry: &mut kvm_cpuid_entry2) {
-    match (entry.function, entry.index) {
+    // KVM asks nothing of an index that is not said to matter.
+    let matters = entry.flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX != 0;
+    match (entry.function, if matters { entry.index } else { 0 }) {
         // No virtualization inside: it is the part of KVM with the most
         // holes, and a vCPU inside a guest of its own cannot be reset.
         (0x1, _) => entry.ecx &= !(1 << 5),
@@ -167,6 +169,12 @@ mod tests {
         ] {
             assert!(is_foreign(&leaf), "{leaf:?}");
         }
+        // An index matters to KVM if it is said to.
+        let mut other = leaf(0x7, 0, 1 << 2, 0, 0);
+        other.index = 5;
+        assert!(is_foreign(&other));
+        other.flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
+        assert!(!is_foreign(&other));
         let kvm = leaf(0x4000_0000, 0x4000_0001, 0x4b4d_564b, 0x564b_4d56, 0x4d);
         assert!(!is_foreign(&kvm));
         assert!(!is_foreign(&leaf(0x1, !0, !0, !(1 << 5), !0)));
