@@ -301,5 +301,6 @@ build_base() {
 prepare() {
     mkdir -p "$cache"
     need_packages
+    emulator
     with_lock build_base
 }
