@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::thread;
 
 use mote::cli::{self, Command};
-use mote::console::Output;
+use mote::host::console::Output;
 use mote::devices::Devices;
-use mote::memory::{self, GuestRam};
+use mote::host::memory::self;
+use mote::host::memory::GuestRam;
 use mote::sandbox::{Confined, Mode, Policy, Sandbox};
 use mote::serial::{Com1, TypedAhead};
 use mote::vm::bus::{Bus, Request};

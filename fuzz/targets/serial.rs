@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
-use mote::console::{Escape, Output, Typed};
+use mote::host::console::Escape;
+use mote::host::console::Output;
+use mote::host::console::Typed;
 use mote::serial::{Com1, TypedAhead};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};

@@ -16,8 +16,8 @@ use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
+use crate::host::memory::GuestRam;
 use crate::layout;
-use crate::memory::GuestRam;
 
 const OEM: [u8; 6] = *b"MOTE  ";
 const TABLE: [u8; 8] = *b"MOTE    ";
@@ -246,7 +246,7 @@ mod tests {
     /// Every table's bytes add up to 0, and each pointer leads to a table.
     #[test]
     fn tables_can_be_walked() {
-        let ram = crate::memory::create(8 << 20).unwrap();
+        let ram = crate::host::memory::create(8 << 20).unwrap();
         let windows = [VirtioWindow {
             base: 0xd000_0000,
             size: 0x1000,

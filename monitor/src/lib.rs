@@ -8,21 +8,18 @@ compile_error!("a monitor with the feature `breakout` is for tests and no releas
 
 pub mod acpi;
 pub mod api;
-pub mod backend;
 pub mod boot;
 pub mod channel;
 pub mod cli;
 pub mod config;
-pub mod console;
 pub mod demo;
 pub mod devices;
 pub mod doctor;
 pub mod error;
+pub mod host;
 pub mod layout;
-pub mod memory;
 pub mod run;
 pub mod sandbox;
 pub mod serial;
-pub mod signals;
 pub mod timings;
 pub mod vm;

@@ -15,8 +15,10 @@ use mote::cli::{self, Command};
 use mote::demo::Drives;
 use mote::doctor::{self, Host};
 use mote::error::{Error, exit};
+use mote::host::console;
+use mote::host::signals;
+use mote::run;
 use mote::timings::Timings;
-use mote::{console, run, signals};
 
 /// The entry point that the C library calls.
 // SAFETY: no other symbol of the program is called `main`.

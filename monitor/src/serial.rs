@@ -10,7 +10,7 @@ use vm_superio::serial::SerialEvents;
 use vm_superio::{Serial, SerialState, Trigger};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::console::Output;
+use crate::host::console::Output;
 
 /// Modem control register (16550A).
 const MODEM_CONTROL: u8 = 4;

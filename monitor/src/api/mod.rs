@@ -59,9 +59,9 @@ use self::server::Server;
 use self::state::{HostFiles, State, Verdict};
 use crate::config::{LoggerEntry, MetricsEntry, OnReset, SerialTo, VmConfig};
 use crate::error::{Error, exit};
+use crate::host::signals;
 use crate::run::{self, Control, Machine, MainThread, Opened, PageMap, Saving};
 use crate::sandbox::{self, Mode, Policy, Slot, Thread};
-use crate::signals;
 use crate::timings::Timings;
 
 /// What the command line says.

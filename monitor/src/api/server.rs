@@ -12,8 +12,8 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags, accept_with, recv, send, shutdown};
 
 use super::http::{self, CONTINUE, Parsed, Request, Response};
-use crate::console;
 use crate::error::{Error, os_message};
+use crate::host::console;
 use crate::run::Saving;
 use crate::sandbox::{self, Slot};
 

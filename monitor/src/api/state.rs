@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use super::Options;
 use super::http::{Method, Request, Response};
 use super::log::{self, Level, Log, Place};
-use crate::backend;
 use crate::boot::Source;
 use crate::config::{Drive, File, MachineConfig, OnReset, SerialTo, VmConfig, from_json};
 use crate::error::Error;
+use crate::host::disk;
 use crate::run::Kind;
 
 /// The version of Firecracker's API that is spoken here.
@@ -109,7 +109,7 @@ impl Files for HostFiles {
     }
 
     fn check_drive(&self, drive: &Drive) -> Result<(), Error> {
-        backend::check(drive)
+        disk::check(drive)
     }
 }
 

@@ -8,8 +8,8 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::image::worth_mapping;
 use super::{Cause, Entry, Source, check_cmdline};
+use crate::host::memory::{self, GuestRam};
 use crate::layout;
-use crate::memory::{self, GuestRam};
 
 /// A file in the system's temporary directory, gone with the test.
 struct Scratch(PathBuf);

@@ -6,8 +6,8 @@ use vm_memory::ByteValued;
 
 use super::{Entry, Image, Kernel};
 use crate::error::Error;
+use crate::host::memory::{self, GuestRam};
 use crate::layout::HIGH_RAM;
-use crate::memory::{self, GuestRam};
 
 /// The setup header starts here in the file and in the boot parameters.
 const HEADER: usize = 0x1f1;

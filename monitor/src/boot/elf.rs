@@ -2,7 +2,7 @@
 
 use super::{Entry, Image, Kernel};
 use crate::error::Error;
-use crate::memory::{self, GuestRam};
+use crate::host::memory::{self, GuestRam};
 
 /// Program headers a kernel may have; Linux has five.
 const MAX_SEGMENTS: u16 = 64;

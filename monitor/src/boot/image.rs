@@ -9,8 +9,8 @@ use std::sync::{Mutex, PoisonError};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::error::Error;
+use crate::host::memory::{self, GuestRam, PAGE};
 use crate::layout;
-use crate::memory::{self, GuestRam, PAGE};
 
 /// Below this many bytes a copy is cheaper than a mapping.
 pub(super) const WORTH_MAPPING: u64 = 128 << 10;

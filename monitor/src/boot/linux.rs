@@ -4,8 +4,8 @@ use linux_loader::bootparam::{boot_e820_entry, boot_params};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
 use super::{Facts, bzimage, e820};
+use crate::host::memory::GuestRam;
 use crate::layout::{CMDLINE, CMDLINE_MAX, ZERO_PAGE};
-use crate::memory::GuestRam;
 
 /// Writes the boot parameters; `header` is what a bzImage brought along.
 pub(super) fn write(

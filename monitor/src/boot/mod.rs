@@ -5,7 +5,6 @@ mod elf;
 mod image;
 mod linux;
 mod orders;
-mod pager;
 mod pvh;
 mod sniff;
 
@@ -17,11 +16,11 @@ use mote_snapshot::MAX_STATE;
 use vm_memory::{Bytes, GuestAddress};
 
 pub(crate) use self::image::{Image, Mapped};
-use self::pager::Pager;
 use crate::config::{HugePages, VmConfig, check_memory};
 use crate::error::Error;
+use crate::host::memory::{self, GuestRam, PAGE};
+use crate::host::uffd::Pager;
 use crate::layout;
-use crate::memory::{self, GuestRam, PAGE};
 
 /// The command line of a guest that was given none.
 ///

@@ -4,8 +4,8 @@ use linux_loader::start_info::{hvm_memmap_table_entry, hvm_modlist_entry, hvm_st
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
 use super::{Facts, e820};
+use crate::host::memory::GuestRam;
 use crate::layout::{CMDLINE, PVH_INFO};
-use crate::memory::GuestRam;
 
 /// `XEN_HVM_START_MAGIC_VALUE`.
 const MAGIC: u32 = 0x336e_c578;

@@ -143,8 +143,8 @@ pub(super) fn check_id(id: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{MAX_DEVICES, check_devices};
     use super::*;
+    use crate::config::{MAX_DEVICES, check_devices};
 
     #[test]
     fn disks() {

@@ -20,15 +20,15 @@ use serde::{Deserialize, Serialize};
 use crate::run::Kind;
 use crate::sandbox::Policy;
 
-pub use drive::{Drive, Media, OnNoSpace, parse_disk};
-pub use file::{
+pub use self::drive::{Drive, Media, OnNoSpace, parse_disk};
+pub use self::file::{
     BootSource, DriveEntry, File, LoggerEntry, MachineConfig, MetricsEntry, NicEntry, from_json,
     parse, read_entries, read_file,
 };
-pub use limit::LimitEntry;
-pub use machine::{MAX_CPUS, MIN_MEMORY, check_cpus, check_memory, parse_size};
-pub use nic::{Nic, TapSource, parse_net};
-pub use patch::{DrivePatch, MachinePatch, NicPatch};
+pub use self::limit::LimitEntry;
+pub use self::machine::{MAX_CPUS, MIN_MEMORY, check_cpus, check_memory, parse_size};
+pub use self::nic::{Nic, TapSource, parse_net};
+pub use self::patch::{DrivePatch, MachinePatch, NicPatch};
 
 /// The most virtio devices a VM may have: their windows fill 64 KiB.
 pub const MAX_DEVICES: usize = 16;

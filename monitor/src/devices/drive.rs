@@ -10,10 +10,10 @@ use mote_virtio::{Device, Dirty, Step, WhenEmpty};
 
 use super::poll::Poll;
 use super::{BUDGET, Slot, sleep};
-use crate::backend::{CdImage, DiskFile, OpenDisk};
 use crate::config::{Drive, Media, OnNoSpace};
 use crate::error::Error;
-use crate::memory::GuestRam;
+use crate::host::disk::{CdImage, DiskFile, OpenDisk};
+use crate::host::memory::GuestRam;
 
 /// How long a worker waits before it tries a full disk again.
 const NO_SPACE: Duration = Duration::from_millis(500);
@@ -247,7 +247,7 @@ impl DriveWorker<'_> {
 /// Says, once, that the drive `name` waits for room.
 fn tell(told: &mut bool, name: &str) {
     if !std::mem::replace(told, true) {
-        crate::console::say(&format!(
+        crate::host::console::say(&format!(
             "mote: disk {name}: the host has no room left; its guest waits\r\n"
         ));
     }

@@ -26,10 +26,10 @@ use crate::acpi::VirtioWindow;
 use crate::api::metrics::Snapshot;
 use crate::config::{MAX_DEVICES, VmConfig};
 use crate::error::{Error, kvm};
+use crate::host::memory::GuestRam;
+use crate::host::signals;
 use crate::layout;
-use crate::memory::GuestRam;
 use crate::sandbox::{self, Confined, Sandbox, Slot as Number, Thread};
-use crate::signals;
 
 /// Stack of a worker thread in bytes.
 const STACK: usize = 128 << 10;

@@ -11,10 +11,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::poll::Poll;
 use super::{BUDGET, Slot, sleep};
-use crate::backend::TapDevice;
 use crate::config::{Nic, TapSource};
 use crate::error::Error;
-use crate::memory::GuestRam;
+use crate::host::memory::GuestRam;
+use crate::host::tap::TapDevice;
 
 /// What an interface's worker serves.
 pub(super) struct Work {

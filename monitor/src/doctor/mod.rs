@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
-pub use report::{Finding, Level, Report, Verdict};
+pub use self::report::{Finding, Level, Report, Verdict};
 
 use crate::error::os_message;
 

@@ -6,8 +6,8 @@ use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
 
 use super::first::Guest;
 use crate::error::{Error, kvm};
+use crate::host::memory::GuestRam;
 use crate::layout;
-use crate::memory::GuestRam;
 use crate::vm::Shared;
 
 /// What has changed: KVM notes what the guest and KVM itself write, the devices
@@ -78,7 +78,7 @@ pub(super) fn changed(
     offset: u64,
     length: u64,
 ) -> impl Iterator<Item = (u64, u64)> + '_ {
-    const PAGE: u64 = crate::memory::PAGE;
+    const PAGE: u64 = crate::host::memory::PAGE;
     let has = |page: u64| {
         let word = pages.get((page / 64) as usize);
         word.is_some_and(|word| word & (1 << (page % 64)) != 0)

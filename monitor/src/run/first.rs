@@ -8,7 +8,6 @@ use kvm_bindings::CpuId;
 use kvm_ioctls::Kvm;
 use mote_snapshot::StateV1;
 
-use super::ahead::WorkAhead;
 use super::snapshot::Saving;
 use super::working_set::Recording;
 use super::{load, snapshot};
@@ -17,7 +16,8 @@ use crate::boot::{Cause, Loaded, Source};
 use crate::channel::{Nothing, Receiver, Sender, channel};
 use crate::config::VmConfig;
 use crate::error::Error;
-use crate::memory::{self, GuestRam};
+use crate::host::memory::{self, GuestRam};
+use crate::host::prefault::WorkAhead;
 use crate::sandbox::{Confined, Sandbox, Slot, Thread};
 use crate::serial::TypedAhead;
 use crate::vm::vcpu::{self, Vcpu};

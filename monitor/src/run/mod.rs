@@ -1,6 +1,5 @@
 //! One VM from start to end.
 
-mod ahead;
 mod changes;
 mod farewell;
 mod first;
@@ -21,7 +20,6 @@ use mote_virtio::Dirty;
 use rustix::event::{PollFd, PollFlags};
 use vmm_sys_util::eventfd::EventFd;
 
-use self::ahead::WorkAhead;
 use self::changes::Changes;
 use self::farewell::Farewell;
 use self::first::{Guest, Preparation, Prepared, start_vcpus, thread_lost};
@@ -33,17 +31,19 @@ use crate::acpi::VirtioWindow;
 use crate::boot::{Cause, DEFAULT_CMDLINE, Loaded, Source};
 use crate::channel::{Nothing, Receiver, Sender, channel};
 use crate::config::{OnReset, Then, VmConfig};
-use crate::console::{self, Console, Output};
 use crate::devices::{self, Devices};
 use crate::error::{Error, exit, kvm};
-use crate::memory::GuestRam;
+use crate::host::console::{self, Console, Output};
+use crate::host::memory::GuestRam;
+use crate::host::prefault::WorkAhead;
+use crate::host::{memory, signals};
 use crate::sandbox::{self, Confined, Mode, Sandbox, Slot, Thread};
 use crate::serial::{Com1, TypedAhead};
 use crate::timings::Timings;
 use crate::vm::bus::Bus;
-use crate::vm::vcpu::{self};
+use crate::vm::vcpu;
 use crate::vm::{self, Ended, Shared};
-use crate::{acpi, layout, memory, signals};
+use crate::{acpi, layout};
 
 /// How long the end of a VM waits for its vCPUs to leave their devices.
 const END_PATIENCE: Duration = Duration::from_secs(1);

@@ -7,9 +7,9 @@ use std::os::fd::{AsRawFd, RawFd};
 use rustix::process::getpid;
 
 use crate::boot::Source;
-use crate::console::{Console, Output};
 use crate::devices::Devices;
 use crate::error::Error;
+use crate::host::console::{Console, Output};
 use crate::sandbox::{Policy, Sandbox, Slot};
 use crate::vm::{Shared, vcpu};
 

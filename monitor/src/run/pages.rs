@@ -12,7 +12,7 @@ use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend as _, GuestMemoryRe
 
 use crate::boot::Mapped;
 use crate::error::Error;
-use crate::memory::{GuestRam, PAGE};
+use crate::host::memory::{GuestRam, PAGE};
 
 /// Where a page is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

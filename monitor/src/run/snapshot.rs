@@ -13,17 +13,17 @@ use mote_snapshot::{
 use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
 
 use crate::boot::{Saved, random_id};
-use crate::console;
 use crate::error::Error;
+use crate::host::console;
+use crate::host::memory::GuestRam;
 use crate::layout;
-use crate::memory::GuestRam;
 use crate::sandbox::{self, Slot, Thread};
 use crate::vm::{Shared, state};
 
-use super::ahead::WorkAhead;
 use super::changes::{Changes, changed};
 use super::pages::{Place, Reader};
 use super::{Machine, MainThread, working_set};
+use crate::host::prefault::WorkAhead;
 
 /// Numbers of the files of a snapshot that is made on request: above those of
 /// the API's connections, see [`crate::sandbox::event`].

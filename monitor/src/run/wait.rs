@@ -8,9 +8,9 @@ use rustix::io::Errno;
 
 use super::working_set::Recording;
 use super::{Control, Machine};
-use crate::console::{self, Typed};
 use crate::error::Error;
-use crate::memory;
+use crate::host::console::{self, Typed};
+use crate::host::memory;
 
 /// Input that is read from the console in one go, in bytes.
 const INPUT: usize = 64;

@@ -7,11 +7,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::MainThread;
-use super::ahead::{Pages, WorkAhead};
 use super::pages::{PageMap, Place};
 use crate::config::Until;
 use crate::error::Error;
-use crate::memory::{self, GuestRam};
+use crate::host::memory::{self, GuestRam};
+use crate::host::prefault::{Pages, WorkAhead};
 use crate::sandbox::{Slot, Thread};
 use crate::vm::Shared;
 use mote_snapshot::working_set::{CreateWorkingSet, Touched, encode};
@@ -228,7 +228,7 @@ fn dense(set: &[Touched]) -> Vec<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::PAGE;
+    use crate::host::memory::PAGE;
 
     fn written(offset: u64, length: u64) -> Touched {
         Touched {

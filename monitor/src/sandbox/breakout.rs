@@ -9,7 +9,7 @@
 use std::ffi::CString;
 
 use super::table::{SLOTS, Slot};
-use crate::console;
+use crate::host::console;
 
 /// A page of anybody's.
 #[repr(align(4096))]

@@ -1,9 +1,9 @@
 //! The compiled filters, run by an interpreter of what the kernel runs, against
 //! what the table says.
 
-use super::super::compile::{self, Instruction};
-use super::super::table::{If, Rule, SLOTS, Slot, THREADS, Thread, rules};
 use super::*;
+use crate::sandbox::compile::{self, Instruction};
+use crate::sandbox::table::{If, Rule, SLOTS, Slot, THREADS, Thread, rules};
 
 const ARCH: u32 = 0xc000_003e;
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;

@@ -20,9 +20,9 @@ pub mod table;
 
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
-pub use events::{event, renumber};
-pub use process::{confine_early, errata as landlock_errata, version as landlock_version};
-pub use table::{Slot, Thread};
+pub use self::events::{event, renumber};
+pub use self::process::{confine_early, errata as landlock_errata, version as landlock_version};
+pub use self::table::{Slot, Thread};
 
 use crate::channel::{Receiver, Sender, channel};
 use crate::error::Error;

@@ -200,7 +200,7 @@ impl Bus {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::console::Output;
+    use crate::host::console::Output;
     use std::sync::Arc;
     use vmm_sys_util::eventfd::EventFd;
 

@@ -22,12 +22,12 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::boot::Entry;
 use crate::error::{Error, kvm};
+use crate::host::memory::GuestRam;
 use crate::layout;
-use crate::memory::GuestRam;
 use crate::timings::Timings;
 
-use bus::{Bus, Request};
-use vcpu::{Gate, Vcpu};
+use self::bus::{Bus, Request};
+use self::vcpu::{Gate, Vcpu};
 
 /// Why the VM stopped by itself.
 #[derive(Debug)]

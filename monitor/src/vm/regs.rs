@@ -11,8 +11,8 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
 use crate::boot::Entry;
 use crate::error::{Error, kvm};
+use crate::host::memory::GuestRam;
 use crate::layout;
-use crate::memory::GuestRam;
 
 const CR0_PE: u64 = 1;
 const CR0_ET: u64 = 1 << 4;

@@ -5,12 +5,13 @@ use mote_snapshot::{DeviceV1, decode, encode};
 
 use super::*;
 use crate::config::{Drive, Media, VmConfig};
-use crate::console::Output;
 use crate::devices::Devices;
+use crate::host::console::Output;
+use crate::host::memory;
 use crate::serial::Com1;
 use crate::timings::Timings;
 use crate::vm::bus::Bus;
-use crate::{layout, memory, sandbox, vm};
+use crate::{layout, sandbox, vm};
 
 /// A word of the refusal, and what earns it.
 type Spoil<T> = (&'static str, fn(&mut T));

@@ -18,7 +18,7 @@ use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
 use super::Shared;
 use crate::error::Error;
-use crate::signals;
+use crate::host::signals;
 
 /// Stack of a vCPU's thread in bytes; its deepest path is a serial write.
 const STACK: usize = 128 << 10;

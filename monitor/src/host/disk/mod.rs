@@ -5,12 +5,10 @@
 
 mod cdrom;
 mod file;
-mod tap;
 mod vectored;
 
-pub use cdrom::CdImage;
-pub use file::{DiskFile, OpenDisk};
-pub use tap::TapDevice;
+pub use self::cdrom::CdImage;
+pub use self::file::{DiskFile, OpenDisk};
 
 use std::fs::File;
 use std::io;

@@ -18,9 +18,9 @@ use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::net::{SocketFlags, accept_with};
 use rustix::pty;
 
-pub use escape::{Escape, HELP, Typed};
-pub use output::Output;
-pub use terminal::restore;
+pub use self::escape::{Escape, HELP, Typed};
+pub use self::output::Output;
+pub use self::terminal::restore;
 
 use crate::config::SerialTo;
 use crate::error::{Error, os_message};

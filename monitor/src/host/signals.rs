@@ -9,7 +9,7 @@ use rustix::event::{Timespec, poll};
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::signal::register_signal_handler;
 
-use crate::console;
+use super::console;
 use crate::error::{Error, exit};
 
 /// The signal that asked for the end; 0 while there was none.

@@ -5,11 +5,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vm_memory::{Bytes as _, GuestAddress};
 
-use crate::memory::{self, GuestRam};
+use super::memory::{self, GuestRam};
 
 /// What the guest will do with a range of mapped memory.
 #[derive(Clone, Copy)]
-pub(super) enum Pages {
+pub(crate) enum Pages {
     /// Patch it, as Linux does its code.
     Text,
     /// Write to it.
@@ -21,7 +21,7 @@ pub(super) enum Pages {
 /// Ranges `(address, length)` of mapped guest memory that have yet to be faulted
 /// in before the guest comes there. Whoever has nothing else to do takes a piece.
 #[derive(Default)]
-pub(super) struct WorkAhead(Mutex<VecDeque<(u64, u64, Pages)>>);
+pub(crate) struct WorkAhead(Mutex<VecDeque<(u64, u64, Pages)>>);
 
 impl WorkAhead {
     /// Bytes between two looks at what else there is to do.
@@ -30,12 +30,12 @@ impl WorkAhead {
     /// piece is never written to.
     const PADDING: [u8; 16] = [0xcc; 16];
 
-    pub(super) fn put(&self, ranges: impl Iterator<Item = (u64, u64, Pages)>) {
+    pub(crate) fn put(&self, ranges: impl Iterator<Item = (u64, u64, Pages)>) {
         self.lock().extend(ranges);
     }
 
     /// Memory is new, and has a kernel's code that the kernel will patch.
-    pub(super) fn text(&self, ranges: Vec<(u64, u64)>) {
+    pub(crate) fn text(&self, ranges: Vec<(u64, u64)>) {
         self.clear();
         self.put(
             ranges
@@ -66,7 +66,7 @@ impl WorkAhead {
     }
 
     /// Does a piece of the work; tells whether there was one.
-    pub(super) fn step(&self, ram: &GuestRam) -> bool {
+    pub(crate) fn step(&self, ram: &GuestRam) -> bool {
         let Some((address, length, pages)) = self.take() else {
             return false;
         };

@@ -17,8 +17,8 @@ use rustix::mm::{UserfaultfdFlags, userfaultfd};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
 
+use super::memory::{GuestRam, PAGE};
 use crate::error::Error;
-use crate::memory::{GuestRam, PAGE};
 
 /// `_IO(0xaa, 0x00)` of /dev/userfaultfd: a new one; its flags are the argument.
 const USERFAULTFD_IOC_NEW: libc::c_ulong = 0xaa00;
@@ -65,7 +65,7 @@ impl Pager {
     ///
     /// # Errors
     /// Nobody listens there, or this process may have no userfaultfd.
-    pub(super) fn connect(path: &Path) -> Result<Self, Error> {
+    pub(crate) fn connect(path: &Path) -> Result<Self, Error> {
         let socket = UnixStream::connect(path).map_err(|e| Error::file("uffd", path, &e))?;
         let faults = new().map_err(|e| Error::System("userfaultfd", e))?;
         let mut api = Api {

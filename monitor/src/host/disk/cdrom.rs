@@ -32,13 +32,14 @@ impl CdImage {
     /// too short to be the image of anything. Its content is not looked at.
     pub fn open(path: &Path) -> Result<Self, Error> {
         const WHAT: &str = "CD-ROM";
-        let file = super::file::open_regular(WHAT, path, false, false)?;
-        let size = super::file::end_of(&file).map_err(|e| Error::file(WHAT, path, &e))?;
+        let file = crate::host::disk::file::open_regular(WHAT, path, false, false)?;
+        let size =
+            crate::host::disk::file::end_of(&file).map_err(|e| Error::file(WHAT, path, &e))?;
         if size < CD_SECTOR {
             let why = format!("has {size} bytes; not even one sector of {CD_SECTOR}");
             return Err(Error::Input(WHAT, path.into(), why));
         }
-        super::lock(&file, WHAT, path, false)?;
+        crate::host::disk::lock(&file, WHAT, path, false)?;
         Ok(Self {
             file: Arc::new(file),
             empty: Arc::default(),
@@ -56,7 +57,7 @@ impl CdImage {
     /// # Errors
     /// The host has no room.
     pub fn replace(&self, file: BorrowedFd<'_>, empty: bool) -> io::Result<()> {
-        super::replace(&self.file, file)?;
+        crate::host::disk::replace(&self.file, file)?;
         self.empty.store(empty, Ordering::Relaxed);
         Ok(())
     }
@@ -73,7 +74,7 @@ impl ReadAt for CdImage {
         if self.empty.load(Ordering::Relaxed) {
             return Ok(0);
         }
-        super::file::end_of(&self.file)
+        crate::host::disk::file::end_of(&self.file)
     }
 
     fn read_at(&self, to: &[GuestSlice<'_>], offset: u64) -> io::Result<usize> {

@@ -76,7 +76,7 @@ impl DiskFile {
             create(path, size)?;
         }
         let file = open_regular(WHAT, path, !how.read_only, how.direct)?;
-        super::lock(&file, WHAT, path, !how.read_only)?;
+        crate::host::disk::lock(&file, WHAT, path, !how.read_only)?;
         let size = file
             .metadata()
             .map_err(|e| Error::file(WHAT, path, &e))?
