@@ -6,13 +6,11 @@
 #[cfg(all(feature = "breakout", not(debug_assertions)))]
 compile_error!("a monitor with the feature `breakout` is for tests and no release");
 
-pub mod acpi;
 pub mod api;
 pub mod boot;
 pub mod channel;
 pub mod cli;
 pub mod config;
-pub mod demo;
 pub mod devices;
 pub mod doctor;
 pub mod error;
@@ -20,6 +18,5 @@ pub mod host;
 pub mod layout;
 pub mod run;
 pub mod sandbox;
-pub mod serial;
 pub mod timings;
 pub mod vm;

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use mote::api;
 use mote::boot::Source;
+use mote::cli::demo::Drives;
 use mote::cli::{self, Command};
-use mote::demo::Drives;
 use mote::doctor::{self, Host};
 use mote::error::{Error, exit};
 use mote::host::console;

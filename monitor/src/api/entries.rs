@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::http::Response;
 use super::log::{Level, Place};
-use super::state::{Done, SerialEntry, State, Vm, VmPatch, Wanted, faulty, same};
+use super::router::{Done, SerialEntry, State, Vm, VmPatch, Wanted, faulty, same};
 use crate::config::{
     BootSource, DriveEntry, DrivePatch, File, LoggerEntry, MachineConfig, MachinePatch,
     MetricsEntry, NicEntry, NicPatch, SerialTo,

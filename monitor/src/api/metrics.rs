@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use super::http::Method;
 use super::log::Log;
-use super::state::Vm;
+use super::router::Vm;
 
 /// The type of OpenMetrics text.
 pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -32,16 +32,14 @@
 //! heard until it reads; one that sends too much is told so and closed; of too
 //! many, the one that has been quiet for longest is closed.
 
-pub mod args;
-pub mod ctl;
 mod entries;
 pub mod http;
 pub mod log;
+mod machine;
 pub mod metrics;
+pub mod router;
 mod server;
 mod snapshots;
-pub mod state;
-mod vm;
 
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::path::PathBuf;
@@ -55,8 +53,8 @@ use vmm_sys_util::eventfd::EventFd;
 
 use self::http::Response;
 use self::log::{Level, Place};
+use self::router::{HostFiles, State, Verdict};
 use self::server::Server;
-use self::state::{HostFiles, State, Verdict};
 use crate::config::{LoggerEntry, MetricsEntry, OnReset, SerialTo, VmConfig};
 use crate::error::{Error, exit};
 use crate::host::signals;
@@ -258,7 +256,7 @@ impl Api {
         server.serve(happened, &mut |request| {
             let vm = machine
                 .as_mut()
-                .map(|vm: &mut Machine| -> &mut dyn state::Vm { vm });
+                .map(|vm: &mut Machine| -> &mut dyn router::Vm { vm });
             let mut config = match state.handle(request, vm) {
                 Verdict::Answer(answer) => return answer,
                 Verdict::Start(config) => config,

@@ -8,7 +8,7 @@ use serde::de::IgnoredAny;
 
 use super::http::Response;
 use super::log::{Level, Place};
-use super::state::{Done, State, TOO_EARLY, TOO_LATE, Verdict, Vm, faulty};
+use super::router::{Done, State, TOO_EARLY, TOO_LATE, Verdict, Vm, faulty};
 use crate::config::{NicEntry, Restore};
 use crate::run;
 

@@ -1,10 +1,11 @@
 //! Boot: from a kernel file to a first vCPU that is ready to run.
 
+pub mod acpi;
 mod bzimage;
 mod elf;
+mod firmware;
 mod image;
 mod linux;
-mod orders;
 mod pvh;
 mod sniff;
 
@@ -44,7 +45,7 @@ const RESET_CODE: [u8; 9] = [
     0xeb, 0xfd, // jmp to the hlt
 ];
 const _: () = {
-    assert!(layout::RESET == 0x602 && crate::acpi::RESET_VALUE == 6);
+    assert!(layout::RESET == 0x602 && crate::boot::acpi::RESET_VALUE == 6);
 };
 
 /// How the first vCPU enters the guest.
@@ -165,7 +166,7 @@ impl Source {
     /// There is no memory for it, or there is too much to tell it.
     pub fn firmware(config: &VmConfig, terminal: bool) -> Result<Self, Error> {
         let firmware = include_bytes!(env!("MOTE_FIRMWARE"));
-        let orders = |cause| orders::orders(config, cause, terminal);
+        let orders = |cause| firmware::orders(config, cause, terminal);
         let mut source = Self::embedded(firmware, &orders(Cause::PowerOn))?;
         source.after_reset = Some(orders(Cause::Reset));
         source.kernel.what = "firmware";

@@ -4,6 +4,7 @@
 mod drive;
 mod nic;
 mod poll;
+pub mod serial;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -22,8 +23,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vm_memory::MmapRegion;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::acpi::VirtioWindow;
 use crate::api::metrics::Snapshot;
+use crate::boot::acpi::VirtioWindow;
 use crate::config::{MAX_DEVICES, VmConfig};
 use crate::error::{Error, kvm};
 use crate::host::memory::GuestRam;

@@ -4,7 +4,7 @@ use mote_snapshot::bitmap_words;
 use mote_virtio::Dirty;
 use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
 
-use super::first::Guest;
+use super::vcpu_threads::Guest;
 use crate::error::{Error, kvm};
 use crate::host::memory::GuestRam;
 use crate::layout;

@@ -1,12 +1,12 @@
 //! One VM from start to end.
 
 mod changes;
-mod farewell;
-mod first;
-mod numbers;
+mod event_loop;
+mod fds;
 mod pages;
+mod shutdown;
 mod snapshot;
-mod wait;
+mod vcpu_threads;
 mod working_set;
 
 use std::io;
@@ -21,29 +21,30 @@ use rustix::event::{PollFd, PollFlags};
 use vmm_sys_util::eventfd::EventFd;
 
 use self::changes::Changes;
-use self::farewell::Farewell;
-use self::first::{Guest, Preparation, Prepared, start_vcpus, thread_lost};
-use self::numbers::{Expected, Open};
+use self::fds::{Expected, Open};
 pub use self::pages::PageMap;
+use self::shutdown::Farewell;
 pub use self::snapshot::{Kind, Saving, merge};
+use self::vcpu_threads::{Guest, Preparation, Prepared, start_vcpus, thread_lost};
 use self::working_set::Recording;
-use crate::acpi::VirtioWindow;
+use crate::boot::acpi;
+use crate::boot::acpi::VirtioWindow;
 use crate::boot::{Cause, DEFAULT_CMDLINE, Loaded, Source};
 use crate::channel::{Nothing, Receiver, Sender, channel};
 use crate::config::{OnReset, Then, VmConfig};
+use crate::devices::serial::{Com1, TypedAhead};
 use crate::devices::{self, Devices};
 use crate::error::{Error, exit, kvm};
 use crate::host::console::{self, Console, Output};
 use crate::host::memory::GuestRam;
 use crate::host::prefault::WorkAhead;
 use crate::host::{memory, signals};
+use crate::layout;
 use crate::sandbox::{self, Confined, Mode, Sandbox, Slot, Thread};
-use crate::serial::{Com1, TypedAhead};
 use crate::timings::Timings;
 use crate::vm::bus::Bus;
 use crate::vm::vcpu;
 use crate::vm::{self, Ended, Shared};
-use crate::{acpi, layout};
 
 /// How long the end of a VM waits for its vCPUs to leave their devices.
 const END_PATIENCE: Duration = Duration::from_secs(1);

@@ -9,7 +9,8 @@ use std::time::Duration;
 use lexopt::prelude::*;
 use serde_json::{Map, Value, json};
 
-use crate::cli::{self, Command};
+use super::Command;
+use crate::cli;
 use crate::error::Error;
 
 /// `mote ctl --help`.

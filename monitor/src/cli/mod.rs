@@ -1,5 +1,9 @@
 //! The command line.
 
+pub mod api;
+pub mod ctl;
+pub mod demo;
+
 use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -8,7 +12,7 @@ use std::time::Duration;
 use lexopt::prelude::*;
 use mote_snapshot::working_set::WORKING_SET;
 
-use crate::api;
+use crate::api::Options;
 use crate::config::{
     self, BootFrom, Drive, HugePages, Media, Nic, OnNoSpace, OnReset, Restore, Then, Until,
     VmConfig,
@@ -173,9 +177,9 @@ pub enum Command {
     /// Boot a VM, or go on with a snapshot of one.
     Run(Box<VmConfig>),
     /// Serve the control API.
-    Api(Box<api::Options>),
+    Api(Box<Options>),
     /// Ask something of a VM that runs.
-    Control(api::ctl::Order),
+    Control(ctl::Order),
     /// Let a machine install a system from a CD and boot it, all in memory.
     Demo,
     /// Make one snapshot of the first ones, in the last directory.
@@ -203,11 +207,11 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error>
         // As Firecracker is called, which has no commands.
         Some(Long(flag)) => {
             let flag = flag.to_owned();
-            api::args::parse(parser, Some(flag))
+            api::parse(parser, Some(flag))
         }
         Some(Value(command)) => match command.to_str() {
-            Some("api") => api::args::parse(parser, None),
-            Some("ctl") => api::ctl::parse(parser),
+            Some("api") => api::parse(parser, None),
+            Some("ctl") => ctl::parse(parser),
             Some("run") => run(parser, false),
             Some("restore") => run(parser, true),
             Some("demo") => demo(parser),

@@ -5,7 +5,7 @@ use std::path::Path;
 use mote_virtio::rate::RateLimiter;
 
 use super::metrics::Snapshot;
-use super::state::Vm;
+use super::router::Vm;
 use crate::error::Error;
 use crate::layout;
 use crate::run::{Kind, Machine};

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use lexopt::prelude::*;
 
-use super::Options;
-use super::log::Level;
-use crate::cli::{self, Command};
+use super::Command;
+use crate::api::Options;
+use crate::api::log::Level;
+use crate::cli;
 use crate::config::{LoggerEntry, MetricsEntry, parse_serial};
 use crate::error::Error;
 use crate::sandbox::{self, Mode};

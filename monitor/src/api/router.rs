@@ -74,7 +74,7 @@ pub trait Vm {
     /// They cannot be made; then neither is there.
     fn save(&mut self, state: &Path, memory: &Path, kind: Kind) -> Result<(), String>;
     /// What it has counted.
-    fn metrics(&self, to: &mut super::metrics::Snapshot);
+    fn metrics(&self, to: &mut crate::api::metrics::Snapshot);
 }
 
 /// What a request needs of the host's files before the start.
@@ -133,7 +133,7 @@ pub struct State {
     /// The log.
     pub log: Log,
     /// What is counted.
-    pub metrics: super::metrics::Metrics,
+    pub metrics: crate::api::metrics::Metrics,
 }
 
 /// `GET /`
@@ -207,7 +207,7 @@ impl State {
             serial: None,
             running: None,
             log: Log::nowhere(&options.id),
-            metrics: super::metrics::Metrics::default(),
+            metrics: crate::api::metrics::Metrics::default(),
             options,
         };
         let wrong = |why| Error::Usage(format!("config file: {why}"));
@@ -330,7 +330,7 @@ impl State {
             }
             ["metrics"] => {
                 let now = self.metrics.snapshot(&self.log, vm.map(|vm| &*vm));
-                Response::text(super::metrics::OPENMETRICS, now.openmetrics())
+                Response::text(crate::api::metrics::OPENMETRICS, now.openmetrics())
             }
             _ => return None,
         }))

@@ -11,15 +11,15 @@ use mote_snapshot::StateV1;
 use super::snapshot::Saving;
 use super::working_set::Recording;
 use super::{load, snapshot};
-use crate::acpi::{self, VirtioWindow};
+use crate::boot::acpi::{self, VirtioWindow};
 use crate::boot::{Cause, Loaded, Source};
 use crate::channel::{Nothing, Receiver, Sender, channel};
 use crate::config::VmConfig;
+use crate::devices::serial::TypedAhead;
 use crate::error::Error;
 use crate::host::memory::{self, GuestRam};
 use crate::host::prefault::WorkAhead;
 use crate::sandbox::{Confined, Sandbox, Slot, Thread};
-use crate::serial::TypedAhead;
 use crate::vm::vcpu::{self, Vcpu};
 use crate::vm::{self, Shared};
 
