@@ -9,13 +9,12 @@ use std::sync::Arc;
 use std::thread;
 
 use mote::cli::{self, Command};
-use mote::host::console::Output;
+use mote::config::{Mode, Policy};
 use mote::devices::Devices;
-use mote::host::memory::self;
-use mote::host::memory::GuestRam;
-use mote::sandbox::{Confined, Mode, Policy, Sandbox};
-use mote::devices::serial::Com1;
-use mote::devices::serial::TypedAhead;
+use mote::devices::serial::{Com1, TypedAhead};
+use mote::host::console::Output;
+use mote::host::memory::{self, GuestRam};
+use mote::sandbox::{Confined, Sandbox};
 use mote::vm::bus::{Bus, Request};
 use rustix::fs::{MemfdFlags, memfd_create};
 use vm_memory::{Bytes, GuestAddress};

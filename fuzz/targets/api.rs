@@ -11,14 +11,10 @@ use std::path::Path;
 use libfuzzer_sys::fuzz_target;
 use mote::api::Options;
 use mote::api::http::{MAX_HEAD, Method, Parsed, Request, Response, parse};
-use mote::api::metrics::Snapshot;
-use mote::api::router::Files;
-use mote::api::router::State;
-use mote::api::router::Verdict;
-use mote::api::router::Vm;
-use mote::config::{self, Drive};
+use mote::api::router::{Files, State, Verdict, Vm};
+use mote::config::{self, Drive, SnapshotKind};
+use mote::counts::Counts;
 use mote::error::Error;
-use mote::run::Kind;
 use mote_virtio::rate::RateLimiter;
 
 /// The most bytes of a body here.
@@ -90,12 +86,12 @@ impl Vm for NoVm {
         exists.map_err(|e| e.to_string())
     }
 
-    fn save(&mut self, state: &Path, _: &Path, _: Kind) -> Result<(), String> {
+    fn save(&mut self, state: &Path, _: &Path, _: SnapshotKind) -> Result<(), String> {
         assert!(self.paused);
         exists(state).map_err(|e| e.to_string())
     }
 
-    fn metrics(&self, to: &mut Snapshot) {
+    fn metrics(&self, to: &mut Counts) {
         to.add("block", "x", &[("read_bytes", self.presses.get().into())]);
     }
 }

@@ -11,11 +11,8 @@ use std::sync::Arc;
 
 use arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
-use mote::host::console::Escape;
-use mote::host::console::Output;
-use mote::host::console::Typed;
-use mote::devices::serial::Com1;
-use mote::devices::serial::TypedAhead;
+use mote::devices::serial::{Com1, TypedAhead};
+use mote::host::console::{Escape, Output, Typed};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};

@@ -76,3 +76,7 @@ pub const RESET: u16 = 0x602;
 pub const BOOT_MARKER: u16 = 0x604;
 /// Firmware status: the boot firmware writes 1 when it found nothing to boot.
 pub const FIRMWARE_STATUS: u16 = 0x608;
+/// The sleep type value that means S5, soft off.
+pub const S5: u8 = 5;
+/// The value that the reset register waits for.
+pub const RESET_VALUE: u8 = 6;

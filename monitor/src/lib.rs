@@ -11,6 +11,7 @@ pub mod boot;
 pub mod channel;
 pub mod cli;
 pub mod config;
+pub mod counts;
 pub mod devices;
 pub mod doctor;
 pub mod error;

@@ -4,11 +4,12 @@ use std::path::Path;
 
 use mote_virtio::rate::RateLimiter;
 
-use super::metrics::Snapshot;
 use super::router::Vm;
+use crate::config::SnapshotKind;
+use crate::counts::Counts;
 use crate::error::Error;
 use crate::layout;
-use crate::run::{Kind, Machine};
+use crate::run::Machine;
 
 const NO_FILES: &str =
     "Once the VM runs, no file can be opened any more: there is no --allow-path.";
@@ -49,14 +50,14 @@ impl Vm for Machine {
         self.shared().bus.devices().change(device, path)
     }
 
-    fn save(&mut self, state: &Path, memory: &Path, kind: Kind) -> Result<(), String> {
+    fn save(&mut self, state: &Path, memory: &Path, kind: SnapshotKind) -> Result<(), String> {
         if !self.opens() {
             return Err(NO_FILES.to_owned());
         }
         self.save_to(state, memory, kind).map_err(|e| e.to_string())
     }
 
-    fn metrics(&self, to: &mut Snapshot) {
+    fn metrics(&self, to: &mut Counts) {
         let shared = self.shared();
         shared.bus.devices().count(to);
         for (id, vcpu) in shared.vcpus().iter().enumerate() {

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use super::http::Method;
 use super::log::Log;
 use super::router::Vm;
+use crate::counts::{Counts, Row};
 
 /// The type of OpenMetrics text.
 pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -77,53 +78,12 @@ pub struct Metrics {
     pub startup: (u64, u64),
     missed: u64,
     /// As it was written last.
-    last: Snapshot,
+    last: Counts,
     /// When it is written next, once a VM runs, and how often.
     next: Option<(Instant, Duration)>,
 }
 
-/// One count.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row {
-    /// What counts: a group of Firecracker's, or one of Mote's.
-    group: &'static str,
-    /// Which of them, if there may be several.
-    id: String,
-    name: String,
-    value: u64,
-    /// It is no count but the latest value.
-    gauge: bool,
-}
-
-/// All counts of a moment.
-#[derive(Clone, Debug, Default)]
-pub struct Snapshot {
-    ms: i64,
-    rows: Vec<Row>,
-}
-
-impl Snapshot {
-    /// Adds the counts of one `group`, of the member `id` if it has several.
-    pub fn add(&mut self, group: &'static str, id: &str, counts: &[(&str, u64)]) {
-        self.put(group, id, counts, false);
-    }
-
-    /// The same of values that are no counts.
-    pub fn gauge(&mut self, group: &'static str, counts: &[(&str, u64)]) {
-        self.put(group, "", counts, true);
-    }
-
-    fn put(&mut self, group: &'static str, id: &str, counts: &[(&str, u64)], gauge: bool) {
-        let row = |&(name, value): &(&str, u64)| Row {
-            group,
-            id: id.to_owned(),
-            name: name.to_owned(),
-            value,
-            gauge,
-        };
-        self.rows.extend(counts.iter().map(row));
-    }
-
+impl Counts {
     /// The line that Firecracker would write: what was counted since `last`,
     /// of all members of a group and of each.
     fn json(&self, last: &Self) -> String {
@@ -246,8 +206,8 @@ impl Metrics {
     }
 
     /// All counts now.
-    pub fn snapshot(&self, log: &Log, vm: Option<&dyn Vm>) -> Snapshot {
-        let mut now = Snapshot {
+    pub fn snapshot(&self, log: &Log, vm: Option<&dyn Vm>) -> Counts {
+        let mut now = Counts {
             ms: log.day_ms(),
             rows: Vec::new(),
         };
@@ -316,8 +276,8 @@ impl Metrics {
 mod tests {
     use super::*;
 
-    fn snapshot(read: u64) -> Snapshot {
-        let mut all = Snapshot::default();
+    fn snapshot(read: u64) -> Counts {
+        let mut all = Counts::default();
         all.add("block", "a", &[("read_bytes", read)]);
         all.add("block", "b", &[("read_bytes", 1)]);
         all.gauge("latencies_us", &[("pause_vm", 7)]);

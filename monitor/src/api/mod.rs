@@ -56,10 +56,11 @@ use self::log::{Level, Place};
 use self::router::{HostFiles, State, Verdict};
 use self::server::Server;
 use crate::config::{LoggerEntry, MetricsEntry, OnReset, SerialTo, VmConfig};
+use crate::config::{Mode, Policy};
 use crate::error::{Error, exit};
 use crate::host::signals;
 use crate::run::{self, Control, Machine, MainThread, Opened, PageMap, Saving};
-use crate::sandbox::{self, Mode, Policy, Slot, Thread};
+use crate::sandbox::{self, Slot, Thread};
 use crate::timings::Timings;
 
 /// What the command line says.

@@ -13,10 +13,10 @@ use super::Options;
 use super::http::{Method, Request, Response};
 use super::log::{self, Level, Log, Place};
 use crate::boot::Source;
+use crate::config::SnapshotKind;
 use crate::config::{Drive, File, MachineConfig, OnReset, SerialTo, VmConfig, from_json};
 use crate::error::Error;
 use crate::host::disk;
-use crate::run::Kind;
 
 /// The version of Firecracker's API that is spoken here.
 const FIRECRACKER: &str = "1.16.1";
@@ -72,9 +72,9 @@ pub trait Vm {
     ///
     /// # Errors
     /// They cannot be made; then neither is there.
-    fn save(&mut self, state: &Path, memory: &Path, kind: Kind) -> Result<(), String>;
+    fn save(&mut self, state: &Path, memory: &Path, kind: SnapshotKind) -> Result<(), String>;
     /// What it has counted.
-    fn metrics(&self, to: &mut crate::api::metrics::Snapshot);
+    fn metrics(&self, to: &mut crate::counts::Counts);
 }
 
 /// What a request needs of the host's files before the start.

@@ -9,8 +9,7 @@ use serde::de::IgnoredAny;
 use super::http::Response;
 use super::log::{Level, Place};
 use super::router::{Done, State, TOO_EARLY, TOO_LATE, Verdict, Vm, faulty};
-use crate::config::{NicEntry, Restore};
-use crate::run;
+use crate::config::{NicEntry, Restore, SnapshotKind};
 
 /// `PUT /snapshot/create`
 #[derive(Deserialize)]
@@ -19,11 +18,11 @@ pub(super) struct CreateEntry {
     snapshot_path: PathBuf,
     mem_file_path: PathBuf,
     #[serde(default)]
-    snapshot_type: Kind,
+    snapshot_type: SnapshotType,
 }
 
 #[derive(Clone, Copy, Default, Deserialize)]
-enum Kind {
+enum SnapshotType {
     Diff,
     #[default]
     Full,
@@ -77,8 +76,8 @@ impl State {
         }
         let begin = Instant::now();
         let (kind, name) = match entry.snapshot_type {
-            Kind::Full => (run::Kind::Full, "full_create_snapshot"),
-            Kind::Diff => (run::Kind::Difference, "diff_create_snapshot"),
+            SnapshotType::Full => (SnapshotKind::Full, "full_create_snapshot"),
+            SnapshotType::Diff => (SnapshotKind::Difference, "diff_create_snapshot"),
         };
         vm.save(&entry.snapshot_path, &entry.mem_file_path, kind)?;
         let took = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);

@@ -16,32 +16,18 @@ use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
+use crate::devices::VirtioWindow;
 use crate::host::memory::GuestRam;
-use crate::layout;
+use crate::layout::{self, RESET_VALUE, S5};
 
 const OEM: [u8; 6] = *b"MOTE  ";
 const TABLE: [u8; 8] = *b"MOTE    ";
 const REVISION: u32 = 1;
-/// The sleep type value that means S5, soft off.
-pub const S5: u8 = 5;
-/// The value that the reset register waits for.
-pub const RESET_VALUE: u8 = 6;
 
 /// FADT boot architecture flags (ACPI 6.5, 5.2.9.3): what is not there. The
 /// bits for legacy devices and an 8042 stay clear, which says the same.
 const NO_VGA: u16 = 1 << 2;
 const NO_CMOS_RTC: u16 = 1 << 5;
-
-/// A virtio-mmio window as the DSDT describes it.
-#[derive(Clone, Copy, Debug)]
-pub struct VirtioWindow {
-    /// Guest physical address.
-    pub base: u32,
-    /// Bytes.
-    pub size: u32,
-    /// Global system interrupt, edge-triggered.
-    pub gsi: u32,
-}
 
 /// Writes all tables, and the VM's `generation` ID that they point to; returns
 /// the address of the root pointer (RSDP).

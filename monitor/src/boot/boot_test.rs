@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::image::worth_mapping;
-use super::{Cause, Entry, Source, check_cmdline};
+use super::{Cause, Source, check_cmdline};
 use crate::host::memory::{self, GuestRam};
 use crate::layout;
+use crate::vm::regs::Entry;
 
 /// A file in the system's temporary directory, gone with the test.
 struct Scratch(PathBuf);

@@ -4,10 +4,11 @@
 use linux_loader::bootparam::setup_header;
 use vm_memory::ByteValued;
 
-use super::{Entry, Image, Kernel};
+use super::{Image, Kernel};
 use crate::error::Error;
 use crate::host::memory::{self, GuestRam};
 use crate::layout::HIGH_RAM;
+use crate::vm::regs::Entry;
 
 /// The setup header starts here in the file and in the boot parameters.
 const HEADER: usize = 0x1f1;

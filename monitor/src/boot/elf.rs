@@ -1,8 +1,9 @@
 //! ELF kernels: Linux's vmlinux and unikernels, mapped where they line up.
 
-use super::{Entry, Image, Kernel};
+use super::{Image, Kernel};
 use crate::error::Error;
 use crate::host::memory::{self, GuestRam};
+use crate::vm::regs::Entry;
 
 /// Program headers a kernel may have; Linux has five.
 const MAX_SEGMENTS: u16 = 64;

@@ -17,20 +17,12 @@ use mote_snapshot::MAX_STATE;
 use vm_memory::{Bytes, GuestAddress};
 
 pub(crate) use self::image::{Image, Mapped};
-use crate::config::{HugePages, VmConfig, check_memory};
+use crate::config::{DEFAULT_CMDLINE, HugePages, VmConfig, check_memory};
 use crate::error::Error;
 use crate::host::memory::{self, GuestRam, PAGE};
 use crate::host::uffd::Pager;
 use crate::layout;
-
-/// The command line of a guest that was given none.
-///
-/// Every word saves a stock kernel a wait on a machine that has only what
-/// this one has: `cryptomgr.notests` skips 0.9 s of crypto self-tests (they
-/// test software, not this machine), `quiet` saves 18 µs a character, and the
-/// others keep the kernel from probing hardware that is not there.
-pub const DEFAULT_CMDLINE: &str = "console=ttyS0 quiet panic=-1 pci=off cryptomgr.notests \
-     8250.nr_uarts=1 i8042.noaux i8042.nokbd tsc=reliable no_timer_check random.trust_cpu=on";
+use crate::vm::regs::Entry;
 
 /// Real-mode code that resets the machine by its ACPI register.
 ///
@@ -45,19 +37,8 @@ const RESET_CODE: [u8; 9] = [
     0xeb, 0xfd, // jmp to the hlt
 ];
 const _: () = {
-    assert!(layout::RESET == 0x602 && crate::boot::acpi::RESET_VALUE == 6);
+    assert!(layout::RESET == 0x602 && crate::layout::RESET_VALUE == 6);
 };
-
-/// How the first vCPU enters the guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entry {
-    /// 64-bit long mode, RSI holding the boot parameters' address
-    /// (Linux x86 boot protocol, "64-bit boot protocol").
-    Linux64(u64),
-    /// 32-bit protected mode without paging, EBX holding the address of
-    /// `hvm_start_info` (PVH).
-    Pvh(u32),
-}
 
 /// What has been put into guest memory.
 #[derive(Debug)]

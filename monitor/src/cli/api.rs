@@ -10,9 +10,10 @@ use super::Command;
 use crate::api::Options;
 use crate::api::log::Level;
 use crate::cli;
+use crate::config::Mode;
 use crate::config::{LoggerEntry, MetricsEntry, parse_serial};
 use crate::error::Error;
-use crate::sandbox::{self, Mode};
+use crate::sandbox;
 
 /// The most bytes of a request's body, unless said otherwise, as in Firecracker.
 const MAX_BODY: usize = 51_200;

@@ -13,13 +13,13 @@ use lexopt::prelude::*;
 use mote_snapshot::working_set::WORKING_SET;
 
 use crate::api::Options;
+use crate::config::SnapshotKind;
 use crate::config::{
     self, BootFrom, Drive, HugePages, Media, Nic, OnNoSpace, OnReset, Restore, Then, Until,
     VmConfig,
 };
+use crate::config::{Mode, Policy};
 use crate::error::Error;
-use crate::run::Kind;
-use crate::sandbox::{Mode, Policy};
 
 /// `mote --help`.
 pub const HELP: &str = "\
@@ -510,8 +510,8 @@ fn merge(flags: Flags) -> Result<VmConfig, Error> {
         graceful: flags.graceful,
         changes: false,
         kind: match flags.diff {
-            true => Kind::Difference,
-            false => Kind::Full,
+            true => SnapshotKind::Difference,
+            false => SnapshotKind::Full,
         },
         track_dirty_pages: flags.diff || base.track_dirty_pages,
         snapshot: flags.snapshot,

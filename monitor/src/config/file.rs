@@ -341,7 +341,7 @@ impl File {
                 let cmdline = config
                     .cmdline
                     .as_deref()
-                    .unwrap_or(crate::boot::DEFAULT_CMDLINE);
+                    .unwrap_or(crate::config::DEFAULT_CMDLINE);
                 config.cmdline = Some(format!("{cmdline} root=/dev/vda {mode}"));
             }
             config.drives.insert(0, drive);

@@ -5,6 +5,7 @@ mod drive;
 mod nic;
 mod poll;
 pub mod serial;
+mod window;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -23,9 +24,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vm_memory::MmapRegion;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::api::metrics::Snapshot;
-use crate::boot::acpi::VirtioWindow;
+pub use self::window::{VirtioWindow, windows};
 use crate::config::{MAX_DEVICES, VmConfig};
+use crate::counts::Counts;
 use crate::error::{Error, kvm};
 use crate::host::memory::GuestRam;
 use crate::host::signals;
@@ -420,7 +421,7 @@ impl Devices {
     }
 
     /// What all devices have counted.
-    pub fn count(&self, to: &mut Snapshot) {
+    pub fn count(&self, to: &mut Counts) {
         for slot in &self.slots {
             match &slot.work {
                 Work::Drive(work) => to.add("block", &slot.name, &work.counts()),
@@ -487,17 +488,6 @@ impl Devices {
             .iter()
             .for_each(|slot| slot.endpoint().power_cycle());
     }
-}
-
-/// The first `count` windows.
-pub fn windows(count: usize) -> Vec<VirtioWindow> {
-    let window = |index: u32| VirtioWindow {
-        // Below 4 GiB and few, so both fit.
-        base: layout::WINDOWS as u32 + index * layout::WINDOW_SIZE as u32,
-        size: layout::WINDOW_SIZE as u32,
-        gsi: layout::FIRST_DEVICE_GSI + index,
-    };
-    (0u32..).take(count).map(window).collect()
 }
 
 /// The parts of a slot that every device has.

@@ -7,10 +7,11 @@ use std::os::fd::{AsRawFd, RawFd};
 use rustix::process::getpid;
 
 use crate::boot::Source;
+use crate::config::Policy;
 use crate::devices::Devices;
 use crate::error::Error;
 use crate::host::console::{Console, Output};
-use crate::sandbox::{Policy, Sandbox, Slot};
+use crate::sandbox::{Sandbox, Slot};
 use crate::vm::{Shared, vcpu};
 
 /// Descriptors that are open before the VM is made.

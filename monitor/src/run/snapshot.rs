@@ -13,6 +13,7 @@ use mote_snapshot::{
 use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
 
 use crate::boot::{Saved, random_id};
+use crate::config::SnapshotKind;
 use crate::error::Error;
 use crate::host::console;
 use crate::host::memory::GuestRam;
@@ -36,16 +37,6 @@ const SLOTS: [Slot; 5] = [
     Slot::SavedMemory,
     Slot::Links,
 ];
-
-/// What a snapshot has of memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Kind {
-    /// All of it.
-    #[default]
-    Full,
-    /// What has changed since the last one, or since the one restored.
-    Difference,
-}
 
 /// Where a snapshot goes, opened before the process is confined, or by who may
 /// still open files.
@@ -113,8 +104,8 @@ impl Saving {
     /// # Errors
     /// A disk cannot be flushed, KVM refuses, a file cannot be written, or
     /// there is nothing that a difference could be to; no snapshot appears then.
-    pub(super) fn take(&self, machine: &mut Machine, kind: Kind) -> Result<(), Error> {
-        if kind == Kind::Difference {
+    pub(super) fn take(&self, machine: &mut Machine, kind: SnapshotKind) -> Result<(), Error> {
+        if kind == SnapshotKind::Difference {
             machine.can_differ()?;
         }
         let shared = &machine.shared;
@@ -139,12 +130,12 @@ impl Saving {
     }
 
     /// Writes the memory file.
-    fn write(&self, machine: &Machine, kind: Kind) -> Result<MemoryV1, Error> {
+    fn write(&self, machine: &Machine, kind: SnapshotKind) -> Result<MemoryV1, Error> {
         let ram = machine.ram;
         let ranges: Vec<(u64, u64)> = ram.iter().map(|r| (r.start_addr().0, r.len())).collect();
         let length = ranges.iter().map(|(_, length)| length).sum();
         let since = machine.changes.as_ref().and_then(Changes::since);
-        let since = since.filter(|_| kind == Kind::Difference);
+        let since = since.filter(|_| kind == SnapshotKind::Difference);
         let mut writer = MemoryWriter::new(self.create.memory());
         let mut progress = Progress::new(self.person);
         let mut put = |at: u64, bytes: &[u8]| {
@@ -219,7 +210,12 @@ impl Machine {
     ///
     /// # Errors
     /// A file is there, or cannot be written; then there is no snapshot.
-    pub fn save_to(&mut self, state: &Path, memory: &Path, kind: Kind) -> Result<(), Error> {
+    pub fn save_to(
+        &mut self,
+        state: &Path,
+        memory: &Path,
+        kind: SnapshotKind,
+    ) -> Result<(), Error> {
         Saving::open_at(state, memory)?.take(self, kind)
     }
 

@@ -25,31 +25,8 @@ pub use self::process::{confine_early, errata as landlock_errata, version as lan
 pub use self::table::{Slot, Thread};
 
 use crate::channel::{Receiver, Sender, channel};
+use crate::config::{Mode, Policy};
 use crate::error::Error;
-
-/// What happens at a system call that a thread has no use for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    /// The process is killed, by SIGSYS.
-    #[default]
-    Kill,
-    /// The kernel's log names it, and it is made.
-    Log,
-    /// There is no sandbox at all.
-    Off,
-}
-
-/// How a VM's process is to be confined.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Policy {
-    /// About system calls.
-    pub mode: Mode,
-    /// The least version of Landlock's interface; with less, no VM starts.
-    pub landlock: Option<u32>,
-    /// The main thread goes on opening files, beneath what [`confine_early`] was
-    /// told; every other thread gives that up by itself.
-    pub opens: bool,
-}
 
 /// The confinement of one VM's process, and the numbers that its filters need.
 #[derive(Clone, Copy, Debug)]

@@ -11,7 +11,7 @@ use landlock::{
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::Policy;
+use crate::config::Policy;
 use crate::error::Error;
 
 /// `PR_SET_MDWE` and its flag (Linux 6.3).

@@ -3,10 +3,10 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::boot::acpi::{RESET_VALUE, S5};
 use crate::devices::serial::Com1;
 use crate::devices::{Connect, Devices};
 use crate::layout;
+use crate::layout::{RESET_VALUE, S5};
 
 use super::ioapic::IoApic;
 

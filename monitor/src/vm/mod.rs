@@ -20,7 +20,7 @@ use kvm_ioctls::{Cap, Kvm, VmFd};
 use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::boot::Entry;
+use self::regs::Entry;
 use crate::error::{Error, kvm};
 use crate::host::memory::GuestRam;
 use crate::layout;

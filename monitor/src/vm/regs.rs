@@ -9,10 +9,20 @@ use kvm_bindings::{
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
-use crate::boot::Entry;
 use crate::error::{Error, kvm};
 use crate::host::memory::GuestRam;
 use crate::layout;
+
+/// How the first vCPU enters the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// 64-bit long mode, RSI holding the boot parameters' address
+    /// (Linux x86 boot protocol, "64-bit boot protocol").
+    Linux64(u64),
+    /// 32-bit protected mode without paging, EBX holding the address of
+    /// `hvm_start_info` (PVH).
+    Pvh(u32),
+}
 
 const CR0_PE: u64 = 1;
 const CR0_ET: u64 = 1 << 4;

@@ -39,7 +39,7 @@ fn a_vcpu_comes_back_as_it_was() {
     let cpuid = vm::cpuid::supported(&host).unwrap();
     fd.set_cpuid2(&vm::cpuid::for_vcpu(&cpuid, 0, 1)).unwrap();
     vm::regs::set_boot_msrs(&fd).unwrap();
-    vm::regs::set_entry(&fd, crate::boot::Entry::Linux64(0x10_0000)).unwrap();
+    vm::regs::set_entry(&fd, crate::vm::regs::Entry::Linux64(0x10_0000)).unwrap();
     let mut vcpu = save_vcpu(&fd).unwrap();
     let mut regs: kvm_regs = unblob(&vcpu.regs);
     (regs.rax, regs.r15, regs.rip) = (0x1122_3344_5566_7788, u64::MAX, 0x12_3456);
@@ -203,7 +203,7 @@ fn a_machine_comes_back_as_it_was() {
     let Some(shared) = whole(&path) else { return };
     let (_, _, host) = machine().unwrap();
     let cpuid = vm::cpuid::supported(&host).unwrap();
-    vm::set_up_vcpus(&shared, &cpuid, crate::boot::Entry::Pvh(0x10_0000)).unwrap();
+    vm::set_up_vcpus(&shared, &cpuid, crate::vm::regs::Entry::Pvh(0x10_0000)).unwrap();
     for (register, value) in [
         (0x10 + 2 * 4, 0x31),
         (0x11 + 2 * 7, 1 << 24),
