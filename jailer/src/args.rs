@@ -30,7 +30,8 @@ Options of Firecracker's jailer:
   --new-pid-ns           Accepted; it always has a PID namespace of its own
 
 More:
-  --file PATH[,rw][,as=NAME]  Show one file as /NAME in the root in memory
+  --file PATH[,rw][,as=NAME]  Show one file as /NAME in the root in memory; a
+                         comma in PATH is written twice
   --tap NAME             Pass on an open tap; the program's next descriptor
   --pass-fd N            Pass on an open descriptor of the caller's; the same
   --kvm HOW              node: /dev/kvm in the jail; fd: only as a descriptor,
@@ -345,7 +346,9 @@ fn limit(text: &str) -> Result<(String, u64), String> {
 }
 
 fn shown(text: &str) -> Result<Shown, String> {
-    let mut parts = text.split(',');
+    // Two commas are one of a name; no argument has a zero byte in it.
+    let text = text.replace(",,", "\0");
+    let mut parts = text.split(',').map(|part| part.replace('\0', ","));
     let path = PathBuf::from(parts.next().unwrap_or_default());
     let (mut writable, mut name) = (false, None);
     for part in parts {
@@ -355,6 +358,7 @@ fn shown(text: &str) -> Result<Shown, String> {
             _ => return Err(format!("'{part}' is neither rw nor as=NAME")),
         }
     }
+    let text = path.display();
     let own = path
         .file_name()
         .and_then(|name| name.to_str())

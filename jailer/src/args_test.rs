@@ -21,6 +21,18 @@ fn flags_of_firecrackers_jailer_are_taken() {
 }
 
 #[test]
+fn a_comma_in_a_path_is_written_twice() {
+    for (text, path, name) in [
+        ("d/a,,b", "d/a,b", "a,b"),
+        ("a,,b,as=c,,d", "a,b", "c,d"),
+        ("a,,,rw", "a,", "a,"),
+    ] {
+        let shown = shown(text).unwrap();
+        assert_eq!((shown.path, shown.name.as_str()), (path.into(), name));
+    }
+}
+
+#[test]
 fn mistakes_name_the_flag() {
     for (line, word) in [
         ("", "--id"),

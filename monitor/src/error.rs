@@ -35,6 +35,8 @@ pub mod exit {
 pub enum Error {
     /// A flag is missing, unknown or has a value that cannot be used.
     Usage(String),
+    /// Arguments do not parse; the command line's parser adds which help to read.
+    Arguments(String),
     /// The config file says something that cannot be used; the second field
     /// names the key's path inside it.
     Config(PathBuf, String, String),
@@ -66,7 +68,7 @@ impl Error {
     /// The exit code that tells this error to a caller.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Usage(_) | Self::Config(..) => exit::USAGE,
+            Self::Usage(_) | Self::Arguments(_) | Self::Config(..) => exit::USAGE,
             Self::Input(..) | Self::Snapshot(_) => exit::INPUT,
             Self::Host(_) | Self::Kvm(..) => exit::HOST,
             Self::System(..) | Self::Refused(_) => exit::INTERNAL,
@@ -79,9 +81,11 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(why) | Self::Host(why) | Self::Stopped(why) | Self::Refused(why) => {
-                f.write_str(why)
-            }
+            Self::Usage(why)
+            | Self::Arguments(why)
+            | Self::Host(why)
+            | Self::Stopped(why)
+            | Self::Refused(why) => f.write_str(why),
             Self::Config(file, path, why) if path.is_empty() || path == "." => {
                 write!(f, "config {}: {why}", file.display())
             }
@@ -98,6 +102,12 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl From<lexopt::Error> for Error {
+    fn from(error: lexopt::Error) -> Self {
+        Self::Arguments(error.to_string())
+    }
+}
 
 /// An `io::Error` as people write it: no "(os error 2)" behind it.
 pub fn os_message(error: &io::Error) -> String {

@@ -212,7 +212,8 @@ fn create(dir: &Path, mote: &Path, runs: usize) -> Result<()> {
                     .arg(guest("function")),
                 Some(from) => command.arg("restore").arg(from),
             };
-            command.args(["--then", "exit", "--snapshot"]).arg(&saved);
+            command.args(["--timings", "--then", "exit", "--snapshot"]);
+            command.arg(&saved);
             let begin = Instant::now();
             let output = command.stdin(Stdio::null()).output()?;
             let took = begin.elapsed().as_micros();

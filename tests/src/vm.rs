@@ -310,13 +310,10 @@ impl End {
         self
     }
 
-    /// What is on standard error apart from boot markers, line by line.
+    /// What is on standard error, line by line.
     #[must_use]
     pub fn complaints(&self) -> Vec<&str> {
-        let lines = self.err.lines();
-        lines
-            .filter(|line| !line.starts_with("mote: boot marker after "))
-            .collect()
+        self.err.lines().collect()
     }
 
     /// Asserts that there is exactly one complaint, as a user should see it,

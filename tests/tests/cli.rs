@@ -82,6 +82,44 @@ fn wrong_usage_is_code_2_and_points_to_the_help() {
     }
 }
 
+/// Whatever is wrong with a command's arguments, it is that command's help that
+/// is pointed to, and that help is there.
+#[test]
+fn every_command_names_its_own_help() {
+    for (command, help) in [
+        ("run", "run"),
+        ("restore", "restore"),
+        ("merge", "merge"),
+        ("demo", "demo"),
+        ("doctor", "doctor"),
+        ("api", "api"),
+        ("ctl", "ctl"),
+        ("--api-sock=s", "api"),
+    ] {
+        let hint = format!("; see 'mote {help} --help'");
+        for wrong in ["--bogus", "-z"] {
+            let end = run(&mut mote([command, wrong]));
+            let complaints = end.expect(2).complaints();
+            assert_eq!(complaints.len(), 1, "{complaints:?}");
+            assert!(complaints[0].ends_with(&hint), "{complaints:?}");
+        }
+        let end = run(&mut mote([help, "--help"]));
+        assert!(!end.expect(0).out.is_empty());
+    }
+    for (command, value) in [
+        ("run", "--kernel"),
+        ("run", "--disk"),
+        ("restore", "--uffd"),
+        ("restore", "--serial"),
+        ("ctl", "--socket"),
+        ("api", "--id"),
+    ] {
+        let end = run(&mut mote([command, value]));
+        end.expect(2)
+            .complains(&[value, &format!("see 'mote {command} --help'")]);
+    }
+}
+
 /// A reader that closes early (`mote --help | head -1`) is no failure.
 #[test]
 fn help_for_nobody_is_code_0() {

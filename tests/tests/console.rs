@@ -352,7 +352,7 @@ fn the_last_words_arrive() {
     // A reader who is late on a busy host proves nothing: some attempts.
     let arrived = (0..5).any(|_| {
         let (mut reader, writer) = full_pipe();
-        let mut command = tiny("memory", NOTHING);
+        let mut command = tiny("memory", ["--timings"]);
         let vm = Vm::spawn(command.stdout(writer).stderr(Stdio::piped()));
         drop(command);
         assert!(vm.err.wait(LIMIT, |text| text.ends_with(b"\n")));
@@ -381,7 +381,7 @@ fn the_flags_of_shared_descriptors_stay_as_they_were() {
     };
     let all = || [flags(input.as_raw_fd()), flags(output.as_raw_fd())];
     let before = all();
-    let mut command = tiny("idle", NOTHING);
+    let mut command = tiny("idle", ["--timings"]);
     command
         .stdin(input.try_clone().unwrap())
         .stdout(output.try_clone().unwrap())
@@ -428,7 +428,7 @@ fn a_pseudo_terminal_is_a_console_for_whoever_opens_it() {
     if !have_kvm() {
         return;
     }
-    let vm = Vm::start(&mut tiny("echo", ["--serial", "pty"]));
+    let vm = Vm::start(&mut tiny("echo", ["--serial", "pty", "--timings"]));
     assert!(vm.err.wait(LIMIT, |text| text.ends_with(b"us\n")));
     let text = vm.err.text();
     let name = text

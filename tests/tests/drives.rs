@@ -238,3 +238,90 @@ fn bad_drives_are_refused_by_name() {
         .expect(USAGE)
         .complains(&["disk0"]);
 }
+
+/// One file in two drives of a VM of which one can write: that is said, and not
+/// that another VM has it; drives that only read share it.
+#[test]
+fn one_file_twice_in_a_vm_is_called_that() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let image = disk(&scratch, "disk", 2048);
+    let [link, hard] = ["link", "hard"].map(|name| scratch.join(name));
+    std::os::unix::fs::symlink(&image, &link).unwrap();
+    fs::hard_link(&image, &hard).unwrap();
+    let ro = |name: &str| format!("{name},ro");
+    let [link, hard] = [&link, &hard].map(|path| path.to_str().unwrap());
+    for (flags, shared) in [
+        (["--disk", &image, "--disk", &image], false),
+        (["--disk", &image, "--disk", &ro(link)], false),
+        (["--disk", &ro(&image), "--disk", hard], false),
+        (["--cdrom", &image, "--disk", hard], false),
+        (["--cdrom", link, "--disk", &ro(&image)], true),
+        (["--cdrom", &image, "--cdrom", &image], true),
+    ] {
+        let end = run(&mut tiny("hello", flags));
+        match shared {
+            true => assert_eq!(end.expect(0).complaints(), [""; 0]),
+            false => {
+                end.expect(INPUT).complains(&["drive disk0 of this VM"]);
+            }
+        }
+    }
+}
+
+/// Whatever order drives are given in, a guest finds disks before CD-ROMs, and an
+/// id does not change with the drives of the other kind.
+#[test]
+fn disks_come_before_cdroms() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let image = disk(&scratch, "disk", 2048);
+    let cd = scratch.file("cd", [0; 4096]);
+    let cd = cd.to_str().unwrap();
+    let config = scratch.file(
+        "config",
+        format!(
+            r#"{{"boot-source": {{"kernel_image_path": "k"}}, "drives": [
+                {{"drive_id": "cd", "path_on_host": "{cd}", "media": "cdrom",
+                 "is_root_device": false, "is_read_only": true}}]}}"#
+        ),
+    );
+    let config = config.to_str().unwrap();
+    for flags in [
+        &["--disk", &image][..],
+        &["--cdrom", cd, "--disk", &image],
+        &["--disk", &image, "--cdrom", cd],
+        &["--cdrom", cd, "--cdrom", cd, "--disk", &image],
+        &["--config", config, "--disk", &image],
+    ] {
+        // What is in the first window can be written, and is as long as the disk.
+        let end = run(&mut tiny("disk", flags));
+        assert!(end.expect(0).out.contains("2048 sectors"), "{}", end.out);
+        // Its thread has the drive's id.
+        let mut spin = Vm::start(&mut tiny("spin", flags));
+        spin.wait_for("spin");
+        let threads = mote_tests::proc::threads(spin.pid());
+        assert!(threads.iter().any(|name| name == "disk0"), "{threads:?}");
+        assert!(!spin.has_ended());
+    }
+}
+
+/// A comma in a path is written twice where options may follow, and is itself
+/// where none can.
+#[test]
+fn a_path_may_have_commas() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    for name in ["a,b", ",a", "a,,b,ro", "a,ro"] {
+        let image = disk(&scratch, name, 2048);
+        let end = run(&mut tiny("disk", ["--disk", &image.replace(',', ",,")]));
+        assert!(end.expect(0).out.contains("check ok"), "{}", end.out);
+        run(&mut tiny("hello", ["--cdrom", &image])).expect(0);
+    }
+}

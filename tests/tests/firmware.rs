@@ -44,7 +44,7 @@ fn a_system_installs_itself() {
             ("system", &system),
         ];
         let installed = fs::read(disk(&scratch, &format!("installed-{fat}"), fat, files)).unwrap();
-        let cfg = entry("Install", "do=install disk=1");
+        let cfg = entry("Install", "do=install disk=0");
         let files: &[(&str, &[u8])] = &[
             ("boot/grub/grub.cfg", cfg.as_bytes()),
             ("boot/system", &system),
@@ -63,10 +63,10 @@ fn a_system_installs_itself() {
             lines,
             [
                 "mote: cdrom0: Install",
-                "cmdline: do=install disk=1 console=ttyS0",
+                "cmdline: do=install disk=0 console=ttyS0",
                 &format!("initrd: {size} bytes"),
                 &format!("{} sectors installed", size / 512),
-                "mote: disk1: l0",
+                "mote: disk0: l0",
                 "cmdline: do=run console=ttyS0",
                 &format!("initrd: {system_size} bytes"),
                 "This is the installed system.",
@@ -86,7 +86,7 @@ fn a_system_installs_itself() {
         let end = boots(&["--cdrom", &cd, "--disk", target, "--on-reset", "exit"]);
         assert!(end.expect(RESET).out.starts_with("mote: cdrom0: Install"));
         let end = boots(&["--cdrom", &cd, "--disk", target, "--boot", "disk"]);
-        assert!(end.expect(0).out.starts_with("mote: disk1: l0"));
+        assert!(end.expect(0).out.starts_with("mote: disk0: l0"));
     }
 }
 
@@ -215,8 +215,8 @@ fn nothing_to_boot_is_told() {
         [
             "  cdrom0: cd0 (ISO 9660): no boot configuration",
             "  cdrom1: cd1 (ISO 9660): /boot/grub/grub.cfg: /boot/system: no such kernel",
-            "  disk2: hd0,gpt1 (ext4): /boot/grub/grub.cfg: Gone: what is no kernel (bzImage or ELF) is not supported",
-            "  disk3: no partitions, and no known file system",
+            "  disk0: hd0,gpt1 (ext4): /boot/grub/grub.cfg: Gone: what is no kernel (bzImage or ELF) is not supported",
+            "  disk1: no partitions, and no known file system",
         ]
     );
 }

@@ -28,7 +28,7 @@ fn accesses_to_nothing_do_nothing() {
 
 /// A VM that has started: what it opened only to start is closed.
 fn idle(cpus: &str) -> Vm {
-    let vm = Vm::start(&mut tiny("idle", ["--cpus", cpus]));
+    let vm = Vm::start(&mut tiny("idle", ["--cpus", cpus, "--timings"]));
     vm.wait_for("idle");
     assert!(vm.err.wait(LIMIT, |text| text.ends_with(b"\n")));
     vm

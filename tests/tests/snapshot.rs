@@ -618,3 +618,27 @@ fn blocks_that_are_written_all_over_are_the_same() {
         assert_eq!(answer(&["--verify"]), without);
     }
 }
+
+/// Drives of a snapshot that has a CD-ROM before a disk are refused as they are
+/// numbered now, with the way out, which works.
+#[test]
+fn an_older_order_of_drives_is_refused_with_a_way_out() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new("order");
+    let [cd, image] = ["cd", "disk"].map(|name| {
+        let path = scratch.path(name);
+        fs::write(&path, [0; 4096]).unwrap();
+        text(&path).to_owned()
+    });
+    let to = scratch.directory("saved");
+    let first = format!("{cd},ro,id=cdrom0");
+    let second = format!("{image},id=disk1");
+    let older = ["--disk", &first, "--disk", &second];
+    let hash = save(&to, &[], &older);
+    let end = run(mote(["restore", text(&to)]).args(["--cdrom", &cd, "--disk", &second]));
+    end.expect(3)
+        .complains(&["cdrom0", "disks before CD-ROMs", "--disk PATH,ro,id=cdrom0"]);
+    goes_on(&to, &hash, &older);
+}

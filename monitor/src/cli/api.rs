@@ -69,16 +69,16 @@ pub fn parse(mut parser: lexopt::Parser, first: Option<String>) -> Result<Comman
     loop {
         let flag = match next.take() {
             Some(flag) => flag,
-            None => match parser.next().map_err(usage)? {
+            None => match parser.next()? {
                 None => break,
                 Some(Short('h') | Long("help")) => return Ok(Command::Print(HELP)),
                 Some(Short('V') | Long("version")) => return Ok(Command::Print(cli::VERSION)),
                 Some(Long(name)) => name.to_owned(),
-                Some(other) => return Err(usage(other.unexpected())),
+                Some(other) => return Err(other.unexpected().into()),
             },
         };
         if !all.switch(&flag)? {
-            let value = parser.value().map_err(usage)?;
+            let value = parser.value()?;
             all.value(&flag, value)?;
         }
     }
@@ -169,7 +169,7 @@ impl Flags {
             "describe-snapshot" => {
                 return Err(refused(flag, "Mote's snapshots have a format of their own"));
             }
-            _ => return Err(usage(Long(flag).unexpected())),
+            _ => return Err(Long(flag).unexpected().into()),
         }
         Ok(())
     }
@@ -228,10 +228,6 @@ fn level(name: &str) -> Result<String, String> {
 
 fn refused(flag: &str, why: &str) -> Error {
     Error::Usage(format!("--{flag}: {why}"))
-}
-
-fn usage(error: lexopt::Error) -> Error {
-    Error::Usage(format!("{error}; see 'mote api --help'"))
 }
 
 #[cfg(test)]

@@ -10,7 +10,6 @@ use lexopt::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::Command;
-use crate::cli;
 use crate::error::Error;
 
 /// `mote ctl --help`.
@@ -64,19 +63,18 @@ enum Task {
 /// # Errors
 /// [`Error::Usage`] names what is at fault.
 pub fn parse(mut parser: lexopt::Parser) -> Result<Command, Error> {
-    let wrong = |e: lexopt::Error| Error::Usage(format!("{e}; see 'mote ctl --help'"));
     let (mut socket, mut json, mut words) = (None, false, Vec::new());
-    while let Some(arg) = parser.next().map_err(wrong)? {
+    while let Some(arg) = parser.next()? {
         match arg {
             Short('h') | Long("help") => return Ok(Command::Print(HELP)),
             Long("json") => json = true,
-            Long("socket") => socket = Some(parser.value().map_err(wrong)?),
-            Value(word) => words.push(word.string().map_err(wrong)?),
-            other => return Err(wrong(other.unexpected())),
+            Long("socket") => socket = Some(parser.value()?),
+            Value(word) => words.push(word.string()?),
+            other => return Err(other.unexpected().into()),
         }
     }
     let Some(socket) = socket else {
-        return Err(cli::usage_of("ctl", "--socket PATH is needed"));
+        return Err(Error::Arguments("--socket PATH is needed".to_owned()));
     };
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let order = Order {
@@ -114,8 +112,8 @@ fn task(words: &[&str]) -> Result<Task, Error> {
             let body = json!({ "snapshot_path": state, "mem_file_path": memory });
             tell("PUT", "/snapshot/create".to_owned(), body)
         }
-        [] => Err(cli::usage_of("ctl", "no command given")),
-        [word, ..] => Err(cli::usage_of("ctl", &format!("'{word}': not so"))),
+        [] => Err(Error::Arguments("no command given".to_owned())),
+        [word, ..] => Err(Error::Arguments(format!("'{word}': not so"))),
     }
 }
 
@@ -270,7 +268,7 @@ mod tests {
     use super::*;
 
     fn parse_line(line: &str) -> Result<Command, Error> {
-        cli::parse(line.split_whitespace().map(std::ffi::OsString::from))
+        crate::cli::parse(line.split_whitespace().map(std::ffi::OsString::from))
     }
 
     #[test]

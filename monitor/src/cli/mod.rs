@@ -64,8 +64,10 @@ Options:
   --disk PATH[,ro][,id=ID][,size=8G,create][,direct][,threads=N][,poll_us=N]
              [,bw=10M][,ops=1000]
                    A disk in a raw image; may be given more than once. bw and
-                   ops limit its bytes and requests per second
-  --cdrom PATH     A CD-ROM image, which is only read
+                   ops limit its bytes and requests per second. A comma in
+                   PATH is written twice
+  --cdrom PATH     A CD-ROM image, which is only read. The guest finds CD-ROMs
+                   behind all disks
   --net tap=NAME[,mac=MAC][,mtu=BYTES][,poll_us=N][,bw=10M][,ops=1000]
                    A network interface on a TAP of the host, or tap-fd=N. bw
                    and ops limit bytes and frames per second in each direction,
@@ -198,53 +200,63 @@ pub const VERSION: &str = concat!("mote ", env!("CARGO_PKG_VERSION"), "\n");
 /// file and the key.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error> {
     let mut parser = lexopt::Parser::from_args(args);
-    match parser.next().map_err(usage)? {
-        None => Err(Error::Usage(
-            "no command given; 'mote --help' lists them".to_owned(),
-        )),
-        Some(Short('h') | Long("help")) => Ok(Command::Print(HELP)),
-        Some(Short('V') | Long("version")) => Ok(Command::Print(VERSION)),
+    let (command, parsed) = match parser.next()? {
+        None => {
+            let why = "no command given; 'mote --help' lists them";
+            return Err(Error::Usage(why.to_owned()));
+        }
+        Some(Short('h') | Long("help")) => return Ok(Command::Print(HELP)),
+        Some(Short('V') | Long("version")) => return Ok(Command::Print(VERSION)),
         // As Firecracker is called, which has no commands.
         Some(Long(flag)) => {
             let flag = flag.to_owned();
-            api::parse(parser, Some(flag))
+            ("api", api::parse(parser, Some(flag)))
         }
         Some(Value(command)) => match command.to_str() {
-            Some("api") => api::parse(parser, None),
-            Some("ctl") => ctl::parse(parser),
-            Some("run") => run(parser, false),
-            Some("restore") => run(parser, true),
-            Some("demo") => demo(parser),
-            Some("doctor") => doctor(parser),
-            Some("merge") => merge_command(parser),
-            Some("help") => Ok(Command::Print(HELP)),
-            Some("version") => Ok(Command::Print(VERSION)),
-            _ => Err(Error::Usage(format!(
-                "there is no command '{}'; 'mote --help' lists them",
-                command.display()
-            ))),
+            Some("api") => ("api", api::parse(parser, None)),
+            Some("ctl") => ("ctl", ctl::parse(parser)),
+            Some("run") => ("run", run(parser, false)),
+            Some("restore") => ("restore", run(parser, true)),
+            Some("demo") => ("demo", demo(parser)),
+            Some("doctor") => ("doctor", doctor(parser)),
+            Some("merge") => ("merge", merge_command(parser)),
+            Some("help") => return Ok(Command::Print(HELP)),
+            Some("version") => return Ok(Command::Print(VERSION)),
+            _ => {
+                let why = format!(
+                    "there is no command '{}'; 'mote --help' lists them",
+                    command.display()
+                );
+                return Err(Error::Usage(why));
+            }
         },
-        Some(other) => Err(usage(other.unexpected())),
-    }
+        Some(other) => ("", Err(other.unexpected().into())),
+    };
+    parsed.map_err(|error| match error {
+        Error::Arguments(why) => {
+            let space = if command.is_empty() { "" } else { " " };
+            Error::Usage(format!("{why}; see 'mote{space}{command} --help'"))
+        }
+        error => error,
+    })
 }
 
 fn demo(mut parser: lexopt::Parser) -> Result<Command, Error> {
-    match parser.next().map_err(usage)? {
+    match parser.next()? {
         None => Ok(Command::Demo),
         Some(Short('h') | Long("help")) => Ok(Command::Print(HELP)),
-        Some(other) => Err(usage(other.unexpected())),
+        Some(other) => Err(other.unexpected().into()),
     }
 }
 
 fn doctor(mut parser: lexopt::Parser) -> Result<Command, Error> {
-    let wrong = |e: lexopt::Error| Error::Usage(format!("{e}; see 'mote doctor --help'"));
     let (mut images, mut json) = (Vec::new(), false);
-    while let Some(arg) = parser.next().map_err(wrong)? {
+    while let Some(arg) = parser.next()? {
         match arg {
             Short('h') | Long("help") => return Ok(Command::Print(DOCTOR_HELP)),
             Long("json") => json = true,
             Value(image) => images.push(image.into()),
-            other => return Err(wrong(other.unexpected())),
+            other => return Err(other.unexpected().into()),
         }
     }
     Ok(Command::Doctor(images, json))
@@ -252,18 +264,17 @@ fn doctor(mut parser: lexopt::Parser) -> Result<Command, Error> {
 
 fn merge_command(mut parser: lexopt::Parser) -> Result<Command, Error> {
     let mut paths = Vec::new();
-    while let Some(arg) = parser
-        .next()
-        .map_err(|e| usage_of("merge", &e.to_string()))?
-    {
+    while let Some(arg) = parser.next()? {
         match arg {
             Short('h') | Long("help") => return Ok(Command::Print(MERGE_HELP)),
             Value(path) => paths.push(path.into()),
-            other => return Err(usage_of("merge", &other.unexpected().to_string())),
+            other => return Err(other.unexpected().into()),
         }
     }
     match paths.len() {
-        0..3 => Err(usage_of("merge", "BASE, DIFF and INTO are needed")),
+        0..3 => Err(Error::Arguments(
+            "BASE, DIFF and INTO are needed".to_owned(),
+        )),
         _ => Ok(Command::Merge(paths)),
     }
 }
@@ -305,9 +316,16 @@ struct Flags {
     landlock: Option<u32>,
 }
 
+impl Flags {
+    /// How many drives of one kind there are.
+    fn count(&self, media: Media) -> usize {
+        self.drives.iter().filter(|d| d.media == media).count()
+    }
+}
+
 fn run(mut parser: lexopt::Parser, restore: bool) -> Result<Command, Error> {
     let mut flags = Flags::default();
-    while let Some(arg) = parser.next().map_err(usage)? {
+    while let Some(arg) = parser.next()? {
         let flag = match arg {
             Short('h') | Long("help") if restore => return Ok(Command::Print(RESTORE_HELP)),
             Short('h') | Long("help") => return Ok(Command::Print(RUN_HELP)),
@@ -316,7 +334,7 @@ fn run(mut parser: lexopt::Parser, restore: bool) -> Result<Command, Error> {
                 continue;
             }
             Long(name) => name.to_owned(),
-            other => return Err(usage(other.unexpected())),
+            other => return Err(other.unexpected().into()),
         };
         match flag.as_str() {
             "kernel" => set(&mut flags.kernel, &flag, path(&mut parser)?)?,
@@ -349,11 +367,12 @@ fn run(mut parser: lexopt::Parser, restore: bool) -> Result<Command, Error> {
                 set(&mut flags.on_no_space, &flag, named(&flag, what)?)?;
             }
             "disk" => {
-                let disk = config::parse_disk(&text(&mut parser)?, flags.drives.len());
+                let number = flags.count(Media::Disk);
+                let disk = config::parse_disk(&text(&mut parser)?, number);
                 flags.drives.push(named(&flag, disk)?);
             }
             "cdrom" => {
-                let id = format!("cdrom{}", flags.drives.len());
+                let id = format!("cdrom{}", flags.count(Media::CdRom));
                 let drive = Drive::new(Media::CdRom, path(&mut parser)?, id);
                 flags.drives.push(drive);
             }
@@ -419,7 +438,7 @@ fn process_flag(
             let least = number(&text(parser)?).and_then(landlock);
             set(&mut flags.landlock, flag, named(flag, least)?)?;
         }
-        _ => return Err(usage(Long(flag).unexpected())),
+        _ => return Err(Long(flag).unexpected().into()),
     }
     Ok(())
 }
@@ -442,7 +461,7 @@ fn merge_restore(mut flags: Flags) -> Result<Command, Error> {
         return Err(Error::Usage(format!("--{flag}: not for 'mote restore'")));
     }
     let directory = flags.directory.take();
-    let none = || Error::Usage("no snapshot given; see 'mote restore --help'".to_owned());
+    let none = || Error::Arguments("no snapshot given".to_owned());
     let directory = directory.ok_or_else(none)?;
     let verify = flags.verify;
     let record = flags.record.map(|until| (directory.clone(), until));
@@ -484,6 +503,7 @@ fn merge(flags: Flags) -> Result<VmConfig, Error> {
     };
     let mut drives = base.drives;
     drives.extend(flags.drives);
+    config::sort_drives(&mut drives);
     if let Some(what) = flags.on_no_space {
         drives.iter_mut().for_each(|drive| drive.on_no_space = what);
     }
@@ -635,11 +655,11 @@ pub(crate) fn number(text: &str) -> Result<u64, String> {
 }
 
 fn path(parser: &mut lexopt::Parser) -> Result<PathBuf, Error> {
-    parser.value().map(PathBuf::from).map_err(usage)
+    Ok(parser.value()?.into())
 }
 
 fn text(parser: &mut lexopt::Parser) -> Result<String, Error> {
-    parser.value().and_then(|v| v.string()).map_err(usage)
+    Ok(parser.value()?.string()?)
 }
 
 /// Puts the flag's name before what is wrong with its value.
@@ -653,15 +673,6 @@ fn set<T>(slot: &mut Option<T>, flag: &str, value: T) -> Result<(), Error> {
         return Err(Error::Usage(format!("--{flag} is given twice")));
     }
     Ok(())
-}
-
-/// What is wrong with the arguments of a command.
-pub(crate) fn usage_of(command: &str, why: &str) -> Error {
-    Error::Usage(format!("{why}; see 'mote {command} --help'"))
-}
-
-fn usage(error: lexopt::Error) -> Error {
-    Error::Usage(format!("{error}; see 'mote run --help'"))
 }
 
 #[cfg(test)]

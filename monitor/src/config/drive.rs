@@ -46,6 +46,8 @@ pub struct Drive {
     pub media: Media,
     /// Open it to read only.
     pub read_only: bool,
+    /// The guest finds it before all others.
+    pub root: bool,
     /// Make it with so many bytes if it is missing.
     pub create: Option<u64>,
     /// Bypass the host's page cache.
@@ -68,6 +70,7 @@ impl Drive {
             path,
             media,
             read_only: media == Media::CdRom,
+            root: false,
             create: None,
             direct: false,
             threads: 1,
@@ -78,13 +81,29 @@ impl Drive {
     }
 }
 
+/// Puts drives into the order in which a guest finds them: the root device, disks,
+/// CD-ROMs. So an installed system finds its disk where its installer put it, when
+/// the CD is gone.
+pub fn sort_drives(drives: &mut [Drive]) {
+    drives.sort_by_key(|drive| (!drive.root, drive.media == Media::CdRom));
+}
+
+/// Splits the value of a flag at its commas; two in a row stand for one that is
+/// part of a path.
+pub fn options(text: &str) -> Vec<String> {
+    // No argument has a zero byte in it.
+    let parts = text.replace(",,", "\0");
+    parts.split(',').map(|p| p.replace('\0', ",")).collect()
+}
+
 /// Parses the value of `--disk`: `PATH[,ro][,id=…][,size=8G,create][,direct]
-/// [,threads=N][,poll_us=N][,bw=10M][,ops=1000]`. A path with a comma in it cannot be given this way.
+/// [,threads=N][,poll_us=N][,bw=10M][,ops=1000]`, see [`options`].
 ///
 /// # Errors
 /// A text that says what is wrong, without naming the flag.
 pub fn parse_disk(text: &str, number: usize) -> Result<Drive, String> {
-    let mut parts = text.split(',');
+    let parts = options(text);
+    let mut parts = parts.iter().map(String::as_str);
     let path = parts.next().filter(|path| !path.is_empty());
     let path = path.ok_or_else(|| "no path given".to_owned())?;
     let mut drive = Drive::new(Media::Disk, path.into(), format!("disk{number}"));
@@ -160,6 +179,16 @@ mod tests {
             parse_disk("a,size=8G,create", 0).unwrap().create,
             Some(8 << 30)
         );
+        for (text, path) in [
+            ("a,,b,ro", "a,b"),
+            (",,", ","),
+            ("a,,,ro", "a,"),
+            ("a,,", "a,"),
+        ] {
+            let disk = parse_disk(text, 0).unwrap();
+            assert_eq!(disk.path, PathBuf::from(path), "{text}");
+            assert_eq!(disk.read_only, text.ends_with("ro"), "{text}");
+        }
         assert!(!disk.limiter.is_limiting());
         for limit in ["bw=10M", "ops=1", "bw=1,ops=1000000"] {
             let disk = parse_disk(&format!("a,{limit}"), 0).unwrap();

@@ -21,7 +21,7 @@ use super::machine::{check_cpus, check_memory};
 use super::nic::{check_tap, parse_mac};
 use super::{
     DEFAULT_MEMORY, Drive, HugePages, Media, Nic, POLL_US, TapSource, VmConfig, check_devices,
-    check_poll,
+    check_poll, sort_drives,
 };
 use crate::error::{Error, os_message};
 
@@ -324,27 +324,23 @@ impl File {
     /// Adds the drives. The root device comes first, and a kernel that is given
     /// is told so, as Firecracker does.
     fn add_drives(&self, config: &mut VmConfig) -> Result<(), (String, String)> {
-        let mut root = None;
         for (index, entry) in self.drives.iter().enumerate() {
             let at = |key: &str| format!("drives[{index}].{key}");
-            let drive = entry.drive().map_err(|(key, why)| (at(key), why))?;
-            if entry.is_root_device != Some(true) {
-                config.drives.push(drive);
-            } else if root.replace(drive).is_some() {
+            let mut drive = entry.drive().map_err(|(key, why)| (at(key), why))?;
+            drive.root = entry.is_root_device == Some(true);
+            if drive.root && config.drives.iter().any(|drive| drive.root) {
                 let why = "there is a root device already".to_owned();
                 return Err((at("is_root_device"), why));
             }
+            config.drives.push(drive);
         }
-        if let Some(drive) = root {
-            if config.kernel.is_some() || config.cmdline.is_some() {
-                let mode = if drive.read_only { "ro" } else { "rw" };
-                let cmdline = config
-                    .cmdline
-                    .as_deref()
-                    .unwrap_or(crate::config::DEFAULT_CMDLINE);
-                config.cmdline = Some(format!("{cmdline} root=/dev/vda {mode}"));
-            }
-            config.drives.insert(0, drive);
+        sort_drives(&mut config.drives);
+        let root = config.drives.first().filter(|drive| drive.root);
+        if let Some(drive) = root.filter(|_| config.kernel.is_some() || config.cmdline.is_some()) {
+            let mode = if drive.read_only { "ro" } else { "rw" };
+            let cmdline = config.cmdline.as_deref();
+            let cmdline = cmdline.unwrap_or(crate::config::DEFAULT_CMDLINE);
+            config.cmdline = Some(format!("{cmdline} root=/dev/vda {mode}"));
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::drive::{Drive, Media, OnNoSpace, parse_disk};
+pub use self::drive::{Drive, Media, OnNoSpace, options, parse_disk, sort_drives};
 pub use self::file::{
     BootSource, DriveEntry, File, LoggerEntry, MachineConfig, MetricsEntry, NicEntry, from_json,
     parse, read_entries, read_file,

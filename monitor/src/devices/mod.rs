@@ -9,6 +9,7 @@ mod window;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -25,7 +26,7 @@ use vm_memory::MmapRegion;
 use vmm_sys_util::eventfd::EventFd;
 
 pub use self::window::{VirtioWindow, windows};
-use crate::config::{MAX_DEVICES, VmConfig};
+use crate::config::{Drive, MAX_DEVICES, VmConfig};
 use crate::counts::Counts;
 use crate::error::{Error, kvm};
 use crate::host::memory::GuestRam;
@@ -177,7 +178,8 @@ impl Devices {
         let region = Arc::new(region);
         let mut slots = Vec::with_capacity(count);
         for drive in &config.drives {
-            let (device, mut work) = drive::open(drive, config.cpus, (ram, dirty))?;
+            let opened = drive::open(drive, config.cpus, (ram, dirty));
+            let (device, mut work) = opened.map_err(|error| twice(drive, &slots, error))?;
             if config.changes {
                 // The image may grow, but its worker's filter cannot.
                 work.end = u64::MAX;
@@ -458,7 +460,9 @@ impl Devices {
             if *id != here.id {
                 let here = here.id;
                 return Err(format!(
-                    "device {id} was saved where {here} is now: give the same ids in the same order"
+                    "device {id} was saved where {here} is now: give the same ids in the same order, \
+                     disks before CD-ROMs; a CD-ROM saved before a disk is given as \
+                     --disk PATH,ro,id={id}"
                 ));
             }
             if saved.read_only != here.read_only {
@@ -487,6 +491,29 @@ impl Devices {
         self.slots
             .iter()
             .for_each(|slot| slot.endpoint().power_cycle());
+    }
+}
+
+/// `error`, or that it comes from an image that the VM has in another drive.
+fn twice(drive: &Drive, slots: &[Arc<Slot>], error: Error) -> Error {
+    let Ok(image) = std::fs::metadata(&drive.path) else {
+        return error;
+    };
+    let same = |slot: &&Arc<Slot>| {
+        // SAFETY: the descriptor belongs to the slot, which is alive.
+        let other = unsafe { BorrowedFd::borrow_raw(slot.backend()) };
+        let other = rustix::fs::fstat(other);
+        other.is_ok_and(|other| (other.st_dev, other.st_ino) == (image.dev(), image.ino()))
+    };
+    match slots.iter().find(same) {
+        Some(slot) => {
+            let why = format!(
+                "is drive {} of this VM, too: only drives that cannot write may share it",
+                slot.name
+            );
+            Error::Input("drive", drive.path.clone(), why)
+        }
+        None => error,
     }
 }
 

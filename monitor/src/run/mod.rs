@@ -343,7 +343,7 @@ impl Machine {
         control.ended(&self);
         // Gives the terminal back before anything is printed.
         self.console.close();
-        self.tell_marker();
+        self.tell_marker(config);
         if config.timings {
             console::say(&self.shared.timings.table());
         }
@@ -405,9 +405,11 @@ impl Machine {
         }
     }
 
-    /// Says, once, when the guest wrote the boot marker.
-    fn tell_marker(&self) {
-        if let Some(us) = self.shared.take_marker() {
+    /// Says, once, when the guest wrote the boot marker, to those who ask for times.
+    fn tell_marker(&self, config: &VmConfig) {
+        if config.timings
+            && let Some(us) = self.shared.take_marker()
+        {
             console::say(&format!("mote: boot marker after {us} us\n"));
         }
     }
@@ -426,7 +428,7 @@ impl Machine {
             // On a terminal the line would land in the guest's own: it waits
             // for the end there.
             if self.console.escape.is_none() {
-                self.tell_marker();
+                self.tell_marker(config);
             }
             if let Err(error) = self.record(false) {
                 // The guest has nothing to do with it.

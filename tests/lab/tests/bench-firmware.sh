@@ -16,7 +16,7 @@ measure() {
     name=$1
     shift
     for _ in 1 2 3 4 5; do
-        timeout 60 mote run --memory 512M "$@" </dev/null >/dev/null 2>/tmp/err || tail -n 3 /tmp/err
+        timeout 60 mote run --timings --memory 512M "$@" </dev/null >/dev/null 2>/tmp/err || tail -n 3 /tmp/err
         sed -n 's/^mote: boot marker after \([0-9]*\) us$/\1/p' /tmp/err
     done | sort -n >/tmp/times
     median=$(sed -n 3p /tmp/times)

@@ -18,7 +18,7 @@ says() {
 
 installs() {
     machine --disk "/tmp/disk,size=256M,create" --cdrom /lab/install.iso &&
-        says 'mote: cdrom1: Install' 'init: install' 'init: reboot' \
+        says 'mote: cdrom0: Install' 'init: install' 'init: reboot' \
             'mote: disk0: Debian GNU/Linux' 'init: installed' 'init: and the CD is there'
 }
 boots() { machine --disk /tmp/disk && says 'mote: disk0: Debian GNU/Linux' 'init: installed' 'init: boot'; }
