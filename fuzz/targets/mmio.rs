@@ -121,9 +121,13 @@ impl Slot {
     fn write(&mut self, at: u64, data: &[u8]) -> Effect {
         let registers = self.endpoint.transport().registers();
         let healthy = registers.is_healthy();
-        let activation = registers.activation(&[]);
+        let mut activation = registers.activation(&[]);
+        let selected = registers.state().queue_select as usize;
         let effect = self.endpoint.write(at, data);
         let registers = self.endpoint.transport().registers();
+        if effect == Effect::QueueStopped {
+            activation.queues[selected] = None;
+        }
         if healthy && effect != Effect::Reset {
             assert_eq!(registers.activation(&[]), activation, "moved while active");
         }

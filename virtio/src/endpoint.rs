@@ -19,6 +19,10 @@ pub enum Effect {
     /// The device was reset. Nothing has to be done; a worker that is told
     /// later finds it [`Stopped`](crate::Step::Stopped).
     Reset,
+    /// A queue was stopped, and the device with the others is started again:
+    /// wake its workers, and raise the interrupt once, as after a
+    /// [`resume`](Endpoint::resume).
+    QueueStopped,
     /// Raise the interrupt: the driver has to look at status and config.
     Interrupt,
 }
@@ -88,6 +92,15 @@ impl<'m> Endpoint<'m> {
                 self.transport.finish_reset();
                 self.show_config(false);
                 Effect::Reset
+            }
+            Action::StopQueue => {
+                // What a worker is at is answered before, and shown before.
+                self.pause();
+                self.transport.finish_queue_stop();
+                match self.resume() {
+                    Effect::Started => Effect::QueueStopped,
+                    other => other,
+                }
             }
             Action::ConfigWrite { offset, data, len } => {
                 let features = self.transport.registers().negotiated();

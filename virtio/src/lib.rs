@@ -85,6 +85,8 @@ mod endpoint;
 mod endpoint_test;
 mod error;
 pub mod features;
+#[cfg(test)]
+mod habits_test;
 mod memory;
 pub mod net;
 mod queue;

@@ -301,6 +301,10 @@ impl Devices {
                     .unwrap_or_else(PoisonError::into_inner);
                 return Some((!*connected).then_some(Connect(index)));
             }
+            Effect::QueueStopped => {
+                slot.ring();
+                slot.raise();
+            }
             Effect::Interrupt => slot.raise(),
             Effect::None | Effect::Reset => {}
         }

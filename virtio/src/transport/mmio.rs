@@ -36,6 +36,9 @@ pub enum Action {
     /// Stop and reset the device, then call [`MmioTransport::finish_reset`];
     /// until then every store is ignored.
     Stop,
+    /// Stop the selected queue of the device for good, then call
+    /// [`MmioTransport::finish_queue_stop`].
+    StopQueue,
     /// A doorbell that was not an eventfd: let a worker look at this queue.
     Notify(u16),
     /// Give bytes to the device's configuration space.
@@ -142,13 +145,13 @@ impl MmioTransport {
             }
             // No shared memory regions: every one of them has length -1.
             reg::VIRTIO_MMIO_SHM_SEL => true,
-            reg::VIRTIO_MMIO_QUEUE_READY => registers.set_queue_ready(value),
+            reg::VIRTIO_MMIO_QUEUE_READY => return act(registers.set_queue_ready(value)),
             reg::VIRTIO_MMIO_QUEUE_NOTIFY => return self.notify(value),
             reg::VIRTIO_MMIO_INTERRUPT_ACK => {
                 registers.acknowledge(value);
                 true
             }
-            reg::VIRTIO_MMIO_STATUS => return self.write_status(value),
+            reg::VIRTIO_MMIO_STATUS => return act(registers.set_status(value)),
             _ => self.write_queue_register(at, value),
         };
         accepted.then_some(Action::None)
@@ -174,15 +177,6 @@ impl MmioTransport {
         (ready && self.registers.is_healthy()).then_some(Action::Notify(queue))
     }
 
-    fn write_status(&mut self, value: u32) -> Option<Action> {
-        match self.registers.set_status(value) {
-            Transition::None => Some(Action::None),
-            Transition::Start => Some(Action::Start),
-            Transition::Stop => Some(Action::Stop),
-            Transition::Rejected => None,
-        }
-    }
-
     fn write_config(&self, offset: usize, bytes: &[u8]) -> Option<Action> {
         let end = offset.checked_add(bytes.len())?;
         if end > self.config.len() || !matches!(bytes.len(), 1 | 2 | 4 | 8) {
@@ -199,6 +193,12 @@ impl MmioTransport {
     /// Ends a reset: power-on registers, page up to date.
     pub fn finish_reset(&mut self) {
         self.registers.finish_reset();
+        self.publish();
+    }
+
+    /// Ends the stop of the selected queue: only now does the page say so.
+    pub fn finish_queue_stop(&mut self) {
+        self.registers.finish_queue_stop();
         self.publish();
     }
 
@@ -295,6 +295,17 @@ impl MmioTransport {
         for (at, value) in values {
             self.window.set(at as usize, value);
         }
+    }
+}
+
+/// What the owner has to do; `None` if the driver may not make the store.
+fn act(transition: Transition) -> Option<Action> {
+    match transition {
+        Transition::None => Some(Action::None),
+        Transition::Start => Some(Action::Start),
+        Transition::Stop => Some(Action::Stop),
+        Transition::StopQueue => Some(Action::StopQueue),
+        Transition::Rejected => None,
     }
 }
 

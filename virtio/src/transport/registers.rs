@@ -2,8 +2,8 @@
 //! by every transport (virtio 1.2, 2.1, 2.2, 3.1).
 //!
 //! Nothing a driver writes here is trusted or acted upon before DRIVER_OK,
-//! and nothing can be changed after it: the queues a device runs on are a
-//! copy taken at that moment.
+//! and nothing can be changed after it, except that a queue can be stopped: the
+//! queues a device runs on are a copy taken at that moment.
 
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_DRIVER_OK,
@@ -28,7 +28,7 @@ const INTERRUPT_CONFIG: u32 = 2;
 /// Most queues a device may have.
 const MAX_QUEUES: usize = 256;
 
-/// What a write to the status register led to.
+/// What a write to the status or to a queue's ready register led to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transition {
     /// Nothing outside the registers.
@@ -39,6 +39,8 @@ pub enum Transition {
     Start,
     /// The driver asks for a reset.
     Stop,
+    /// The driver asks for the end of the selected queue.
+    StopQueue,
 }
 
 /// One queue's registers, as saved.
@@ -198,19 +200,39 @@ impl Registers {
         if !self.has(DRIVER) || self.has_any(DRIVER_OK | FAILED) || self.resetting {
             return None;
         }
+        self.selected_queue()
+    }
+
+    fn selected_queue(&mut self) -> Option<&mut QueueRegistersV1> {
         let selected = usize::try_from(self.state.queue_select).ok()?;
         self.state.queues.get_mut(selected)
     }
 
-    /// The driver marks the selected queue ready or not; false if it may not.
-    pub fn set_queue_ready(&mut self, value: u32) -> bool {
-        let Some(queue) = self.open_queue() else {
-            return false;
+    /// The driver marks the selected queue ready, or wants it to be so no more
+    /// and may wait for that (4.2.2.2): it can in every state.
+    pub fn set_queue_ready(&mut self, value: u32) -> Transition {
+        let running = self.has(DRIVER_OK);
+        let queue = match value {
+            0 if !self.resetting => self.selected_queue(),
+            1 => self.open_queue(),
+            _ => None,
         };
-        if value <= 1 {
-            queue.ready = value == 1;
+        match queue {
+            None => Transition::Rejected,
+            Some(queue) if running && queue.ready => Transition::StopQueue,
+            Some(queue) => {
+                queue.ready = value == 1;
+                Transition::None
+            }
         }
-        value <= 1
+    }
+
+    /// Ends what [`Transition::StopQueue`] began: the device has let go of the
+    /// selected queue, which stays stopped until a reset.
+    pub fn finish_queue_stop(&mut self) {
+        if let Some(queue) = self.selected_queue() {
+            queue.ready = false;
+        }
     }
 
     /// The driver changes the selected queue's size or addresses by `change`;

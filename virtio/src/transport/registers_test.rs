@@ -28,7 +28,7 @@ fn started() -> Registers {
         queue.size = 64;
         queue.used = 0x3000;
     }));
-    assert!(registers.set_queue_ready(1));
+    assert_eq!(registers.set_queue_ready(1), Transition::None);
     assert_eq!(registers.set_status(0xf), Transition::Start);
     registers
 }
@@ -116,8 +116,7 @@ fn queues_are_frozen_after_activation() {
     for queue in 0..3 {
         registers.select_queue(queue);
         assert!(!registers.configure_queue(|queue| queue.size = 1));
-        assert!(!registers.set_queue_ready(0));
-        assert!(!registers.set_queue_ready(1));
+        assert_eq!(registers.set_queue_ready(1), Transition::Rejected);
     }
     assert_eq!(registers.activation(&[]), before);
     // Also when the device needs a reset, and while it is being reset.
@@ -128,17 +127,38 @@ fn queues_are_frozen_after_activation() {
     assert_eq!(registers.activation(&[]), before);
 }
 
+/// One can be stopped, and then stays so: what it is told to be says nothing
+/// to a device that runs.
+#[test]
+fn a_running_queue_is_stopped_when_the_device_says_so() {
+    let mut registers = started();
+    assert_eq!(registers.set_queue_ready(0), Transition::StopQueue);
+    assert!(
+        registers.queue_ready(),
+        "not before the device has stopped it"
+    );
+    registers.finish_queue_stop();
+    assert!(!registers.queue_ready() && registers.is_healthy());
+    assert_eq!(registers.activation(&[]).queues, [None, None]);
+    assert_eq!(registers.set_queue_ready(1), Transition::Rejected);
+    assert!(!registers.configure_queue(|queue| queue.size = 1));
+    assert_eq!(registers.set_queue_ready(0), Transition::None);
+    let mut restored = self::registers();
+    restored.restore(registers.state()).unwrap();
+    assert_eq!(restored.set_queue_ready(1), Transition::Rejected);
+}
+
 #[test]
 fn a_ready_queue_is_frozen_until_it_is_not_ready() {
     let mut registers = registers();
     assert!(!registers.configure_queue(|queue| queue.size = 1));
     registers.set_status(3);
     assert!(registers.configure_queue(|queue| queue.size = 8));
-    assert!(registers.set_queue_ready(1));
+    assert_eq!(registers.set_queue_ready(1), Transition::None);
     assert!(registers.queue_ready());
     assert!(!registers.configure_queue(|queue| queue.size = 1));
-    assert!(!registers.set_queue_ready(2));
-    assert!(registers.set_queue_ready(0));
+    assert_eq!(registers.set_queue_ready(2), Transition::Rejected);
+    assert_eq!(registers.set_queue_ready(0), Transition::None);
     assert!(registers.configure_queue(|queue| queue.size = 4));
     registers.select_queue(2);
     assert!(!registers.configure_queue(|queue| queue.size = 1));
