@@ -12,7 +12,7 @@ use libfuzzer_sys::fuzz_target;
 use mote::api::Options;
 use mote::api::http::{MAX_HEAD, Method, Parsed, Request, Response, parse};
 use mote::api::router::{Files, State, Verdict, Vm};
-use mote::config::{self, Drive, SnapshotKind};
+use mote::config::{self, Drive, SnapshotKind, VmConfig};
 use mote::counts::Counts;
 use mote::error::Error;
 use mote_virtio::rate::RateLimiter;
@@ -31,9 +31,10 @@ fn exists(path: &Path) -> io::Result<()> {
 struct NoFiles;
 
 impl Files for NoFiles {
-    fn append(&self, path: &Path) -> io::Result<File> {
-        exists(path)?;
-        File::options().write(true).open("/dev/null")
+    fn append(&self, what: &'static str, path: &Path, _: &VmConfig) -> Result<File, Error> {
+        let null = || File::options().write(true).open("/dev/null");
+        let file = exists(path).and_then(|()| null());
+        file.map_err(|e| Error::file(what, path, &e))
     }
 
     fn check_kernel(&self, kernel: &Path, _: Option<&Path>) -> Result<(), Error> {

@@ -1,7 +1,6 @@
 //! What single requests say about a VM: how it is to be, and what is to change.
 
 use std::fs;
-use std::io;
 use std::path::Path;
 use std::time::Instant;
 
@@ -12,7 +11,6 @@ use crate::config::{
     BootSource, DriveEntry, DrivePatch, File, LoggerEntry, MachineConfig, MachinePatch,
     MetricsEntry, NicEntry, NicPatch, SerialTo,
 };
-use crate::error::Error;
 
 impl State {
     /// Takes a change if what is described then is sound.
@@ -108,15 +106,18 @@ impl State {
     }
 
     fn append(&self, what: &'static str, path: &Path) -> Result<fs::File, String> {
-        let failed = |e: io::Error| Error::file(what, path, &e).to_string();
-        self.files.append(path).map_err(failed)
+        let config = self.with_options(self.file.config().map_err(faulty)?);
+        let file = self.files.append(what, path, &config);
+        file.map_err(|e| e.to_string())
     }
 
     pub(super) fn put_serial(&mut self, entry: SerialEntry) -> Done {
         if entry.rate_limiter.is_some() {
             return Err("rate_limiter: Mote does not limit serial output.".to_owned());
         }
-        self.serial = entry.serial_out_path.map(SerialTo::File);
+        self.serial = entry
+            .serial_out_path
+            .map(|path| SerialTo::File(path).into());
         Ok(Response::done())
     }
 

@@ -1,13 +1,15 @@
 //! The log, in Firecracker's form, bounded: no place in the program can fill a
 //! disk with it, whoever makes it speak, and all together cannot either.
 
-use std::fs::{File, OpenOptions};
-use std::io;
+use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
+
+use crate::config::VmConfig;
+use crate::error::Error;
+use crate::host::files::Output;
 
 /// Lines that one place may write in a window.
 const OF_PLACE: u32 = 64;
@@ -113,9 +115,14 @@ impl Log {
         self.show_level = show_level;
     }
 
+    /// The file that lines go to.
+    pub fn file(&self) -> Option<&File> {
+        self.to.as_ref()
+    }
+
     /// Number of its descriptor.
     pub fn number(&self) -> Option<RawFd> {
-        self.to.as_ref().map(AsRawFd::as_raw_fd)
+        self.file().map(AsRawFd::as_raw_fd)
     }
 
     /// Lines that were left out.
@@ -180,19 +187,18 @@ impl Log {
     }
 }
 
-/// Opens a file or named pipe to add to, without ever waiting for a reader.
+/// Opens a file or named pipe to add to, of the VM that is described so far.
 ///
 /// # Errors
-/// It cannot be opened or made.
-pub fn open(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.append(true).create(true);
-    options.custom_flags(libc::O_NONBLOCK).mode(0o600);
-    match options.open(path) {
-        // A pipe without a reader: it keeps what fits until there is one.
-        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => options.read(true).open(path),
-        other => other,
-    }
+/// See [`Output::open`].
+pub fn open(what: &'static str, path: &Path, of: &VmConfig) -> Result<File, Error> {
+    let output = Output {
+        what,
+        path,
+        append: true,
+        mode: 0o600,
+    };
+    output.open(of)
 }
 
 fn monotonic() -> Timespec {
@@ -238,7 +244,8 @@ mod tests {
     fn a_log_is_bounded() {
         let path = std::env::temp_dir().join(format!("mote-log-{}", std::process::id()));
         let mut log = Log::nowhere("vm");
-        log.configure(Some(open(&path).unwrap()), None, true);
+        let file = open("log", &path, &VmConfig::default()).unwrap();
+        log.configure(Some(file), None, true);
         for round in 0..1000 {
             log.line(Place::Request, Level::Info, &format!("request {round}\nx"));
             log.line(Place::Fault, Level::Error, "fault");

@@ -200,9 +200,14 @@ impl Metrics {
         self.to = Some(file);
     }
 
-    /// Number of the descriptor of where lines go.
+    /// The file that lines go to.
+    pub fn file(&self) -> Option<&File> {
+        self.to.as_ref()
+    }
+
+    /// Number of its descriptor.
     pub fn number(&self) -> Option<RawFd> {
-        self.to.as_ref().map(AsRawFd::as_raw_fd)
+        self.file().map(AsRawFd::as_raw_fd)
     }
 
     /// All counts now.

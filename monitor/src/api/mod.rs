@@ -55,7 +55,7 @@ use self::http::Response;
 use self::log::{Level, Place};
 use self::router::{HostFiles, State, Verdict};
 use self::server::Server;
-use crate::config::{LoggerEntry, MetricsEntry, OnReset, SerialTo, VmConfig};
+use crate::config::{LoggerEntry, MetricsEntry, OnReset, Serial, VmConfig};
 use crate::config::{Mode, Policy};
 use crate::error::{Error, exit};
 use crate::host::signals;
@@ -90,7 +90,7 @@ pub struct Options {
     /// the processor time of it and of its parents.
     pub begun: (Option<u64>, u64),
     /// The serial console, unless the API says otherwise.
-    pub serial: Option<SerialTo>,
+    pub serial: Option<Serial>,
     /// What a guest's reset does.
     pub on_reset: Option<OnReset>,
     /// How long a guest may take to shut down when a signal asks for the end.
@@ -221,6 +221,7 @@ fn start(
 ) -> Result<Machine, Failed> {
     let failed = |fatal| move |error| Failed { error, fatal };
     timings.mark("wait for InstanceStart");
+    state.check_outputs(config).map_err(failed(false))?;
     let source = run::source(config).map_err(failed(false))?;
     let opened = Opened::open(config, source, Arc::clone(wake), None).map_err(failed(false))?;
     slots.extend(state.log.number().map(|number| (Slot::Log, number)));

@@ -2,7 +2,6 @@
 //! configured, and to one that runs. It knows no socket and no KVM.
 
 use std::fs;
-use std::io;
 use std::path::Path;
 use std::time::Instant;
 
@@ -14,9 +13,9 @@ use super::http::{Method, Request, Response};
 use super::log::{self, Level, Log, Place};
 use crate::boot::Source;
 use crate::config::SnapshotKind;
-use crate::config::{Drive, File, MachineConfig, OnReset, SerialTo, VmConfig, from_json};
+use crate::config::{Drive, File, MachineConfig, OnReset, Serial, VmConfig, from_json};
 use crate::error::Error;
-use crate::host::disk;
+use crate::host::{disk, files};
 
 /// The version of Firecracker's API that is spoken here.
 const FIRECRACKER: &str = "1.16.1";
@@ -79,11 +78,12 @@ pub trait Vm {
 
 /// What a request needs of the host's files before the start.
 pub trait Files {
-    /// Opens a file or named pipe to add to, making it if it is missing.
+    /// Opens a file or named pipe to add to, making it if it is missing, for
+    /// the VM that has been described so far.
     ///
     /// # Errors
-    /// It cannot be opened.
-    fn append(&self, path: &Path) -> io::Result<fs::File>;
+    /// It cannot be opened, or is none to write to.
+    fn append(&self, what: &'static str, path: &Path, of: &VmConfig) -> Result<fs::File, Error>;
     /// Whether a kernel and an initrd can be opened.
     ///
     /// # Errors
@@ -100,8 +100,8 @@ pub trait Files {
 pub struct HostFiles;
 
 impl Files for HostFiles {
-    fn append(&self, path: &Path) -> io::Result<fs::File> {
-        log::open(path)
+    fn append(&self, what: &'static str, path: &Path, of: &VmConfig) -> Result<fs::File, Error> {
+        log::open(what, path, of)
     }
 
     fn check_kernel(&self, kernel: &Path, initrd: Option<&Path>) -> Result<(), Error> {
@@ -127,7 +127,7 @@ pub struct State {
     pub(super) options: Options,
     pub(super) files: Box<dyn Files>,
     pub(super) file: File,
-    pub(super) serial: Option<SerialTo>,
+    pub(super) serial: Option<Serial>,
     /// The VM that runs.
     running: Option<Box<VmConfig>>,
     /// The log.
@@ -406,6 +406,25 @@ impl State {
         Ok(self.with_options(config))
     }
 
+    /// Refuses a log or metrics that are a file of the VM, which may have been
+    /// named after them.
+    ///
+    /// # Errors
+    /// They are, and which.
+    pub fn check_outputs(&self, config: &VmConfig) -> Result<(), Error> {
+        let log = self.file.logger.as_ref();
+        let log = log.and_then(|entry| Some((entry.log_path.as_deref()?, self.log.file()?)));
+        let metrics = self.file.metrics.as_ref();
+        let metrics = metrics.and_then(|entry| Some((&*entry.metrics_path, self.metrics.file()?)));
+        for (what, output) in [("log", log), ("metrics", metrics)] {
+            if let Some((path, file)) = output {
+                let found = file.metadata().map_err(|e| Error::file(what, path, &e))?;
+                files::refuse_input(what, (path, &found), config)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Adds what else has been said.
     pub(super) fn with_options(&self, mut config: VmConfig) -> VmConfig {
         let options = &self.options;
@@ -419,6 +438,7 @@ impl State {
             (None, None) => OnReset::Restart,
         };
         config.changes = true;
+        config.config_file.clone_from(&options.config_file);
         config.graceful = options.graceful;
         config.timings = options.timings;
         config.kvm_fd = options.kvm_fd;

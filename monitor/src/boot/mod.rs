@@ -9,7 +9,6 @@ mod linux;
 mod pvh;
 mod sniff;
 
-use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 
@@ -20,6 +19,7 @@ pub(crate) use self::image::{Image, Mapped};
 use crate::config::{DEFAULT_CMDLINE, HugePages, VmConfig, check_memory};
 use crate::error::Error;
 use crate::host::memory::{self, GuestRam, PAGE};
+use crate::host::random_id;
 use crate::host::uffd::Pager;
 use crate::layout;
 use crate::vm::regs::Entry;
@@ -322,21 +322,6 @@ fn read_working_set(path: &Path) -> Result<Option<(PathBuf, Vec<u8>)>, Error> {
     let mut bytes = vec![0; image.head(MAX_STATE as u64)];
     image.read(0, &mut bytes)?;
     Ok(Some((path.to_owned(), bytes)))
-}
-
-/// An identity that nothing else has.
-///
-/// # Errors
-/// The kernel has no randomness, which it always has.
-pub(crate) fn random_id() -> Result<[u8; 16], Error> {
-    let mut id = [0; 16];
-    // SAFETY: a live array of this length.
-    let got = unsafe { libc::getrandom(id.as_mut_ptr().cast(), id.len(), 0) };
-    if got == 16 {
-        Ok(id)
-    } else {
-        Err(Error::System("getrandom", io::Error::last_os_error()))
-    }
 }
 
 /// What boot parameters tell, apart from the kernel itself.

@@ -48,7 +48,8 @@ Firecracker's options:
 Mote's own:
   --api-fd N          The listening socket is descriptor N
   --allow-path DIR    Open files only beneath DIR (may be given more than once)
-  --serial WHERE      stdio, file:PATH, pty, socket:PATH or none [default: stdio]
+  --serial WHERE      stdio, file:PATH[,append], pty, socket:PATH or none
+                      [default: stdio]
   --metrics-period SECONDS  Write metrics so often while the VM runs, besides
                       at its start and end [default: 60]
   --on-reset WHAT     A guest's reset has to restart it, or to exit with code 7

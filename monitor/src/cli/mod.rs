@@ -83,7 +83,8 @@ Options:
                    some, or 2M, those that it has set aside
   --prefault       Take all guest memory before the guest runs
   --cpus N         vCPUs, 1 to 32                        [default: 1]
-  --serial WHERE   stdio, file:PATH, pty, socket:PATH or none  [default: stdio]
+  --serial WHERE   stdio, file:PATH, pty, socket:PATH or none  [default: stdio].
+                   A file is replaced, unless it is file:PATH,append
   --on-enospc WHAT When the host's disk is full, a write to any disk of the
                    guest has to pause until there is room, or to fail with an
                    error                                  [default: pause]
@@ -295,7 +296,7 @@ struct Flags {
     huge_pages: Option<HugePages>,
     prefault: bool,
     cpus: Option<u8>,
-    serial: Option<config::SerialTo>,
+    serial: Option<config::Serial>,
     on_reset: Option<OnReset>,
     on_no_space: Option<OnNoSpace>,
     graceful: Option<Duration>,
@@ -512,6 +513,7 @@ fn merge(flags: Flags) -> Result<VmConfig, Error> {
     config::check_devices(&drives, &nics).map_err(Error::Usage)?;
     let sandbox = policy(flags.no_sandbox, flags.seccomp, flags.landlock)?;
     let config = VmConfig {
+        config_file: flags.file,
         drives,
         nics,
         cmdline_devices: flags.cmdline_devices,
@@ -691,7 +693,7 @@ mod tests {
         };
         assert_eq!(config.kernel, Some("k".into()));
         assert_eq!((config.memory, config.cpus), (1 << 30, 4));
-        assert_eq!(config.serial, config::SerialTo::None);
+        assert_eq!(config.serial, config::SerialTo::None.into());
         assert_eq!(config.on_reset, OnReset::Exit);
     }
 

@@ -13,7 +13,7 @@ mod patch;
 mod policy;
 
 use std::os::fd::RawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -62,6 +62,21 @@ pub enum SerialTo {
     Socket(PathBuf),
     /// Nowhere.
     None,
+}
+
+/// The serial console.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Serial {
+    /// Where it goes.
+    pub to: SerialTo,
+    /// What is in a file stays, and output follows it.
+    pub append: bool,
+}
+
+impl From<SerialTo> for Serial {
+    fn from(to: SerialTo) -> Self {
+        Self { to, append: false }
+    }
 }
 
 /// What pages guest memory is made of.
@@ -157,6 +172,8 @@ pub enum BootFrom {
 /// Everything a VM is made of.
 #[derive(Clone, Debug)]
 pub struct VmConfig {
+    /// The file that said so.
+    pub config_file: Option<PathBuf>,
     /// A snapshot in the place of everything to boot from.
     pub restore: Option<Restore>,
     /// The kernel file.
@@ -185,7 +202,7 @@ pub struct VmConfig {
     /// Number of vCPUs, 1 to [`MAX_CPUS`].
     pub cpus: u8,
     /// The serial console.
-    pub serial: SerialTo,
+    pub serial: Serial,
     /// What a reset does.
     pub on_reset: OnReset,
     /// How long a guest may take to shut down when a signal asks for the end.
@@ -215,6 +232,7 @@ pub struct VmConfig {
 impl Default for VmConfig {
     fn default() -> Self {
         Self {
+            config_file: None,
             restore: None,
             kernel: None,
             initrd: None,
@@ -228,7 +246,7 @@ impl Default for VmConfig {
             huge_pages: HugePages::None,
             prefault: false,
             cpus: 1,
-            serial: SerialTo::Stdio,
+            serial: SerialTo::Stdio.into(),
             on_reset: OnReset::Restart,
             graceful: None,
             changes: false,
@@ -246,6 +264,27 @@ impl Default for VmConfig {
 }
 
 impl VmConfig {
+    /// Every file that is read, and what it is.
+    pub fn inputs(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let own = [
+            ("config file", &self.config_file),
+            ("kernel", &self.kernel),
+            ("initrd", &self.initrd),
+        ];
+        let own = own.map(|(what, path)| (what, path.as_deref()));
+        let saved = self.restore.as_ref().map_or([None; 3], |saved| {
+            let set = saved.working_set.as_deref();
+            [Some(&*saved.state), Some(&*saved.memory), set]
+        });
+        let saved = saved.map(|path| ("snapshot", path));
+        let drives = self.drives.iter().map(|drive| match drive.media {
+            Media::CdRom => ("CD-ROM", Some(&*drive.path)),
+            Media::Disk => ("disk", Some(&*drive.path)),
+        });
+        let all = own.into_iter().chain(saved).chain(drives);
+        all.filter_map(|(what, path)| Some((what, path?)))
+    }
+
     /// Checks that there is something to boot, and nothing said that has no
     /// meaning for it.
     ///
@@ -301,17 +340,28 @@ pub fn check_boot_entry(name: String) -> Result<String, String> {
 ///
 /// # Errors
 /// A text that says what is wrong, without naming the flag.
-pub fn parse_serial(text: &str) -> Result<SerialTo, String> {
-    match text.split_once(':') {
-        Some(("file", path)) if !path.is_empty() => Ok(SerialTo::File(path.into())),
-        Some(("socket", path)) if !path.is_empty() => Ok(SerialTo::Socket(path.into())),
-        None if text == "stdio" => Ok(SerialTo::Stdio),
-        None if text == "pty" => Ok(SerialTo::Pty),
-        None if text == "none" => Ok(SerialTo::None),
-        _ => Err(format!(
-            "'{text}' is none of stdio, file:PATH, pty, socket:PATH, none"
-        )),
+pub fn parse_serial(text: &str) -> Result<Serial, String> {
+    // Behind the path, which may have commas of its own.
+    let (rest, append) = match text.strip_suffix(",append") {
+        Some(rest) => (rest, true),
+        None => (text, false),
+    };
+    let to = match rest.split_once(':') {
+        Some(("file", path)) if !path.is_empty() => SerialTo::File(path.into()),
+        Some(("socket", path)) if !path.is_empty() => SerialTo::Socket(path.into()),
+        None if rest == "stdio" => SerialTo::Stdio,
+        None if rest == "pty" => SerialTo::Pty,
+        None if rest == "none" => SerialTo::None,
+        _ => {
+            return Err(format!(
+                "'{text}' is none of stdio, file:PATH[,append], pty, socket:PATH, none"
+            ));
+        }
+    };
+    if append && !matches!(to, SerialTo::File(_)) {
+        return Err(format!("'{text}': only a file can be appended to"));
     }
+    Ok(Serial { to, append })
 }
 
 /// Checks a set of devices: their number, and that no drive's identity and no

@@ -179,15 +179,15 @@ impl Opened {
         let devices = Devices::open(config, ram, dirty)?;
         signals::catch(&wake)?;
         vcpu::allow_kicks()?;
-        let (console, output) = console::open(&config.serial, clock)?;
+        let (mut console, output) = console::open(config, clock)?;
         let line = sandbox::event()?;
         let saving = config.snapshot.as_deref().map(Saving::open).transpose()?;
-        let record = config.record.as_ref();
-        let record = record.map(|(directory, until)| Recording::open(directory, *until));
-        let recording = record.transpose()?;
+        let recording = Recording::open(config)?;
+        // One that was passed in is ours from here on.
+        let host = Arc::new(vm::open_host(config.kvm_fd)?);
+        console.begin()?;
         Ok(Self {
-            // Last: one that was passed in is ours from here on.
-            host: Arc::new(vm::open_host(config.kvm_fd)?),
+            host,
             ram,
             dirty,
             // Like guest memory: no thread has to close its files at the end.

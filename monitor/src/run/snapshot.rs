@@ -12,11 +12,12 @@ use mote_snapshot::{
 };
 use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
 
-use crate::boot::{Saved, random_id};
+use crate::boot::Saved;
 use crate::config::SnapshotKind;
 use crate::error::Error;
 use crate::host::console;
 use crate::host::memory::GuestRam;
+use crate::host::random_id;
 use crate::layout;
 use crate::sandbox::{self, Slot, Thread};
 use crate::vm::{Shared, state};

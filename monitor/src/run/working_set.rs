@@ -3,18 +3,18 @@
 
 use std::fs::File;
 use std::os::fd::BorrowedFd;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::MainThread;
 use super::pages::{PageMap, Place};
-use crate::config::Until;
+use crate::config::{Until, VmConfig};
 use crate::error::Error;
+use crate::host::files;
 use crate::host::memory::{self, GuestRam};
 use crate::host::prefault::{Pages, WorkAhead};
 use crate::sandbox::{Slot, Thread};
 use crate::vm::Shared;
-use mote_snapshot::working_set::{CreateWorkingSet, Touched, encode};
+use mote_snapshot::working_set::{CreateWorkingSet, Touched, WORKING_SET, encode};
 use rustix::fs::{SeekFrom, seek};
 
 /// What a huge page holds, in bytes.
@@ -32,18 +32,26 @@ pub(super) struct Recording {
 }
 
 impl Recording {
-    /// Opens everything to do so for the snapshot in `directory`.
+    /// Opens everything to do so where `config` says, if it does.
     ///
     /// # Errors
-    /// Nothing can be written there, or there is no `/proc`.
-    pub(super) fn open(directory: &Path, until: Until) -> Result<Self, Error> {
+    /// Nothing can be written there, it would take the place of a file that the
+    /// VM reads, or there is no `/proc`.
+    pub(super) fn open(config: &VmConfig) -> Result<Option<Self>, Error> {
+        const WHAT: &str = "--record";
+        let Some((directory, until)) = &config.record else {
+            return Ok(None);
+        };
+        let path = directory.join(WORKING_SET);
+        if let Ok(found) = path.metadata() {
+            files::refuse_input(WHAT, (&path, &found), config)?;
+        }
         let create = CreateWorkingSet::begin(directory);
-        Ok(Self {
-            create: create
-                .map_err(|e| Error::Input("--record", directory.into(), e.to_string()))?,
-            until,
+        Ok(Some(Self {
+            create: create.map_err(|e| Error::Input(WHAT, directory.clone(), e.to_string()))?,
+            until: *until,
             started: None,
-        })
+        }))
     }
 
     /// The directory, which alone stays reachable.

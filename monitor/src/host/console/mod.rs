@@ -5,11 +5,10 @@ mod escape;
 mod output;
 mod terminal;
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::IsTerminal;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,8 +21,9 @@ pub use self::escape::{Escape, HELP, Typed};
 pub use self::output::Output;
 pub use self::terminal::restore;
 
-use crate::config::SerialTo;
+use crate::config::{Serial, SerialTo, VmConfig};
 use crate::error::{Error, os_message};
+use crate::host::files;
 use crate::timings::Timings;
 
 /// Where input comes from and how.
@@ -33,6 +33,8 @@ pub struct Console {
     /// What the serial port writes to, for waiting on it.
     output: Option<Arc<OwnedFd>>,
     listener: Option<UnixListener>,
+    /// The file whose bytes output replaces.
+    replaces: Option<PathBuf>,
     /// The socket's name, as long as it can be removed.
     path: Option<PathBuf>,
     /// The escape key, when a person types on a terminal.
@@ -47,8 +49,9 @@ pub struct Console {
 ///
 /// # Errors
 /// The file, socket or pseudo-terminal cannot be made.
-pub fn open(to: &SerialTo, clock: Option<&Arc<Timings>>) -> Result<(Console, Output), Error> {
+pub fn open(config: &VmConfig, clock: Option<&Arc<Timings>>) -> Result<(Console, Output), Error> {
     let mut console = Console {
+        replaces: None,
         input: None,
         output: None,
         listener: None,
@@ -56,15 +59,19 @@ pub fn open(to: &SerialTo, clock: Option<&Arc<Timings>>) -> Result<(Console, Out
         escape: None,
         _slave: None,
     };
-    let mut output = match to {
+    let mut output = match &config.serial.to {
         SerialTo::None => Output::nowhere(),
         SerialTo::Stdio => stdio(&mut console)?,
         SerialTo::File(path) => {
-            let mut options = OpenOptions::new();
-            options.write(true).create(true).truncate(true);
-            // A FIFO without a reader must not block start-up.
-            let file = options.custom_flags(libc::O_NONBLOCK).open(path);
-            let file = file.map_err(|e| Error::file("serial file", path, &e))?;
+            let output = files::Output {
+                what: "serial file",
+                path,
+                append: config.serial.append,
+                mode: 0o666,
+            };
+            let file = output.open(config)?;
+            let is_file = file.metadata().is_ok_and(|data| data.is_file());
+            console.replaces = (is_file && !config.serial.append).then(|| path.clone());
             console.send_to(Arc::new(file.into()))
         }
         SerialTo::Pty => {
@@ -96,8 +103,10 @@ pub fn open(to: &SerialTo, clock: Option<&Arc<Timings>>) -> Result<(Console, Out
 }
 
 /// Whether somebody sits at the console, who sees what is printed and types.
-pub fn has_person(to: &SerialTo) -> bool {
-    *to == SerialTo::Stdio && std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
+pub fn has_person(serial: &Serial) -> bool {
+    serial.to == SerialTo::Stdio
+        && std::io::stdin().is_terminal()
+        && std::io::stdout().is_terminal()
 }
 
 /// Says something on standard error, in one piece, for others may write there
@@ -197,6 +206,27 @@ impl Console {
     /// What output goes to, to wait until it can be written to.
     pub fn output(&self) -> Option<BorrowedFd<'_>> {
         self.output.as_ref().map(|fd| fd.as_fd())
+    }
+
+    /// Empties the file that output goes to, once nothing else can be refused,
+    /// and says so.
+    ///
+    /// # Errors
+    /// It cannot be emptied.
+    pub fn begin(&mut self) -> Result<(), Error> {
+        let (Some(path), Some(to)) = (self.replaces.take(), &self.output) else {
+            return Ok(());
+        };
+        let bytes = rustix::fs::fstat(to).map_or(0, |stat| stat.st_size);
+        let emptied = rustix::fs::ftruncate(to, 0);
+        emptied.map_err(|e| Error::file("serial file", &path, &e.into()))?;
+        if bytes > 0 {
+            let path = path.display();
+            say(&format!(
+                "mote: serial file {path}: {bytes} bytes are replaced; ',append' keeps them\n"
+            ));
+        }
+        Ok(())
     }
 
     fn send_to(&mut self, fd: Arc<OwnedFd>) -> Output {

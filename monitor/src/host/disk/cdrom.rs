@@ -12,6 +12,7 @@ use mote_virtio::blk::ReadAt;
 
 use super::vectored::{Way, transfer};
 use crate::error::Error;
+use crate::host::files::{Lock, lock};
 
 /// Bytes of a CD-ROM sector.
 const CD_SECTOR: u64 = 2048;
@@ -39,7 +40,7 @@ impl CdImage {
             let why = format!("has {size} bytes; not even one sector of {CD_SECTOR}");
             return Err(Error::Input(WHAT, path.into(), why));
         }
-        crate::host::disk::lock(&file, WHAT, path, false)?;
+        lock(&file, WHAT, path, Lock::Read)?;
         Ok(Self {
             file: Arc::new(file),
             empty: Arc::default(),

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use super::vectored::{Way, transfer, write};
 use crate::error::Error;
+use crate::host::files::{Lock, lock};
 
 const WHAT: &str = "disk";
 
@@ -76,7 +77,12 @@ impl DiskFile {
             create(path, size)?;
         }
         let file = open_regular(WHAT, path, !how.read_only, how.direct)?;
-        crate::host::disk::lock(&file, WHAT, path, !how.read_only)?;
+        let kind = if how.read_only {
+            Lock::Read
+        } else {
+            Lock::Write
+        };
+        lock(&file, WHAT, path, kind)?;
         let size = file
             .metadata()
             .map_err(|e| Error::file(WHAT, path, &e))?

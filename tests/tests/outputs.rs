@@ -1,0 +1,255 @@
+//! Files that Mote writes to: never one that a VM reads, by whatever name.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use mote_tests::files::{Scratch, fnv, noise};
+use mote_tests::{Client, Vm, guest, have_kvm, mote, run, tiny, wait_until};
+
+const INPUT: i32 = 3;
+
+/// The names that a file can be reached by.
+fn names(of: &Path, scratch: &Path) -> Vec<PathBuf> {
+    let stem = of.file_name().unwrap().to_str().unwrap();
+    let (hard, soft) = (
+        scratch.join(format!("{stem}.hard")),
+        scratch.join(format!("{stem}.soft")),
+    );
+    fs::hard_link(of, &hard).unwrap();
+    symlink(of, &soft).unwrap();
+    let dotted = of.parent().unwrap().join(".").join(stem);
+    vec![of.to_owned(), dotted, hard, soft]
+}
+
+/// A VM in `scratch` with a file of each kind that it reads; what is run, and
+/// these files.
+fn inputs(scratch: &Scratch) -> (Vec<(&'static str, PathBuf)>, PathBuf) {
+    let kernel = scratch.file("kernel", fs::read(guest("hello")).unwrap());
+    let initrd = scratch.file("initrd", noise(5000));
+    let disk = scratch.file("disk", noise(1 << 20));
+    let read_only = scratch.file("read-only", noise(1 << 20));
+    let config = scratch.join("vm.json");
+    let text = format!(
+        r#"{{"boot-source": {{"kernel_image_path": {kernel:?}, "initrd_path": {initrd:?}}},
+           "drives": [{{"drive_id": "a", "path_on_host": {disk:?}, "is_root_device": false}},
+                      {{"drive_id": "b", "path_on_host": {read_only:?}, "is_root_device": false,
+                        "is_read_only": true}}]}}"#
+    );
+    fs::write(&config, text).unwrap();
+    let files = vec![
+        ("kernel", kernel),
+        ("initrd", initrd),
+        ("disk", disk),
+        ("disk", read_only),
+        ("config file", config.clone()),
+    ];
+    (files, config)
+}
+
+/// Every way to write to a file, by a command for a VM of `config`.
+fn outputs(config: &Path, path: &Path) -> Vec<(Command, &'static str)> {
+    let path = path.to_str().unwrap();
+    let config = config.to_str().unwrap();
+    let serial = [format!("file:{path}"), format!("file:{path},append")];
+    let api = ["--no-api", "--config-file", config];
+    let mut all = Vec::new();
+    for to in &serial {
+        let mut command = mote(["run", "--config", config, "--serial"]);
+        command.arg(to);
+        all.push((command, "serial file"));
+        let mut command = mote(api);
+        command.args(["--serial", to]);
+        all.push((command, "serial file"));
+    }
+    for (flag, word) in [("--log-path", "log"), ("--metrics-path", "metrics")] {
+        let mut command = mote(api);
+        command.args([flag, path]);
+        all.push((command, word));
+    }
+    all
+}
+
+/// Flaw table line 41.
+#[test]
+fn no_output_goes_to_a_file_that_the_vm_reads() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let (files, config) = inputs(&scratch);
+    for (what, file) in files {
+        let before = fnv(&fs::read(&file).unwrap());
+        for name in names(&file, &scratch) {
+            for (mut command, word) in outputs(&config, &name) {
+                let end = run(&mut command);
+                assert!([2, INPUT].contains(&end.code), "{command:?}: {end:?}");
+                let is = format!("is this VM's {what}");
+                end.complains(&[word, name.to_str().unwrap(), &is]);
+                assert_eq!(fnv(&fs::read(&file).unwrap()), before, "{command:?}");
+            }
+        }
+    }
+}
+
+/// The same of a snapshot that is restored.
+#[test]
+fn no_output_goes_to_a_snapshot_that_is_restored() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let saved = scratch.join("saved");
+    fs::create_dir(&saved).unwrap();
+    let saved = saved.to_str().unwrap();
+    run(&mut tiny(
+        "memory",
+        ["--memory", "16M", "--snapshot", saved, "--then", "exit"],
+    ))
+    .expect(0);
+    run(mote(["restore", saved]).args(["--record", "marker"])).expect(0);
+    for name in ["state", "memory", "working-set"] {
+        let file = Path::new(saved).join(name);
+        let before = fnv(&fs::read(&file).unwrap());
+        for name in names(&file, &scratch) {
+            let to = format!("file:{}", name.display());
+            let end = run(mote(["restore", saved, "--serial"]).arg(to));
+            end.expect(INPUT)
+                .complains(&["serial file", "is this VM's snapshot"]);
+            assert_eq!(fnv(&fs::read(&file).unwrap()), before);
+        }
+    }
+    // What is recorded takes the place of no disk either.
+    let disk = Path::new(saved).join("working-set");
+    fs::write(&disk, noise(1 << 20)).unwrap();
+    let mut command = mote(["restore", saved, "--record", "marker", "--disk"]);
+    let end = run(command.arg(&disk));
+    end.expect(INPUT)
+        .complains(&["--record", "is this VM's disk"]);
+    assert!(disk.exists());
+}
+
+#[test]
+fn no_output_goes_to_another_vms_image() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let (_, config) = inputs(&scratch);
+    let image = scratch.file("image", noise(1 << 20));
+    for flags in [",ro", ""] {
+        let disk = format!("{}{flags}", image.display());
+        let mut vm = Vm::start(&mut tiny("spin", ["--disk", &disk]));
+        let pid = vm.pid();
+        wait_until("the drive is open", || {
+            assert!(!vm.has_ended());
+            let open = mote_tests::proc::descriptors(pid);
+            open.iter().any(|file| Path::new(file) == image)
+        });
+        for name in names(&image, &Scratch::new()) {
+            for (mut command, word) in outputs(&config, &name) {
+                let end = run(&mut command);
+                assert!([2, INPUT].contains(&end.code), "{command:?}: {end:?}");
+                end.complains(&[word, name.to_str().unwrap(), "in use by another VM"]);
+            }
+        }
+        assert!(fs::read(&image).unwrap() == noise(1 << 20));
+        vm.signal(libc::SIGTERM);
+        vm.end().expect(143);
+    }
+}
+
+/// A drive that is described after the log is the log.
+#[test]
+fn a_log_is_no_drive_that_is_named_later() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let socket = scratch.join("api.sock");
+    let image = scratch.file("image", noise(1 << 20));
+    let (image, kernel) = (image.to_str().unwrap(), guest("hello"));
+    let _vm = Vm::start(mote(["--api-sock"]).arg(&socket));
+    wait_until("the API is there", || {
+        std::os::unix::net::UnixStream::connect(&socket).is_ok()
+    });
+    let mut client = Client::connect(&socket);
+    client.put(
+        "/logger",
+        &format!(r#"{{"log_path": {image:?}, "level": "Off"}}"#),
+    );
+    client.put(
+        "/boot-source",
+        &format!(r#"{{"kernel_image_path": {kernel:?}}}"#),
+    );
+    let drive =
+        format!(r#"{{"drive_id": "a", "path_on_host": {image:?}, "is_root_device": false}}"#);
+    client.put("/drives/a", &drive);
+    let answer = client.request("PUT", "/actions", r#"{"action_type": "InstanceStart"}"#);
+    let why = &answer.expect(400).body;
+    assert!(why.contains("is this VM's disk"), "{why}");
+    assert!(fs::read(image).unwrap() == noise(1 << 20));
+}
+
+#[test]
+fn what_is_in_a_file_is_replaced_with_a_word_or_kept() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let log = scratch.file("a, log", "before\n");
+    let hello = |append: &str| {
+        let to = format!("file:{}{append}", log.display());
+        run(&mut tiny("hello", ["--serial", &to]))
+    };
+    let end = hello("");
+    end.expect(0);
+    let words = [
+        "serial file",
+        log.to_str().unwrap(),
+        "7 bytes are replaced",
+        ",append",
+    ];
+    end.complains(&words);
+    let once = fs::read_to_string(&log).unwrap();
+    assert!(!once.contains("before") && !once.is_empty(), "{once}");
+    assert_eq!(hello(",append").expect(0).complaints(), [""; 0]);
+    assert_eq!(fs::read_to_string(&log).unwrap(), once.repeat(2));
+    // Many may add to one file, but none may replace it meanwhile.
+    let to = format!("file:{}", log.display());
+    let appends = format!("{to},append");
+    let vm = Vm::start(&mut tiny("echo", ["--serial", &appends]));
+    wait_until("it appends", || {
+        fs::read_to_string(&log).unwrap().ends_with("ready\n")
+    });
+    assert_eq!(hello(",append").expect(0).complaints(), [""; 0]);
+    hello("").expect(INPUT).complains(&["in use by another VM"]);
+    vm.signal(libc::SIGTERM);
+    vm.end().expect(143);
+    for (to, word) in [
+        ("pty,append", "only a file"),
+        ("none,append", "only a file"),
+    ] {
+        run(&mut tiny("hello", ["--serial", to]))
+            .expect(2)
+            .complains(&["--serial", word]);
+    }
+}
+
+#[test]
+fn devices_are_written_to_and_disks_are_not() {
+    if !have_kvm() {
+        return;
+    }
+    run(&mut tiny("hello", ["--serial", "file:/dev/null"])).expect(0);
+    let Some(disk) = ["/dev/loop0", "/dev/sda", "/dev/vda", "/dev/nvme0n1"]
+        .into_iter()
+        .find(|path| fs::File::options().read(true).open(path).is_ok())
+    else {
+        return;
+    };
+    let to = format!("file:{disk}");
+    let end = run(&mut tiny("hello", ["--serial", &to]));
+    end.expect(INPUT).complains(&["is a block device"]);
+}
