@@ -4,15 +4,17 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use mote_tests::api::Server;
-use mote_tests::{Scratch, Vm, have_kvm, mote, run, tiny};
+use mote_tests::{Scratch, Vm, have_kvm, mote, run, tiny, wait_until};
 use serde_json::{Value, json};
 
 const PAGE: u64 = 4096;
@@ -196,6 +198,31 @@ fn pages_come_from_another_process() {
     // One word in each MiB is what this guest looks at.
     assert!((3600..10_000).contains(&served), "{served}");
     fs::remove_file(&socket).unwrap();
+}
+
+/// The right that a pager is handed is one to all of the VM's process, and so not
+/// for other users, whatever the path's permissions say.
+#[test]
+fn no_other_user_is_handed_the_process() {
+    if !can() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let (from, _, _) = saved(&scratch, "32M");
+    let socket = scratch.join("pager");
+    let listen = format!(
+        "use Socket; use POSIX; POSIX::setuid(12345); socket(S, AF_UNIX, SOCK_STREAM, 0); \
+         bind(S, pack_sockaddr_un('{0}.new')) or die; listen(S, 1); \
+         rename('{0}.new', '{0}'); accept(C, S); recv(C, $m, 1, 0); exit(length $m)",
+        socket.display()
+    );
+    fs::set_permissions(&*scratch, fs::Permissions::from_mode(0o777)).unwrap();
+    let mut stranger = Command::new("perl").args(["-e", &listen]).spawn().unwrap();
+    wait_until("the stranger listens", || socket.exists());
+    let end = run(mote(["restore", "--uffd"]).args([&socket, &from]));
+    end.expect(3).complains(&["uffd", "12345", "root"]);
+    // Not a byte, and no descriptor, which comes with one.
+    assert!(stranger.wait().unwrap().success());
 }
 
 /// All of them are asked for before the guest goes on.

@@ -4,6 +4,12 @@
 //!
 //! All of that is before the sandbox closes; afterwards pages come without any
 //! system call of this process.
+//!
+//! A userfaultfd is not a right to guest memory alone: its holder may register and
+//! fill any range of this process whose pages are not there yet, Mote's own too,
+//! and so take it over. To keep it and take pages over the socket would be tighter,
+//! but not what handlers for Firecracker speak; so it is handed only to a process
+//! that could do as much anyway: of the same user, or root.
 
 use std::fmt::Write as _;
 use std::io::{self, IoSlice};
@@ -14,7 +20,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::mm::{UserfaultfdFlags, userfaultfd};
+use rustix::net::sockopt::socket_peercred;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::process::{Uid, geteuid};
 use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
 
 use super::memory::{GuestRam, PAGE};
@@ -64,9 +72,13 @@ impl Pager {
     /// Connects to the one that listens at `path`.
     ///
     /// # Errors
-    /// Nobody listens there, or this process may have no userfaultfd.
+    /// Nobody listens there, or another user does, or this process may have no
+    /// userfaultfd.
     pub(crate) fn connect(path: &Path) -> Result<Self, Error> {
-        let socket = UnixStream::connect(path).map_err(|e| Error::file("uffd", path, &e))?;
+        let unusable = |e: io::Error| Error::file("uffd", path, &e);
+        let socket = UnixStream::connect(path).map_err(unusable)?;
+        let peer = socket_peercred(&socket).map_err(|e| unusable(e.into()))?;
+        trusted(peer.uid, geteuid()).map_err(|why| Error::Input("uffd", path.to_owned(), why))?;
         let faults = new().map_err(|e| Error::System("userfaultfd", e))?;
         let mut api = Api {
             api: UFFD_API,
@@ -124,6 +136,19 @@ impl Pager {
             )),
         }
     }
+}
+
+/// Whether a process of the user `peer` may have what `own` can do. A user whom
+/// this namespace does not know is nobody in particular.
+fn trusted(peer: Uid, own: Uid) -> Result<(), String> {
+    if peer == own || peer.is_root() {
+        return Ok(());
+    }
+    let [peer, own] = [peer, own].map(Uid::as_raw);
+    Err(format!(
+        "its listener is user {peer}'s, who could write to all of this process: run it as user \
+         {own} or root"
+    ))
 }
 
 /// A userfaultfd for faults of the kernel, too, as KVM's are: by the system call,
