@@ -102,11 +102,13 @@ fn start(timings: &Arc<Timings>) -> Result<u8, Error> {
             Ok(0)
         }
         Command::Doctor(images, json) => {
-            let report = doctor::examine(&Host::new("/"), &images);
             let mut out = std::io::stdout();
+            // Asked before the process is confined.
+            let colors = out.is_terminal();
+            let report = doctor::examine(&Host::new("/"), &images);
             let text = match json {
                 true => report.json(),
-                false => report.table(out.is_terminal()),
+                false => report.table(colors),
             };
             let _ = out.write_all(text.as_bytes());
             Ok(report.exit_code())

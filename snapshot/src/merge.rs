@@ -1,9 +1,9 @@
 //! One full snapshot out of one, and what has changed since then.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::os::fd::{AsRawFd as _, RawFd};
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
@@ -12,36 +12,58 @@ use crate::memory::{data, read_bitmap, read_memory};
 use crate::{Create, Error, MAX_STATE, MEMORY, MemoryWriter, PAGE, STATE, StateV1, check_memory};
 use crate::{decode, encode};
 
-/// A snapshot that is read.
-struct Layer {
-    state: StateV1,
-    memory: File,
+/// A snapshot's two files, opened, and their lengths.
+#[derive(Debug)]
+struct Source {
+    path: PathBuf,
+    state: (File, u64),
+    memory: (File, u64),
 }
 
-impl Layer {
-    fn open(directory: &Path) -> Result<Self, (&'static str, Error)> {
-        let (file, memory) =
-            crate::open(directory).map_err(|(name, e)| (name, Error::Io("open", e)))?;
-        let mut bytes = Vec::new();
-        let read = file.take(MAX_STATE as u64 + 1).read_to_end(&mut bytes);
+impl Source {
+    fn open(path: &Path) -> Result<Self, (&'static str, Error)> {
+        let (state, memory) =
+            crate::open(path).map_err(|(name, e)| (name, Error::Io("open", e)))?;
+        let measured = |name, file: File| match file.metadata() {
+            Ok(data) => Ok((file, data.len())),
+            Err(error) => Err((name, Error::Io("open", error))),
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            state: measured(STATE, state)?,
+            memory: measured(MEMORY, memory)?,
+        })
+    }
+}
+
+/// A snapshot that is read.
+struct Layer<'a> {
+    state: StateV1,
+    memory: &'a File,
+}
+
+impl<'a> Layer<'a> {
+    fn read(source: &'a Source) -> Result<Self, (&'static str, Error)> {
+        let ((file, length), (memory, memory_length)) = (&source.state, &source.memory);
+        if *length > MAX_STATE as u64 {
+            return Err((STATE, Error::Length(*length, MAX_STATE as u64)));
+        }
+        let mut bytes = vec![0; *length as usize];
+        let read = file.read_exact_at(&mut bytes, 0);
         read.map_err(|e| (STATE, Error::Io("read", e)))?;
         let state = decode(&bytes).map_err(|e| (STATE, e))?;
-        let length = memory.metadata().map(|data| data.len());
-        length
-            .map_err(|e| Error::Io("read", e))
-            .and_then(|length| check_memory(&memory, length, &state.memory))
-            .map_err(|e| (MEMORY, e))?;
+        check_memory(memory, *memory_length, &state.memory).map_err(|e| (MEMORY, e))?;
         Ok(Self { state, memory })
     }
 
     /// Writes what it has over what is in `to`.
     fn write(&self, to: &File) -> Result<(), Error> {
         let memory = &self.state.memory;
-        let changed = read_bitmap(&self.memory, memory)?;
+        let changed = read_bitmap(self.memory, memory)?;
         if let Some(changed) = &changed {
             clear(to, changed, memory.length())?;
         }
-        read_memory(&self.memory, memory, &mut |at, page| {
+        read_memory(self.memory, memory, &mut |at, page| {
             let has = |changed| has(changed, at / PAGE as u64);
             if changed.as_deref().is_none_or(has) {
                 to.write_all_at(page, at)
@@ -93,52 +115,93 @@ fn clear(to: &File, changed: &[u64], length: u64) -> Result<(), Error> {
     Ok(())
 }
 
-/// Writes a full snapshot of identity `id` into the directory `into`: the full
-/// one in the first of `from`, with what has changed in the others, each since
-/// the one before it. The state is that of the last.
-///
-/// # Errors
-/// The path at fault, and what is wrong; nothing appears then.
-pub fn merge(
-    from: &[impl AsRef<Path>],
-    into: &Path,
-    id: [u8; 16],
-) -> Result<(), (std::path::PathBuf, Error)> {
-    let there = |error| (into.to_owned(), error);
-    let create = Create::begin(into).map_err(there)?;
-    let to = create.memory();
-    let mut before: Option<StateV1> = None;
-    for path in from {
-        let here = |(name, error)| (path.as_ref().join(name), error);
-        let layer = Layer::open(path.as_ref()).map_err(here)?;
-        let memory = &layer.state.memory;
-        let follows = match (&before, memory.base) {
-            (None, None) => Ok(()),
-            (None, Some(_)) => Err(Error::Difference),
-            (Some(_), None) => Err(Error::Field("base, it is a full one")),
-            (Some(before), Some(base)) => {
-                let same = before.memory.ranges == memory.ranges;
-                let follows = same && before.memory.id == base;
-                follows.then_some(()).ok_or(Error::OtherBase)
-            }
-        };
-        follows.map_err(|error| here((STATE, error)))?;
-        let written = layer.write(to);
-        written.map_err(|error| here((MEMORY, error)))?;
-        before = Some(layer.state);
+/// Snapshots that are to become one. All files are open and nothing has been
+/// read, so that a process can confine itself before it reads them.
+#[derive(Debug)]
+pub struct Merge {
+    from: Vec<Source>,
+    into: PathBuf,
+    create: Create,
+}
+
+impl Merge {
+    /// Opens a full snapshot and those with what has changed since, and what a new
+    /// one in the directory `into` needs.
+    ///
+    /// # Errors
+    /// The path at fault, and what is wrong.
+    pub fn open(from: &[impl AsRef<Path>], into: &Path) -> Result<Self, (PathBuf, Error)> {
+        let create = Create::begin(into).map_err(|error| (into.to_owned(), error))?;
+        let open =
+            |path: &Path| Source::open(path).map_err(|(name, error)| (path.join(name), error));
+        let from = from.iter().map(|path| open(path.as_ref()));
+        Ok(Self {
+            from: from.collect::<Result<_, _>>()?,
+            into: into.to_owned(),
+            create,
+        })
     }
-    let mut state = before.ok_or_else(|| there(Error::NotASnapshot))?;
-    let length = state.memory.length();
-    let mut writer = MemoryWriter::new(to);
-    to.set_len(length)
-        .map_err(|e| there(Error::Io("write", e)))?;
-    data(to, length, &mut |at, page| {
-        writer.count(at, page);
-        Ok(())
-    })
-    .map_err(there)?;
-    state.memory.sum = writer.finish(length, id, None).map_err(there)?;
-    (state.memory.id, state.memory.base) = (id, None);
-    let state = encode(&state).map_err(there)?;
-    create.finish(&state).map_err(there)
+
+    /// The files that are written, whose numbers a filter of system calls needs.
+    #[must_use]
+    pub fn target(&self) -> &Create {
+        &self.create
+    }
+
+    /// Numbers of the files that are read.
+    pub fn sources(&self) -> impl Iterator<Item = RawFd> {
+        let files = self
+            .from
+            .iter()
+            .flat_map(|source| [&source.state, &source.memory]);
+        files.map(|(file, _)| file.as_raw_fd())
+    }
+
+    /// Writes a full snapshot of identity `id`: the first one, with what has changed
+    /// in the others, each since the one before it. The state is that of the last.
+    ///
+    /// # Errors
+    /// The path at fault, and what is wrong; nothing appears then.
+    pub fn run(&self, id: [u8; 16]) -> Result<(), (PathBuf, Error)> {
+        let there = |error| (self.into.clone(), error);
+        let to = self.create.memory();
+        let mut before: Option<StateV1> = None;
+        for source in &self.from {
+            let here = |(name, error)| (source.path.join(name), error);
+            let layer = Layer::read(source).map_err(here)?;
+            follows(before.as_ref(), &layer.state).map_err(|error| here((STATE, error)))?;
+            let written = layer.write(to);
+            written.map_err(|error| here((MEMORY, error)))?;
+            before = Some(layer.state);
+        }
+        let mut state = before.ok_or_else(|| there(Error::NotASnapshot))?;
+        let length = state.memory.length();
+        let mut writer = MemoryWriter::new(to);
+        to.set_len(length)
+            .map_err(|e| there(Error::Io("write", e)))?;
+        data(to, length, &mut |at, page| {
+            writer.count(at, page);
+            Ok(())
+        })
+        .map_err(there)?;
+        state.memory.sum = writer.finish(length, id, None).map_err(there)?;
+        (state.memory.id, state.memory.base) = (id, None);
+        let state = encode(&state).map_err(there)?;
+        self.create.finish(&state).map_err(there)
+    }
+}
+
+/// Whether a snapshot may come behind `before`.
+fn follows(before: Option<&StateV1>, next: &StateV1) -> Result<(), Error> {
+    let memory = &next.memory;
+    match (before, memory.base) {
+        (None, None) => Ok(()),
+        (None, Some(_)) => Err(Error::Difference),
+        (Some(_), None) => Err(Error::Field("base, it is a full one")),
+        (Some(before), Some(base)) => {
+            let same = before.memory.ranges == memory.ranges;
+            let follows = same && before.memory.id == base;
+            follows.then_some(()).ok_or(Error::OtherBase)
+        }
+    }
 }

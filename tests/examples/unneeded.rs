@@ -171,14 +171,18 @@ fn mark(name: Option<&str>, number: libc::c_long, arguments: &[u64], used: &mut 
         let Some(name) = name else {
             if matches!(
                 thread,
-                Thread::Start | Thread::StartApi | Thread::StartOpen | Thread::StartSaver
+                Thread::Start
+                    | Thread::StartApi
+                    | Thread::StartOpen
+                    | Thread::StartSaver
+                    | Thread::Reader
             ) {
                 use_rules(kind, *thread, (number, arguments), used);
             }
             continue;
         };
         let same = match thread {
-            Thread::Start | Thread::StartApi | Thread::StartOpen => false,
+            Thread::Start | Thread::StartApi | Thread::StartOpen | Thread::Reader => false,
             Thread::Main | Thread::Control | Thread::Opener => name.is_empty(),
             // What a snapshot is written with is in both.
             Thread::StartSaver | Thread::Saver => name.is_empty(),

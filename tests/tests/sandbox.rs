@@ -192,7 +192,30 @@ const ATTEMPTS: &[Attempt] = &[
         &[(libc::SYS_ioctl, "0,21522,*")],
         Filter,
     ), // TIOCSTI
+    // Landlock knows neither before Linux 7, and of a file only its content.
+    Attempt(
+        "connect to a socket with a path",
+        &[
+            (libc::SYS_socket, "1,1,0"),
+            (libc::SYS_connect, "$,~01002f746d702f780000,10"),
+        ],
+        Filter,
+    ),
+    Attempt("send by UDP", &[(libc::SYS_socket, "2,2,0")], Filter),
+    Attempt(
+        "change a file's mode",
+        &[(libc::SYS_chmod, "\"FILE,511")],
+        Filter,
+    ),
     Attempt("copy a descriptor", &[(libc::SYS_dup, "@Vm")], Filter),
+    // FUTEX_WAKE that is not private, FUTEX_LOCK_PI, FUTEX_CMP_REQUEUE_PI
+    Attempt("a shared futex", &[(libc::SYS_futex, "*,1,1")], Filter),
+    Attempt("a priority", &[(libc::SYS_futex, "*,134,0,0")], Filter),
+    Attempt(
+        "requeue waiters",
+        &[(libc::SYS_futex, "*,12,1,1,*,0")],
+        Filter,
+    ),
 ];
 
 /// A user who owns nothing.
@@ -232,6 +255,11 @@ impl Stage {
         let cd = cd.to_str().unwrap();
         let mut command = if self.nobody {
             self.as_nobody()
+        } else if thread == "Reader" {
+            let mut command = Command::new(vm::breakout());
+            command.arg("doctor").arg(&disk);
+            command.env("MOTE_BREAKOUT", self.orders(thread, calls, cd));
+            return run(&mut command);
         } else if ["Control", "Opener"].contains(&thread) {
             return self.run_api(thread, calls, more);
         } else {
@@ -434,6 +462,11 @@ fn a_cdrom_is_killed_for_each() {
 #[test]
 fn a_network_interface_is_killed_for_each() {
     each_is_fatal("Net");
+}
+
+#[test]
+fn whoever_reads_a_strangers_file_is_killed_for_each() {
+    each_is_fatal("Reader");
 }
 
 /// Nothing of this rests on having been root. Whoever runs the tests without

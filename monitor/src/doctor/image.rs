@@ -2,62 +2,87 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use rustix::fs::{Access, fstatvfs};
 
 use super::{Report, Verdict, may, size};
-use crate::error::os_message;
+use crate::error::{Error, os_message};
 
 /// Bytes that are looked at: up to the name of ISO 9660's first descriptor.
 const HEAD: usize = 0x8006;
 const SECTOR: u64 = 512;
 
-pub(super) fn check(path: &Path, report: &mut Report) {
-    let about = path.to_string_lossy();
-    let mut add = |point: &str, verdict| report.image(&about, point, verdict);
-    let file = match open(path) {
-        Ok(file) => file,
+/// An image, opened, and what the kernel says of it.
+pub(super) struct Image {
+    about: String,
+    file: Option<File>,
+    known: Vec<(&'static str, Verdict)>,
+}
+
+impl Image {
+    /// Finds out what can be known of an image before a byte of it is read.
+    pub(super) fn open(path: &Path) -> Self {
+        let about = path.to_string_lossy().into_owned();
+        let (file, known) = match open(path) {
+            Ok(file) => {
+                let known = known(path, &file);
+                (Some(file), known)
+            }
+            Err(error) => {
+                let advice = "name an image that is there, and that you may read";
+                let missing = Verdict::missing(os_message(&error), advice);
+                (None, vec![("file", missing)])
+            }
+        };
+        Self { about, file, known }
+    }
+
+    /// Its descriptor's number, if it could be opened.
+    pub(super) fn number(&self) -> Option<RawFd> {
+        self.file.as_ref().map(AsRawFd::as_raw_fd)
+    }
+
+    /// Reports what is known; with `read` also what its first bytes look like,
+    /// which are a stranger's.
+    pub(super) fn report(self, read: Result<(), &Error>, report: &mut Report) {
+        let format = self.file.map(|file| match read {
+            Ok(()) => head(&file).map_or_else(|e| Verdict::unknown(os_message(&e)), |h| format(&h)),
+            Err(error) => Verdict::unknown(format!("not read without a sandbox: {error}")),
+        });
+        for (point, verdict) in self.known {
+            report.image(&self.about, point, verdict);
+        }
+        if let Some(format) = format {
+            report.image(&self.about, "format", format);
+        }
+    }
+}
+
+fn known(path: &Path, file: &File) -> Vec<(&'static str, Verdict)> {
+    let access = match may(path, Access::WRITE_OK) {
+        Ok(()) => Verdict::fine("may be read and written"),
         Err(error) => {
-            let advice = "name an image that is there, and that you may read";
-            return add("file", Verdict::missing(os_message(&error), advice));
+            let found = format!("may only be read: {}", os_message(&error));
+            Verdict::weak(found, "give it as --cdrom or with ro, or make it yours")
         }
     };
-    add(
-        "file",
-        match may(path, Access::WRITE_OK) {
-            Ok(()) => Verdict::fine("may be read and written"),
-            Err(error) => {
-                let found = format!("may only be read: {}", os_message(&error));
-                Verdict::weak(found, "give it as --cdrom or with ro, or make it yours")
-            }
-        },
-    );
-    add(
-        "format",
-        match head(&file) {
-            Ok(head) => format(&head),
-            Err(error) => Verdict::unknown(os_message(&error)),
-        },
-    );
     let unknown = |error: &io::Error| Verdict::unknown(os_message(error));
+    let mut known = vec![("file", access)];
     match file.metadata() {
         Ok(data) => {
-            add("size", length(data.len()));
-            let free = fstatvfs(&file).map(|at| at.f_bavail.saturating_mul(at.f_frsize));
-            add(
-                "space",
-                match free {
-                    Ok(free) => space(data.len(), data.blocks().saturating_mul(512), free),
-                    Err(error) => unknown(&error.into()),
-                },
-            );
+            known.push(("size", length(data.len())));
+            let free = fstatvfs(file).map(|at| at.f_bavail.saturating_mul(at.f_frsize));
+            let allocated = data.blocks().saturating_mul(512);
+            let room = free.map(|free| space(data.len(), allocated, free));
+            known.push(("space", room.unwrap_or_else(|error| unknown(&error.into()))));
         }
-        Err(error) => add("size", unknown(&error)),
+        Err(error) => known.push(("size", unknown(&error))),
     }
-    add("lock", holder(&file).map_or_else(|e| unknown(&e), lock));
+    known.push(("lock", holder(file).map_or_else(|e| unknown(&e), lock)));
+    known
 }
 
 /// Opens a regular file; to open anything else could do something to it.

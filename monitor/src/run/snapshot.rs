@@ -8,7 +8,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use mote_snapshot::{
-    Create, MAX_STATE, MemoryV1, MemoryWriter, StateV1, check_memory, decode, encode, verify_memory,
+    Create, MAX_STATE, MemoryV1, MemoryWriter, Merge, StateV1, check_memory, decode, encode,
+    verify_memory,
 };
 use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
 
@@ -233,7 +234,8 @@ impl Machine {
     }
 }
 
-/// Makes one snapshot of the first of `paths`, in the last one.
+/// Makes one snapshot of the first of `paths`, in the last one. Whoever made them
+/// is a stranger: the process is confined before it reads a byte of theirs.
 ///
 /// # Errors
 /// A file cannot be read or written, or they do not belong together.
@@ -241,8 +243,13 @@ pub fn merge(paths: &[PathBuf]) -> Result<(), Error> {
     let Some((into, from)) = paths.split_last() else {
         return Ok(());
     };
-    let merged = mote_snapshot::merge(from, into, random_id()?);
-    merged.map_err(|(path, error)| unusable(&path, &error))
+    let refused = |(path, error): (PathBuf, _)| unusable(&path, &error);
+    let merge = Merge::open(from, into).map_err(refused)?;
+    let id = random_id()?;
+    let target = merge.target();
+    let written = SLOTS.into_iter().zip(target.numbers());
+    sandbox::confine_reader(merge.sources(), written, Some(target.directory()))?;
+    merge.run(id).map_err(refused)
 }
 
 fn unusable(path: &Path, why: &mote_snapshot::Error) -> Error {

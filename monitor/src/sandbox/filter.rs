@@ -32,6 +32,7 @@ fn program(thread: Thread) -> &'static [(u16, u8, u8, u32)] {
         Thread::Disk => &compiled::DISK,
         Thread::ReadOnly => &compiled::READONLY,
         Thread::Net => &compiled::NET,
+        Thread::Reader => &compiled::READER,
     }
 }
 

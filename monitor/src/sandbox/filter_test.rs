@@ -203,6 +203,8 @@ fn the_start_allows_what_threads_need() {
             Thread::StartApi | Thread::Control => &with_api,
             Thread::StartOpen | Thread::Opener => &opens,
             Thread::StartSaver | Thread::Saver => &saves,
+            // A process of its own, which starts no VM.
+            Thread::Reader => continue,
             _ => &program,
         };
         for rule in rules(thread).filter(|rule| !is_absent(rule)) {
@@ -217,6 +219,22 @@ fn the_start_allows_what_threads_need() {
     assert_eq!(clone3, ABSENT);
     let fork = [libc::SIGCHLD as u64, 0, 0, 0, 0, 0];
     assert_eq!(verdict(&program, ARCH, libc::SYS_clone as u32, &fork), KILL);
+}
+
+/// Of all that a futex can do, threads only wait and wake, and within the process.
+#[test]
+fn a_futex_is_a_lock_and_no_more() {
+    let slots = slots();
+    // Operations 0 to 15, each also private and by the time of day.
+    let all = (0..0x10).flat_map(|op| [op, op | 0x80, op | 0x100, op | 0x180]);
+    let used = [0x80, 0x81, 0x89];
+    for (thread, _) in THREADS {
+        let program = fill_in(thread, &slots, false);
+        for op in all.clone() {
+            let said = verdict(&program, ARCH, libc::SYS_futex as u32, &[0, op, 0, 0, 0, 0]);
+            assert_eq!(said == ALLOW, used.contains(&op), "{thread:?} {op:#x}");
+        }
+    }
 }
 
 /// Calls that no rule is about, 32-bit ones, and those of the x32 interface.

@@ -153,6 +153,28 @@ impl Sandbox {
     }
 }
 
+/// Bytes of addresses that a process has which only reads files: the greatest
+/// bitmap of a snapshot, twice, and more than all the rest.
+const READER: u64 = 1 << 30;
+
+/// Confines a process of one thread that is to read the files with these numbers,
+/// and is no VM. Into `written` it may write, and files may appear in the directory
+/// `save_to`.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn confine_reader(
+    files: impl Iterator<Item = RawFd>,
+    written: impl Iterator<Item = (Slot, RawFd)>,
+    save_to: Option<BorrowedFd<'_>>,
+) -> Result<(), Error> {
+    let policy = Policy::default();
+    let sandbox = Sandbox::new(&policy).with_row((Slot::SourceFirst, Slot::SourceLast), files);
+    let sandbox = written.fold(sandbox, |all, (slot, number)| all.with(slot, number));
+    Sandbox::enter_process(&policy, READER, save_to)?;
+    sandbox.enter_thread(Thread::Reader)
+}
+
 /// How a thread tells that it has been confined, or could not be.
 pub type Report = Sender<Result<(), Error>>;
 

@@ -45,10 +45,13 @@ pub enum Thread {
     ReadOnly,
     /// The worker of a network interface.
     Net,
+    /// A process that reads strangers' files and is no VM: merges snapshots, looks
+    /// at an image.
+    Reader,
 }
 
 /// All kinds, and the most system calls that each may have.
-pub const THREADS: [(Thread, usize); 13] = [
+pub const THREADS: [(Thread, usize); 14] = [
     (Thread::Start, 46),
     (Thread::StartApi, 49),
     (Thread::StartOpen, 58),
@@ -62,6 +65,7 @@ pub const THREADS: [(Thread, usize); 13] = [
     (Thread::Disk, 12),
     (Thread::ReadOnly, 10),
     (Thread::Net, 10),
+    (Thread::Reader, 15),
 ];
 
 /// A number that is known at start-up: mostly a descriptor's. One that a VM
@@ -132,6 +136,10 @@ pub enum Slot {
     SavedState,
     /// See [`Slot::SavedState`].
     SavedMemory,
+    /// First and last of the files that a [`Thread::Reader`] reads.
+    SourceFirst,
+    /// See [`Slot::SourceFirst`].
+    SourceLast,
     /// Which pages of this process are there.
     PageMap,
     /// Number of this process.
@@ -188,6 +196,7 @@ use If::{Absent, Below, Between, Exactly, Is, OneOf, Short, Slot as In};
 
 const RW: u32 = (PROT_READ | PROT_WRITE) as u32;
 const OVER: u32 = (MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE) as u32;
+const STDOUT: u32 = 1;
 const STDERR: u32 = 2;
 
 /// Commands of KVM (`linux/kvm.h`).
@@ -225,13 +234,25 @@ const TCSETS: u32 = 0x5402;
 const TCSETS2: u32 = 0x402c_542b;
 const TUNSETOFFLOAD: u32 = 0x4004_54d0;
 
+/// Waiting and waking within this process: the C library's locks wait without a
+/// set of bits, the standard library's with one. Nothing joins a thread, which
+/// would wait for the kernel's own wake-up, a shared one.
+const FUTEX: Rule = rule(
+    libc::SYS_futex,
+    &[OneOf(
+        1,
+        &[
+            (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG) as u32,
+            (libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG) as u32,
+            (libc::FUTEX_WAIT_BITSET | libc::FUTEX_PRIVATE_FLAG) as u32,
+        ],
+    )],
+    "locks between threads; no requeueing, no priorities, no other process's",
+);
+
 /// What every thread needs.
 const COMMON: &[Rule] = &[
-    rule(
-        libc::SYS_futex,
-        &[],
-        "locks between threads; it takes no descriptor",
-    ),
+    FUTEX,
     rule(
         libc::SYS_ppoll,
         &[],
@@ -570,7 +591,7 @@ const EMPTY: u32 = libc::AT_EMPTY_PATH as u32;
 const SEEK_DATA: u32 = libc::SEEK_DATA as u32;
 const SEEK_HOLE: u32 = libc::SEEK_HOLE as u32;
 
-/// Reading a VM's state, and writing it to files that were opened before.
+/// Reading a VM's state.
 const SAVE: &[Rule] = &[
     rule(
         libc::SYS_ioctl,
@@ -582,6 +603,10 @@ const SAVE: &[Rule] = &[
         &[In(0, Slot::Vm), Is(1, kvm::GET_CLOCK)],
         "the guest's clock",
     ),
+];
+
+/// Writing a snapshot's files, and giving them their names.
+const SAVE_FILES: &[Rule] = &[
     rule(libc::SYS_pwrite64, &[In(0, Slot::SavedState)], "the state"),
     rule(
         libc::SYS_pwrite64,
@@ -724,7 +749,8 @@ const DISK: &[Rule] = &[
             Below(2, Slot::EndLow, Slot::EndHigh),
             Short(3),
         ],
-        "discard (punch a hole) and zeroes, both without a change of size",
+        "discard (punch a hole) and zeroes, both without a change of size; nearly 4 GiB of blocks \
+         behind the end at most",
     ),
 ];
 
@@ -749,6 +775,56 @@ const NET: &[Rule] = &[
         &[In(0, Slot::Own), Is(1, TUNSETOFFLOAD)],
         "what the guest's driver can take, when it starts its device",
     ),
+];
+
+/// Reading strangers' files without a VM; what a merge writes is its own.
+const READER: &[Rule] = &[
+    #[cfg(debug_assertions)]
+    rule(
+        libc::SYS_fcntl,
+        &[Is(1, libc::F_GETFD as u32)],
+        "a debug build's standard library looks at what it closes",
+    ),
+    rule(
+        libc::SYS_pread64,
+        &[Between(0, Slot::SourceFirst, Slot::SourceLast)],
+        "the files, all of them open already",
+    ),
+    rule(
+        libc::SYS_lseek,
+        &[
+            Between(0, Slot::SourceFirst, Slot::SourceLast),
+            OneOf(2, &[SEEK_DATA, SEEK_HOLE]),
+        ],
+        "passes over a file's holes; nothing uses the position",
+    ),
+    rule(
+        libc::SYS_pread64,
+        &[In(0, Slot::SavedMemory)],
+        "the checksum of what has been merged",
+    ),
+    rule(
+        libc::SYS_lseek,
+        &[In(0, Slot::SavedMemory), OneOf(2, &[SEEK_DATA, SEEK_HOLE])],
+        "the same without its holes",
+    ),
+    rule(
+        libc::SYS_fallocate,
+        &[In(0, Slot::SavedMemory), Is(1, 0x03)],
+        "a page that is zero again becomes a hole",
+    ),
+    rule(
+        libc::SYS_ftruncate,
+        &[In(0, Slot::SavedMemory)],
+        "its length, where it ends in a hole",
+    ),
+    rule(
+        libc::SYS_write,
+        &[OneOf(0, &[STDOUT, STDERR])],
+        "the report, and errors",
+    ),
+    rule(libc::SYS_close, &[], "files that have been read"),
+    rule(libc::SYS_exit_group, &[], "the end"),
 ];
 
 #[allow(dead_code, reason = "the build script does not look for it")]
@@ -818,7 +894,7 @@ const START: &[Rule] = &[
         &[Is(1, libc::F_GETFD as u32)],
         "later: what is closed",
     ),
-    later(libc::SYS_futex),
+    FUTEX,
     later(libc::SYS_ppoll),
     later(libc::SYS_brk),
     later(libc::SYS_clock_gettime),
@@ -862,10 +938,18 @@ pub fn rules(thread: Thread) -> impl Iterator<Item = &'static Rule> {
     let own: &[&'static [Rule]] = match thread {
         Thread::Start => &[START],
         Thread::StartApi => &[START, START_API],
-        Thread::StartOpen => &[START, START_API, START_OPEN, OPEN, SAVE, SAVE_ON_REQUEST],
-        Thread::StartSaver => &[START, SAVE],
+        Thread::StartOpen => &[
+            START,
+            START_API,
+            START_OPEN,
+            OPEN,
+            SAVE,
+            SAVE_FILES,
+            SAVE_ON_REQUEST,
+        ],
+        Thread::StartSaver => &[START, SAVE, SAVE_FILES],
         Thread::Saver => &[
-            NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS, FLUSH, SAVE, SAVE_PAGES, HOLES,
+            NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS, FLUSH, SAVE, SAVE_FILES, SAVE_PAGES, HOLES,
         ],
         Thread::Main => &[NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS],
         Thread::Control => &[NEWS, MAIN, CONTROL, OUTPUT, MEMORY, LOAD, SIGNALS],
@@ -880,6 +964,7 @@ pub fn rules(thread: Thread) -> impl Iterator<Item = &'static Rule> {
             SIGNALS,
             FLUSH,
             SAVE,
+            SAVE_FILES,
             SAVE_PAGES,
             HOLES,
             SAVE_ON_REQUEST,
@@ -890,6 +975,7 @@ pub fn rules(thread: Thread) -> impl Iterator<Item = &'static Rule> {
         Thread::Disk => &[NEWS, WORKER, READ_ONLY, DISK],
         Thread::ReadOnly => &[NEWS, WORKER, READ_ONLY],
         Thread::Net => &[NEWS, WORKER, NET],
+        Thread::Reader => &[READER, SAVE_FILES],
     };
     let common: &[&'static [Rule]] = match thread {
         Thread::Start | Thread::StartApi | Thread::StartOpen | Thread::StartSaver => &[],
