@@ -6,7 +6,7 @@
 //! `do=changes` does so whenever a line comes on the serial port, and tells of a
 //! capacity that has changed, when the device's interrupt says so; `do=fill` writes to it
 //! until a write fails; `do=discard` has pieces of it turned to
-//! zeroes; `do=loop|head|address|order` builds a
+//! zeroes; `do=odd` uses single sectors, and memory at odd addresses; `do=loop|head|address|order` builds a
 //! chain that no driver may build, and expects to be told to reset.
 #![no_std]
 #![no_main]
@@ -50,6 +50,7 @@ fn main(boot: &Boot) {
         "changes" => changes(&mut disk),
         "fill" => fill(&mut disk),
         "discard" => discard(&mut disk),
+        "odd" => odd(&mut disk),
         bad => attack(&mut disk, bad),
     }
     println(format_args!("{todo} ok"));
@@ -62,6 +63,8 @@ struct Disk {
     features: u32,
     used: u16,
     sent: u16,
+    /// Where requests' data lies.
+    data: u64,
 }
 
 /// Memory that the device changes: a window, or a ring.
@@ -79,6 +82,7 @@ impl Disk {
             features: FLUSH,
             used: 0,
             sent: 0,
+            data: DATA,
         }
     }
 
@@ -155,7 +159,7 @@ impl Disk {
         self.bytes(STATUS, 1).fill(0xee);
         let data = if kind == 0 { WRITE } else { 0 };
         self.describe(0, self.ram + HEADER, 16, NEXT, if len > 0 { 1 } else { 2 });
-        self.describe(1, self.ram + DATA, len as u32, NEXT | data, 2);
+        self.describe(1, self.ram + self.data, len as u32, NEXT | data, 2);
         self.describe(2, self.ram + STATUS, 1, WRITE, 0);
         self.send(0);
         while self.used_index() == self.used {
@@ -225,6 +229,38 @@ fn discard(disk: &mut Disk) {
         segment[8..12].copy_from_slice(&16u32.to_le_bytes());
         segment[12..].fill(0);
         disk.must(what, kind, 0, 16, 0);
+    }
+    disk.must("flush", 4, 0, 0, 0);
+}
+
+/// Writes single sectors and pieces of blocks, from memory at odd addresses too,
+/// reads them back, and turns pieces of blocks to zeroes.
+fn odd(disk: &mut Disk) {
+    disk.features |= DISCARD | WRITE_ZEROES;
+    disk.start();
+    let sectors = disk.sectors();
+    println(format_args!("{sectors} sectors of {}", disk.window.read32(0x114)));
+    let places = [(1, 1), (3, 2), (7, 2), (21, 5), (sectors - 1, 1)];
+    for (turn, (sector, count)) in places.into_iter().enumerate() {
+        disk.data = DATA + 3 * (turn as u64 % 2);
+        disk.bytes(disk.data, count * 512).fill(pattern(sector));
+        disk.must("write", 1, sector, count * 512, 0);
+    }
+    for (turn, (sector, count)) in places.into_iter().enumerate() {
+        disk.data = DATA + 4 + turn as u64 % 2;
+        disk.bytes(disk.data, count * 512).fill(0);
+        disk.must("read", 0, sector, count * 512, 0);
+        if disk.bytes(disk.data, count * 512).iter().any(|&byte| byte != pattern(sector)) {
+            fail(format_args!("sector {sector} reads back differently"));
+        }
+    }
+    disk.data = DATA;
+    for (kind, first, count) in [(13, 33u64, 14u32), (13, 50, 3), (11, 65, 30), (11, 97, 2)] {
+        let segment = disk.bytes(DATA, 16);
+        segment[..8].copy_from_slice(&first.to_le_bytes());
+        segment[8..12].copy_from_slice(&count.to_le_bytes());
+        segment[12..].fill(0);
+        disk.must("zeroes", kind, 0, 16, 0);
     }
     disk.must("flush", 4, 0, 0, 0);
 }

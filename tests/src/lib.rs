@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 pub mod api;
 pub mod files;
 pub mod kernel;
+pub mod loopback;
 pub mod medium;
 pub mod network;
 pub mod proc;
@@ -14,6 +15,7 @@ pub mod vm;
 
 pub use api::Client;
 pub use files::Scratch;
+pub use loopback::Loop;
 pub use terminal::Terminal;
 pub use vm::{End, Vm, have_kvm, mote, run, tiny, wait_until};
 

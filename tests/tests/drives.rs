@@ -219,7 +219,11 @@ fn bad_drives_are_refused_by_name() {
         ("--disk", &directory, "is a directory"),
         ("--cdrom", &empty, "not even one sector"),
         ("--cdrom", &missing, "no such file"),
-        ("--cdrom", &directory, "not a regular file"),
+        (
+            "--cdrom",
+            &directory,
+            "neither a regular file nor a block device",
+        ),
     ] {
         let name = path.to_str().unwrap();
         let end = run(&mut tiny("hello", [flag, name]));

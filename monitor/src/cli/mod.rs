@@ -62,10 +62,11 @@ Options:
   --kernel FILE    Kernel: vmlinux (ELF), bzImage, or an ELF with a PVH note
   --initrd FILE    Initial RAM disk
   --disk PATH[,ro][,id=ID][,size=8G,create][,direct][,threads=N][,poll_us=N]
-             [,bw=10M][,ops=1000]
-                   A disk in a raw image; may be given more than once. bw and
-                   ops limit its bytes and requests per second. A comma in
-                   PATH is written twice
+             [,bw=10M][,ops=1000][,block-size=N]
+                   A disk in a raw image or on a block device; may be given
+                   more than once. bw and ops limit its bytes and requests per
+                   second. Blocks have 512 bytes, whatever the host's have. A
+                   comma in PATH is written twice
   --cdrom PATH     A CD-ROM image, which is only read. The guest finds CD-ROMs
                    behind all disks
   --net tap=NAME[,mac=MAC][,mtu=BYTES][,poll_us=N][,bw=10M][,ops=1000]

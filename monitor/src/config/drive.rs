@@ -52,6 +52,9 @@ pub struct Drive {
     pub create: Option<u64>,
     /// Bypass the host's page cache.
     pub direct: bool,
+    /// Bytes of a block as the guest sees it, 512 to 4096; a partition table's
+    /// places are counted in these.
+    pub block_size: u32,
     /// Worker threads, 1 to 16.
     pub threads: u8,
     /// Microseconds that its worker looks on before it sleeps, at most.
@@ -73,6 +76,7 @@ impl Drive {
             root: false,
             create: None,
             direct: false,
+            block_size: 512,
             threads: 1,
             poll_us: POLL_US,
             on_no_space: OnNoSpace::default(),
@@ -97,7 +101,7 @@ pub fn options(text: &str) -> Vec<String> {
 }
 
 /// Parses the value of `--disk`: `PATH[,ro][,id=…][,size=8G,create][,direct]
-/// [,threads=N][,poll_us=N][,bw=10M][,ops=1000]`, see [`options`].
+/// [,block-size=N][,threads=N][,poll_us=N][,bw=10M][,ops=1000]`, see [`options`].
 ///
 /// # Errors
 /// A text that says what is wrong, without naming the flag.
@@ -122,13 +126,20 @@ pub fn parse_disk(text: &str, number: usize) -> Result<Drive, String> {
                 // At most 16.
                 drive.threads = threads as u8;
             }
+            Some(("block-size", text)) => {
+                let size = text.parse().ok();
+                let size = size.filter(|size| [512, 1024, 2048, 4096].contains(size));
+                drive.block_size =
+                    size.ok_or_else(|| format!("block-size={text}: not 512, 1024, 2048 or 4096"))?;
+            }
             Some(("poll_us", text)) => drive.poll_us = parse_poll(text)?,
             Some(("bw", text)) if !limits.set_bytes(text)? => {}
             Some(("ops", text)) if !limits.set_operations(text)? => {}
             Some(("bw" | "ops", _)) => return Err(format!("'{part}': said twice")),
             _ => {
                 return Err(format!(
-                    "'{part}' is none of ro, id=, size=, create, direct, threads=, poll_us=, bw=, ops="
+                    "'{part}' is none of ro, id=, size=, create, direct, block-size=, \
+                     threads=, poll_us=, bw=, ops="
                 ));
             }
         }
@@ -201,6 +212,8 @@ mod tests {
             "a,id=",
             "a,id=a b",
             "a,id=123456789012345678901",
+            "a,block-size=0",
+            "a,block-size=513",
             "a,threads=0",
             "a,threads=17",
             "a,poll_us=1001",

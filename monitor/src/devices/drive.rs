@@ -40,7 +40,7 @@ pub(super) fn open(
     cpus: u8,
     (ram, dirty): (&'static GuestRam, Option<&'static Dirty>),
 ) -> Result<(Arc<dyn Device>, Work), Error> {
-    let mut logical_block = Options::default().logical_block;
+    let mut discard = true;
     let image;
     let mut end = 0;
     let mut tray = None;
@@ -58,11 +58,15 @@ pub(super) fn open(
                 create: drive.create,
             };
             let disk = Box::new(DiskFile::open(&drive.path, &how)?);
-            logical_block = disk.logical_block();
+            discard = disk.discards();
             image = disk.as_raw_fd();
             end = disk
                 .size()
                 .map_err(|e| Error::file("disk", &drive.path, &e))?;
+            if !end.is_multiple_of(drive.block_size.into()) {
+                let why = format!("has {end} bytes, not whole blocks of {}", drive.block_size);
+                return Err(Error::Input("disk", drive.path.clone(), why));
+            }
             if drive.read_only {
                 Medium::ReadOnly(disk)
             } else {
@@ -73,7 +77,8 @@ pub(super) fn open(
     let options = Options {
         id: drive.id.clone(),
         queues: cpus.into(),
-        logical_block,
+        logical_block: drive.block_size,
+        discard,
         on_no_space: match drive.on_no_space {
             OnNoSpace::Pause => blk::OnNoSpace::Pause,
             OnNoSpace::Error => blk::OnNoSpace::Error,

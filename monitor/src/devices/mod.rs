@@ -9,7 +9,7 @@ mod window;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -507,7 +507,11 @@ fn twice(drive: &Drive, slots: &[Arc<Slot>], error: Error) -> Error {
         // SAFETY: the descriptor belongs to the slot, which is alive.
         let other = unsafe { BorrowedFd::borrow_raw(slot.backend()) };
         let other = rustix::fs::fstat(other);
-        other.is_ok_and(|other| (other.st_dev, other.st_ino) == (image.dev(), image.ino()))
+        other.is_ok_and(|other| {
+            let file = (other.st_dev, other.st_ino) == (image.dev(), image.ino());
+            // Several names may lead to one device.
+            file || (image.file_type().is_block_device() && other.st_rdev == image.rdev())
+        })
     };
     match slots.iter().find(same) {
         Some(slot) => {

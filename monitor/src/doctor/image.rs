@@ -1,12 +1,13 @@
-//! A disk's or CD-ROM's image: its first bytes and what the file system says.
+//! A disk's or CD-ROM's image, a file or a block device: its first bytes and what
+//! the host says.
 
-use std::fs::File;
-use std::io;
+use std::fs::{File, Metadata};
+use std::io::{self, Seek as _, SeekFrom};
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
-use rustix::fs::{Access, fstatvfs};
+use rustix::fs::{Access, fstatvfs, major, minor};
 
 use super::{Report, Verdict, may, size};
 use crate::error::{Error, os_message};
@@ -71,7 +72,14 @@ fn known(path: &Path, file: &File) -> Vec<(&'static str, Verdict)> {
     };
     let unknown = |error: &io::Error| Verdict::unknown(os_message(error));
     let mut known = vec![("file", access)];
+    let mut device = None;
     match file.metadata() {
+        Ok(data) if data.file_type().is_block_device() => {
+            device = Some(data.rdev());
+            let mut file = file;
+            let end = file.seek(SeekFrom::End(0));
+            known.push(("size", end.map_or_else(|e| unknown(&e), length)));
+        }
         Ok(data) => {
             known.push(("size", length(data.len())));
             let free = fstatvfs(file).map(|at| at.f_bavail.saturating_mul(at.f_frsize));
@@ -81,24 +89,39 @@ fn known(path: &Path, file: &File) -> Vec<(&'static str, Verdict)> {
         }
         Err(error) => known.push(("size", unknown(&error))),
     }
-    known.push(("lock", holder(file).map_or_else(|e| unknown(&e), lock)));
+    let mounts = |mounts: String| device.is_some_and(|device| is_mounted(device, &mounts));
+    let lock = match std::fs::read_to_string("/proc/self/mountinfo").is_ok_and(mounts) {
+        true => Verdict::missing("mounted by the host", "unmount it first"),
+        false => holder(file).map_or_else(|e| unknown(&e), lock),
+    };
+    known.push(("lock", lock));
     known
 }
 
-/// Opens a regular file; to open anything else could do something to it.
+/// Whether the text of `/proc/self/mountinfo` has this device.
+pub(super) fn is_mounted(device: u64, mounts: &str) -> bool {
+    let number = format!("{}:{}", major(device), minor(device));
+    let mut lines = mounts.lines();
+    lines.any(|line| line.split(' ').nth(2) == Some(&*number))
+}
+
+/// Opens a regular file or a block device; to open anything else could do
+/// something to it.
 fn open(path: &Path) -> io::Result<File> {
-    let regular = |yes| match yes {
+    let image = |data: Metadata| match data.is_file() || data.file_type().is_block_device() {
         true => Ok(()),
-        false => Err(io::Error::other("is no regular file")),
+        false => Err(io::Error::other(
+            "is neither a regular file nor a block device",
+        )),
     };
-    regular(path.metadata()?.is_file())?;
+    image(path.metadata()?)?;
     let with = |flags| File::options().read(true).custom_flags(flags).open(path);
     // Not even the time of its last use changes, if it is the user's own.
     let file = match with(libc::O_NONBLOCK | libc::O_NOATIME) {
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => with(libc::O_NONBLOCK),
         other => other,
     }?;
-    regular(file.metadata()?.is_file())?;
+    image(file.metadata()?)?;
     Ok(file)
 }
 

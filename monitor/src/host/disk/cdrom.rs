@@ -29,11 +29,11 @@ impl CdImage {
     /// Opens the image to read, and locks it against writers.
     ///
     /// # Errors
-    /// It is no regular file, cannot be opened, is in use by a writer, or is
+    /// It is no file or block device, cannot be opened, is in use by a writer, or is
     /// too short to be the image of anything. Its content is not looked at.
     pub fn open(path: &Path) -> Result<Self, Error> {
         const WHAT: &str = "CD-ROM";
-        let file = crate::host::disk::file::open_regular(WHAT, path, false, false)?;
+        let file = crate::host::disk::file::open_image(WHAT, path, false, false)?;
         let size =
             crate::host::disk::file::end_of(&file).map_err(|e| Error::file(WHAT, path, &e))?;
         if size < CD_SECTOR {

@@ -1,18 +1,20 @@
-//! A disk in a raw image file. The format is stated, never guessed: whatever
-//! a guest writes into it, it stays raw.
+//! A disk in a raw image, a file or a block device. The format is stated, never
+//! guessed: whatever a guest writes into it, it stays raw.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use mote_virtio::GuestSlice;
 use mote_virtio::blk::{ReadAt, WriteAt};
-use rustix::fs::{AtFlags, FallocateFlags, SeekFrom, StatxFlags, fallocate, fstat, seek, statx};
-use rustix::io::Errno;
+use rustix::fs::{
+    AtFlags, FallocateFlags, SeekFrom, StatxFlags, fallocate, fstat, ioctl_blksszget, seek, statx,
+};
 
-use super::vectored::{Way, transfer, write};
+use super::bounce::{Bounce, Pages};
+use super::vectored::{Way, transfer};
 use crate::error::Error;
 use crate::host::files::{Lock, lock};
 
@@ -33,75 +35,121 @@ pub struct OpenDisk {
 #[derive(Debug)]
 pub struct DiskFile {
     file: File,
-    block: u32,
+    /// Zeroes and holes begin and end there: a block device's blocks.
+    block: u64,
+    /// With direct I/O.
+    bounce: Option<Bounce>,
+    discards: bool,
 }
 
-/// Opens a regular file (or nothing), never blocking on a FIFO.
-pub(super) fn open_regular(
+/// Opens a regular file or a block device, never blocking on a FIFO. A device to
+/// be written is claimed, as a file system that mounts it would: the claim is the
+/// device's, by whatever name it is opened, and ends with the descriptor.
+pub(super) fn open_image(
     what: &'static str,
     path: &Path,
     write: bool,
     direct: bool,
 ) -> Result<File, Error> {
-    let unusable = |e: io::Error| Error::file(what, path, &e);
-    let flags = libc::O_NONBLOCK | if direct { libc::O_DIRECT } else { 0 };
-    let mut options = OpenOptions::new();
-    options.read(true).write(write).custom_flags(flags);
-    let file = options.open(path).map_err(|e| match e.raw_os_error() {
+    let input = |why: &str| Error::Input(what, path.into(), why.to_owned());
+    let unusable = |e: io::Error| match e.raw_os_error() {
         Some(libc::EINVAL) if direct => {
-            let why = "its file system has no direct I/O; leave 'direct' out";
-            Error::Input(what, path.into(), why.to_owned())
+            input("its file system has no direct I/O; leave 'direct' out")
         }
-        Some(libc::EISDIR) => Error::Input(what, path.into(), "is a directory".to_owned()),
-        _ => unusable(e),
-    })?;
+        Some(libc::EISDIR) => input("is a directory"),
+        Some(libc::EBUSY) => input("is mounted, or in use by another VM or the host"),
+        _ if write && is_read_only(path) => input("is a read-only device; add ro to read it"),
+        _ => Error::file(what, path, &e),
+    };
+    let flags = libc::O_NONBLOCK | if direct { libc::O_DIRECT } else { 0 };
+    let open = |flags| {
+        let mut options = OpenOptions::new();
+        options.read(true).write(write).custom_flags(flags);
+        options.open(path).map_err(unusable)
+    };
+    let file = open(flags)?;
     let stat = fstat(&file).map_err(|e| unusable(e.into()))?;
-    if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
-        return Err(Error::Input(
-            what,
-            path.into(),
-            "is not a regular file".to_owned(),
-        ));
+    match stat.st_mode & libc::S_IFMT {
+        libc::S_IFREG => Ok(file),
+        libc::S_IFBLK if write && is_read_only(path) => {
+            Err(input("is a read-only device; add ro to read it"))
+        }
+        libc::S_IFBLK if write => open(flags | libc::O_EXCL),
+        libc::S_IFBLK => Ok(file),
+        _ => Err(input("is neither a regular file nor a block device")),
     }
-    Ok(file)
+}
+
+/// Whether a block device does not let itself be written (`BLKROGET`).
+fn is_read_only(path: &Path) -> bool {
+    const BLKROGET: libc::Ioctl = 0x125e;
+    let mut answer: libc::c_int = 0;
+    let device = std::fs::metadata(path).is_ok_and(|at| at.file_type().is_block_device());
+    let file = device.then(|| File::open(path).ok()).flatten();
+    file.is_some_and(|file| {
+        // SAFETY: the command writes an int to a live local.
+        let result = unsafe { libc::ioctl(file.as_raw_fd(), BLKROGET, &raw mut answer) };
+        result == 0 && answer != 0
+    })
+}
+
+/// Whether a block device can give space back; one that does not tell may.
+fn discards(device: u64) -> bool {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    // A partition's queue is its disk's.
+    let most = ["queue", "../queue"].iter().find_map(|queue| {
+        let path = format!("/sys/dev/block/{major}:{minor}/{queue}/write_zeroes_max_bytes");
+        std::fs::read_to_string(path).ok()
+    });
+    most.is_none_or(|most| most.trim() != "0")
 }
 
 impl DiskFile {
     /// Opens an image as `how` says and locks it.
     ///
     /// # Errors
-    /// It is missing and not to be made, is no regular file, is not permitted,
-    /// is in use by another VM, or is not whole sectors long but to be written.
+    /// It is missing and not to be made, is no regular file or block device, is
+    /// not permitted, is in use by another VM, or is not whole sectors long but
+    /// to be written.
     pub fn open(path: &Path, how: &OpenDisk) -> Result<Self, Error> {
         if let Some(size) = how.create {
             create(path, size)?;
         }
-        let file = open_regular(WHAT, path, !how.read_only, how.direct)?;
+        let file = open_image(WHAT, path, !how.read_only, how.direct)?;
         let kind = if how.read_only {
             Lock::Read
         } else {
             Lock::Write
         };
         lock(&file, WHAT, path, kind)?;
-        let size = file
-            .metadata()
-            .map_err(|e| Error::file(WHAT, path, &e))?
-            .len();
+        let failed = |e: io::Error| Error::file(WHAT, path, &e);
+        let size = end_of(&file).map_err(failed)?;
         if size == 0 {
             let why = "is empty; add size=8G,create for a new disk".to_owned();
             return Err(Error::Input(WHAT, path.into(), why));
         }
-        let block = if how.direct { smallest(&file) } else { 512 };
+        let stat = fstat(&file).map_err(|e| failed(e.into()))?;
+        let device = stat.st_mode & libc::S_IFMT == libc::S_IFBLK;
+        let block = match (device, how.direct) {
+            (true, _) => ioctl_blksszget(&file).map_err(|e| failed(e.into()))?,
+            (false, true) => smallest(&file, size),
+            (false, false) => 512,
+        };
         if !how.read_only && !size.is_multiple_of(block.into()) {
             let why = format!("has {size} bytes, not whole sectors of {block}; add ro to read it");
             return Err(Error::Input(WHAT, path.into(), why));
         }
-        Ok(Self { file, block })
+        Ok(Self {
+            file,
+            block: block.into(),
+            bounce: how.direct.then(|| Bounce::new(block)),
+            discards: how.read_only || !device || discards(stat.st_rdev),
+        })
     }
 
-    /// Bytes of the smallest piece that can be read or written.
-    pub fn logical_block(&self) -> u32 {
-        self.block
+    /// Whether it can give space back to the host.
+    pub fn discards(&self) -> bool {
+        self.discards
     }
 }
 
@@ -113,13 +161,13 @@ impl AsRawFd for DiskFile {
 
 /// The least that the file takes with direct I/O: 512 bytes, or 4096 where the
 /// disk below has such sectors. Before Linux 6.1 it does not tell.
-fn smallest(file: &File) -> u32 {
+fn smallest(file: &File, size: u64) -> u32 {
     let told = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN);
-    let told = told.map_or(0, |told| told.stx_dio_offset_align);
-    if [1024, 2048, 4096].contains(&told) {
-        told
-    } else {
-        512
+    match told.map_or(0, |told| told.stx_dio_offset_align) {
+        told @ (512 | 1024 | 2048 | 4096) => told,
+        // What is larger than need be costs only what is not aligned.
+        _ if size.is_multiple_of(4096) => 4096,
+        _ => 512,
     }
 }
 
@@ -147,13 +195,13 @@ impl ReadAt for DiskFile {
     }
 
     fn read_at(&self, to: &[GuestSlice<'_>], offset: u64) -> io::Result<usize> {
-        transfer(&self.file, Way::Read, to, offset)
+        self.transfer(Way::Read, to, offset)
     }
 }
 
 impl WriteAt for DiskFile {
     fn write_at(&self, from: &[GuestSlice<'_>], offset: u64) -> io::Result<usize> {
-        transfer(&self.file, Way::Write, from, offset)
+        self.transfer(Way::Write, from, offset)
     }
 
     fn flush(&self) -> io::Result<()> {
@@ -161,8 +209,13 @@ impl WriteAt for DiskFile {
     }
 
     fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+        // What is not a whole block cannot be given back, and need not be.
+        let (start, end) = self.whole(offset, len);
+        if start == end {
+            return Ok(());
+        }
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        Ok(fallocate(&self.file, flags, offset, len)?)
+        self.allocate(flags, start, end)
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, may_unmap: bool) -> io::Result<()> {
@@ -173,28 +226,59 @@ impl WriteAt for DiskFile {
         } else {
             FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE
         };
-        match fallocate(&self.file, flags, offset, len) {
-            Err(Errno::OPNOTSUPP) => self.overwrite(offset, len),
-            result => Ok(result?),
+        let (start, end) = self.whole(offset, len);
+        if start == end {
+            return self.overwrite(offset, offset + len);
         }
+        self.overwrite(offset, start)?;
+        match self.allocate(flags, start, end) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                self.overwrite(start, end)?
+            }
+            result => result?,
+        }
+        self.overwrite(end, offset + len)
     }
 }
 
 impl DiskFile {
-    /// Writes zeroes the long way, on file systems that cannot be asked to.
-    fn overwrite(&self, mut offset: u64, mut len: u64) -> io::Result<()> {
-        /// Aligned, for direct I/O.
-        #[repr(align(4096))]
-        struct Zeroes([u8; 64 << 10]);
-        static ZEROES: Zeroes = Zeroes([0; 64 << 10]);
-        while len > 0 {
-            let part = usize::try_from(len)
-                .unwrap_or(usize::MAX)
-                .min(ZEROES.0.len());
-            let zeroes = ZEROES.0.get(..part).unwrap_or_default();
-            let written = write(&self.file, zeroes, offset)?;
-            offset += written as u64;
-            len -= written as u64;
+    fn transfer(&self, way: Way, slices: &[GuestSlice<'_>], offset: u64) -> io::Result<usize> {
+        let Some(bounce) = &self.bounce else {
+            return transfer(&self.file, way, slices, offset);
+        };
+        let whole = (way == Way::Write).then(|| bounce.whole());
+        let result = transfer(&self.file, way, slices, offset);
+        drop(whole);
+        match result {
+            // What direct I/O says to anything that is not aligned.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                bounce.transfer(&self.file, way, slices, offset)
+            }
+            result => result,
+        }
+    }
+
+    /// The whole blocks in `len` bytes from `offset` on: first and last byte.
+    fn whole(&self, offset: u64, len: u64) -> (u64, u64) {
+        let (start, end) = (offset.next_multiple_of(self.block), offset + len);
+        let end = end - end % self.block;
+        (start.min(end), end)
+    }
+
+    fn allocate(&self, flags: FallocateFlags, start: u64, end: u64) -> io::Result<()> {
+        let _whole = self.bounce.as_ref().map(Bounce::whole);
+        Ok(fallocate(&self.file, flags, start, end - start)?)
+    }
+
+    /// Writes zeroes the long way: pieces of blocks, and where the host cannot be
+    /// asked to.
+    fn overwrite(&self, mut offset: u64, end: u64) -> io::Result<()> {
+        let Pages(mut zeroes) = Pages::ZERO;
+        while offset < end {
+            let rest = usize::try_from(end - offset).unwrap_or(usize::MAX);
+            let part = rest.min(zeroes.len());
+            let part = zeroes.get_mut(..part).unwrap_or_default();
+            offset += self.transfer(Way::Write, &[part.into()], offset)? as u64;
         }
         Ok(())
     }

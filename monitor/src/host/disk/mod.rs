@@ -3,6 +3,7 @@
 //! A backend never sees a descriptor: the device hands it checked pieces of
 //! guest memory and a checked range.
 
+mod bounce;
 mod cdrom;
 mod file;
 mod vectored;
@@ -27,7 +28,7 @@ pub fn check(drive: &Drive) -> Result<(), Error> {
         Media::CdRom => "CD-ROM",
         Media::Disk => "disk",
     };
-    file::open_regular(what, &drive.path, !drive.read_only, drive.direct).map(|_| ())
+    file::open_image(what, &drive.path, !drive.read_only, drive.direct).map(|_| ())
 }
 
 /// Makes `old`'s number mean the open file `new`.

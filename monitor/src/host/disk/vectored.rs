@@ -99,8 +99,14 @@ pub(super) fn write(file: &File, from: &[u8], offset: u64) -> io::Result<usize> 
     Ok(rustix::io::pwritev(file, &[piece], offset)?)
 }
 
+/// Reads bytes of our own, as [`write`] writes them.
+pub(super) fn read(file: &File, to: &mut [u8], offset: u64) -> io::Result<usize> {
+    let piece = io::IoSliceMut::new(to);
+    Ok(rustix::io::preadv(file, &mut [piece], offset)?)
+}
+
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::io::Write as _;
 
     use vm_memory::VolatileSlice;
@@ -131,7 +137,7 @@ mod tests {
         assert_eq!(transfer(&file, Way::Read, &slices, 4000).unwrap(), 96);
     }
 
-    fn tempfile() -> File {
+    pub fn tempfile() -> File {
         // SAFETY: a string that ends in a zero.
         let fd = unsafe { libc::memfd_create(c"image".as_ptr(), libc::MFD_CLOEXEC) };
         assert!(fd >= 0);
