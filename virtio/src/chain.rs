@@ -5,7 +5,6 @@ use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRI
 use vm_memory::VolatileMemory;
 
 use crate::memory::{self, GuestSlice, Memory};
-use crate::queue::MAX_QUEUE_SIZE;
 use crate::{Dirty, Error};
 
 const DESCRIPTOR_SIZE: usize = 16;
@@ -13,6 +12,9 @@ const NEXT: u16 = VRING_DESC_F_NEXT as u16;
 const WRITE: u16 = VRING_DESC_F_WRITE as u16;
 const INDIRECT: u16 = VRING_DESC_F_INDIRECT as u16;
 
+/// The greatest queue size a device here may have. Also the most pieces the
+/// kernel takes in one vector, so that a chain always fits one system call.
+pub const MAX_QUEUE_SIZE: u16 = 1024;
 /// Most slices in a chain: a descriptor is one, or a few where it runs over
 /// regions of RAM that touch. The same as the kernel's limit on one vector.
 const MAX_SLICES: usize = MAX_QUEUE_SIZE as usize;

@@ -100,11 +100,11 @@ mod queues;
 pub mod rate;
 pub mod transport;
 
-pub use chain::Chain;
+pub use chain::{Chain, MAX_QUEUE_SIZE};
 pub use counter::Counter;
 pub use device::{Activation, Device, Outcome, QueueSetup, Step, Stopped, WhenEmpty};
 pub use dirty::Dirty;
 pub use endpoint::{Effect, Endpoint, EndpointStateV1};
 pub use error::{Error, RingPart};
 pub use memory::{GuestSlice, Memory, Tracking};
-pub use queue::{MAX_QUEUE_SIZE, Queue, QueueConfig, QueueState};
+pub use queue::{Queue, QueueConfig, QueueState};

@@ -15,13 +15,9 @@ use vm_memory::{
     Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MmapRegion, VolatileMemory,
 };
 
-use crate::chain::{Chain, Table};
+use crate::chain::{Chain, MAX_QUEUE_SIZE, Table};
 use crate::memory::{Memory, Tracking};
 use crate::{Dirty, Error, RingPart, features};
-
-/// The greatest queue size a device here may have. Also the most pieces the
-/// kernel takes in one vector, so that a chain always fits one system call.
-pub const MAX_QUEUE_SIZE: u16 = 1024;
 
 /// Chains that [`Queue::publish_some`] shows at once.
 const SOME: u16 = 16;
