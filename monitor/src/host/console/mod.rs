@@ -133,8 +133,7 @@ fn stdio(console: &mut Console) -> Result<Output, Error> {
         return Ok(output);
     }
     // In the background, reading or changing the terminal would stop us.
-    let own = rustix::process::getpgrp();
-    if rustix::termios::tcgetpgrp(stdin.as_fd()).is_ok_and(|group| group == own) {
+    if terminal::in_foreground() {
         terminal::raw(stdin.as_fd()).map_err(failed)?;
         console.escape = Some(Escape::default());
         console.input = Some(Arc::new(

@@ -24,6 +24,13 @@ pub fn raw(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(tcsetattr(fd, OptionalActions::Now, &modes)?)
 }
 
+/// Whether this process is in the terminal's foreground. By number: a group of
+/// another PID namespace is 0, which the library's type cannot hold.
+pub fn in_foreground() -> bool {
+    // SAFETY: plain system calls.
+    unsafe { libc::tcgetpgrp(libc::STDIN_FILENO) == libc::getpgrp() }
+}
+
 /// Gives the terminal its modes back; does nothing when they were not changed.
 /// Safe to call more than once, and from a signal handler: it never waits.
 pub fn restore() {
