@@ -39,12 +39,14 @@ More:
   --ready-fd N           Write a line to descriptor N when the program is ready
   --ready-by HOW         exec: ready when it runs; fd: when it writes a byte to
                          descriptor 3; taps and others follow  [default: exec]
+  --ready-within S       Apply cpu.max after S seconds at the latest  [default: 10]
   --copy-exec            Execute a sealed copy in memory of FILE
   --plan                 Print what would be done, and do nothing
   -h, --help             Show this help
   -V, --version          Show the version
 
-cpu.max (cgroup v1: cpu.cfs_*) applies from when the program is ready.
+cpu.max (cgroup v1: cpu.cfs_*) applies from when the program is ready, has closed
+its end of that descriptor, or has run for the time of --ready-within.
 
 Exit codes: that of the program, or
   123  the id is in use          126  FILE or a file given cannot be used
@@ -135,6 +137,8 @@ pub struct Args {
     pub ready_fd: Option<i32>,
     /// `--ready-by fd`
     pub ready_by_fd: bool,
+    /// `--ready-within`
+    pub ready_within: Option<u32>,
     /// `--copy-exec`
     pub copy: bool,
     /// What follows `--`.
@@ -208,6 +212,7 @@ fn valued(args: &mut Args, flag: &str, parser: &mut lexopt::Parser) -> Result<()
         "kvm",
         "ready-fd",
         "ready-by",
+        "ready-within",
     ];
     if !known.contains(&flag) {
         return Err(usage(Long(flag).unexpected()));
@@ -244,6 +249,13 @@ fn with_text(args: &mut Args, flag: &str, text: &str) -> Result<(), String> {
                 ("none", Kvm::None),
             ];
             args.kvm = one_of(text, &ways)?;
+        }
+        "ready-within" => {
+            let seconds = text.parse().ok().filter(|s| (1..=86_400).contains(s));
+            args.ready_within =
+                Some(seconds.ok_or_else(|| {
+                    format!("'{text}' is not a number of seconds from 1 to 86400")
+                })?);
         }
         "ready-fd" => args.ready_fd = Some(descriptor(text, 1)?),
         _ => args.ready_by_fd = one_of(text, &[("exec", false), ("fd", true)])?,
@@ -293,9 +305,16 @@ fn plain(path: &Path) -> bool {
 }
 
 fn id_number(text: &str) -> Result<u32, String> {
-    // The highest means "no change" to the kernel.
-    let number = text.parse().ok().filter(|id| *id != u32::MAX);
-    number.ok_or_else(|| format!("'{text}' is no user or group number"))
+    match text.parse() {
+        Ok(0) => Err(
+            "0 is root, also in a jail: give the jail a number of its own, \
+                      such as 10001, which no user or group of the host has"
+                .to_owned(),
+        ),
+        // The highest means "no change" to the kernel.
+        Ok(id) if id < u32::MAX => Ok(id),
+        _ => Err(format!("'{text}' is no user or group number")),
+    }
 }
 
 fn descriptor(text: &str, least: i32) -> Result<i32, String> {

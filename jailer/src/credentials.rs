@@ -1,5 +1,9 @@
 //! Resource limits, user and privileges.
 
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+
 use rustix::process::{Resource, Rlimit, Signal};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
@@ -18,6 +22,8 @@ pub fn limit(plan: &Plan) -> Result<(), Error> {
             "memlock" => Resource::Memlock,
             "nproc" => Resource::Nproc,
             "as" => Resource::As,
+            "nice" => Resource::Nice,
+            "rtprio" => Resource::Rtprio,
             _ => Resource::Core,
         };
         let both = Rlimit {
@@ -28,6 +34,52 @@ pub fn limit(plan: &Plan) -> Result<(), Error> {
             .map_err(jail(format!("--resource-limit {name}={value}")))?;
     }
     Ok(())
+}
+
+/// Leaves what the caller's processes share: session, process group, terminal,
+/// keys; and what protects them from the kernel's killer when memory is short.
+///
+/// # Errors
+/// The system refuses.
+pub fn leave_session(terminal: Option<&OwnedFd>) -> Result<(), Error> {
+    rustix::process::setsid().map_err(jail("session"))?;
+    if let Some(terminal) = terminal {
+        rustix::process::ioctl_tiocsctty(terminal).map_err(jail("terminal for the jail"))?;
+    }
+    // SAFETY: a plain system call; the null pointer stands for a keyring
+    // without a name.
+    let keyring = unsafe {
+        let name = std::ptr::null::<libc::c_char>();
+        libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, name)
+    };
+    let error = io::Error::last_os_error();
+    // A kernel without keys has none to share.
+    if keyring < 0 && error.raw_os_error() != Some(libc::ENOSYS) {
+        return Err(jail("session keyring")(error));
+    }
+    let score = "/proc/self/oom_score_adj";
+    let protected = fs::read_to_string(score).is_ok_and(|text| text.starts_with('-'));
+    if protected {
+        fs::write(score, "0").map_err(jail(score))?;
+    }
+    Ok(())
+}
+
+/// Default signals and personality: what execution would leave as it is.
+pub fn reset_process() {
+    // SAFETY: plain system calls; zeroes are the kernel's structure for the
+    // default action, and its set of no signals. The library's own function
+    // keeps two signals to itself. Those that cannot be changed fail.
+    unsafe {
+        let none = [0u64; 4];
+        let old = std::ptr::null_mut::<u64>();
+        for signal in 1..=64 {
+            libc::syscall(libc::SYS_rt_sigaction, signal, none.as_ptr(), old, 8);
+        }
+        let how = libc::SIG_SETMASK;
+        libc::syscall(libc::SYS_rt_sigprocmask, how, none.as_ptr(), old, 8);
+        libc::personality(0);
+    }
 }
 
 /// Leaves the caller's supplementary groups.
@@ -48,7 +100,7 @@ pub fn drop_privileges(plan: &Plan) -> Result<(), Error> {
     let changed =
         unsafe { libc::setresgid(gid, gid, gid) == 0 && libc::setresuid(uid, uid, uid) == 0 };
     if !changed {
-        return Err(jail("user and group")(std::io::Error::last_os_error()));
+        return Err(jail("user and group")(io::Error::last_os_error()));
     }
     let last = std::iter::successors(Some(0), |number| Some(number + 1));
     for number in last {

@@ -12,15 +12,25 @@ use crate::plan::Slot;
 const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
 
 /// Opens what the table wants, in its order. `ready` is the writing end of the
-/// pipe to say ready on.
+/// pipe to say ready on, `terminal` the jail's own.
 ///
 /// # Errors
 /// A tap or a device cannot be opened, or a descriptor was not passed in.
-pub fn open(table: &[Slot], ready: BorrowedFd<'_>) -> Result<Vec<OwnedFd>, Error> {
+pub fn open(
+    table: &[Slot],
+    ready: BorrowedFd<'_>,
+    terminal: Option<&OwnedFd>,
+) -> Result<Vec<OwnedFd>, Error> {
     let mut all = Vec::with_capacity(table.len());
     for (number, slot) in table.iter().enumerate() {
         let fd = match slot {
             Slot::Standard => duplicate(number as RawFd).or_else(|_| device("/dev/null"))?,
+            Slot::Terminal => {
+                let own = terminal.ok_or(rustix::io::Errno::NOTTY);
+                own.map_err(io::Error::from)
+                    .and_then(OwnedFd::try_clone)
+                    .map_err(jail("terminal"))?
+            }
             Slot::Null => device("/dev/null")?,
             Slot::Ready => ready.try_clone_to_owned().map_err(jail("descriptors"))?,
             Slot::Handed(Handed::Tap(name)) => tap(name)?,
@@ -84,7 +94,47 @@ pub fn fill_standard() {
     }
 }
 
-fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
+/// Closes everything above standard error but these, which must be all that is
+/// still used: what is left is the caller's.
+///
+/// # Errors
+/// The system refuses.
+pub fn close_but(kept: &[&OwnedFd]) -> io::Result<()> {
+    let mut numbers: Vec<u32> = kept
+        .iter()
+        .map(|fd| fd.as_raw_fd().cast_unsigned())
+        .collect();
+    numbers.push(u32::MAX);
+    numbers.sort_unstable();
+    let mut first = 3;
+    for number in numbers {
+        if first < number {
+            // SAFETY: what is closed here has no owner that is used again.
+            let done = unsafe { libc::syscall(libc::SYS_close_range, first, number - 1, 0) };
+            if done != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        first = number.saturating_add(1);
+    }
+    Ok(())
+}
+
+/// Puts this process's standard descriptors on /dev/null.
+pub fn standard_to_null() {
+    if let Ok(null) = device("/dev/null") {
+        for number in 0..3 {
+            // SAFETY: a plain system call; nobody owns the three numbers.
+            unsafe { libc::dup2(null.as_raw_fd(), number) };
+        }
+    }
+}
+
+/// A copy of one of the caller's descriptors.
+///
+/// # Errors
+/// It is not open.
+pub fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: a plain system call, which fails if the number is not open.
     let fd = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
     if fd < 0 {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, mkdirat, openat, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, unlinkat};
 use rustix::io::Errno;
 
 use crate::cgroup::{Leaf, Plan};
@@ -47,11 +47,6 @@ impl Groups {
         Ok(Self(made))
     }
 
-    /// The group to start in, with version 2.
-    pub fn first(&self) -> Option<&OwnedFd> {
-        self.0.first().map(|(group, _)| group)
-    }
-
     /// Moves a process in, with version 1.
     ///
     /// # Errors
@@ -71,6 +66,11 @@ impl Groups {
             .iter()
             .flat_map(|(g, leaf)| leaf.late.iter().map(move |w| (g, w)));
         writes.try_for_each(|(group, write)| set(group, write))
+    }
+
+    /// Their directories; with version 2 there is one, to start in.
+    pub fn directories(&self) -> impl Iterator<Item = &OwnedFd> {
+        self.0.iter().map(|(group, _)| group)
     }
 
     /// Whether the kernel killed for want of memory.
@@ -142,8 +142,9 @@ fn make_leaf(plan: &Plan, leaf: &Leaf) -> Result<OwnedFd, Error> {
         match made {
             Err(Errno::NOENT | Errno::NODEV) => sleep(Duration::from_millis(1)),
             Err(Errno::BUSY) => {
+                let why = "holds other processes";
                 return Err(Error::InUse(format!(
-                    "id {}: in use, {}",
+                    "id {}: in use: {} {why}",
                     plan.name,
                     path.display()
                 )));
@@ -159,32 +160,15 @@ fn make_leaf(plan: &Plan, leaf: &Leaf) -> Result<OwnedFd, Error> {
 
 fn new_leaf(parent: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
     let mode = Mode::from_raw_mode(0o755);
-    let open = || beneath(parent, Path::new(name), OFlags::DIRECTORY);
     match mkdirat(parent, name, mode) {
-        // Left behind by a jailer that was killed: empty, and so removable. One
-        // that is at work holds the lock.
+        // Left behind by a jailer that was killed: empty, and so removable.
         Err(Errno::EXIST) => {
-            lock(&open()?)?;
             unlinkat(parent, name, AtFlags::REMOVEDIR)?;
             mkdirat(parent, name, mode)?;
         }
         other => other?,
     }
-    let group = open()?;
-    lock(&group)?;
-    inherit_cpuset(parent, group)
-}
-
-/// Fails with `BUSY` if another jailer has it.
-fn lock(group: &OwnedFd) -> Result<(), Errno> {
-    let lock = flock(group, FlockOperation::NonBlockingLockExclusive);
-    lock.map_err(|error| {
-        if error == Errno::WOULDBLOCK {
-            Errno::BUSY
-        } else {
-            error
-        }
-    })
+    inherit_cpuset(parent, beneath(parent, Path::new(name), OFlags::DIRECTORY)?)
 }
 
 /// Opens the parent, making it and what is above it where they are missing.

@@ -15,8 +15,8 @@ use crate::credentials;
 use crate::descriptors;
 use crate::error::{Error, input, jail};
 use crate::namespaces;
-use crate::plan::Plan;
-use crate::root::{self, Claim};
+use crate::plan::{Plan, Slot};
+use crate::root::{self, Identity};
 
 /// Says that the user namespace wants its user and group.
 pub const MAP: u8 = b'm';
@@ -27,8 +27,8 @@ pub const GO: u8 = b'g';
 
 /// Becomes the program; on the way, what went wrong goes to the jailer through
 /// `link`. The descriptors are the program's table.
-pub fn run(plan: &Plan, claim: Option<&Claim>, table: Vec<OwnedFd>, link: &OwnedFd) -> ! {
-    let error = match prepare(plan, claim, table, link) {
+pub fn run(plan: &Plan, made: Option<Identity>, table: Vec<OwnedFd>, link: &OwnedFd) -> ! {
+    let error = match prepare(plan, made, table, link) {
         Ok((program, link)) => {
             let error = Error::Input(execute(plan, program));
             // SAFETY: `prepare` has put it there, open until execution.
@@ -54,10 +54,14 @@ fn report(link: BorrowedFd<'_>, error: &Error) {
 /// All steps but the last; returns the program's and the link's descriptors.
 fn prepare(
     plan: &Plan,
-    claim: Option<&Claim>,
+    made: Option<Identity>,
     table: Vec<OwnedFd>,
     link: &OwnedFd,
 ) -> Result<(RawFd, RawFd), Error> {
+    // For what is made here; a caller's narrower mask is put back at the end.
+    let mask = rustix::process::umask(Mode::from_raw_mode(0o022));
+    let terminal = plan.table.iter().position(|slot| *slot == Slot::Terminal);
+    credentials::leave_session(terminal.and_then(|at| table.get(at)))?;
     wait(link)?;
     let path = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let sysctl =
@@ -65,7 +69,7 @@ fn prepare(
     namespaces::leave(UnshareFlags::NEWCGROUP)?;
     rustix::system::sethostname(b"mote").map_err(jail("host name"))?;
     let program = program(plan)?;
-    root::enter(plan, claim)?;
+    root::enter(plan, made)?;
     credentials::limit(plan)?;
     if plan.privileged {
         credentials::forget_groups()?;
@@ -82,6 +86,7 @@ fn prepare(
     if gone.iter().any(|link| !link.revents().is_empty()) {
         return Err(Error::Jail("the jailer is gone".to_owned()));
     }
+    rustix::process::umask(mask | Mode::from_raw_mode(0o022));
     descriptors::place(table, program, link)
 }
 
@@ -131,13 +136,9 @@ fn execute(plan: &Plan, program: RawFd) -> String {
     let mut argv: Vec<_> = words.iter().map(|word| word.as_ptr()).collect();
     argv.push(std::ptr::null());
     let environment: [*const libc::c_char; 1] = [std::ptr::null()];
-    // SAFETY: a signal set is filled in before it is used; the other calls get
-    // C strings and arrays of such that end in a null pointer.
+    credentials::reset_process();
+    // SAFETY: C strings, and arrays of such that end in a null pointer.
     unsafe {
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
-        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         libc::syscall(
             libc::SYS_execveat,
             program,

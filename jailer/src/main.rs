@@ -1,9 +1,9 @@
 //! `mote-jailer`: runs a virtual machine monitor where it can do no harm.
 //!
 //! arguments ([`args`]) → plan ([`plan`], [`cgroup`]: plain data) → steps in
-//! order, outside ([`outside`]: claim, groups, descriptors, process) and inside
-//! ([`inside`]: root, limits, user namespace, privileges, table, execution) →
-//! the end ([`wait`]).
+//! order, outside ([`outside`]: [`lock`], groups, descriptors, process) and inside
+//! ([`inside`]: session, root, limits, user namespace, privileges, table,
+//! execution) → the end ([`wait`], [`terminal`]).
 
 mod args;
 mod cgroup;
@@ -12,11 +12,13 @@ mod descriptors;
 mod error;
 mod groups;
 mod inside;
+mod lock;
 mod namespaces;
 mod outside;
 mod plan;
 mod root;
 mod syscalls;
+mod terminal;
 mod wait;
 
 use std::io::Write as _;
@@ -49,6 +51,7 @@ fn plan(args: &Args) -> Result<Plan, Error> {
     let host = Host {
         uid: rustix::process::geteuid().as_raw(),
         gid: rustix::process::getegid().as_raw(),
+        terminals: terminal::standard(),
         time_namespaces: std::path::Path::new("/proc/self/ns/time").exists(),
         cgroups: if asked {
             cgroup::Mounts::read()

@@ -2,9 +2,9 @@
 //! the jail. If either is killed, the other tidies up.
 
 use std::io::{self, Write as _};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
 };
@@ -14,9 +14,11 @@ use crate::descriptors;
 use crate::error::{Error, exit, jail};
 use crate::groups::{self, Groups};
 use crate::inside;
+use crate::lock::Lock;
 use crate::namespaces::{self, Side};
 use crate::plan::Plan;
 use crate::root;
+use crate::terminal::Relay;
 use crate::wait::{self, Keeper, Signals};
 
 /// Runs the program in its jail and returns the exit code to end with.
@@ -27,7 +29,8 @@ pub fn run(plan: &Plan) -> Result<u8, Error> {
     descriptors::fill_standard();
     let signals = Signals::block().map_err(jail("signals"))?;
     let (alive, lifeline) = pipe_with(PipeFlags::CLOEXEC).map_err(jail("pipe"))?;
-    let (started, start) = pipe_with(PipeFlags::CLOEXEC).map_err(jail("pipe"))?;
+    let (told, tell) = pipe_with(PipeFlags::CLOEXEC).map_err(jail("pipe"))?;
+    let (relay, terminal) = Relay::open(plan)?.unzip();
     // The program is ours to wait for if the keeper is killed.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(jail("process"))?;
@@ -35,9 +38,10 @@ pub fn run(plan: &Plan) -> Result<u8, Error> {
     match unsafe { libc::fork() } {
         -1 => Err(jail("fork")(io::Error::last_os_error())),
         0 => {
-            drop((lifeline, started));
-            let code = keep(plan, &signals, alive, start).unwrap_or_else(|error| {
-                say(&error);
+            drop((lifeline, told, relay));
+            let caller = Caller { alive, tell };
+            let code = keep(plan, &signals, &caller, terminal).unwrap_or_else(|error| {
+                caller.line(&error.to_string());
                 error.exit_code()
             });
             // SAFETY: ends this process at once; the caller's buffers, of which
@@ -45,90 +49,163 @@ pub fn run(plan: &Plan) -> Result<u8, Error> {
             unsafe { libc::_exit(code.into()) }
         }
         keeper => {
-            drop((alive, start));
+            drop((alive, tell, terminal));
             // Where the caller's word is "in background", the end of `lifeline`
             // with this process means nothing.
-            let code = wait::for_keeper(plan, &signals, keeper, &started)?;
+            let mut front = wait::Front {
+                plan,
+                signals: &signals,
+                told: &told,
+                relay,
+                words: Vec::new(),
+            };
+            let code = front.wait(keeper, &lifeline)?;
             drop(lifeline);
             Ok(code)
         }
     }
 }
 
-/// Says an error as the program's user should see it.
-pub fn say(error: &Error) {
-    line(&error.to_string());
+/// The process that the caller sees, as the keeper has it.
+#[derive(Debug)]
+pub struct Caller {
+    /// Ends with that process.
+    pub alive: OwnedFd,
+    /// What it says for the keeper, which has no descriptors of the caller's.
+    tell: OwnedFd,
 }
 
-/// One line on standard error, which may be closed.
-pub fn line(text: &str) {
+/// Precedes the lines: the program is ready.
+pub const READY: u8 = b'r';
+
+impl Caller {
+    /// Has a line written to standard error, after the program's own.
+    pub fn line(&self, text: &str) {
+        let _ = rustix::io::write(&self.tell, format!("{text}\n").as_bytes());
+    }
+
+    /// Says that the program is ready.
+    pub fn ready(&self) {
+        let _ = rustix::io::write(&self.tell, &[READY]);
+    }
+}
+
+/// Says something on standard error, which may be closed.
+pub fn say(text: &impl std::fmt::Display) {
     let _ = io::stderr().write_all(format!("mote-jailer: {text}\n").as_bytes());
 }
 
 /// The keeper: makes the jail, waits for its end, and removes it.
-fn keep(plan: &Plan, signals: &Signals, alive: OwnedFd, start: OwnedFd) -> Result<u8, Error> {
-    if plan.daemonize {
-        rustix::process::setsid().map_err(jail("background"))?;
-    }
-    if let Some(path) = &plan.netns {
-        namespaces::join_network(path)?;
-    }
-    let claim = root::claim(plan)?;
-    let result = match plan.cgroup.as_ref().map(Groups::make).transpose() {
-        Ok(groups) => {
-            let result = in_groups(plan, claim.as_ref(), groups.as_ref(), |keeper| {
-                keeper.wait(signals, &alive, &start)
-            });
-            if let Some(cgroup) = &plan.cgroup {
-                groups::remove(cgroup);
-            }
-            result
-        }
-        Err(error) => Err(error),
+fn keep(
+    plan: &Plan,
+    signals: &Signals,
+    caller: &Caller,
+    terminal: Option<OwnedFd>,
+) -> Result<u8, Error> {
+    rustix::process::setsid().map_err(jail("session"))?;
+    let lock = Lock::take(plan)?;
+    let made = Outside {
+        plan,
+        signals,
+        caller,
+        lock: &lock,
     };
-    root::remove(plan);
+    let result = made.in_root(terminal);
+    lock.remove(plan);
     result
 }
 
-fn in_groups(
-    plan: &Plan,
-    claim: Option<&root::Claim>,
-    groups: Option<&Groups>,
-    run: impl FnOnce(Keeper<'_>) -> Result<u8, Error>,
-) -> Result<u8, Error> {
-    let (ready, say_ready) = pipe_with(PipeFlags::CLOEXEC).map_err(jail("pipe"))?;
-    let table = descriptors::open(&plan.table, say_ready.as_fd())?;
-    drop(say_ready);
-    let (link, childs) = socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .map_err(jail("socket"))?;
-    let unified = plan.cgroup.as_ref().is_some_and(|cgroup| cgroup.unified);
-    let group = groups.and_then(Groups::first).filter(|_| unified);
-    let (pid, pidfd) = match namespaces::fork(plan, group.map(AsFd::as_fd))? {
-        Side::Child => {
-            drop(link);
-            inside::run(plan, claim, table, &childs)
+/// What the keeper has while it makes the jail.
+struct Outside<'a> {
+    plan: &'a Plan,
+    signals: &'a Signals,
+    caller: &'a Caller,
+    lock: &'a Lock,
+}
+
+impl Outside<'_> {
+    fn in_root(&self, terminal: Option<OwnedFd>) -> Result<u8, Error> {
+        if let Some(path) = &self.plan.netns {
+            namespaces::join_network(path)?;
         }
-        Side::Parent(pid, pidfd) => (pid, pidfd),
-    };
-    drop((table, childs));
-    let keeper = Keeper {
-        plan,
-        pid,
-        pidfd: &pidfd,
-        ready: &ready,
-        groups,
-    };
-    let begun = begin(&keeper, unified, &link);
-    if let Err(error) = begun {
-        keeper.kill();
-        return Err(error);
+        let root = root::make(self.plan)?;
+        let result = match self.plan.cgroup.as_ref().map(Groups::make).transpose() {
+            Ok(groups) => {
+                let result = self.in_groups(root, groups.as_ref(), terminal);
+                if let Some(cgroup) = &self.plan.cgroup {
+                    groups::remove(cgroup);
+                }
+                result
+            }
+            Err(error) => Err(error),
+        };
+        root::remove(self.plan);
+        result
     }
-    run(keeper)
+
+    fn in_groups(
+        &self,
+        root: Option<root::Identity>,
+        groups: Option<&Groups>,
+        terminal: Option<OwnedFd>,
+    ) -> Result<u8, Error> {
+        let plan = self.plan;
+        let (ready, say_ready) = pipe_with(PipeFlags::CLOEXEC).map_err(jail("pipe"))?;
+        let table = descriptors::open(&plan.table, say_ready.as_fd(), terminal.as_ref())?;
+        drop((say_ready, terminal));
+        let report = plan.ready_fd.and_then(|fd| descriptors::duplicate(fd).ok());
+        let (link, childs) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .map_err(jail("socket"))?;
+        let unified = plan.cgroup.as_ref().is_some_and(|cgroup| cgroup.unified);
+        let group = groups.and_then(|groups| groups.directories().next());
+        let group = group.filter(|_| unified);
+        let (pid, pidfd) = match namespaces::fork(plan, group.map(AsFd::as_fd))? {
+            Side::Child => {
+                drop(link);
+                inside::run(plan, root, table, &childs)
+            }
+            Side::Parent(pid, pidfd) => (pid, pidfd),
+        };
+        drop((table, childs));
+        let keeper = Keeper {
+            plan,
+            pid,
+            pidfd: &pidfd,
+            ready: &ready,
+            groups,
+            caller: self.caller,
+        };
+        if let Err(error) = begin(&keeper, unified, &link).and_then(|()| {
+            drop(link);
+            self.leave_caller(&keeper, report.as_ref())
+        }) {
+            keeper.kill();
+            return Err(error);
+        }
+        keeper.wait(self.signals, report)
+    }
+
+    /// Keeps nothing of the caller's but where to report, until that is done.
+    fn leave_caller(&self, keeper: &Keeper<'_>, report: Option<&OwnedFd>) -> Result<(), Error> {
+        let mut kept = vec![
+            &self.caller.alive,
+            &self.caller.tell,
+            self.signals.fd(),
+            keeper.pidfd,
+            keeper.ready,
+        ];
+        kept.extend(self.lock.descriptors());
+        kept.extend(report);
+        kept.extend(keeper.groups.into_iter().flat_map(Groups::directories));
+        descriptors::close_but(&kept).map_err(jail("descriptors"))?;
+        descriptors::standard_to_null();
+        std::env::set_current_dir("/").map_err(jail("/"))
+    }
 }
 
 /// Does for the new process what it cannot do, until it is the program.
@@ -163,34 +240,23 @@ fn begin(keeper: &Keeper<'_>, unified: bool, link: &OwnedFd) -> Result<(), Error
     }
 }
 
-/// Waits until one of the descriptors has something.
+/// Waits until one of the descriptors has something, or for so long.
 ///
 /// # Errors
 /// The system refuses.
-pub fn poll_all(fds: &[(&OwnedFd, PollFlags)]) -> io::Result<Vec<PollFlags>> {
-    let mut polled: Vec<_> = fds
+pub fn poll_all(
+    fds: &[(BorrowedFd<'_>, PollFlags)],
+    limit: Option<&Timespec>,
+) -> io::Result<Vec<PollFlags>> {
+    let polled = fds
         .iter()
-        .map(|(fd, flags)| PollFd::new(*fd, *flags))
-        .collect();
+        .map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags));
+    let mut polled: Vec<_> = polled.collect();
     loop {
-        match poll(&mut polled, None) {
+        match poll(&mut polled, limit) {
             Err(rustix::io::Errno::INTR) => {}
             other => break other.map(|_| ())?,
         }
     }
     Ok(polled.iter().map(PollFd::revents).collect())
-}
-
-/// Puts the standard descriptors of a daemon on /dev/null.
-pub fn let_go_of_terminal() {
-    if let Ok(null) = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/null")
-    {
-        for number in 0..3 {
-            // SAFETY: a plain system call; nobody owns the three numbers.
-            unsafe { libc::dup2(null.as_raw_fd(), number) };
-        }
-    }
 }

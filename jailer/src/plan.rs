@@ -16,6 +16,8 @@ pub struct Host {
     pub uid: u32,
     /// Effective group of the caller.
     pub gid: u32,
+    /// Which of the caller's standard descriptors are terminals.
+    pub terminals: [bool; 3],
     /// Whether the kernel has time namespaces (Linux 5.6).
     pub time_namespaces: bool,
     /// Where cgroups are mounted.
@@ -36,6 +38,8 @@ pub enum Root {
 pub enum Slot {
     /// Standard input, output or error, as the caller has it.
     Standard,
+    /// The same where the caller's is a terminal: one of the jail's own.
+    Terminal,
     /// Standard input, output or error on /dev/null.
     Null,
     /// The pipe to say on that it is ready.
@@ -79,6 +83,8 @@ pub struct Plan {
     pub limits: Vec<(String, u64)>,
     /// Go on in background.
     pub daemonize: bool,
+    /// Seconds after which the late limits apply in any case.
+    pub ready_within: u32,
     /// The caller's descriptor to report on.
     pub ready_fd: Option<i32>,
 }
@@ -102,7 +108,9 @@ impl Plan {
             None => Root::Memory(args.files.clone()),
             Some(base) => {
                 let below = [args.exec_name.clone(), args.id.clone(), "root".to_owned()];
-                Root::Directory(base.clone(), below)
+                // The keeper leaves the caller's directory.
+                let base = std::path::absolute(base).unwrap_or_else(|_| base.clone());
+                Root::Directory(base, below)
             }
         };
         let mut nodes = Vec::new();
@@ -126,10 +134,11 @@ impl Plan {
             netns: args.netns.clone(),
             root,
             nodes,
-            table: table(args),
+            table: table(args, host),
             cgroup: cgroup::Plan::new(args, &host.cgroups)?,
             limits: limits(&args.limits),
             daemonize: args.daemonize,
+            ready_within: args.ready_within.unwrap_or(10),
             ready_fd: args.ready_fd,
         })
     }
@@ -140,13 +149,13 @@ impl Plan {
     }
 }
 
-fn table(args: &Args) -> Vec<Slot> {
-    let standard = if args.daemonize {
-        Slot::Null
-    } else {
-        Slot::Standard
+fn table(args: &Args, host: &Host) -> Vec<Slot> {
+    let standard = |terminal| match (args.daemonize, terminal) {
+        (true, _) => Slot::Null,
+        (_, true) => Slot::Terminal,
+        _ => Slot::Standard,
     };
-    let mut table = vec![standard; 3];
+    let mut table: Vec<Slot> = host.terminals.map(standard).into();
     if args.ready_by_fd {
         table.push(Slot::Ready);
     }
@@ -159,7 +168,9 @@ fn table(args: &Args) -> Vec<Slot> {
 
 /// What was asked for, and what is so unless something else was.
 fn limits(asked: &[(String, u64)]) -> Vec<(String, u64)> {
-    let mut limits = vec![("core".to_owned(), 0), ("no-file".to_owned(), 2048)];
+    // The last two: a priority above the host's other programs.
+    let fixed = [("core", 0), ("no-file", 2048), ("nice", 0), ("rtprio", 0)];
+    let mut limits = fixed.map(|(name, value)| (name.to_owned(), value)).to_vec();
     for (name, value) in asked {
         limits.retain(|(other, _)| other != name);
         limits.push((name.clone(), *value));
@@ -217,6 +228,8 @@ impl fmt::Display for Plan {
         if let Some(cgroup) = &self.cgroup {
             write!(f, "{cgroup}")?;
         }
+        let session = "session, keyring and signals of its own";
+        writeln!(f, "{:<12}{session}", "caller")?;
         let rest = "capabilities none, bounding set empty, no new privileges";
         writeln!(f, "{:<12}{rest}", "privileges")?;
         let ready = if self.ready_by_fd() {
@@ -260,6 +273,7 @@ impl fmt::Display for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Standard => f.write_str("the caller's"),
+            Self::Terminal => f.write_str("a terminal of the jail's own, relayed"),
             Self::Null => f.write_str("/dev/null"),
             Self::Ready => f.write_str("to say ready on"),
             Self::Handed(Handed::Tap(name)) => write!(f, "tap {name}"),
@@ -326,7 +340,13 @@ mod tests {
     #[test]
     fn limits_given_replace_the_defaults() {
         let plan = plan("--resource-limit no-file=64 --resource-limit fsize=1", 7).unwrap();
-        let want = [("core", 0), ("no-file", 64), ("fsize", 1)];
+        let want = [
+            ("core", 0),
+            ("nice", 0),
+            ("rtprio", 0),
+            ("no-file", 64),
+            ("fsize", 1),
+        ];
         assert_eq!(
             plan.limits,
             want.map(|(name, value)| (name.to_owned(), value))
@@ -334,7 +354,23 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_has_no_terminal() {
-        assert_eq!(plan("--daemonize", 7).unwrap().table, vec![Slot::Null; 3]);
+    fn no_terminal_of_the_caller_gets_into_a_jail() {
+        for line in ["", "--daemonize"] {
+            let text = format!("--plan --id a --exec-file /bin/mote {line}");
+            let words = text.split_whitespace().map(OsString::from);
+            let Command::Plan(args) = parse(words).unwrap() else {
+                panic!("{line}")
+            };
+            let host = Host {
+                uid: 7,
+                terminals: [true, false, true],
+                ..Host::default()
+            };
+            let want = match line {
+                "" => [Slot::Terminal, Slot::Standard, Slot::Terminal],
+                _ => [const { Slot::Null }; 3],
+            };
+            assert_eq!(Plan::new(&args, &host).unwrap().table, want);
+        }
     }
 }

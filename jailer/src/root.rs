@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, ResolveFlags, Stat, Uid, fchown,
-    flock, fstat, mkdirat, mknodat, openat, openat2, unlinkat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid, fchown, fstat, mkdirat,
+    mknodat, openat, openat2, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::{
@@ -30,20 +30,15 @@ pub fn beneath(directory: impl AsFd, path: &Path, flags: OFlags) -> Result<Owned
     openat2(directory, path, flags, Mode::empty(), resolve)
 }
 
-/// The directory that becomes the root, made where it was missing and locked
-/// for as long as this is held.
-#[derive(Debug)]
-pub struct Claim {
-    _lock: OwnedFd,
-    identity: (u64, u64),
-}
+/// The directory that becomes the root: its device and inode.
+pub type Identity = (u64, u64);
 
 /// Makes or finds the directory of the jail.
 ///
 /// # Errors
-/// The id is in use, something else is where a directory has to be, or one
-/// could be changed by other users.
-pub fn claim(plan: &Plan) -> Result<Option<Claim>, Error> {
+/// Something else is where a directory has to be, or one could be changed by
+/// other users.
+pub fn make(plan: &Plan) -> Result<Option<Identity>, Error> {
     let Root::Directory(base, [name, id, root]) = &plan.root else {
         return Ok(None);
     };
@@ -55,21 +50,15 @@ pub fn claim(plan: &Plan) -> Result<Option<Claim>, Error> {
             other => other.map_err(Step::into_error)?,
         };
         let path = base.join(name);
-        let lock = match own_directory(&above, id, &path) {
+        let jail_directory = match own_directory(&above, id, &path) {
             Err(Step::Vanished) => continue,
             other => other.map_err(Step::into_error)?,
         };
-        flock(&lock, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| Error::InUse(format!("id {id}: in use, {}", path.join(id).display())))?;
-        // Locked what somebody has just removed?
-        let now = beneath(&above, Path::new(id), OFlags::DIRECTORY);
-        if now.and_then(identity) != identity(&lock) {
-            continue;
-        }
         let path = path.join(id).join(root);
         let what = || path.display().to_string();
-        make_directory(&lock, root).map_err(jail(what()))?;
-        let root = beneath(&lock, Path::new(root), OFlags::DIRECTORY).map_err(jail(what()))?;
+        make_directory(&jail_directory, root).map_err(jail(what()))?;
+        let root = beneath(&jail_directory, Path::new(root), OFlags::DIRECTORY);
+        let root = root.map_err(jail(what()))?;
         if plan.privileged {
             fchown(
                 &root,
@@ -78,11 +67,7 @@ pub fn claim(plan: &Plan) -> Result<Option<Claim>, Error> {
             )
             .map_err(jail(what()))?;
         }
-        let identity = identity(&root).map_err(jail(what()))?;
-        return Ok(Some(Claim {
-            _lock: lock,
-            identity,
-        }));
+        return identity(&root).map(Some).map_err(jail(what()));
     }
     Err(Error::Jail(format!(
         "{}: keeps vanishing",
@@ -136,7 +121,7 @@ fn make_directory(above: &OwnedFd, name: &str) -> Result<(), Errno> {
     }
 }
 
-fn identity(file: impl AsFd) -> Result<(u64, u64), Errno> {
+fn identity(file: impl AsFd) -> Result<Identity, Errno> {
     let Stat { st_dev, st_ino, .. } = fstat(file)?;
     Ok((st_dev, st_ino))
 }
@@ -171,7 +156,7 @@ pub fn remove(plan: &Plan) {
 ///
 /// # Errors
 /// A file cannot be shown, or the system refuses a step.
-pub fn enter(plan: &Plan, claim: Option<&Claim>) -> Result<(), Error> {
+pub fn enter(plan: &Plan, made: Option<Identity>) -> Result<(), Error> {
     mount_change(
         "/",
         MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
@@ -179,7 +164,7 @@ pub fn enter(plan: &Plan, claim: Option<&Claim>) -> Result<(), Error> {
     .map_err(jail("root: make mounts private"))?;
     let (root, files) = match &plan.root {
         Root::Memory(files) => (memory("root")?, files.as_slice()),
-        Root::Directory(base, below) => (directory(base, below, claim)?, &[][..]),
+        Root::Directory(base, below) => (directory(base, below, made)?, &[][..]),
     };
     // Files are found on the host before its root is covered.
     let host = openat(
@@ -234,13 +219,13 @@ fn memory(what: &str) -> Result<OwnedFd, Error> {
     make().map_err(jail::<Errno>(format!("{what}: tmpfs")))
 }
 
-/// The claimed directory, as a mount.
-fn directory(base: &Path, below: &[String; 3], claim: Option<&Claim>) -> Result<OwnedFd, Error> {
+/// The directory that was made or found, as a mount.
+fn directory(base: &Path, below: &[String; 3], made: Option<Identity>) -> Result<OwnedFd, Error> {
     let path: PathBuf = below.iter().collect();
     let what = || base.join(&path).display().to_string();
     let found = beneath(open_base(base)?, &path, OFlags::DIRECTORY).map_err(jail(what()))?;
     let same = identity(&found).map_err(jail(what()))?;
-    if claim.is_none_or(|claim| claim.identity != same) {
+    if made != Some(same) {
         return Err(Error::Jail(format!("{}: was replaced", what())));
     }
     clone_tree(&found).map_err(jail(what()))

@@ -2,29 +2,36 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rustix::event::PollFlags;
+use rustix::event::{PollFlags, Timespec};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, pidfd_send_signal, waitpid};
 
+use crate::descriptors;
 use crate::error::{Error, exit, jail};
 use crate::groups::{self, Groups};
-use crate::outside::{let_go_of_terminal, line, poll_all};
+use crate::lock::Lock;
+use crate::outside::{Caller, READY, poll_all, say};
 use crate::plan::Plan;
 use crate::root;
 use crate::syscalls;
+use crate::terminal::Relay;
 
-/// Signals that are for the program, not for the jailer.
-const FORWARDED: [libc::c_int; 6] = [
-    libc::SIGTERM,
-    libc::SIGINT,
+/// Signals that are for the program, and the last for its terminal. The first
+/// four do nothing where the caller ignores them, as `nohup` and shells do.
+const FORWARDED: [libc::c_int; 9] = [
     libc::SIGHUP,
+    libc::SIGINT,
     libc::SIGQUIT,
+    libc::SIGTSTP,
+    libc::SIGTERM,
     libc::SIGUSR1,
     libc::SIGUSR2,
+    libc::SIGCONT,
+    libc::SIGWINCH,
 ];
 
 /// The forwarded signals, to be read.
@@ -37,38 +44,43 @@ impl Signals {
     /// # Errors
     /// The system refuses.
     pub fn block() -> io::Result<Self> {
-        // SAFETY: the set is filled in before it is used; the descriptor that
-        // is made is nobody else's.
+        // SAFETY: the sets and the action are filled in before they are used;
+        // the descriptor that is made is nobody else's.
         unsafe {
             let mut set: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&raw mut set);
-            for signal in FORWARDED {
-                libc::sigaddset(&raw mut set, signal);
+            for (at, signal) in FORWARDED.into_iter().enumerate() {
+                let mut action: libc::sigaction = std::mem::zeroed();
+                libc::sigaction(signal, std::ptr::null(), &raw mut action);
+                if at >= 4 || action.sa_sigaction != libc::SIG_IGN {
+                    libc::sigaddset(&raw mut set, signal);
+                }
             }
-            libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
             let fd = libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
             if fd < 0 {
                 return Err(io::Error::last_os_error());
             }
+            // In the background a terminal may be written to and given back.
+            libc::sigaddset(&raw mut set, libc::SIGTTOU);
+            libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+            // Where a caller ignores this, its children cannot be waited for.
+            libc::signal(libc::SIGCHLD, libc::SIG_DFL);
             Ok(Self(OwnedFd::from_raw_fd(fd)))
         }
     }
 
-    /// The next one that was sent by somebody. What a terminal sends goes to
-    /// the program without our help.
+    /// What they are read from.
+    pub fn fd(&self) -> &OwnedFd {
+        &self.0
+    }
+
+    /// The next one.
     fn next(&self) -> Option<libc::c_int> {
-        loop {
-            let mut info = [0; size_of::<libc::signalfd_siginfo>()];
-            let len = rustix::io::read(&self.0, &mut info).ok()?;
-            let number = |at: usize| {
-                let bytes = info.get(at..at + 4)?;
-                bytes.try_into().ok().map(i32::from_ne_bytes)
-            };
-            // ssi_signo, and ssi_code, which is positive if the kernel sent it.
-            if len == info.len() && number(8)? <= 0 {
-                return number(0);
-            }
-        }
+        let mut info = [0; size_of::<libc::signalfd_siginfo>()];
+        let len = rustix::io::read(&self.0, &mut info).ok()?;
+        // ssi_signo
+        let number = info.get(..4).filter(|_| len == info.len())?;
+        number.try_into().ok().map(i32::from_ne_bytes)
     }
 }
 
@@ -85,6 +97,8 @@ pub struct Keeper<'a> {
     pub ready: &'a OwnedFd,
     /// Its control groups.
     pub groups: Option<&'a Groups>,
+    /// The process that the caller sees.
+    pub caller: &'a Caller,
 }
 
 impl Keeper<'_> {
@@ -94,54 +108,63 @@ impl Keeper<'_> {
         let _ = reap(self.pid);
     }
 
-    /// Waits for the program to be ready, and for its end.
+    /// Waits for the program to be ready, which `report` is told, and for its
+    /// end. The late limits do not wait for its word for ever.
     ///
     /// # Errors
-    /// It cannot be waited for, or a limit cannot be set when it is ready.
-    pub fn wait(&self, signals: &Signals, alive: &OwnedFd, start: &OwnedFd) -> Result<u8, Error> {
-        let mut ready = false;
-        if !self.plan.ready_by_fd() {
-            self.now_ready(start)?;
-            ready = true;
+    /// It cannot be waited for, or a limit cannot be set.
+    pub fn wait(&self, signals: &Signals, report: Option<OwnedFd>) -> Result<u8, Error> {
+        let mut report = Some(report);
+        let mut deadline = None;
+        if self.plan.ready_by_fd() {
+            let time = Duration::from_secs(self.plan.ready_within.into());
+            deadline = Instant::now().checked_add(time);
+        } else {
+            self.arm()?;
+            self.now_ready(report.take().flatten());
         }
         loop {
-            let readable = |wanted: bool| {
-                if wanted {
-                    PollFlags::IN
-                } else {
-                    PollFlags::empty()
-                }
-            };
-            // A closed pipe would wake us for ever.
-            let told = if ready { self.pidfd } else { self.ready };
+            // In background there is no caller; a pipe that was closed would
+            // wake us for ever.
             let life = if self.plan.daemonize {
                 self.pidfd
             } else {
-                alive
+                &self.caller.alive
             };
-            let fds = [
-                (self.pidfd, readable(true)),
-                (&signals.0, readable(true)),
-                (life, readable(true)),
-                (told, readable(true)),
-            ];
-            let events = poll_all(&fds).map_err(jail("wait"))?;
+            let ready = if report.is_some() {
+                self.ready
+            } else {
+                self.pidfd
+            };
+            let fds = [self.pidfd, signals.fd(), life, ready].map(|fd| (fd.as_fd(), PollFlags::IN));
+            let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
+            let left = left.and_then(|left| Timespec::try_from(left).ok());
+            let events = poll_all(&fds, left.as_ref()).map_err(jail("wait"))?;
             let [ended, signalled, orphaned, spoken] = events[..] else {
                 continue;
             };
-            if !spoken.is_empty() && !ready {
-                ready = true;
-                // It may have closed the pipe without a word.
-                if rustix::io::read(self.ready, &mut [0; 64]).is_ok_and(|len| len > 0) {
-                    self.now_ready(start)?;
-                }
-            }
             if !ended.is_empty() {
                 return self.end();
             }
+            let over = deadline.is_some_and(|end| end <= Instant::now());
+            if !spoken.is_empty() || over {
+                if deadline.take().is_some() {
+                    self.arm()?;
+                }
+                // Closed without a word, it will never be ready.
+                if !spoken.is_empty()
+                    && let Some(report) = report.take()
+                    && rustix::io::read(self.ready, &mut [0; 64]).is_ok_and(|len| len > 0)
+                {
+                    self.now_ready(report);
+                }
+            }
             if !signalled.is_empty() {
                 while let Some(signal) = signals.next() {
-                    forward(self.pidfd, signal);
+                    // Without a handler, the first process of a PID namespace
+                    // does not heed the other.
+                    let stop = signal == libc::SIGTSTP;
+                    forward(self.pidfd, if stop { libc::SIGSTOP } else { signal });
                 }
             }
             if !orphaned.is_empty() {
@@ -151,23 +174,19 @@ impl Keeper<'_> {
         }
     }
 
-    /// Arms the late limits and tells the caller.
-    fn now_ready(&self, start: &OwnedFd) -> Result<(), Error> {
-        if let Some(Err(error)) = self.groups.map(Groups::arm) {
-            self.kill();
-            return Err(error);
+    /// Sets the late limits.
+    fn arm(&self) -> Result<(), Error> {
+        let armed = self.groups.map_or(Ok(()), Groups::arm);
+        armed.inspect_err(|_| self.kill())
+    }
+
+    /// Tells the caller.
+    fn now_ready(&self, report: Option<OwnedFd>) {
+        if let Some(report) = report {
+            // The caller may have closed the other end.
+            let _ = rustix::io::write(report, format!("ready {}\n", self.pid).as_bytes());
         }
-        if let Some(fd) = self.plan.ready_fd {
-            let text = format!("ready {}\n", self.pid);
-            // SAFETY: a plain system call on a number that is the caller's and
-            // a live buffer; the caller may have closed the other end.
-            unsafe { libc::write(fd, text.as_ptr().cast(), text.len()) };
-        }
-        if self.plan.daemonize {
-            let _ = rustix::io::write(start, b"r");
-            let_go_of_terminal();
-        }
-        Ok(())
+        self.caller.ready();
     }
 
     /// The program's exit code; if it was killed, says by what.
@@ -184,69 +203,144 @@ impl Keeper<'_> {
             _ => None,
         };
         let why = why.map(|why| format!(": {why}")).unwrap_or_default();
-        line(&format!(
-            "{}: killed by {}{why}",
-            self.plan.id,
-            signal_name(signal)
-        ));
+        let name = signal_name(signal);
+        let text = format!("{}: killed by {name}{why}", self.plan.id);
+        self.caller.line(&text);
         Ok(exit::SIGNAL.wrapping_add(signal as u8))
     }
 }
 
-/// The process that the caller sees: passes signals on, and waits.
-///
-/// # Errors
-/// The keeper cannot be waited for.
-pub fn for_keeper(
-    plan: &Plan,
-    signals: &Signals,
-    keeper: i32,
-    started: &OwnedFd,
-) -> Result<u8, Error> {
-    let pid = Pid::from_raw(keeper).ok_or_else(|| Error::Jail("fork".to_owned()))?;
-    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
-    let pidfd = pidfd.map_err(jail("wait"))?;
-    loop {
-        let start = if plan.daemonize { started } else { &pidfd };
-        let fds = [
-            (&pidfd, PollFlags::IN),
-            (&signals.0, PollFlags::IN),
-            (start, PollFlags::IN),
-        ];
-        let events = poll_all(&fds).map_err(jail("wait"))?;
-        let [ended, signalled, ready] = events[..] else {
-            continue;
-        };
-        if plan.daemonize && ready.contains(PollFlags::IN) {
+/// The process that the caller sees.
+#[derive(Debug)]
+pub struct Front<'a> {
+    /// What was planned.
+    pub plan: &'a Plan,
+    /// What is passed on.
+    pub signals: &'a Signals,
+    /// What the keeper says.
+    pub told: &'a OwnedFd,
+    /// Between the caller's terminal and the jail's.
+    pub relay: Option<Relay>,
+    /// What the keeper has said.
+    pub words: Vec<u8>,
+}
+
+impl Front<'_> {
+    /// Passes signals, keys and output on, and waits for the keeper.
+    ///
+    /// # Errors
+    /// The keeper cannot be waited for.
+    pub fn wait(&mut self, keeper: i32, lifeline: &OwnedFd) -> Result<u8, Error> {
+        let pid = Pid::from_raw(keeper).ok_or_else(|| Error::Jail("fork".to_owned()))?;
+        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
+        let pidfd = pidfd.map_err(jail("wait"))?;
+        let mut kept = vec![&pidfd, self.signals.fd(), self.told, lifeline];
+        kept.extend(self.relay.iter().flat_map(Relay::descriptors));
+        descriptors::close_but(&kept).map_err(jail("descriptors"))?;
+        if let Some(relay) = &mut self.relay {
+            relay.take_keyboard();
+        }
+        if self.serve(&pidfd)? {
             return Ok(0);
         }
-        if !ended.is_empty() {
-            break;
+        if let Some(relay) = self.relay.take() {
+            relay.finish();
         }
-        if !signalled.is_empty() {
-            while let Some(signal) = signals.next() {
-                forward(&pidfd, signal);
+        self.listen();
+        let text = String::from_utf8_lossy(&self.words);
+        let lines = text.trim_start_matches(char::from(READY)).lines();
+        lines.for_each(|line| say(&line));
+        let status = reap(keeper).map_err(jail("wait"))?;
+        match status.terminating_signal() {
+            Some(signal) => Err(self.tidy_up(signal)),
+            None => Ok(status.exit_status().map_or(exit::JAIL, |code| code as u8)),
+        }
+    }
+
+    /// Reads what the keeper says.
+    fn listen(&mut self) {
+        let mut words = [0; 4096];
+        let len = rustix::io::read(self.told, &mut words).unwrap_or(0);
+        self.words.extend(words.iter().take(len));
+    }
+
+    /// Until the keeper has ended, or says that the program is ready, and that
+    /// is what the caller waits for.
+    fn serve(&mut self, pidfd: &OwnedFd) -> Result<bool, Error> {
+        loop {
+            let told = if self.plan.daemonize && self.words.is_empty() {
+                self.told
+            } else {
+                pidfd
+            };
+            let mut fds: Vec<_> = [pidfd, self.signals.fd(), told]
+                .map(|fd| (fd.as_fd(), PollFlags::IN))
+                .into();
+            let mut limit = None;
+            if let Some(relay) = &self.relay {
+                // One that is not waited for is the keeper's, too.
+                let none = (pidfd.as_fd(), PollFlags::empty());
+                fds.extend(relay.events().map(|event| event.unwrap_or(none)));
+                limit = relay.patience();
+            }
+            let events = poll_all(&fds, limit.as_ref()).map_err(jail("wait"))?;
+            let [ended, signalled, ready, relayed @ ..] = &events[..] else {
+                continue;
+            };
+            if self.plan.daemonize && ready.contains(PollFlags::IN) && ended.is_empty() {
+                self.listen();
+                if self.words.starts_with(&[READY]) {
+                    return Ok(true);
+                }
+            }
+            if !ended.is_empty() {
+                return Ok(false);
+            }
+            if let (Some(relay), [keys, screen, jail]) = (&mut self.relay, relayed) {
+                relay.relay([*keys, *screen, *jail]);
+            }
+            if !signalled.is_empty() {
+                self.pass_signals(pidfd);
             }
         }
     }
-    let status = reap(keeper).map_err(jail("wait"))?;
-    if let Some(signal) = status.terminating_signal() {
+
+    fn pass_signals(&mut self, pidfd: &OwnedFd) {
+        while let Some(signal) = self.signals.next() {
+            match (signal, &mut self.relay) {
+                (libc::SIGWINCH, None) => {}
+                (libc::SIGWINCH, Some(relay)) => relay.resize(),
+                (libc::SIGTSTP, relay) => {
+                    forward(pidfd, signal);
+                    if let Some(relay) = relay {
+                        relay.give_back();
+                    }
+                    // SAFETY: a plain system call; this process stops here, as
+                    // its caller expects.
+                    unsafe { libc::raise(libc::SIGSTOP) };
+                }
+                _ => forward(pidfd, signal),
+            }
+        }
+        if let Some(relay) = &mut self.relay {
+            relay.take_keyboard();
+        }
+    }
+
+    /// The keeper was killed: removes what it would have removed.
+    fn tidy_up(&self, signal: libc::c_int) -> Error {
         // The program has been killed with it, and is our child now.
         while reap(-1).is_ok() {}
-        if root::claim(plan).is_ok() {
-            if let Some(cgroup) = &plan.cgroup {
+        if let Ok(lock) = Lock::take(self.plan) {
+            if let Some(cgroup) = &self.plan.cgroup {
                 groups::remove(cgroup);
             }
-            root::remove(plan);
+            root::remove(self.plan);
+            lock.remove(self.plan);
         }
-        let text = format!(
-            "{}: the jailer was killed by {}",
-            plan.id,
-            signal_name(signal)
-        );
-        return Err(Error::Jail(text));
+        let name = signal_name(signal);
+        Error::Jail(format!("{}: the jailer was killed by {name}", self.plan.id))
     }
-    Ok(status.exit_status().map_or(exit::JAIL, |code| code as u8))
 }
 
 fn forward(pidfd: &OwnedFd, signal: libc::c_int) {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
@@ -101,6 +102,33 @@ impl Terminal {
     #[must_use]
     pub fn keyboard(&self) -> File {
         self.master.try_clone().unwrap()
+    }
+
+    /// Gives the window another size.
+    ///
+    /// # Panics
+    /// The terminal refuses.
+    pub fn resize(&self, rows: u16, columns: u16) {
+        let size = libc::winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        // SAFETY: a descriptor of ours and a live local.
+        let result =
+            unsafe { libc::ioctl(self.master.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
+        assert_eq!(result, 0, "{}", io::Error::last_os_error());
+    }
+
+    /// The device number of the side that programs have.
+    ///
+    /// # Panics
+    /// The terminal is gone.
+    #[must_use]
+    pub fn device(&self) -> u64 {
+        let slave = File::from(self.slave.try_clone().unwrap());
+        slave.metadata().unwrap().rdev()
     }
 
     fn termios(&self) -> libc::termios {

@@ -5,98 +5,20 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use mote_tests::jail::{
+    BUSYBOX, INPUT, JAIL, USAGE, USER, groups, jail, limit, refused, root, rooted, start,
+};
 use mote_tests::{End, Scratch, Vm, guest, have_kvm, mote, proc, run, vm, wait_until};
 
-const IN_USE: i32 = 123;
-const USAGE: i32 = 124;
-const JAIL: i32 = 125;
-const INPUT: i32 = 126;
-
-/// Who the jailed programs run as.
-const USER: u32 = 10_001;
-const BUSYBOX: &str = "/bin/busybox";
 /// A program that runs until its standard input ends.
 const WAITS: [&str; 4] = ["--", "sh", "-c", "read x"];
 
-/// The jailer with a program and an id that no other test uses.
-fn jail(id: &str, exec: impl AsRef<Path>) -> Command {
-    let mut command = Command::new(vm::jailer());
-    let id = format!("t{}-{id}", std::process::id());
-    command
-        .args(["--id", &id, "--exec-file"])
-        .arg(exec.as_ref());
-    command.stdin(Stdio::null());
-    command
-}
-
-/// The same as root, for another user.
-fn rooted(id: &str, exec: impl AsRef<Path>) -> Command {
-    let mut command = jail(id, exec);
-    command.args(["--uid", &USER.to_string(), "--gid", &USER.to_string()]);
-    command
-}
-
-/// Whether this is root; without, the caller returns.
-fn root() -> bool {
-    // SAFETY: a plain system call.
-    let root = unsafe { libc::geteuid() } == 0;
-    if !root {
-        println!("skipped: not root");
-    }
-    root
-}
-
-/// Asserts one line of the jailer's with these words.
-#[track_caller]
-fn refused(command: &mut Command, code: i32, words: &[&str]) -> End {
-    let end = run(command);
-    end.expect(code);
-    assert_eq!(end.err.lines().count(), 1, "{}", end.err);
-    assert!(end.err.starts_with("mote-jailer: "), "{}", end.err);
-    for word in words {
-        assert!(end.err.contains(word), "no {word:?} in {}", end.err);
-    }
-    for word in ["panicked", "Error {", "Some(", "(os error"] {
-        assert!(!end.err.contains(word), "{}", end.err);
-    }
-    end
-}
-
-/// Starts a jail that says on standard output when it is ready, and returns
-/// the host's process id of its program.
-fn start(command: &mut Command) -> (Vm, u32) {
-    let jailer = Vm::start(command);
-    jailer.wait_for("\n");
-    let line = jailer.out.text();
-    let pid = line.strip_prefix("ready ").unwrap().lines().next().unwrap();
-    let pid = pid.parse().unwrap();
-    (jailer, pid)
-}
-
 fn alive(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
-}
-
-/// Control groups of this test process's jails.
-fn groups(parent: &str) -> Vec<PathBuf> {
-    let mounts = fs::read_dir("/sys/fs/cgroup")
-        .into_iter()
-        .flatten()
-        .flatten();
-    let mut all: Vec<PathBuf> = mounts.map(|entry| entry.path().join(parent)).collect();
-    all.push(Path::new("/sys/fs/cgroup").join(parent));
-    all.retain(|path| path.exists());
-    all
-}
-
-/// A limit that this host has a controller for.
-fn limit() -> &'static str {
-    let v1 = Path::new("/sys/fs/cgroup/pids").exists();
-    if v1 { "pids.max=64" } else { "pids.max=65" }
 }
 
 fn children(pid: u32) -> Vec<u32> {
@@ -612,69 +534,6 @@ fn what_is_planted_is_not_followed() {
         command.arg("--chroot-base-dir").arg(&*scratch).args(WAITS);
         refused(&mut command, JAIL, &["changed by other users"]);
     }
-}
-
-#[test]
-fn an_id_is_used_once() {
-    if !root() {
-        return;
-    }
-    let scratch = Scratch::new();
-    let parent = format!("mote-test-{}-once", std::process::id());
-    let by_directory = ["--chroot-base-dir", scratch.to_str().unwrap()];
-    let by_group = ["--cgroup", limit(), "--parent-cgroup", &parent];
-    for flags in [&by_directory[..], &by_group] {
-        let command = || {
-            let mut command = rooted("once", BUSYBOX);
-            command.args(["--ready-fd", "1"]).args(flags).args(WAITS);
-            command
-        };
-        let (mut first, pid) = start(&mut command());
-        refused(&mut command(), IN_USE, &["in use"]);
-        assert!(alive(pid));
-        drop(first.take_input());
-        first.end().expect(1);
-    }
-    assert!(groups(&parent).is_empty());
-}
-
-#[test]
-fn the_processor_is_limited_when_the_program_is_ready() {
-    let controller = Path::new("/sys/fs/cgroup/cpu");
-    if !root() || !controller.exists() {
-        return;
-    }
-    let parent = format!("mote-test-{}-late", std::process::id());
-    let mut command = rooted("late", BUSYBOX);
-    command.args([
-        "--cgroup",
-        "cpu.cfs_quota_us=50000",
-        "--cgroup-version",
-        "1",
-    ]);
-    command.args([
-        "--parent-cgroup",
-        &parent,
-        "--ready-fd",
-        "1",
-        "--ready-by",
-        "fd",
-    ]);
-    let script = "echo up; read x; echo >&3; read x";
-    let mut jailer = Vm::start(command.args(["--", "sh", "-c", script]));
-    jailer.wait_for("up\n");
-    let id = format!("t{}-late", std::process::id());
-    let quota = || {
-        let file = controller.join(&parent).join(&id).join("cpu.cfs_quota_us");
-        fs::read_to_string(file).unwrap()
-    };
-    assert_eq!(quota(), "-1\n");
-    jailer.send("\n");
-    jailer.wait_for("ready ");
-    assert_eq!(quota(), "50000\n");
-    jailer.send("\n");
-    jailer.end().expect(0);
-    assert!(groups(&parent).is_empty());
 }
 
 #[test]

@@ -2,27 +2,8 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::process::Command;
 
-use mote_tests::{Vm, vm};
-
-const BUSYBOX: &str = "/bin/busybox";
-const USER: &str = "10001";
-
-/// A jail whose shell runs `script`, and the host's process id of that.
-fn start(id: &str, script: &str) -> (Vm, u32) {
-    let id = format!("n{}-{id}", std::process::id());
-    let mut command = Command::new(vm::jailer());
-    command.args(["--id", &id, "--exec-file", BUSYBOX]);
-    // The same user in both: only the jails are between them.
-    command.args(["--uid", USER, "--gid", USER, "--ready-fd", "1"]);
-    let jailer = Vm::start(command.args(["--", "sh", "-c", script]));
-    jailer.wait_for("\n");
-    let line = jailer.out.text();
-    let pid = line.strip_prefix("ready ").unwrap().lines().next().unwrap();
-    let pid = pid.parse().unwrap();
-    (jailer, pid)
-}
+use mote_tests::jail::{BUSYBOX, root, rooted, start};
 
 fn namespaces(pid: u32) -> Vec<u64> {
     let kinds = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"];
@@ -35,11 +16,14 @@ fn namespaces(pid: u32) -> Vec<u64> {
 
 #[test]
 fn two_jails_neither_see_nor_signal_nor_open_each_other() {
-    // SAFETY: a plain system call.
-    if unsafe { libc::geteuid() } != 0 {
-        println!("skipped: not root");
+    if !root() {
         return;
     }
+    // The same user in both: only the jails are between them.
+    let start = |id: &str, script: &str| {
+        let mut command = rooted(id, BUSYBOX);
+        start(command.args(["--ready-fd", "1", "--", "sh", "-c", script]))
+    };
     let (one, first) = start("one", "read x; echo untouched");
     // Number 1 is the jail's own first process.
     let script = format!(

@@ -1,0 +1,105 @@
+//! Starts jails as their users would.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::vm::{self, End, Vm, run};
+
+/// The jailer's exit codes.
+pub const IN_USE: i32 = 123;
+/// A flag is wrong.
+pub const USAGE: i32 = 124;
+/// The jail cannot be made.
+pub const JAIL: i32 = 125;
+/// The program or a file cannot be used.
+pub const INPUT: i32 = 126;
+
+/// Who the jailed programs run as.
+pub const USER: u32 = 10_001;
+/// A static program that is many.
+pub const BUSYBOX: &str = "/bin/busybox";
+
+/// The jailer with a program and an id that no other test uses.
+#[must_use]
+pub fn jail(id: &str, exec: impl AsRef<Path>) -> Command {
+    let mut command = Command::new(vm::jailer());
+    let id = format!("t{}-{id}", std::process::id());
+    command
+        .args(["--id", &id, "--exec-file"])
+        .arg(exec.as_ref());
+    command.stdin(Stdio::null());
+    command
+}
+
+/// The same as root, for another user.
+#[must_use]
+pub fn rooted(id: &str, exec: impl AsRef<Path>) -> Command {
+    let mut command = jail(id, exec);
+    command.args(["--uid", &USER.to_string(), "--gid", &USER.to_string()]);
+    command
+}
+
+/// Whether this is root; without, the caller returns.
+#[must_use]
+pub fn root() -> bool {
+    // SAFETY: a plain system call.
+    let root = unsafe { libc::geteuid() } == 0;
+    if !root {
+        println!("skipped: not root");
+    }
+    root
+}
+
+/// Asserts one line of the jailer's with these words.
+///
+/// # Panics
+/// It says or does something else.
+#[track_caller]
+pub fn refused(command: &mut Command, code: i32, words: &[&str]) -> End {
+    let end = run(command);
+    end.expect(code);
+    assert_eq!(end.err.lines().count(), 1, "{}", end.err);
+    assert!(end.err.starts_with("mote-jailer: "), "{}", end.err);
+    for word in words {
+        assert!(end.err.contains(word), "no {word:?} in {}", end.err);
+    }
+    for word in ["panicked", "Error {", "Some(", "(os error"] {
+        assert!(!end.err.contains(word), "{}", end.err);
+    }
+    end
+}
+
+/// Starts a jail that says on standard output when it is ready, and returns
+/// the host's process id of its program.
+///
+/// # Panics
+/// It does not come to that.
+pub fn start(command: &mut Command) -> (Vm, u32) {
+    let jailer = Vm::start(command);
+    jailer.wait_for("\n");
+    let line = jailer.out.text();
+    let pid = line.strip_prefix("ready ").unwrap().lines().next().unwrap();
+    let pid = pid.parse().unwrap();
+    (jailer, pid)
+}
+
+/// Control groups of this test process's jails.
+#[must_use]
+pub fn groups(parent: &str) -> Vec<PathBuf> {
+    let mounts = fs::read_dir("/sys/fs/cgroup")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let mut all: Vec<PathBuf> = mounts.map(|entry| entry.path().join(parent)).collect();
+    all.push(Path::new("/sys/fs/cgroup").join(parent));
+    all.retain(|path| path.exists());
+    all
+}
+
+/// A limit that this host has a controller for.
+#[must_use]
+pub fn limit() -> &'static str {
+    let v1 = Path::new("/sys/fs/cgroup/pids").exists();
+    if v1 { "pids.max=64" } else { "pids.max=65" }
+}
