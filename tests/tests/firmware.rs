@@ -169,6 +169,10 @@ fn entries_can_be_chosen() {
         ("More > Third", 3),
         ("3", 3),
         ("First", 1),
+        // As GRUB writes places in its menu.
+        ("2>0", 3),
+        ("More>Third", 3),
+        ("2>Third", 3),
     ] {
         let end = boots(&["--cdrom", &cd, "--boot-entry", name]);
         let wanted = format!("cmdline: do=run n={number} console=ttyS0");
@@ -176,13 +180,105 @@ fn entries_can_be_chosen() {
     }
     let end = boots(&["--cdrom", &cd]);
     assert!(end.expect(0).out.contains("n=2"));
-    let end = boots(&["--cdrom", &cd, "--boot-entry", "Fourth"]);
-    let out = &end.expect(0).out;
-    assert!(
-        out.contains("no entry 'Fourth'") && out.contains("   3  More > Third"),
-        "{out}"
+    // A name that is none boots nothing, least of all the default.
+    for (name, why) in [
+        ("Fourth", "no entry 'Fourth'"),
+        ("0", "no entry '0'"),
+        ("4", "no entry '4'"),
+        ("2>1", "no entry '2>1'"),
+        ("First one ", "no entry 'First one '"),
+    ] {
+        let end = boots(&["--cdrom", &cd, "--boot-entry", name]);
+        let out = &end.expect(NOTHING_TO_BOOT).out;
+        let listed = out.contains("   3  More > Third");
+        assert!(out.contains(why) && listed, "{name}: {out}");
+        assert!(!out.contains("cmdline:"), "{name}: {out}");
+    }
+}
+
+/// One that a drive has is booted, in whatever place of the order.
+#[test]
+fn an_entry_is_looked_for_on_all_drives() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let system = system();
+    let make = |name: &str, cfg: &str| {
+        let files: &[(&str, &[u8])] = &[
+            ("boot/grub/grub.cfg", cfg.as_bytes()),
+            ("boot/system", &system),
+            ("boot/initrd", b"initrd"),
+        ];
+        iso(&scratch, name, files)
+    };
+    let one = make("one", &entry("Install", "do=run n=1"));
+    let two = make(
+        "two",
+        &[
+            entry("Rescue a", "do=run n=2"),
+            entry("Rescue b", "do=run n=3"),
+        ]
+        .concat(),
     );
-    assert!(out.contains("n=2"), "{out}");
+    let both = ["--cdrom", &one, "--cdrom", &two, "--boot-entry"];
+    let out = |name| boots(&[&both[..], &[name]].concat());
+    assert!(out("Rescue b").expect(0).out.contains("n=3"));
+    let end = out("Rescue");
+    let told = &end.expect(NOTHING_TO_BOOT).out;
+    assert!(
+        told.contains("more than one entry begins with 'Rescue'"),
+        "{told}"
+    );
+    assert!(
+        told.contains("   1  Install") && told.contains("   2  Rescue b"),
+        "{told}"
+    );
+    // A drive that was asked for is the only one.
+    let plain = iso(&scratch, "plain", &[("readme", b"nothing here")]);
+    let both = ["--cdrom", &plain, "--cdrom", &one, "--boot"];
+    let end = boots(&[&both[..], &["cdrom0"]].concat());
+    let told = &end.expect(NOTHING_TO_BOOT).out;
+    assert!(
+        told.contains("cdrom0") && !told.contains("cdrom1"),
+        "{told}"
+    );
+    let end = boots(&["--cdrom", &one, "--boot", "disk"]);
+    assert!(end.code == NOTHING_TO_BOOT || end.code == 2, "{}", end.out);
+}
+
+/// A configuration whose default is none says so.
+#[test]
+fn a_default_that_is_none_is_told() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let grub = |default: &str| format!("set default='{default}'\n{}", entry("One", "do=run"));
+    let gone = format!(
+        "set default=1\n{}menuentry Gone {{ linux /gone }}\n",
+        entry("One", "do=run")
+    );
+    for (number, (cfg, lost)) in [
+        (grub("0"), None),
+        (grub("One"), None),
+        (grub("Rescue"), Some("Rescue")),
+        (grub("7"), Some("7")),
+        (gone, Some("Gone")),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let files: &[(&str, &[u8])] = &[
+            ("boot/grub/grub.cfg", cfg.as_bytes()),
+            ("boot/system", &system()),
+            ("boot/initrd", b"initrd"),
+        ];
+        let end = boots(&["--cdrom", &iso(&scratch, &format!("cd{number}"), files)]);
+        let told = end.expect(0).out.contains("is not there");
+        assert_eq!(told, lost.is_some(), "{cfg}: {}", end.out);
+        assert!(lost.is_none_or(|name| end.out.contains(&format!("'{name}'"))));
+    }
 }
 
 /// Nothing can be booted: the machine says why, for each drive, and ends.

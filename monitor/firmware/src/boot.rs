@@ -170,8 +170,9 @@ pub fn boot(drives: &[Drive], options: &Options, machine: &mut dyn Machine) -> O
                 }
                 continue;
             };
-            let number = choose(&config, &drive.id, options, machine);
-            let Some(entry) = config.entries.get(number) else {
+            let chosen = choose(&config, &drive.id, options, machine);
+            let Some(entry) = chosen.and_then(|number| config.entries.get(number)) else {
+                told.push(format!("{place}: {}: no such entry", config.source));
                 continue;
             };
             say(
@@ -196,7 +197,7 @@ pub fn boot(drives: &[Drive], options: &Options, machine: &mut dyn Machine) -> O
             *notes = told;
         }
     }
-    tell(drives, &notes, machine);
+    tell(drives, &notes, options, machine);
     None
 }
 
@@ -215,8 +216,12 @@ fn has_loader(disk: &dyn Disk) -> bool {
 }
 
 /// Says what was looked at and why it was refused.
-fn tell(drives: &[Drive], notes: &[Vec<String>], machine: &mut dyn Machine) {
-    say(machine, "mote: there is nothing to boot\n");
+fn tell(drives: &[Drive], notes: &[Vec<String>], options: &Options, machine: &mut dyn Machine) {
+    let what = match &options.entry {
+        Some(name) => format!("no entry '{}' to boot", short(name)),
+        None => "nothing to boot".to_string(),
+    };
+    say(machine, &format!("mote: there is {what}\n"));
     for (drive, notes) in drives.iter().zip(notes) {
         for note in notes.iter().take(MAX_NOTES) {
             say(machine, &format!("  {}: {note}\n", drive.id));
@@ -240,24 +245,34 @@ fn short(title: &str) -> String {
     visible.take(TITLE).collect()
 }
 
-/// The index of the entry that the caller or the person at the console wants.
-fn choose(config: &Config, drive: &str, options: &Options, machine: &mut dyn Machine) -> usize {
-    let default = config.default;
+/// The index of the entry that the caller or the person at the console wants;
+/// `None` if there is no such.
+fn choose(
+    config: &Config,
+    drive: &str,
+    options: &Options,
+    machine: &mut dyn Machine,
+) -> Option<usize> {
+    let (default, source) = (config.default, &config.source);
     if let Some(wanted) = &options.entry {
-        if let Some(found) = config.find(wanted) {
-            return found;
+        let found = config.find(wanted);
+        if let Err(why) = found {
+            let wanted = short(wanted);
+            let told = format!("mote: {drive}: {source}: {why} '{wanted}'; there are\n");
+            say(machine, &told);
+            list(config, machine);
         }
-        let source = &config.source;
-        let wanted = short(wanted);
-        say(
-            machine,
-            &format!("mote: {drive}: {source}: no entry '{wanted}'; there are\n"),
+        return found.ok();
+    }
+    if let Some(lost) = &config.lost {
+        let told = format!(
+            "mote: {drive}: {source}: its default '{}' is not there\n",
+            short(lost)
         );
-        list(config, machine);
-        return default;
+        say(machine, &told);
     }
     if !options.terminal || config.entries.len() < 2 {
-        return default;
+        return Some(default);
     }
     say(machine, &format!("{drive}: {}\n", config.source));
     list(config, machine);
@@ -268,7 +283,7 @@ fn choose(config: &Config, drive: &str, options: &Options, machine: &mut dyn Mac
     );
     let chosen = read_number(machine, config.entries.len());
     say(machine, "\n");
-    chosen.map_or(default, |number| number - 1)
+    Some(chosen.map_or(default, |number| number - 1))
 }
 
 fn list(config: &Config, machine: &mut dyn Machine) {

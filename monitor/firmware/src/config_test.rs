@@ -97,9 +97,16 @@ fn debian_as_installed() {
         ("0", None),
         ("gnulinux-6.1.0-40-amd64-recovery-1d2c", Some(2)),
         ("Debian", Some(0)),
+        ("Advanced", None),
+        ("1>0", Some(1)),
+        ("1>1", Some(2)),
+        ("1>2", None),
+        ("0>0", None),
+        ("1>", None),
+        ("Advanced options for Debian GNU/Linux>1", Some(2)),
         ("", None),
     ] {
-        assert_eq!(config.find(name), index, "{name}");
+        assert_eq!(config.find(name).ok(), index, "{name}");
     }
 }
 

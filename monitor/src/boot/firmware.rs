@@ -27,7 +27,10 @@ pub(super) fn orders(config: &VmConfig, cause: Cause, terminal: bool) -> String 
         };
         let _ = writeln!(text, "drive {window} {media} {}", drive.id);
     }
-    if let Some(entry) = &config.boot_entry {
+    // It was chosen for the medium that came first at power-on: what that installed
+    // has other entries, or others of that number.
+    let other = disks_first && config.drives.iter().any(|d| d.media == Media::CdRom);
+    if let Some(entry) = config.boot_entry.as_ref().filter(|_| !other) {
         let _ = writeln!(text, "entry {entry}");
     }
     if terminal {
@@ -65,5 +68,10 @@ mod tests {
         config.boot_entry = Some("Debian GNU/Linux".into());
         let text = orders(&config, Cause::PowerOn, true);
         assert_eq!(text, [c, "entry Debian GNU/Linux\nterminal\n"].concat());
+        assert!(orders(&config, Cause::Reset, true).contains("entry "));
+        // What a CD installs has other entries.
+        config.boot = BootFrom::Usual;
+        assert!(orders(&config, Cause::PowerOn, true).contains("entry "));
+        assert!(!orders(&config, Cause::Reset, true).contains("entry "));
     }
 }

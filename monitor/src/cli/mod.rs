@@ -75,8 +75,8 @@ Options:
                    or in one: rx-bw, rx-ops, tx-bw, tx-ops
   --boot WHAT      cdrom, disk or a drive's id: boot from nothing else. Usually
                    CD-ROMs come first, and after the guest's own reset disks
-  --boot-entry E   The entry to boot of those that a medium offers: its number,
-                   title or id
+  --boot-entry E   Boot this entry of a medium's, or end with code 8: its number,
+                   title, id, place (1>2) or the beginning of one title
   --cmdline TEXT   Kernel command line, instead of Mote's default
   --cmdline-devices  Name the devices on it, for kernels without ACPI
   --memory SIZE    Guest memory: 128M, 1G, plain bytes   [default: 128M]

@@ -26,11 +26,12 @@ pub(super) fn read(volumes: &Volumes, dir: &Path) -> Result<Config, Error> {
     // A pattern as in a shell; only its usual form, a star at the end.
     let default = default.trim_end_matches(".conf").trim_end_matches('*');
     let fits = |entry: &Entry| !default.is_empty() && entry.id.starts_with(default);
-    let default = entries.iter().position(fits).unwrap_or(0);
+    let found = entries.iter().position(fits);
     Ok(Config {
-        source: String::new(),
+        lost: super::lost(found, default),
+        default: found.unwrap_or(0),
         entries,
-        default,
+        ..Config::default()
     })
 }
 

@@ -28,6 +28,9 @@ pub struct Entry {
     pub title: String,
     /// What else names it: GRUB's `--id`, a label, a file's name.
     pub id: String,
+    /// Where GRUB's menu has it, outermost submenu first: number from 0, title and
+    /// identity of each submenu and of the entry itself.
+    pub place: Vec<[String; 3]>,
     /// The kernel, or a unified kernel image.
     pub kernel: Option<Path>,
     /// Initial RAM disks, which the kernel gets one behind the other.
@@ -45,18 +48,54 @@ pub struct Config {
     pub entries: Vec<Entry>,
     /// Index of the entry that is booted if nobody says otherwise.
     pub default: usize,
+    /// What it names as its default in vain.
+    pub lost: Option<String>,
 }
 
 impl Config {
-    /// The entry with a title, an identity, a number as the menu shows it
-    /// (from 1), or a title that begins so.
-    pub fn find(&self, name: &str) -> Option<usize> {
+    /// The entry with a title, an identity, a number as the menu shows it (from 1),
+    /// a place as GRUB writes it (`1>2`, from 0, or `submenu>entry`), or the only
+    /// one whose title begins so.
+    ///
+    /// # Errors
+    /// There is none, or more than one title begins so.
+    pub fn find(&self, name: &str) -> Result<usize, &'static str> {
+        const NONE: &str = "no entry";
         let by = |fits: &dyn Fn(&Entry) -> bool| self.entries.iter().position(fits);
         let number = name.parse().ok().and_then(|n: usize| n.checked_sub(1));
-        by(&|entry| entry.title == name || entry.id == name)
+        let whole = by(&|entry| entry.title == name || entry.id == name)
             .or(number.filter(|n| *n < self.entries.len()))
-            .or_else(|| by(&|entry| entry.title.starts_with(name)))
-            .filter(|_| !name.is_empty())
+            .or_else(|| by(&|entry| name.contains('>') && entry.is_at(name, true)));
+        if let Some(whole) = whole.filter(|_| !name.is_empty()) {
+            return Ok(whole);
+        }
+        let begins = |(_, entry): &(usize, &Entry)| entry.title.starts_with(name);
+        let mut beginning = self.entries.iter().enumerate().filter(begins);
+        match (
+            beginning.next().filter(|_| !name.is_empty()),
+            beginning.next(),
+        ) {
+            (Some((index, _)), None) => Ok(index),
+            (Some(_), Some(_)) => Err("more than one entry begins with"),
+            (None, _) => Err(NONE),
+        }
+    }
+}
+
+impl Entry {
+    /// Whether GRUB's menu has it at a place: numbers, titles or identities of the
+    /// submenus and of the entry, with `>` between them. If that need not be
+    /// `whole`, a submenu stands for all that is in it.
+    fn is_at(&self, place: &str, whole: bool) -> bool {
+        let parts = || place.split('>').map(str::trim);
+        let count = parts().count();
+        let mut pairs = self.place.iter().zip(parts());
+        let long = if whole {
+            self.place.len() == count
+        } else {
+            self.place.len() >= count
+        };
+        long && pairs.all(|(names, part)| names.iter().any(|name| !part.is_empty() && name == part))
     }
 }
 
@@ -128,20 +167,30 @@ pub fn find(volumes: &Volumes, volume: usize, note: &mut dyn FnMut(String)) -> O
     None
 }
 
+/// The default that a configuration names, if it has no such entry. GRUB's first
+/// entry is named by 0, and by nothing.
+fn lost(found: Option<usize>, name: &str) -> Option<String> {
+    let named = found.is_none() && !matches!(name.trim(), "" | "0" | "saved");
+    named.then(|| name.to_string())
+}
+
 /// Leaves out entries without a kernel; the default stays the same entry.
 /// Returns a kernel that was named and is not there.
 fn keep_bootable(volumes: &Volumes, config: &mut Config) -> Option<String> {
     let mut missing = None;
     let (mut index, mut default) = (0, 0);
+    let named = config
+        .entries
+        .get(config.default)
+        .filter(|_| config.lost.is_none());
+    if let Some(entry) = named.filter(|entry| !is_there(volumes, entry)) {
+        config.lost = Some(entry.title.clone());
+    }
     config.entries.retain(|entry| {
-        let there = match &entry.kernel {
-            Some(kernel) if volumes.kind(kernel).is_some() => true,
-            Some(kernel) => {
-                missing = Some(kernel.path.clone());
-                false
-            }
-            None => false,
-        };
+        let there = is_there(volumes, entry);
+        if let Some(kernel) = entry.kernel.as_ref().filter(|_| !there) {
+            missing = Some(kernel.path.clone());
+        }
         if index < config.default && there {
             default += 1;
         }
@@ -150,6 +199,11 @@ fn keep_bootable(volumes: &Volumes, config: &mut Config) -> Option<String> {
     });
     config.default = default.min(config.entries.len().saturating_sub(1));
     missing
+}
+
+fn is_there(volumes: &Volumes, entry: &Entry) -> bool {
+    let kernel = entry.kernel.as_ref();
+    kernel.is_some_and(|kernel| volumes.kind(kernel).is_some())
 }
 
 /// Compares names as versions: numbers by their value.

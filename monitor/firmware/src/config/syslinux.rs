@@ -35,7 +35,9 @@ pub(super) fn read(volumes: &Volumes, path: &Path) -> Result<Config, Error> {
         finish(entry, parser.volumes, path);
     }
     let fits = |entry: &Entry| entry.id == parser.default;
-    config.default = config.entries.iter().position(fits).unwrap_or(0);
+    let default = config.entries.iter().position(fits);
+    config.lost = super::lost(default, &parser.default);
+    config.default = default.unwrap_or(0);
     Ok(config)
 }
 

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use super::script::{Block, Word};
 use super::{Shell, Stop};
-use crate::config::{MAX_INITRDS, bls};
+use crate::config::{Entry, MAX_INITRDS, bls};
 use crate::volume::{Path, Search};
 
 /// Bytes of arguments that count as a command more.
@@ -261,8 +261,7 @@ impl Shell<'_> {
                     entry.id.clone(),
                 ]);
                 self.menu.1 += 1;
-                self.places.push(place);
-                self.entries.push(entry);
+                self.entries.push(Entry { place, ..entry });
             }
             return Ok(true);
         }

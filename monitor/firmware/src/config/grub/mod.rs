@@ -50,11 +50,13 @@ pub(super) fn read(volumes: &Volumes, path: &Path) -> Result<Config, Error> {
     }
     FEATURES.iter().for_each(|name| shell.set(name, "y"));
     shell.source(path)?;
-    let default = shell.default();
+    let wanted = shell.get("default");
+    let default = shell.entries.iter().position(|e| e.is_at(wanted, false));
     Ok(Config {
-        source: String::new(),
+        lost: super::lost(default, wanted),
+        default: default.unwrap_or(0),
         entries: shell.entries,
-        default,
+        ..Config::default()
     })
 }
 
@@ -72,10 +74,6 @@ impl From<Error> for Stop {
     }
 }
 
-/// A place in the menu, outermost first: number, title and identity of each
-/// submenu and of the entry itself.
-type Place = Vec<[String; 3]>;
-
 struct Shell<'a> {
     volumes: &'a Volumes,
     /// The drive whose configuration this is: searches begin there.
@@ -83,9 +81,8 @@ struct Shell<'a> {
     variables: BTreeMap<String, String>,
     functions: BTreeMap<String, Block>,
     entries: Vec<Entry>,
-    places: Vec<Place>,
     /// The submenus that are open, and how many entries the menu has so far.
-    menu: (Place, usize),
+    menu: (Vec<[String; 3]>, usize),
     /// What the entry whose commands are run has loaded.
     loading: Entry,
     steps: usize,
@@ -101,7 +98,6 @@ impl<'a> Shell<'a> {
             variables: BTreeMap::new(),
             functions: BTreeMap::new(),
             entries: Vec::new(),
-            places: Vec::new(),
             menu: (Vec::new(), 0),
             loading: Entry::default(),
             steps: 0,
@@ -294,9 +290,9 @@ impl<'a> Shell<'a> {
             self.entries.push(Entry {
                 title,
                 id,
+                place: self.menu.0.clone(),
                 ..loaded
             });
-            self.places.push(self.menu.0.clone());
             status
         };
         self.menu.0.pop();
@@ -305,18 +301,5 @@ impl<'a> Shell<'a> {
             Err(Stop::Failed(error)) => Err(Stop::Failed(error)),
             _ => Ok(()),
         }
-    }
-
-    /// The entry that `default` names: numbers, titles or identities of the
-    /// submenus and of the entry, with `>` between them.
-    fn default(&self) -> usize {
-        let wanted: Vec<&str> = self.get("default").split('>').collect();
-        let fits = |place: &Place| {
-            let mut pairs = place.iter().zip(&wanted);
-            // A submenu stands for its first entry.
-            wanted.len() <= place.len()
-                && pairs.all(|(names, name)| names.iter().any(|n| n == name))
-        };
-        self.places.iter().position(fits).unwrap_or(0)
     }
 }
