@@ -34,7 +34,7 @@
 //!         Ok(Effect::Notify(queue)) => wake(queue),
 //!         Ok(Effect::Started) => wake(0), // and every other queue
 //!         Ok(Effect::Interrupt) => irq(),
-//!         Ok(Effect::None | Effect::Reset) | Err(_) => {}
+//!         _ => {}
 //!     }
 //! }
 //!
@@ -106,5 +106,5 @@ pub use device::{Activation, Device, Outcome, QueueSetup, Step, Stopped, WhenEmp
 pub use dirty::Dirty;
 pub use endpoint::{Effect, Endpoint, EndpointStateV1};
 pub use error::{Error, RingPart};
-pub use memory::{GuestSlice, Memory, Tracking};
+pub use memory::{GuestSlice, Memory};
 pub use queue::{Queue, QueueConfig, QueueState};

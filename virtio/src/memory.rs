@@ -1,25 +1,17 @@
 //! Guest memory as the devices see it.
-//!
-//! One alias for each type, so that tracking written pages in a bitmap would
-//! be one changed line here.
 
-use vm_memory::bitmap::BS;
 use vm_memory::{
     Address, GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
     Permissions, VolatileMemory, VolatileSlice,
 };
 
-/// How pages written by devices are remembered: not at all (the host kernel's
-/// own page tracking sees writes of this process too).
-pub type Tracking = ();
-
 /// The guest's RAM. Regions are contiguous ranges of RAM; two regions should
 /// not touch each other, because a ring or an indirect table has to lie in one.
-pub type Memory = GuestMemoryMmap<Tracking>;
+pub type Memory = GuestMemoryMmap;
 
 /// A checked piece of guest memory. The guest may change its bytes at any
 /// time, so it can only be copied or handed to the kernel, never referenced.
-pub type GuestSlice<'m> = VolatileSlice<'m, BS<'m, Tracking>>;
+pub type GuestSlice<'m> = VolatileSlice<'m>;
 
 /// The slice `addr..addr + len` if it lies in one region.
 pub(crate) fn slice(mem: &Memory, addr: u64, len: usize) -> Option<GuestSlice<'_>> {

@@ -16,7 +16,7 @@ use vm_memory::{
 };
 
 use crate::chain::{Chain, MAX_QUEUE_SIZE, Table};
-use crate::memory::{Memory, Tracking};
+use crate::memory::Memory;
 use crate::{Dirty, Error, RingPart, features};
 
 /// Chains that [`Queue::publish_some`] shows at once.
@@ -49,7 +49,7 @@ pub struct QueueState {
 /// A ring found in guest memory: one region, checked to be whole in it.
 #[derive(Debug, Clone, Copy)]
 struct Ring<'m> {
-    region: &'m MmapRegion<Tracking>,
+    region: &'m MmapRegion,
     base: usize,
     part: RingPart,
     addr: u64,
@@ -69,7 +69,7 @@ impl<'m> Ring<'m> {
         let region = mem.find_region(GuestAddress(addr)).ok_or(error.clone())?;
         let base = addr - region.start_addr().raw_value();
         let base = usize::try_from(base).map_err(|_| error.clone())?;
-        let region: &MmapRegion<Tracking> = region;
+        let region: &MmapRegion = region;
         region.get_slice(base, len).map_err(|_| error)?;
         Ok(Self {
             region,

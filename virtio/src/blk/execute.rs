@@ -4,13 +4,11 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use vm_memory::bitmap::Bitmap;
-
 use super::config::{ID_LEN, OnNoSpace};
 use super::counters::Tally;
 use super::medium::{Medium, WriteAt};
 use super::request::{Operation, Range, Request, Status};
-use crate::{Chain, GuestSlice, chain};
+use crate::{Chain, chain};
 
 /// The host's disk is full and the request is to be kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,7 +115,6 @@ impl<'a> Executor<'a> {
         let wanted = chain.writable_len();
         match medium.read_at(chain.writable(), offset) {
             Ok(n) if n == wanted as usize => {
-                chain.writable().iter().for_each(mark_dirty);
                 self.tally.reads += 1;
                 self.tally.read_bytes += u64::from(wanted);
                 Ok(wanted)
@@ -125,7 +122,6 @@ impl<'a> Executor<'a> {
             // Less than the medium had: it shrank. Part of the buffers may
             // have been written, with nothing but the medium's own bytes.
             Ok(_) => {
-                chain.writable().iter().for_each(mark_dirty);
                 self.health.fail();
                 Err(Status::IoError.into())
             }
@@ -217,11 +213,6 @@ impl<'a> Executor<'a> {
         self.tally.discards += 1;
         self.settle()
     }
-}
-
-/// Tells page tracking of what the kernel wrote behind its back.
-fn mark_dirty(slice: &GuestSlice<'_>) {
-    slice.bitmap().mark_dirty(0, slice.len());
 }
 
 fn failure(error: &io::Error) -> Failure {

@@ -8,8 +8,6 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use vm_memory::bitmap::Bitmap;
-
 use super::counters::Tally;
 use super::{FRAME_OVERHEAD, HEADER_LEN, Net, Running, header, is_down};
 use crate::{Chain, Error, GuestSlice, Outcome, Queue, Step};
@@ -267,7 +265,8 @@ impl<'m> Net<'m> {
         Ok(None)
     }
 
-    /// Gives the guest a frame that lies in the held buffers, and counts it.
+    /// Gives the guest the frame that lies in the first held buffers: completes the
+    /// header, gives back each buffer, and counts the frame.
     fn deliver(
         &self,
         ring: &mut Queue<'m>,
@@ -278,7 +277,20 @@ impl<'m> Net<'m> {
         if let Some(mut limit) = self.rx_limiter.get() {
             limit.charge((len - HEADER_LEN) as u64);
         }
-        deliver(ring, worker, running.features, len)?;
+        let count = worker.count(len);
+        let buffers = u16::try_from(count).map_err(|_| Error::ChainTooLong)?;
+        if !header::complete(&worker.slices, running.features, buffers) {
+            return Err(Error::MissingHeader);
+        }
+        let mut left = len;
+        for held in worker.held.iter().take(count) {
+            let written = left.min(held.len);
+            left -= written;
+            ring.stage(held.head, u32::try_from(written).unwrap_or(u32::MAX))?;
+        }
+        worker.release(count);
+        // Between frames: a driver sees all buffers of a frame or none (5.1.6.4).
+        ring.publish_some();
         tally.frames += 1;
         tally.bytes += len as u64;
         Ok(())
@@ -376,32 +388,6 @@ impl<'m> Net<'m> {
     }
 }
 
-/// Gives the guest the frame that lies in the first held buffers: completes
-/// the header, then gives back each buffer, and shows them all at once last.
-fn deliver<'m>(
-    ring: &mut Queue<'m>,
-    worker: &mut RxWorker<'m>,
-    features: u64,
-    len: usize,
-) -> Result<(), Error> {
-    let count = worker.count(len);
-    let buffers = u16::try_from(count).map_err(|_| Error::ChainTooLong)?;
-    if !header::complete(&worker.slices, features, buffers) {
-        return Err(Error::MissingHeader);
-    }
-    let mut left = len;
-    for held in worker.held.iter().take(count) {
-        let written = left.min(held.len);
-        left -= written;
-        ring.stage(held.head, u32::try_from(written).unwrap_or(u32::MAX))?;
-    }
-    mark_dirty(&worker.slices, len);
-    // All of a frame's buffers or none: 5.1.6.4.
-    ring.publish_some();
-    worker.release(count);
-    Ok(())
-}
-
 /// Copies `bytes` into the slices from byte `skip` of them on.
 fn place(slices: &[GuestSlice<'_>], skip: usize, bytes: &[u8]) {
     let (mut skip, mut rest) = (skip, bytes);
@@ -413,18 +399,5 @@ fn place(slices: &[GuestSlice<'_>], skip: usize, bytes: &[u8]) {
         let (now, later) = rest.split_at(rest.len().min(tail.len()));
         tail.copy_from(now);
         rest = later;
-    }
-}
-
-/// Tells page tracking of what the kernel wrote behind its back.
-fn mark_dirty(slices: &[GuestSlice<'_>], len: usize) {
-    let mut left = len;
-    for slice in slices {
-        if left == 0 {
-            break;
-        }
-        let written = left.min(slice.len());
-        slice.bitmap().mark_dirty(0, written);
-        left -= written;
     }
 }
