@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use mote_tests::{Vm, have_kvm, proc, run, tiny, wait_until};
+use mote_tests::{Scratch, Vm, have_kvm, proc, run, tiny, wait_until};
 
 /// A guest that resets itself for each `r` that it is sent.
 fn resetting(by: &str, flags: &[&str]) -> Command {
@@ -49,6 +49,32 @@ fn a_reset_starts_the_same_vm_from_power_on() {
             check_starts(&vm.end().expect(0).out, 4);
         }
     }
+}
+
+/// Dirty, reset, compare: every register that a guest can read.
+#[test]
+fn a_reset_leaves_no_register_behind() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let disk = scratch.file("disk", [0; 4096]);
+    let mut vm = Vm::start(tiny("registers", ["--disk"]).arg(disk));
+    vm.wait_for_times("shown\n", 1);
+    vm.send("r");
+    vm.wait_for_times("shown\n", 2);
+    vm.send("q");
+    let end = vm.end();
+    let out = &end.expect(0).out;
+    let (first, rest) = out.split_once("shown\n").unwrap();
+    let (changed, again) = rest.split_once('\n').unwrap();
+    let number = changed.strip_prefix("changed ").unwrap();
+    assert!(number.parse::<u32>().unwrap() > 40, "{changed}");
+    let again = again.strip_suffix("shown\n").unwrap();
+    let lines = first.lines().zip(again.lines());
+    let differ = lines.filter(|(first, again)| first != again);
+    assert_eq!(differ.collect::<Vec<_>>(), [], "after {changed}");
+    assert_eq!(first.len(), again.len());
 }
 
 #[test]

@@ -398,6 +398,7 @@ impl Machine {
         if !std::mem::take(&mut self.paused) {
             return;
         }
+        vm::clock::tell_stopped(&self.shared);
         self.shared.bus.devices().resume();
         // What the guest asked for just before the pause comes first.
         if !self.shared.has_ended() {

@@ -206,7 +206,6 @@ mod kvm {
     pub const SET_REGS: u32 = 0x4090_ae82;
     pub const SET_SREGS: u32 = 0x4138_ae84;
     pub const SET_MSRS: u32 = 0x4008_ae89;
-    pub const SET_FPU: u32 = 0x41a0_ae8d;
     pub const GET_LAPIC: u32 = 0x8400_ae8e;
     pub const SET_LAPIC: u32 = 0x4400_ae8f;
     pub const GET_MP_STATE: u32 = 0x8004_ae98;
@@ -382,7 +381,6 @@ const RESET: &[u32] = &[
     kvm::SET_REGS,
     kvm::SET_SREGS,
     kvm::SET_MSRS,
-    kvm::SET_FPU,
     kvm::GET_LAPIC,
     kvm::SET_LAPIC,
     kvm::SET_MP_STATE,
@@ -469,6 +467,14 @@ const MAIN: &[Rule] = &[
 
 /// What the control API adds.
 const CONTROL: &[Rule] = &[
+    rule(
+        libc::SYS_ioctl,
+        &[
+            Between(0, Slot::VcpuFirst, Slot::VcpuLast),
+            Is(1, kvm::KVMCLOCK_CTRL),
+        ],
+        "tells a guest that is resumed that it was paused",
+    ),
     rule(
         libc::SYS_accept4,
         &[

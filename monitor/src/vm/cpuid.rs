@@ -39,18 +39,19 @@ fn withhold(entry: &mut kvm_cpuid_entry2) {
         // No virtualization inside: it is the part of KVM with the most
         // holes, and a vCPU inside a guest of its own cannot be reset.
         (0x1, _) => entry.ecx &= !(1 << 5),
-        // Nor AMD's, its watchpoints' and counters' extensions.
-        (0x8000_0001, _) => entry.ecx &= !(1 << 2 | 1 << 23 | 1 << 24 | 1 << 28),
-        // The same in full, enclaves, and performance counters: they tell a guest
+        // Nor AMD's; its list of errata, which no snapshot keeps, its watchpoints' and
+        // counters' extensions.
+        (0x8000_0001, _) => entry.ecx &= !(1 << 2 | 1 << 9 | 1 << 23 | 1 << 24 | 1 << 28),
+        // The same in full, enclaves, traces, and performance counters: they tell a guest
         // about its neighbours.
-        (0x8000_000a | 0x8000_0022 | 0x12 | 0xa, _) => {
+        (0x8000_000a | 0x8000_0022 | 0x12 | 0x14 | 0xa, _) => {
             (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0);
         }
         // Power management hints (EPB) that no MSR stands behind.
         (0x6, _) => entry.ecx &= !(1 << 3),
         (0x7, 0) => {
-            // SGX: there are no enclaves.
-            entry.ebx &= !(1 << 2);
+            // SGX: there are no enclaves. Processor trace: its state is not kept.
+            entry.ebx &= !(1 << 2 | 1 << 25);
             entry.ecx &= !(1 << 30);
             // Shadow stacks and branch tracking: the shadow stack's pointer is no
             // MSR and would be lost in a snapshot.
@@ -90,8 +91,8 @@ fn is_amd(cpuid: &CpuId) -> bool {
 
 /// The leaves of one vCPU: every vCPU is a core of its own in one package.
 /// Leaf 0xb (extended topology) is made here: its level 0 is the thread, level 1
-/// the core.
-pub fn for_vcpu(supported: &CpuId, cpu: u8, cpus: u8) -> CpuId {
+/// the core. So is that of frequencies, if that of the time stamp counter is known.
+pub fn for_vcpu(supported: &CpuId, cpu: u8, cpus: u8, tsc_khz: u32) -> CpuId {
     let mut cpuid = supported.clone();
     let (id, count) = (u32::from(cpu), u32::from(cpus));
     // Bits of an APIC id that number the cores of a package.
@@ -139,7 +140,32 @@ pub fn for_vcpu(supported: &CpuId, cpu: u8, cpus: u8) -> CpuId {
         // guest without this one still has the older ones.
         let _ = cpuid.push(level);
     }
+    if tsc_khz > 0 {
+        add_frequencies(&mut cpuid, tsc_khz);
+    }
     cpuid
+}
+
+/// The leaf in which hypervisors tell the frequency of the time stamp counter and of
+/// the local APIC's timer, so that a guest need not measure them.
+fn add_frequencies(cpuid: &mut CpuId, tsc_khz: u32) {
+    const SIGNATURE: u32 = 0x4000_0000;
+    const FREQUENCIES: u32 = 0x4000_0010;
+    /// KVM's local APICs count nanoseconds.
+    const APIC_KHZ: u32 = 1_000_000;
+    let leaf = kvm_cpuid_entry2 {
+        function: FREQUENCIES,
+        eax: tsc_khz,
+        ebx: APIC_KHZ,
+        ..Default::default()
+    };
+    let mut leaves = cpuid.as_mut_slice().iter_mut();
+    let signature = leaves.find(|leaf| leaf.function == SIGNATURE);
+    if let Some(signature) = signature {
+        signature.eax = signature.eax.max(FREQUENCIES);
+        // There is room; see above.
+        let _ = cpuid.push(leaf);
+    }
 }
 
 #[cfg(test)]
@@ -160,6 +186,8 @@ mod tests {
         for leaf in [
             leaf(0x1, 0, 0, 1 << 5, 0),
             leaf(0x8000_0001, 0, 0, 1 << 2, 0),
+            leaf(0x8000_0001, 0, 0, 1 << 9, 0),
+            leaf(0x7, 0, 1 << 25, 0, 0),
             leaf(0x7, 0, 0, 1 << 7, 0),
             leaf(0x7, 0, 1 << 2, 0, 0),
             leaf(0xa, 2, 0, 0, 0),
@@ -182,6 +210,25 @@ mod tests {
     }
 
     #[test]
+    fn frequencies_are_told_where_they_are_known() {
+        let signature = kvm_cpuid_entry2 {
+            function: 0x4000_0000,
+            eax: 0x4000_0001,
+            ..Default::default()
+        };
+        let supported = CpuId::from_entries(&[signature]).unwrap();
+        let last = |khz| {
+            let cpuid = for_vcpu(&supported, 0, 1, khz);
+            let last = *cpuid.as_slice().last().unwrap();
+            (cpuid.as_slice()[0].eax, last.function, last.eax, last.ebx)
+        };
+        let told = (0x4000_0010, 0x4000_0010, 2_100_000, 1_000_000);
+        assert_eq!(last(2_100_000), told);
+        assert_eq!(last(0).0, 0x4000_0001);
+        assert_eq!(last(0).1, 0xb);
+    }
+
+    #[test]
     fn every_vcpu_is_a_core_with_its_own_id() {
         let leaves: Vec<kvm_cpuid_entry2> = [(1, 0), (0x8000_001e, 0)]
             .map(|(function, index)| kvm_cpuid_entry2 {
@@ -191,14 +238,14 @@ mod tests {
             })
             .into();
         let supported = CpuId::from_entries(&leaves).unwrap();
-        let cpuid = for_vcpu(&supported, 5, 6);
+        let cpuid = for_vcpu(&supported, 5, 6, 0);
         let leaf = |n: usize| cpuid.as_slice()[n];
         assert_eq!(leaf(0).ebx, 5 << 24 | 6 << 16);
         assert_eq!(leaf(0).edx >> 28 & 1, 1);
         assert_eq!(leaf(1).eax, 5);
         assert_eq!((leaf(2).eax, leaf(2).ebx, leaf(2).ecx), (0, 1, 1 << 8));
         assert_eq!((leaf(3).eax, leaf(3).ebx, leaf(3).edx), (3, 6, 5));
-        let single = for_vcpu(&supported, 0, 1);
+        let single = for_vcpu(&supported, 0, 1, 0);
         assert_eq!(single.as_slice()[0].edx >> 28 & 1, 0);
     }
 }

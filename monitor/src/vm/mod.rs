@@ -1,8 +1,10 @@
 //! The virtual machine: KVM objects, made in the order that costs least.
 
 pub mod bus;
+pub mod clock;
 pub mod cpuid;
 pub mod ioapic;
+pub mod msrs;
 pub mod regs;
 pub mod state;
 pub mod vcpu;
@@ -13,8 +15,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use kvm_bindings::{
-    CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_MEM_LOG_DIRTY_PAGES, KvmIrqRouting,
-    kvm_enable_cap, kvm_irq_routing_entry, kvm_msi, kvm_userspace_memory_region,
+    CpuId, KVM_CAP_PMU_CAPABILITY, KVM_CAP_SPLIT_IRQCHIP, KVM_IRQ_ROUTING_MSI,
+    KVM_MEM_LOG_DIRTY_PAGES, KVM_PMU_CAP_DISABLE, KvmIrqRouting, kvm_enable_cap,
+    kvm_irq_routing_entry, kvm_msi, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
@@ -282,6 +285,14 @@ pub fn create(host: &Kvm, ram: &GuestRam, track: bool) -> Result<VmFd, Error> {
     split.args = [ioapic::MAX_PINS as u64, 0, 0, 0];
     fd.enable_cap(&split)
         .map_err(kvm("create the interrupt controllers"))?;
+    // No leaf of CPUID announces AMD's first four counters, so none withholds
+    // them. KVM can since Linux 5.18, where it has counters at all.
+    let mut counters = kvm_enable_cap {
+        cap: KVM_CAP_PMU_CAPABILITY,
+        ..Default::default()
+    };
+    counters.args = [KVM_PMU_CAP_DISABLE.into(), 0, 0, 0];
+    let _ = fd.enable_cap(&counters);
     Ok(fd)
 }
 
@@ -311,11 +322,13 @@ pub fn set_up_vcpus(shared: &Shared, supported: &CpuId, entry: Entry) -> Result<
     let vcpus = shared.vcpus();
     // Checked when it was configured: at most 32.
     let count = vcpus.len() as u8;
+    // The same for all, and not for KVM to say everywhere.
+    let khz = vcpus.first().and_then(|vcpu| vcpu.fd().get_tsc_khz().ok());
     for (id, vcpu) in (0u8..).zip(vcpus) {
         let fd = vcpu.fd();
-        let cpuid = cpuid::for_vcpu(supported, id, count);
+        let cpuid = cpuid::for_vcpu(supported, id, count, khz.unwrap_or(0));
         fd.set_cpuid2(&cpuid).map_err(kvm("set CPUID"))?;
-        regs::set_boot_msrs(&fd)?;
+        msrs::boot(&fd)?;
         if id == 0 {
             regs::set_entry(&fd, entry)?;
         }
@@ -335,3 +348,7 @@ pub fn power_on(shared: &Shared, entry: Entry) -> Result<(), Error> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "reset_test.rs"]
+mod reset_test;

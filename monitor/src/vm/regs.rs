@@ -2,13 +2,14 @@
 
 use kvm_bindings::{
     KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_UNINITIALIZED, KVM_VCPUEVENT_VALID_NMI_PENDING,
-    KVM_VCPUEVENT_VALID_SHADOW, KVM_VCPUEVENT_VALID_SIPI_VECTOR, KVM_VCPUEVENT_VALID_SMM, Msrs,
-    kvm_debugregs, kvm_dtable, kvm_fpu, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs,
-    kvm_segment, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+    KVM_VCPUEVENT_VALID_SHADOW, KVM_VCPUEVENT_VALID_SIPI_VECTOR, KVM_VCPUEVENT_VALID_SMM,
+    kvm_debugregs, kvm_dtable, kvm_lapic_state, kvm_mp_state, kvm_regs, kvm_segment, kvm_sregs,
+    kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
+use super::msrs;
 use crate::error::{Error, kvm};
 use crate::host::memory::GuestRam;
 use crate::layout;
@@ -33,39 +34,6 @@ const EFER_LONG_MODE: u64 = 1 << 8 | 1 << 10;
 /// processor.
 const APIC_BASE: u64 = layout::LAPIC as u64 | 1 << 11;
 const APIC_BASE_BSP: u64 = 1 << 8;
-
-const MSR_MISC_ENABLE: u32 = 0x1a0;
-const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
-/// Write-back by default, MTRRs on: no variable range is needed.
-const MTRR_WRITE_BACK: u64 = 1 << 11 | 6;
-
-/// MSRs that a guest may have changed, with their values at power-on. Those
-/// that KVM or the host does not know cannot have been changed either.
-const RESET_MSRS: [(u32, u64); 22] = [
-    // KVM's own: each holds a guest address that KVM would go on writing to.
-    (0x4b56_4d01, 0),
-    (0x4b56_4d00, 0),
-    (0x4b56_4d02, 0),
-    (0x4b56_4d03, 0),
-    (0x4b56_4d04, 0),
-    (0x4b56_4d06, 0),
-    (0x12, 0),
-    (0x11, 0),
-    (0x6e0, 0),
-    (0x48, 0),
-    (0xda0, 0),
-    (0x174, 0),
-    (0x175, 0),
-    (0x176, 0),
-    (0xc000_0081, 0),
-    (0xc000_0082, 0),
-    (0xc000_0083, 0),
-    (0xc000_0084, 0),
-    (0xc000_0102, 0),
-    (0xc000_0103, 0),
-    (0x277, 0x0007_0406_0007_0406),
-    (0x4b56_4d05, 1),
-];
 
 /// Descriptors of the first vCPU's GDT: null, code, data, task state.
 fn gdt(code: u64) -> [u64; 4] {
@@ -186,37 +154,6 @@ fn boot_regs(entry: Entry) -> kvm_regs {
     }
 }
 
-/// MSRs that a kernel expects firmware to have set.
-///
-/// # Errors
-/// KVM refuses them.
-pub fn set_boot_msrs(fd: &VcpuFd) -> Result<(), Error> {
-    // Fast string operations on, memory write-back by default.
-    set_msrs(
-        fd,
-        &[(MSR_MISC_ENABLE, 1), (MSR_MTRR_DEF_TYPE, MTRR_WRITE_BACK)],
-    )
-}
-
-fn set_msrs(fd: &VcpuFd, msrs: &[(u32, u64)]) -> Result<(), Error> {
-    const WHAT: &str = "set MSRs";
-    let entry = |&(index, data)| kvm_msr_entry {
-        index,
-        data,
-        ..Default::default()
-    };
-    let entries: Vec<kvm_msr_entry> = msrs.iter().map(entry).collect();
-    let list = Msrs::from_entries(&entries)
-        .map_err(|_| Error::Kvm(WHAT, std::io::ErrorKind::OutOfMemory.into()))?;
-    if fd.set_msrs(&list).map_err(kvm(WHAT))? == msrs.len() {
-        return Ok(());
-    }
-    Err(Error::Kvm(
-        WHAT,
-        std::io::Error::from_raw_os_error(libc::EINVAL),
-    ))
-}
-
 /// Gives the first vCPU the registers with which it enters the guest.
 ///
 /// # Errors
@@ -242,11 +179,7 @@ pub fn power_on(fd: &VcpuFd, entry: Option<Entry>) -> Result<(), Error> {
         ..Default::default()
     };
     fd.set_debug_regs(&debug).map_err(kvm(WHAT))?;
-    for msr in RESET_MSRS {
-        // A host without this MSR refuses it; so it did to the guest.
-        let _ = set_msrs(fd, &[msr]);
-    }
-    set_boot_msrs(fd)?;
+    msrs::reset(fd)?;
     let mut sregs = entry.map_or_else(reset_sregs, boot_sregs);
     if entry.is_none() {
         sregs.apic_base &= !APIC_BASE_BSP;
@@ -265,22 +198,19 @@ pub fn power_on(fd: &VcpuFd, entry: Option<Entry>) -> Result<(), Error> {
     }
     // Hosts without XSAVE refuse this, and have nothing to reset.
     let _ = fd.set_xcrs(&xcrs);
-    let fpu = kvm_fpu {
-        fcw: 0x37f,
-        mxcsr: 0x1f80,
-        ..Default::default()
-    };
-    fd.set_fpu(&fpu).map_err(kvm(WHAT))?;
-    // With no component marked present all of them, AVX too, become initial;
-    // MXCSR (24 bytes in) is taken all the same. Hosts without XSAVE refuse it.
+    // With no component marked present all of them, AVX too, become initial, but
+    // MXCSR (24 bytes in), which is always taken, as all of it is on hosts
+    // without XSAVE: FCW (first) must be right, too.
     let mut xsave = kvm_xsave::default();
-    if let Some(mxcsr) = xsave.region.get_mut(6) {
-        *mxcsr = 0x1f80;
+    for (word, value) in [(0, 0x37f), (6, 0x1f80)] {
+        if let Some(word) = xsave.region.get_mut(word) {
+            *word = value;
+        }
     }
     // SAFETY: no dynamic feature is enabled, so KVM reads no more than this.
-    let _ = unsafe { fd.set_xsave(&xsave) };
+    unsafe { fd.set_xsave(&xsave) }.map_err(kvm(WHAT))?;
     let mut lapic = fd.get_lapic().map_err(kvm(WHAT))?;
-    reset_lapic(&mut lapic);
+    reset_lapic(&mut lapic, entry.is_some());
     fd.set_lapic(&lapic).map_err(kvm(WHAT))?;
     let (regs, state) = match entry {
         Some(entry) => (boot_regs(entry), KVM_MP_STATE_RUNNABLE),
@@ -361,31 +291,28 @@ fn reset_sregs() -> kvm_sregs {
 }
 
 /// A local APIC at power-on (Intel SDM 3A, 12.4.7.1): everything zero but the
-/// id, the version, flat destinations and masked entries.
-fn reset_lapic(lapic: &mut kvm_lapic_state) {
-    const KEEP: [usize; 2] = [0x20, 0x30];
-    const SET: [(usize, u32); 9] = [
-        (0xe0, 0xffff_ffff),
-        (0xf0, 0xff),
-        (0x2f0, 1 << 16),
-        (0x320, 1 << 16),
-        (0x330, 1 << 16),
-        (0x340, 1 << 16),
-        (0x350, 1 << 16),
-        (0x360, 1 << 16),
-        (0x370, 1 << 16),
-    ];
+/// id, the version, flat destinations and masked entries. As KVM has it, the
+/// `first` one takes interrupts of a PIC, of which there is none.
+fn reset_lapic(lapic: &mut kvm_lapic_state, first: bool) {
+    const MASKED: u32 = 1 << 16;
+    const EXTERNAL: u32 = 7 << 8;
+    // Bits 16 to 23 of the version: the last entry, of which 6 is for corrected
+    // machine checks.
+    let corrected = lapic.regs.get(0x32).is_some_and(|last| *last >= 6);
+    let line0 = if first { EXTERNAL } else { MASKED };
     for (offset, register) in lapic.regs.chunks_exact_mut(16).enumerate() {
-        let offset = offset * 16;
-        let value = SET
-            .iter()
-            .find(|(at, _)| *at == offset)
-            .map_or(0, |(_, value)| *value);
-        if !KEEP.contains(&offset) {
-            register.fill(0);
-            let bytes = register.iter_mut().zip(value.to_le_bytes());
-            bytes.for_each(|(to, from)| *to = from as _);
-        }
+        let value = match offset * 16 {
+            0x20 | 0x30 => continue,
+            0xe0 => u32::MAX,
+            0xf0 => 0xff,
+            0x2f0 if corrected => MASKED,
+            0x320 | 0x330 | 0x340 | 0x360 | 0x370 => MASKED,
+            0x350 => line0,
+            _ => 0,
+        };
+        register.fill(0);
+        let bytes = register.iter_mut().zip(value.to_le_bytes());
+        bytes.for_each(|(to, from)| *to = from as _);
     }
 }
 
@@ -410,7 +337,7 @@ mod tests {
     fn a_reset_lapic_keeps_its_identity_only() {
         let mut lapic = kvm_lapic_state::default();
         lapic.regs.fill(0x5a);
-        reset_lapic(&mut lapic);
+        reset_lapic(&mut lapic, false);
         let at = |offset: usize| {
             let bytes: Vec<u8> = lapic.regs[offset..offset + 4]
                 .iter()

@@ -1,22 +1,22 @@
 //! What KVM holds of a machine, taken out of it and put into another one.
 //!
 //! The order counts: CPUID comes before all else, because KVM answers for many
-//! MSRs by what CPUID offers; a local APIC before the deadline of its timer;
-//! whether a vCPU runs at all comes last.
+//! MSRs by what CPUID offers; whether a vCPU runs comes last but for its time, of
+//! which the local APIC comes before the deadline of its timer.
 
 use std::arch::x86_64::__cpuid_count;
 use std::mem::MaybeUninit;
 use std::{io, slice};
 
 use kvm_bindings::{
-    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_SIPI_RECEIVED, KVM_VCPUEVENT_VALID_SMM, Msrs,
-    kvm_clock_data, kvm_cpuid_entry2, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry,
-    kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_SIPI_RECEIVED, KVM_VCPUEVENT_VALID_SMM,
+    kvm_cpuid_entry2, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_regs, kvm_sregs,
+    kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::VcpuFd;
 use mote_snapshot::{CpuV1, CpuidV1, StateV1, VcpuV1, VmV1};
 
-use super::Shared;
+use super::{Shared, clock, msrs};
 use crate::error::{Error, kvm};
 
 /// Structures of KVM's interface that are made of integers, with no padding
@@ -60,72 +60,6 @@ fn unblob<T: Plain, const N: usize>(blob: &[u8; N]) -> T {
             .copy_from_nonoverlapping(blob.as_ptr(), N);
         value.assume_init()
     }
-}
-
-/// First and last of rows of MSRs that make up a vCPU's state, besides what
-/// `kvm_sregs` has. No other is taken from a snapshot. What a host or a vCPU
-/// does not have is left out.
-///
-/// KVM's wall clock is not among them: it is no state but an order to write
-/// the time to guest memory, once.
-const MSRS: &[(u32, u32)] = &[
-    // Time: counter and its offset, KVM's clock, stolen time, async faults.
-    (0x10, 0x10),
-    (0x3b, 0x3b),
-    (0x12, 0x12),
-    (0x4b56_4d01, 0x4b56_4d01),
-    (0x4b56_4d03, 0x4b56_4d06),
-    (0x4b56_4d02, 0x4b56_4d02),
-    // Entry points.
-    (0x174, 0x176),
-    (0xc000_0081, 0xc000_0084),
-    (0xc000_0102, 0xc000_0103),
-    // Memory types.
-    (0x277, 0x277),
-    (0x200, 0x20f),
-    (0x250, 0x250),
-    (0x258, 0x259),
-    (0x268, 0x26f),
-    (0x2ff, 0x2ff),
-    // Features: what the processor is not prone to, speculation control,
-    // shadow stacks, extended states, waiting.
-    (0x10a, 0x10a),
-    (0x48, 0x48),
-    (0xc001_011f, 0xc001_011f),
-    (0x6a0, 0x6a0),
-    (0x6a2, 0x6a2),
-    (0x6a4, 0x6a8),
-    (0xda0, 0xda0),
-    (0x1c4, 0x1c5),
-    (0xe1, 0xe1),
-    (0x122, 0x122),
-    (0x3a, 0x3a),
-    (0x1a0, 0x1a0),
-    (0x140, 0x140),
-    // Debugging: bus locks are detected, branches stepped over.
-    (0x1d9, 0x1d9),
-    // Machine checks: what was reported.
-    (0x17a, 0x17b),
-    (TSC_DEADLINE, TSC_DEADLINE),
-];
-const TSC_DEADLINE: u32 = 0x6e0;
-
-fn is_state(index: u32) -> bool {
-    MSRS.iter()
-        .any(|(first, last)| (*first..=*last).contains(&index))
-}
-
-fn get_msr(fd: &VcpuFd, index: u32) -> Option<u64> {
-    let entry = kvm_msr_entry {
-        index,
-        ..Default::default()
-    };
-    let mut one = Msrs::from_entries(&[entry]).ok()?;
-    let got = fd.get_msrs(&mut one).ok()?;
-    one.as_slice()
-        .first()
-        .filter(|_| got == 1)
-        .map(|msr| msr.data)
 }
 
 /// The processor's own words on what it is and can do.
@@ -190,11 +124,9 @@ pub fn save_vcpu(fd: &VcpuFd) -> Result<VcpuV1, Error> {
         } = *entry;
         [function, index, flags, eax, ebx, ecx, edx]
     };
-    let msr = |index| Some((index, get_msr(fd, index)?));
-    let rows = MSRS.iter().flat_map(|(first, last)| *first..=*last);
     // The timer's deadline before the local APIC: one that passes in between
     // is in both, not in neither.
-    let msrs = rows.filter_map(msr).collect();
+    let msrs = msrs::save(fd)?;
     // A host without XSAVE has neither of these.
     let xcrs = fd.get_xcrs().unwrap_or_default();
     let xcrs = xcrs.xcrs.iter().take(xcrs.nr_xcrs as usize);
@@ -213,7 +145,8 @@ pub fn save_vcpu(fd: &VcpuFd) -> Result<VcpuV1, Error> {
     })
 }
 
-/// Makes a fresh vCPU the one that was saved.
+/// Makes a fresh vCPU the one that was saved. Its time stamp counter, and what
+/// goes by it, follow with [`clock::restore`].
 ///
 /// # Errors
 /// [`Error::Kvm`] names the part that KVM refuses: it is not what a vCPU can
@@ -258,7 +191,11 @@ pub fn restore_vcpu(fd: &VcpuFd, vcpu: &VcpuV1) -> Result<(), Error> {
         .map_err(kvm("restore debug registers"))?;
     fd.set_lapic(&unblob(&vcpu.lapic))
         .map_err(kvm("restore the local APIC"))?;
-    restore_msrs(fd, &vcpu.msrs)?;
+    let timeless = vcpu
+        .msrs
+        .iter()
+        .filter(|(index, _)| !clock::is_time(*index));
+    msrs::restore(fd, &timeless.copied().collect::<Vec<_>>())?;
     fd.set_regs(&unblob(&vcpu.regs))
         .map_err(kvm("restore registers"))?;
     restore_events(fd, unblob(&vcpu.events))?;
@@ -268,12 +205,7 @@ pub fn restore_vcpu(fd: &VcpuFd, vcpu: &VcpuV1) -> Result<(), Error> {
     let state = kvm_mp_state {
         mp_state: vcpu.mp_state,
     };
-    fd.set_mp_state(state)
-        .map_err(kvm("restore the run state"))?;
-    // The guest's watchdogs must not count the time in between. One that does
-    // not use KVM's clock has none to be told by.
-    let _ = fd.kvmclock_ctrl();
-    Ok(())
+    fd.set_mp_state(state).map_err(kvm("restore the run state"))
 }
 
 fn refused(what: &'static str) -> Error {
@@ -297,34 +229,6 @@ fn restore_xcrs(fd: &VcpuFd, saved: &[(u32, u64)]) -> Result<(), Error> {
     fd.set_xcrs(&xcrs).map_err(kvm(WHAT))
 }
 
-fn restore_msrs(fd: &VcpuFd, msrs: &[(u32, u64)]) -> Result<(), Error> {
-    const WHAT: &str = "restore MSRs";
-    if !msrs.iter().all(|(index, _)| is_state(*index)) {
-        return Err(refused(WHAT));
-    }
-    let entry = |(index, data): &(u32, u64)| kvm_msr_entry {
-        index: *index,
-        data: *data,
-        ..Default::default()
-    };
-    let mut rest = msrs;
-    while !rest.is_empty() {
-        let entries: Vec<kvm_msr_entry> = rest.iter().map(entry).collect();
-        let list = Msrs::from_entries(&entries).map_err(|_| refused(WHAT))?;
-        let done = fd.set_msrs(&list).map_err(kvm(WHAT))?;
-        rest = rest.get(done..).unwrap_or_default();
-        // KVM stops at one that it does not let us set. It need not be set if
-        // it has its value by itself, as what the host's processor is.
-        if let Some(((index, value), behind)) = rest.split_first() {
-            if get_msr(fd, *index) != Some(*value) {
-                return Err(refused(WHAT));
-            }
-            rest = behind;
-        }
-    }
-    Ok(())
-}
-
 fn restore_events(fd: &VcpuFd, mut events: kvm_vcpu_events) -> Result<(), Error> {
     if fd.set_vcpu_events(&events).is_ok() {
         return Ok(());
@@ -334,42 +238,24 @@ fn restore_events(fd: &VcpuFd, mut events: kvm_vcpu_events) -> Result<(), Error>
     fd.set_vcpu_events(&events).map_err(kvm("restore events"))
 }
 
-/// The guest's clock in nanoseconds.
-///
-/// # Errors
-/// KVM refuses.
-pub fn save_clock(shared: &Shared) -> Result<u64, Error> {
-    let clock = shared.fd.get_clock().map_err(kvm("read the clock"))?;
-    Ok(clock.clock)
-}
-
-/// Lets the guest's clock go on from `nanoseconds`, once its vCPUs are there.
-///
-/// # Errors
-/// KVM refuses.
-pub fn restore_clock(shared: &Shared, nanoseconds: u64) -> Result<(), Error> {
-    let clock = kvm_clock_data {
-        clock: nanoseconds,
-        ..Default::default()
-    };
-    shared.fd.set_clock(&clock).map_err(kvm("set the clock"))
-}
-
 /// Everything of a paused machine but its memory.
 ///
 /// # Errors
 /// KVM refuses to tell.
 pub fn save(shared: &Shared) -> Result<StateV1, Error> {
     let vcpus = shared.vcpus().iter().map(|vcpu| save_vcpu(&vcpu.fd()));
+    let mut vcpus = vcpus.collect::<Result<Vec<_>, _>>()?;
+    // Last, and together: what lies between them is lost between the guest's clocks.
+    let clock = clock::save(shared, &mut vcpus)?;
     Ok(StateV1 {
         written_by: concat!("mote ", env!("CARGO_PKG_VERSION")).to_owned(),
         cpu: processor(),
         vm: VmV1 {
-            clock: save_clock(shared)?,
+            clock,
             ioapic: shared.bus.ioapic().save(),
         },
         serial: shared.bus.com1().save(),
-        vcpus: vcpus.collect::<Result<_, _>>()?,
+        vcpus,
         devices: shared.bus.devices().save(),
         ..StateV1::default()
     })
@@ -400,9 +286,9 @@ pub fn restore(shared: &Shared, state: &StateV1) -> Result<(), Error> {
     shared.set_routes()?;
     let serial = shared.bus.com1().restore(&state.serial);
     serial.map_err(Error::Snapshot)?;
-    restore_clock(shared, state.vm.clock)
+    clock::restore(shared, state)
 }
 
 #[cfg(test)]
 #[path = "state_test.rs"]
-mod state_test;
+pub(super) mod tests;

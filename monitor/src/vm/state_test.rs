@@ -17,7 +17,7 @@ use crate::{layout, sandbox, vm};
 type Spoil<T> = (&'static str, fn(&mut T));
 
 /// A VM with one vCPU; nothing where there is no KVM.
-fn machine() -> Option<(VmFd, VcpuFd, Kvm)> {
+pub fn machine() -> Option<(VmFd, VcpuFd, Kvm)> {
     let Ok(host) = vm::open_host(None) else {
         assert!(std::env::var("CI").as_deref() != Ok("true"), "no /dev/kvm");
         println!("skipped: no /dev/kvm");
@@ -37,8 +37,9 @@ fn a_vcpu_comes_back_as_it_was() {
         return;
     };
     let cpuid = vm::cpuid::supported(&host).unwrap();
-    fd.set_cpuid2(&vm::cpuid::for_vcpu(&cpuid, 0, 1)).unwrap();
-    vm::regs::set_boot_msrs(&fd).unwrap();
+    fd.set_cpuid2(&vm::cpuid::for_vcpu(&cpuid, 0, 1, 0))
+        .unwrap();
+    vm::msrs::boot(&fd).unwrap();
     vm::regs::set_entry(&fd, crate::vm::regs::Entry::Linux64(0x10_0000)).unwrap();
     let mut vcpu = save_vcpu(&fd).unwrap();
     let mut regs: kvm_regs = unblob(&vcpu.regs);
@@ -89,7 +90,8 @@ fn msrs_depend_on_cpuid() {
     };
     let before = save_vcpu(&fd).unwrap().msrs.len();
     let cpuid = vm::cpuid::supported(&host).unwrap();
-    fd.set_cpuid2(&vm::cpuid::for_vcpu(&cpuid, 0, 1)).unwrap();
+    fd.set_cpuid2(&vm::cpuid::for_vcpu(&cpuid, 0, 1, 0))
+        .unwrap();
     let saved = save_vcpu(&fd).unwrap();
     assert!(saved.msrs.len() >= before);
     let (_vm, other, _) = machine().unwrap();
@@ -146,13 +148,13 @@ fn only_the_same_processor_will_do() {
     check_processor(&fewer).unwrap();
 }
 
-/// A machine of two vCPUs and a disk, whose workers do not run.
-fn whole(disk: &std::path::Path) -> Option<Shared> {
+/// A machine of some vCPUs and a disk, whose workers do not run.
+pub fn whole(disk: &std::path::Path, cpus: u8) -> Option<Shared> {
     let (_, _, host) = machine()?;
     let ram = Box::leak(Box::new(memory::create(16 << 20).unwrap()));
     let config = VmConfig {
         drives: vec![Drive::new(Media::Disk, disk.to_owned(), "disk0".to_owned())],
-        cpus: 2,
+        cpus,
         ..VmConfig::default()
     };
     let devices = Devices::open(&config, ram, None).unwrap();
@@ -163,7 +165,7 @@ fn whole(disk: &std::path::Path) -> Option<Shared> {
     let com1 = Com1::new(event(), Output::nowhere(), Arc::clone(&wake));
     let timings = Arc::new(Timings::start());
     let shared = Shared::new(fd, Bus::new(com1, devices), timings, wake);
-    vm::create_vcpus(&shared, 2).unwrap();
+    vm::create_vcpus(&shared, cpus).unwrap();
     Some(shared)
 }
 
@@ -200,7 +202,9 @@ fn start_disk(shared: &Shared) {
 fn a_machine_comes_back_as_it_was() {
     let path = std::env::temp_dir().join(format!("mote-state-{}", std::process::id()));
     std::fs::write(&path, [0; 4096]).unwrap();
-    let Some(shared) = whole(&path) else { return };
+    let Some(shared) = whole(&path, 2) else {
+        return;
+    };
     let (_, _, host) = machine().unwrap();
     let cpuid = vm::cpuid::supported(&host).unwrap();
     vm::set_up_vcpus(&shared, &cpuid, crate::vm::regs::Entry::Pvh(0x10_0000)).unwrap();
@@ -226,7 +230,7 @@ fn a_machine_comes_back_as_it_was() {
     drop(shared);
     for round in 0..2 {
         let file = encode(&first).unwrap();
-        let other = whole(&path).unwrap();
+        let other = whole(&path, 2).unwrap();
         restore(&other, &decode(&file).unwrap()).unwrap();
         let mut second = save(&other).unwrap();
         second.memory = first.memory.clone();
@@ -238,6 +242,7 @@ fn a_machine_comes_back_as_it_was() {
             "the clock runs backwards"
         );
         assert_eq!(second.vcpus[1].regs, first.vcpus[1].regs);
+        assert_eq!(second.vcpus[1].cpuid, first.vcpus[1].cpuid);
         assert_eq!(second.vcpus[0].sregs, first.vcpus[0].sregs);
         assert_eq!(other.bus.devices().started().count(), 1);
         let mut mapped = [0; 4];
@@ -267,7 +272,7 @@ fn refuse(path: &std::path::Path, good: &StateV1) {
         ("processor", |state| state.cpu.signature ^= 1),
     ];
     for (word, spoil) in spoil {
-        let other = whole(path).unwrap();
+        let other = whole(path, 2).unwrap();
         let mut bad = good.clone();
         spoil(&mut bad);
         let error = restore(&other, &bad).unwrap_err();
@@ -275,7 +280,7 @@ fn refuse(path: &std::path::Path, good: &StateV1) {
         assert_eq!(error.exit_code(), crate::error::exit::INPUT);
     }
     // Rings outside memory are found at the resume: the guest is told.
-    let other = whole(path).unwrap();
+    let other = whole(path, 2).unwrap();
     let mut bad = good.clone();
     let DeviceV1 { endpoint, .. } = &mut bad.devices[0];
     endpoint.registers.queues[0].config.descriptors = 1 << 40;
