@@ -63,7 +63,7 @@ pub(super) fn open(
             end = disk
                 .size()
                 .map_err(|e| Error::file("disk", &drive.path, &e))?;
-            if !end.is_multiple_of(drive.block_size.into()) {
+            if !drive.read_only && !end.is_multiple_of(drive.block_size.into()) {
                 let why = format!("has {end} bytes, not whole blocks of {}", drive.block_size);
                 return Err(Error::Input("disk", drive.path.clone(), why));
             }
