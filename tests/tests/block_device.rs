@@ -220,7 +220,7 @@ fn doctor_knows_devices() {
     shell(&scratch, "umount mounted");
     let mounted = mounted.unwrap();
     assert!(
-        mounted.starts_with("missing") && mounted.contains("mounted"),
+        mounted.starts_with("in use") && mounted.contains("mounted"),
         "{mounted}"
     );
     // A device that is not there any more can still be named.

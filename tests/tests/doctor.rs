@@ -86,7 +86,7 @@ fn json_agrees_with_the_exit_code() {
     assert!(findings.len() >= 20, "{value:#}");
     for finding in findings {
         let level = finding["level"].as_str().unwrap();
-        assert!(["fine", "weak", "missing", "unknown"].contains(&level));
+        assert!(["fine", "weak", "in use", "missing", "unknown"].contains(&level));
         let advice = finding["advice"].as_str().unwrap();
         assert!(level == "fine" || level == "unknown" || !advice.is_empty());
     }
@@ -160,7 +160,7 @@ fn an_image_in_use_is_seen_and_not_disturbed() {
     let image = scratch.file("disk", [0; 4096]);
     assert_eq!(image_point(&image, "lock").0, "fine");
     let disk = |options: &str| format!("{}{options}", image.display());
-    for (options, level) in [("", "missing"), (",ro", "weak")] {
+    for (options, level) in [("", "in use"), (",ro", "weak")] {
         let args = ["--disk", &disk(options)];
         let vm = Vm::start(&mut tiny("echo", args));
         vm::wait_until("it is locked", || image_point(&image, "lock").0 == level);

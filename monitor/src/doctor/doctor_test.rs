@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::Level::{Fine, Missing, Unknown, Weak};
+use super::Level::{Fine, InUse, Missing, Unknown, Weak};
 use super::sandbox::{Who, group_mount};
 use super::{Host, Level, Report, Verdict, examine, host, image, kvm, sandbox, size};
 use crate::error::exit;
@@ -105,7 +105,7 @@ fn one_word_settings() {
     all(host::core, &[("core", Fine), ("", Fine), (pipe, Weak)]);
     let huge = [
         ("[always] madvise never", Fine),
-        ("always [madvise] never", Weak),
+        ("always [madvise] never", Fine),
         ("always madvise [never]", Weak),
         ("always", Unknown),
     ];
@@ -157,7 +157,7 @@ fn memory_by_what_is_available() {
 fn modules_or_what_to_load() {
     let loaded = |name: &str| kvm::module(&["kvm".to_owned(), name.to_owned()], "", true);
     all(loaded, &[("kvm_amd", Fine), ("kvm_intel", Fine)]);
-    all(loaded, &[("kvm_pvm", Fine), ("ext4", Unknown)]);
+    all(loaded, &[("kvm_pvm", Weak), ("ext4", Unknown)]);
     for (flags, advice) in [
         ("processor: 0\nflags\t\t: fpu vme svm", "modprobe kvm_amd"),
         ("flags\t\t: fpu vmx est", "modprobe kvm_intel"),
@@ -173,11 +173,21 @@ fn modules_or_what_to_load() {
 
 #[test]
 fn kvm_by_its_answers() {
-    let error = |code| kvm::device(Err(io::Error::from_raw_os_error(code)));
-    assert_eq!(kvm::device(Ok(())).level, Fine);
-    assert!(error(libc::ENOENT).advice.contains("module"));
-    assert!(error(libc::EACCES).advice.contains("group"));
-    assert_eq!(error(libc::EIO).level, Missing);
+    let owned = |code, owner| {
+        let verdict = kvm::device(Err(io::Error::from_raw_os_error(code)), owner, 1000);
+        assert_eq!(verdict.level, Missing);
+        verdict.advice
+    };
+    assert_eq!(kvm::device(Ok(()), None, 0).level, Fine);
+    assert!(owned(libc::ENOENT, None).contains("module"));
+    // A group lets a user in only if it is one that users are in, and may write.
+    let join = "usermod -aG $(getent group 104 | cut -d: -f1) $(id -un 1000)";
+    assert!(owned(libc::EACCES, Some((104, 0o20660))).contains(join));
+    for owner in [(0, 0o20660), (104, 0o20600), (0, 0o20600)] {
+        let advice = owned(libc::EACCES, Some(owner));
+        assert!(advice.contains("chgrp kvm /dev/kvm"), "{advice}");
+    }
+    owned(libc::EIO, None);
     assert_eq!(kvm::capabilities(12, &[]).level, Fine);
     assert_eq!(kvm::capabilities(-1, &[]).level, Missing);
     let lacking = kvm::capabilities(12, &["IRQFD", "XSAVE"]);
@@ -294,7 +304,10 @@ fn taps_by_rights_and_owner() {
     };
     let root = "000001ffffffffff";
     assert_eq!(sandbox::taps(&who(root), &[]).level, Fine);
-    assert_eq!(sandbox::taps(&who("0000000000000000"), &[]).level, Weak);
+    // Root's shell has another $USER than who is to have the tap.
+    let none = sandbox::taps(&who("0000000000000000"), &[]);
+    assert_eq!(none.level, Weak);
+    assert!(none.advice.contains("mode tap user 1000;"), "{none:?}");
     assert_eq!(sandbox::taps(&who("0000000000000000"), &vm0).level, Fine);
     assert_eq!(sandbox::taps(&Who::new(""), &[]).level, Unknown);
 }
@@ -343,7 +356,7 @@ fn images_by_size_space_and_lock() {
     }
     assert_eq!(image::lock(libc::F_UNLCK).level, Fine);
     assert_eq!(image::lock(libc::F_RDLCK).level, Weak);
-    assert_eq!(image::lock(libc::F_WRLCK).level, Missing);
+    assert_eq!(image::lock(libc::F_WRLCK).level, InUse);
 }
 
 /// A directory with these files; gone at the end.

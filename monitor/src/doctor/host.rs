@@ -210,7 +210,7 @@ pub(super) fn memory(meminfo: &str) -> Verdict {
     let pool = field(meminfo, "HugePages_Total").zip(kib("Hugepagesize"));
     if let Some((pages @ 1.., each)) = pool {
         let pool = size(pages.saturating_mul(each));
-        found += &format!("; {pool} reserved as huge pages, which Mote does not use");
+        found += &format!("; {pool} reserved for --hugepages 2M");
     }
     if available < DEFAULT_MEMORY {
         return Verdict::weak(found, "not enough for a VM of 128 MiB: free some");
@@ -224,11 +224,11 @@ pub(super) fn huge_pages(enabled: &str) -> Verdict {
         .find(|word| word.starts_with('['));
     match chosen {
         Some("[always]") => Verdict::fine("transparent: always"),
-        Some(other) => {
-            let found = format!("transparent: {}", other.trim_matches(['[', ']']));
-            let advice = "guests run faster with them: echo always > \
+        Some("[madvise]") => Verdict::fine("transparent: with --hugepages thp"),
+        Some(_) => {
+            let advice = "--hugepages thp has no effect: echo madvise > \
                           /sys/kernel/mm/transparent_hugepage/enabled";
-            Verdict::weak(found, advice)
+            Verdict::weak("transparent: never", advice)
         }
         None => Verdict::unknown(enabled),
     }

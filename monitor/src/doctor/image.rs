@@ -91,7 +91,7 @@ fn known(path: &Path, file: &File) -> Vec<(&'static str, Verdict)> {
     }
     let mounts = |mounts: String| device.is_some_and(|device| is_mounted(device, &mounts));
     let lock = match std::fs::read_to_string("/proc/self/mountinfo").is_ok_and(mounts) {
-        true => Verdict::missing("mounted by the host", "unmount it first"),
+        true => Verdict::in_use("mounted by the host", "unmount it first"),
         false => holder(file).map_or_else(|e| unknown(&e), lock),
     };
     known.push(("lock", lock));
@@ -235,6 +235,6 @@ pub(super) fn lock(kind: libc::c_int) -> Verdict {
             let advice = "only more readers may join (ro, --cdrom) until they end";
             Verdict::weak("being read by a VM", advice)
         }
-        _ => Verdict::missing("in use by another VM or program", "wait until that ends"),
+        _ => Verdict::in_use("by another VM or program", "wait until that ends"),
     }
 }

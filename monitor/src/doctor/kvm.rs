@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{FromRawFd as _, IntoRawFd as _};
+use std::os::unix::fs::MetadataExt as _;
 
 use kvm_ioctls::{Cap, Kvm};
 use rustix::fs::Access;
@@ -55,7 +56,11 @@ pub(super) fn check(at: &Host, report: &mut Report) {
     let refused = opened.as_ref().err().and_then(io::Error::raw_os_error);
     let refused = refused.map_or(Ok(()), |code| Err(io::Error::from_raw_os_error(code)));
     let both = Access::READ_OK | Access::WRITE_OK;
-    add(DEVICE, device(at.may(DEVICE, both).and(refused)));
+    let owner = at.path(DEVICE).metadata().ok();
+    let owner = owner.map(|data| (data.gid(), data.mode()));
+    let uid = rustix::process::geteuid().as_raw();
+    let access = at.may(DEVICE, both).and(refused);
+    add(DEVICE, device(access, owner, uid));
     match opened {
         Ok(device) => {
             // SAFETY: the descriptor was just opened and is handed over. Its
@@ -92,8 +97,14 @@ pub(super) fn check(at: &Host, report: &mut Report) {
 pub(super) fn module(modules: &[String], cpuinfo: &str, works: bool) -> Verdict {
     let known = ["kvm_amd", "kvm_intel", "kvm_pvm"];
     let loaded = known.iter().find(|name| modules.iter().any(|m| m == *name));
-    if let Some(loaded) = loaded {
-        return Verdict::fine(*loaded);
+    match loaded {
+        Some(&"kvm_pvm") => {
+            let advice = "it emulates kernels that were not built for it: stock Linux takes \
+                          minutes to boot; use a host with SVM or VMX for these";
+            return Verdict::weak("kvm_pvm", advice);
+        }
+        Some(loaded) => return Verdict::fine(*loaded),
+        None => {}
     }
     if works {
         return Verdict::unknown("of no known name");
@@ -109,18 +120,27 @@ pub(super) fn module(modules: &[String], cpuinfo: &str, works: bool) -> Verdict 
     Verdict::missing("none", advice)
 }
 
-pub(super) fn device(access: io::Result<()>) -> Verdict {
+/// `owner` is the device's group and mode, `uid` who asks.
+pub(super) fn device(access: io::Result<()>, owner: Option<(u32, u32)>, uid: u32) -> Verdict {
+    /// The group may read and write.
+    const GROUP: u32 = 0o060;
     let Err(error) = access else {
         return Verdict::fine("may be used");
     };
-    let advice = match error.raw_os_error() {
-        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
-            "load KVM's module; in a container, pass the device in"
+    let advice = match (error.raw_os_error(), owner) {
+        (Some(libc::ENOENT | libc::ENODEV | libc::ENXIO), _) => {
+            "load KVM's module; in a container, pass the device in".to_owned()
         }
-        Some(libc::EACCES | libc::EPERM) => {
-            "add your user to the group that owns it (usually kvm): usermod -aG kvm $USER"
+        // Its group is one for users.
+        (Some(libc::EACCES | libc::EPERM), Some((group @ 1.., mode))) if mode & GROUP == GROUP => {
+            format!("as root: usermod -aG $(getent group {group} | cut -d: -f1) $(id -un {uid})")
         }
-        _ => "the kernel's log (dmesg) may say why",
+        (Some(libc::EACCES | libc::EPERM), _) => {
+            format!(
+                "as root: chgrp kvm {DEVICE}; chmod 660 {DEVICE}; usermod -aG kvm $(id -un {uid})"
+            )
+        }
+        _ => "the kernel's log (dmesg) may say why".to_owned(),
     };
     Verdict::missing(os_message(&error), advice)
 }

@@ -24,6 +24,9 @@ pub enum Level {
     Unknown,
     /// VMs run, but less safely or more slowly than they could.
     Weak,
+    /// VMs with this image run, but not now.
+    #[serde(rename = "in use")]
+    InUse,
     /// VMs, or VMs with this image, do not run.
     Missing,
 }
@@ -63,6 +66,11 @@ impl Verdict {
         Self::new(Level::Weak, found, advice)
     }
 
+    /// It would work if nobody else had it.
+    pub fn in_use(found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self::new(Level::InUse, found, advice)
+    }
+
     /// It does not work like this.
     pub fn missing(found: impl Into<String>, advice: impl Into<String>) -> Self {
         Self::new(Level::Missing, found, advice)
@@ -98,7 +106,7 @@ impl Report {
 
     /// Adds what was found out about an image.
     pub fn image(&mut self, about: &str, point: &str, verdict: Verdict) {
-        self.unusable_image |= verdict.level == Level::Missing;
+        self.unusable_image |= verdict.level >= Level::InUse;
         self.add(about, point, verdict);
     }
 
@@ -161,6 +169,7 @@ impl Report {
                 Level::Fine => ("fine", "\x1b[32m"),
                 Level::Unknown => ("unknown", "\x1b[36m"),
                 Level::Weak => ("weak", "\x1b[33m"),
+                Level::InUse => ("in use", "\x1b[33m"),
                 Level::Missing => ("missing", "\x1b[31m"),
             };
             let (on, off) = if colors { (color, "\x1b[0m") } else { ("", "") };
@@ -179,7 +188,11 @@ impl Report {
         };
         let [fine, weak] = [Level::Fine, Level::Weak].map(count);
         let [missing, unknown] = [Level::Missing, Level::Unknown].map(count);
-        text + &format!("{fine} fine, {weak} weak, {missing} missing, {unknown} unknown\n")
+        let in_use = match count(Level::InUse) {
+            0 => String::new(),
+            count => format!("{count} in use, "),
+        };
+        text + &format!("{fine} fine, {weak} weak, {in_use}{missing} missing, {unknown} unknown\n")
     }
 }
 

@@ -259,7 +259,9 @@ pub(super) fn taps(who: &Who, own: &[String]) -> Verdict {
         _ if !own.is_empty() => Verdict::fine(format!("yours: {own}")),
         None => Verdict::unknown("no capabilities in /proc/self/status"),
         Some(_) => {
-            let advice = "as root: ip tuntap add dev vm0 mode tap user $USER; ip link set vm0 up";
+            let uid = who.uid.unwrap_or_default();
+            let advice =
+                format!("as root: ip tuntap add dev vm0 mode tap user {uid}; ip link set vm0 up");
             Verdict::weak("none is yours, and you may not make one", advice)
         }
     }
