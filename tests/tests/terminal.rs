@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -82,19 +83,261 @@ fn a_deaf_guest_can_be_left() {
     end.expect(0);
 }
 
+/// What a signal does to a VM on a terminal.
+fn outcome(signal: i32) -> Option<i32> {
+    match signal {
+        libc::SIGCHLD
+        | libc::SIGURG
+        | libc::SIGWINCH
+        | libc::SIGPIPE
+        | libc::SIGXFSZ
+        | libc::SIGCONT
+        | libc::SIGTTOU => None,
+        // Taken for a file that guest memory is mapped from.
+        libc::SIGBUS => Some(6),
+        signal => Some(128 + signal),
+    }
+}
+
+/// Every signal that can be caught: it ends the VM with its own code and the
+/// terminal as it was, or changes nothing.
 #[test]
-fn signals_restore_the_terminal() {
+fn every_signal_leaves_the_terminal_as_it_should_be() {
     if !have_kvm() {
         return;
     }
-    for (signal, code) in [
-        (libc::SIGTERM, 143),
-        (libc::SIGINT, 130),
-        (libc::SIGHUP, 129),
-    ] {
-        let (end, _) = restored("spin", "spin", |_, vm| vm.signal(signal));
-        end.expect(code);
+    // The C library keeps two for itself, and three stop.
+    let mut signals: Vec<i32> = (1..32)
+        .chain([libc::SIGRTMIN() + 9, libc::SIGRTMAX()])
+        .collect();
+    let others = [libc::SIGKILL, libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN];
+    signals.retain(|signal| !others.contains(signal));
+    for signal in signals {
+        let (end, _) = restored("spin", "spin", |terminal, vm| {
+            vm.signal(signal);
+            if outcome(signal).is_none() {
+                thread::sleep(Duration::from_millis(50));
+                assert!(terminal.modes().is_raw(), "signal {signal}");
+                vm.signal(libc::SIGTERM);
+            }
+        });
+        end.expect(outcome(signal).unwrap_or(143));
     }
+}
+
+/// What a caller has ignored (`nohup`, a shell's `&`) stays ignored.
+#[test]
+fn what_is_ignored_stays_ignored() {
+    if !have_kvm() {
+        return;
+    }
+    for (signal, ends) in [
+        (libc::SIGHUP, false),
+        (libc::SIGINT, false),
+        (libc::SIGTERM, true),
+    ] {
+        let mut command = tiny("spin", [""; 0]);
+        // SAFETY: may be called between fork and exec.
+        unsafe {
+            command.pre_exec(move || {
+                libc::signal(signal, libc::SIG_IGN);
+                Ok(())
+            });
+        }
+        let mut vm = Vm::start(&mut command);
+        vm.wait_for("spin");
+        vm.signal(signal);
+        if !ends {
+            thread::sleep(Duration::from_millis(100));
+            assert!(!vm.has_ended(), "signal {signal}");
+            vm.signal(libc::SIGTERM);
+        }
+        vm.end().expect(143);
+    }
+}
+
+/// What a person does to a job, with a shell that has job control.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Move {
+    /// The VM is sent this signal.
+    Signal(i32),
+    /// The shell continues it in the background, or fetches it.
+    Background,
+    Foreground,
+}
+
+/// A shell at the terminal, and the VM that it has started.
+struct Job {
+    terminal: Terminal,
+    shell: Vm,
+    pid: i32,
+}
+
+impl Job {
+    fn start(shell: &str, background: bool) -> Self {
+        let mut terminal = Terminal::open();
+        terminal.personalise(false);
+        let mut command = Command::new("env");
+        command.args(["PS1=ready>", "ENV=", shell]);
+        command.args(if shell == "bash" {
+            &["--norc", "--noprofile", "--noediting", "-i"][..]
+        } else {
+            &["-i"]
+        });
+        terminal.attach(&mut command);
+        let shell = Vm::spawn(&mut command);
+        shows(&terminal, "ready>");
+        let mote = tiny("echo_irq", [""; 0]);
+        let args: Vec<_> = mote.get_args().map(|arg| arg.to_str().unwrap()).collect();
+        let line = format!(
+            "{} {}",
+            mote.get_program().to_str().unwrap(),
+            args.join(" ")
+        );
+        terminal.keys(format!("{line}{}\n", if background { " &" } else { "" }));
+        let children = format!("/proc/{0}/task/{0}/children", shell.pid());
+        let mut pid = None;
+        wait_until("the job", || {
+            pid = fs::read_to_string(&children).unwrap().trim().parse().ok();
+            // It is the shell's own copy until it is executed.
+            let name =
+                pid.and_then(|pid: i32| fs::read_to_string(format!("/proc/{pid}/comm")).ok());
+            name.is_some_and(|name| name.trim() == "mote")
+        });
+        let job = Self {
+            terminal,
+            shell,
+            pid: pid.unwrap(),
+        };
+        wait_until("the VM runs", || {
+            proc::threads(job.pid.cast_unsigned())
+                .iter()
+                .any(|name| name == "vcpu0")
+        });
+        job
+    }
+
+    fn state(&self) -> char {
+        proc::state(self.pid.cast_unsigned())
+    }
+
+    /// The shell's prompt is back, and so are its modes.
+    fn shell_has_it(&mut self, mark: usize) {
+        wait_until("the shell has the terminal", || {
+            !self.terminal.modes().is_raw()
+        });
+        let word = format!("mark{mark}");
+        self.terminal
+            .keys(format!("echo {}''{}\n", &word[..2], &word[2..]));
+        shows(&self.terminal, &word);
+    }
+
+    /// Keys go to the guest one by one, which sends them back.
+    fn guest_has_it(&mut self, mark: usize) {
+        wait_until("raw", || self.terminal.modes().is_raw());
+        let word = format!("<{mark}>");
+        self.terminal.keys(&word);
+        shows(&self.terminal, &word);
+    }
+
+    fn apply(&mut self, step: Move, mark: usize) {
+        match step {
+            Move::Signal(signal) => {
+                // SAFETY: a plain system call; the shell has not waited for its end.
+                unsafe { libc::kill(self.pid, signal) };
+                if signal != libc::SIGCONT {
+                    wait_until("the stop", || self.state() == 'T');
+                }
+            }
+            Move::Background => self.terminal.keys("bg\n"),
+            Move::Foreground => self.terminal.keys("fg\n"),
+        }
+        match step {
+            Move::Foreground => self.guest_has_it(mark),
+            _ => {
+                self.shell_has_it(mark);
+                if step == Move::Background {
+                    wait_until("it runs", || self.state() != 'T');
+                    thread::sleep(Duration::from_millis(400));
+                    assert_ne!(self.state(), 'T', "it has touched the terminal");
+                    assert!(!self.terminal.modes().is_raw());
+                }
+            }
+        }
+    }
+}
+
+/// Every way a shell moves a job: the terminal is raw while the VM has it, and the
+/// shell's whenever the shell has it.
+#[test]
+fn every_order_of_job_control() {
+    use Move::{Background, Foreground, Signal};
+    if !have_kvm() {
+        return;
+    }
+    let [stop, halt] = [libc::SIGTSTP, libc::SIGSTOP].map(Signal);
+    // SIGSTOP gives nothing back; only a shell that does so itself can follow.
+    for (shell, background, moves) in [
+        ("sh", false, &[stop, Foreground, stop, Foreground][..]),
+        ("sh", false, &[stop, Background, Foreground]),
+        ("sh", true, &[Foreground, stop, Background, Foreground]),
+        ("bash", false, &[stop, Foreground, halt, Foreground]),
+        (
+            "bash",
+            false,
+            &[halt, Background, Foreground, stop, Foreground],
+        ),
+        ("bash", true, &[Foreground, halt, Background, Foreground]),
+    ] {
+        let mut job = Job::start(shell, background);
+        match background {
+            true => job.shell_has_it(0),
+            false => job.guest_has_it(0),
+        }
+        for (number, step) in moves.iter().enumerate() {
+            println!("{shell}: {step:?}");
+            job.apply(*step, number + 1);
+        }
+        // Powers off, and the shell is there again.
+        job.terminal.keys("\x04");
+        job.shell_has_it(99);
+        job.terminal.keys("exit\n");
+        let _ = job.shell.end();
+    }
+}
+
+/// A job that no shell could continue does not stop, and stays raw.
+#[test]
+fn an_orphan_does_not_stop() {
+    if !have_kvm() {
+        return;
+    }
+    let (end, _) = restored("echo", "ready", |terminal, vm| {
+        for _ in 0..2 {
+            vm.signal(libc::SIGTSTP);
+            thread::sleep(Duration::from_millis(100));
+            assert_ne!(proc::state(vm.pid()), 'T');
+            assert!(terminal.modes().is_raw());
+        }
+        terminal.keys("\x04");
+    });
+    end.expect(0);
+}
+
+/// A person is told how to leave, where somebody can read it.
+#[test]
+fn the_way_out_is_told_on_a_terminal() {
+    if !have_kvm() {
+        return;
+    }
+    let (_, screen) = restored("echo", "ready", |terminal, _| terminal.keys("\x04"));
+    let hint = "mote: Ctrl-A x leaves, Ctrl-A h shows all keys\r\n";
+    assert_eq!(screen.matches(hint).count(), 1, "{screen:?}");
+    let (mut terminal, vm) = start("echo", &[]);
+    shows(&terminal, "ready\n");
+    terminal.keys("\x04");
+    vm.end().expect(0);
+    assert!(!terminal.screen.text().contains("mote:"));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::raw::c_int;
-use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 
 use rustix::event::{Timespec, poll};
 use vmm_sys_util::eventfd::EventFd;
@@ -21,9 +21,31 @@ static GIVEN_UP: AtomicI32 = AtomicI32::new(0);
 /// Handle of the main thread.
 static MAIN: AtomicUsize = AtomicUsize::new(0);
 
+/// A stop was asked for, and the process goes on after one.
+static STOP: AtomicBool = AtomicBool::new(false);
+/// Number of this process, which is not asked for any more when it is confined.
+static PROCESS: AtomicI32 = AtomicI32::new(0);
+/// See [`STOP`].
+static CONTINUED: AtomicBool = AtomicBool::new(false);
+
 extern "C" fn asked(signal: c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
     ASKED.store(signal, Ordering::Release);
     wake();
+}
+
+extern "C" fn moved(signal: c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    let what = match signal {
+        libc::SIGTSTP => &STOP,
+        _ => &CONTINUED,
+    };
+    what.store(true, Ordering::Release);
+    wake();
+}
+
+/// A fault of ours: the terminal is given back at least.
+extern "C" fn failed(signal: c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    // Signals have numbers up to 64.
+    give_up(exit::SIGNAL + signal as u8);
 }
 
 /// Wakes the main thread; may be called in a signal handler.
@@ -106,19 +128,98 @@ pub fn this_is_main() {
 }
 
 /// Catches SIGTERM, SIGINT and SIGHUP, which from now on wake the main thread,
-/// and SIGBUS, which ends the process with a word.
+/// and SIGBUS, which ends the process with a word. What the caller had ignored
+/// (`nohup`) stays so.
 ///
 /// # Errors
 /// The system refuses.
 pub fn catch(wake: &EventFd) -> Result<(), Error> {
     WAKE.store(wake.as_raw_fd(), Ordering::Release);
-    let failed = |e: vmm_sys_util::errno::Error| {
-        Error::System("signal handler", io::Error::from_raw_os_error(e.errno()))
-    };
-    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
-        register_signal_handler(signal, asked).map_err(failed)?;
+    handle(libc::SIGTERM, asked)?;
+    for signal in [libc::SIGINT, libc::SIGHUP] {
+        if disposition(signal) != libc::SIG_IGN {
+            handle(signal, asked)?;
+        }
     }
-    register_signal_handler(libc::SIGBUS, shrunk).map_err(failed)
+    handle(libc::SIGBUS, shrunk)
+}
+
+/// Catches all others that end or stop a process and can be caught, where there is
+/// a terminal to give back before.
+///
+/// # Errors
+/// The system refuses.
+pub fn catch_on_terminal() -> Result<(), Error> {
+    const FAULTS: [c_int; 6] = [
+        libc::SIGSEGV,
+        libc::SIGILL,
+        libc::SIGFPE,
+        libc::SIGABRT,
+        libc::SIGTRAP,
+        libc::SIGSYS,
+    ];
+    const ENDS: [c_int; 10] = [
+        libc::SIGQUIT,
+        libc::SIGUSR1,
+        libc::SIGUSR2,
+        libc::SIGALRM,
+        libc::SIGVTALRM,
+        libc::SIGPROF,
+        libc::SIGIO,
+        libc::SIGPWR,
+        libc::SIGSTKFLT,
+        libc::SIGXCPU,
+    ];
+    PROCESS.store(
+        rustix::process::getpid().as_raw_nonzero().get(),
+        Ordering::Release,
+    );
+    let ends = ENDS.into_iter().chain(libc::SIGRTMIN()..=libc::SIGRTMAX());
+    for signal in ends.chain(FAULTS) {
+        // Not what is ignored, nor that which kicks vCPUs.
+        if disposition(signal) == libc::SIG_DFL {
+            let fault = FAULTS.contains(&signal);
+            handle(signal, if fault { failed } else { asked })?;
+        }
+    }
+    handle(libc::SIGTSTP, moved)?;
+    handle(libc::SIGCONT, moved)
+}
+
+type Handler = extern "C" fn(c_int, *mut libc::siginfo_t, *mut libc::c_void);
+
+fn handle(signal: c_int, handler: Handler) -> Result<(), Error> {
+    register_signal_handler(signal, handler)
+        .map_err(|e| Error::System("signal handler", io::Error::from_raw_os_error(e.errno())))
+}
+
+/// What happens at a signal now.
+fn disposition(signal: c_int) -> libc::sighandler_t {
+    // SAFETY: plain data, for which zeroes are a value.
+    let mut now: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: only asks, and fills a live local.
+    unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut now) };
+    now.sa_sigaction
+}
+
+/// Whether a stop was asked for since this was last called.
+pub fn take_stop() -> bool {
+    STOP.swap(false, Ordering::AcqRel)
+}
+
+/// Whether the process was continued since this was last called.
+pub fn take_continued() -> bool {
+    CONTINUED.swap(false, Ordering::AcqRel)
+}
+
+/// Stops the process as SIGTSTP would if it were not caught: a job that no shell
+/// could continue goes on. The kernel's word for that is any of these signals.
+pub fn stop() {
+    let own = PROCESS.load(Ordering::Acquire);
+    // SAFETY: a plain system call; this is the main thread, whose number is the
+    // process's.
+    unsafe { libc::syscall(libc::SYS_tgkill, own, own, libc::SIGTTIN) };
+    CONTINUED.store(true, Ordering::Release);
 }
 
 /// Whether a signal asked for the end and was not [taken](take) yet.

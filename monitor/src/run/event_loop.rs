@@ -17,6 +17,8 @@ const INPUT: usize = 64;
 /// How long nothing has to happen before a VM counts as one that stays: many
 /// do not.
 const SETTLE: Duration = Duration::from_millis(100);
+/// How often a VM in a terminal's background looks whether it has been fetched.
+const AWAY: Duration = Duration::from_millis(250);
 
 impl Machine {
     /// Waits for news, moves console bytes and lets `control` do its part;
@@ -63,8 +65,9 @@ impl Machine {
             (false, false) => Some(SETTLE),
             (false, true) => {
                 let recording = self.recording.as_ref().and_then(Recording::left);
-                let both = [self.farewell.left(), control.due(), recording];
-                both.into_iter().flatten().min()
+                let away = self.console.is_away().then_some(AWAY);
+                let all = [self.farewell.left(), control.due(), recording, away];
+                all.into_iter().flatten().min()
             }
         };
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());

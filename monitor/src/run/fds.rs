@@ -74,7 +74,7 @@ impl Expected {
             .with(Slot::Kernel, open.source.kernel_fd())
             .with(Slot::Initrd, open.source.initrd_fd().unwrap_or(-1))
             .with(Slot::ConsoleOut, open.output.number().unwrap_or(-1))
-            .with_fd(Slot::ConsoleIn, open.console.input().as_ref())
+            .with_fd(Slot::ConsoleIn, open.console.opened_input().as_ref())
             .with_fd(Slot::Listener, open.console.listener().as_ref())
             .with(Slot::Client, client)
             .with(Slot::Process, getpid().as_raw_nonzero().get())

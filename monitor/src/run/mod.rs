@@ -9,7 +9,7 @@ mod snapshot;
 mod vcpu_threads;
 mod working_set;
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ use crate::boot::{Cause, Loaded, Source};
 use crate::channel::{Nothing, Receiver, Sender, channel};
 use crate::config::DEFAULT_CMDLINE;
 use crate::config::Mode;
-use crate::config::{OnReset, Then, VmConfig};
+use crate::config::{OnReset, SerialTo, Then, VmConfig};
 use crate::devices::VirtioWindow;
 use crate::devices::serial::{Com1, TypedAhead};
 use crate::devices::{self, Devices};
@@ -179,6 +179,9 @@ impl Opened {
         let devices = Devices::open(config, ram, dirty)?;
         signals::catch(&wake)?;
         vcpu::allow_kicks()?;
+        if config.serial.to == SerialTo::Stdio && io::stdin().is_terminal() {
+            signals::catch_on_terminal()?;
+        }
         let (mut console, output) = console::open(config, clock)?;
         let line = sandbox::event()?;
         let saving = config.snapshot.as_deref().map(Saving::open).transpose()?;
@@ -186,6 +189,7 @@ impl Opened {
         // One that was passed in is ours from here on.
         let host = Arc::new(vm::open_host(config.kvm_fd)?);
         console.begin()?;
+        console.greet();
         Ok(Self {
             host,
             ram,
@@ -421,6 +425,13 @@ impl Machine {
             // Empties the counter; it only says that one of these has news.
             let _ = self.wake.read();
             signals::follow();
+            if signals::take_stop() {
+                console::restore();
+                signals::stop();
+            }
+            if signals::take_continued() || self.console.is_away() {
+                self.console.look_after_keyboard();
+            }
             if let Some(signal) = signals::take()
                 && let Some(code) = self.farewell.asked(signal, &self.shared)?
             {

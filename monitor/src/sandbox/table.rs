@@ -229,8 +229,8 @@ mod kvm {
     pub const KVMCLOCK_CTRL: u32 = 0xaead;
     pub const IOEVENTFD: u32 = 0x4040_ae79;
 }
-const TCSETS: u32 = 0x5402;
-const TCSETS2: u32 = 0x402c_542b;
+/// Commands of terminals: TCGETS, TCSETS, TIOCGPGRP, TCGETS2, TCSETS2.
+const TERMINAL: &[u32] = &[0x5401, 0x5402, 0x540f, 0x802c_542a, 0x402c_542b];
 const TUNSETOFFLOAD: u32 = 0x4004_54d0;
 
 /// Waiting and waking within this process: the C library's locks wait without a
@@ -439,8 +439,14 @@ const MAIN: &[Rule] = &[
     ),
     rule(
         libc::SYS_ioctl,
-        &[Is(0, 0), OneOf(1, &[TCSETS2, TCSETS])],
-        "the terminal's modes back, at the end",
+        &[Is(0, 0), OneOf(1, TERMINAL)],
+        "the terminal's modes, and whether it is ours: when a shell stops, continues or \
+         fetches this job, and at the end",
+    ),
+    rule(
+        libc::SYS_tgkill,
+        &[In(0, Slot::Process), Is(2, libc::SIGTTIN as u32)],
+        "stops, when that is asked for, after the terminal was given back; nothing else",
     ),
     rule(
         libc::SYS_tgkill,
@@ -886,8 +892,13 @@ const START: &[Rule] = &[
     rule(libc::SYS_ioctl, &[Is(1, TUNSETOFFLOAD)], "later: taps"),
     rule(
         libc::SYS_ioctl,
-        &[Is(0, 0), OneOf(1, &[TCSETS2, TCSETS])],
+        &[Is(0, 0), OneOf(1, TERMINAL)],
         "later: the terminal",
+    ),
+    rule(
+        libc::SYS_tgkill,
+        &[In(0, Slot::Process), Is(2, libc::SIGTTIN as u32)],
+        "later: to stop",
     ),
     rule(
         libc::SYS_tgkill,

@@ -19,6 +19,7 @@ use rustix::pty;
 
 pub use self::escape::{Escape, HELP, Typed};
 pub use self::output::Output;
+use self::terminal::Keyboard;
 pub use self::terminal::restore;
 
 use crate::config::{Serial, SerialTo, VmConfig};
@@ -39,6 +40,8 @@ pub struct Console {
     path: Option<PathBuf>,
     /// The escape key, when a person types on a terminal.
     pub escape: Option<Escape>,
+    /// That person's keyboard.
+    keyboard: Option<Keyboard>,
     /// The other end of a pseudo-terminal: while it is open the console does
     /// not hang up, whoever comes and goes.
     _slave: Option<OwnedFd>,
@@ -57,11 +60,12 @@ pub fn open(config: &VmConfig, clock: Option<&Arc<Timings>>) -> Result<(Console,
         listener: None,
         path: None,
         escape: None,
+        keyboard: None,
         _slave: None,
     };
     let mut output = match &config.serial.to {
         SerialTo::None => Output::nowhere(),
-        SerialTo::Stdio => stdio(&mut console)?,
+        SerialTo::Stdio => stdio(&mut console),
         SerialTo::File(path) => {
             let output = files::Output {
                 what: "serial file",
@@ -119,28 +123,20 @@ pub fn say(text: &str) {
     }
 }
 
-fn stdio(console: &mut Console) -> Result<Output, Error> {
-    let failed = |e: std::io::Error| Error::System("standard input", e);
+fn stdio(console: &mut Console) -> Output {
     let stdin = std::io::stdin();
     let output = match reopen(rustix::stdio::stdout()) {
         Ok(fd) => console.send_to(Arc::new(fd)),
         // Closed from the start: nobody wants to see it.
         Err(_) => Output::nowhere(),
     };
-    if !stdin.is_terminal() {
-        // Not a person: bytes go through as they are. Closed input is none.
-        console.input = stdin.as_fd().try_clone_to_owned().ok().map(Arc::new);
-        return Ok(output);
-    }
-    // In the background, reading or changing the terminal would stop us.
-    if terminal::in_foreground() {
-        terminal::raw(stdin.as_fd()).map_err(failed)?;
+    // Bytes that no person types go through as they are. Closed input is none.
+    console.input = stdin.as_fd().try_clone_to_owned().ok().map(Arc::new);
+    if stdin.is_terminal() {
         console.escape = Some(Escape::default());
-        console.input = Some(Arc::new(
-            stdin.as_fd().try_clone_to_owned().map_err(failed)?,
-        ));
+        console.keyboard = Some(Keyboard::open());
     }
-    Ok(output)
+    output
 }
 
 /// Opens standard output once more, without blocking: the flag belongs to the
@@ -184,9 +180,38 @@ fn pseudo_terminal() -> std::io::Result<(OwnedFd, OwnedFd, String)> {
 }
 
 impl Console {
-    /// Where bytes for the guest come from, if anywhere.
+    /// Where bytes for the guest come from, if anywhere: a keyboard, not while
+    /// a shell or another job has it.
     pub fn input(&self) -> Option<BorrowedFd<'_>> {
+        self.opened_input().filter(|_| !self.is_away())
+    }
+
+    /// The same, whoever has the keyboard.
+    pub fn opened_input(&self) -> Option<BorrowedFd<'_>> {
         self.input.as_ref().map(|fd| fd.as_fd())
+    }
+
+    /// Whether there is a keyboard that is not ours now. Nothing tells when it is
+    /// again: a shell continues only what is stopped.
+    pub fn is_away(&self) -> bool {
+        self.keyboard
+            .as_ref()
+            .is_some_and(|keyboard| !keyboard.ours)
+    }
+
+    /// Takes the keyboard if it is ours by now, or leaves it to whose it is.
+    pub fn look_after_keyboard(&mut self) {
+        if let Some(keyboard) = &mut self.keyboard {
+            keyboard.update();
+        }
+    }
+
+    /// Tells a person who begins how to leave.
+    pub fn greet(&self) {
+        let ours = self.keyboard.as_ref().is_some_and(|keyboard| keyboard.ours);
+        if ours && std::io::stderr().is_terminal() {
+            say("mote: Ctrl-A x leaves, Ctrl-A h shows all keys\r\n");
+        }
     }
 
     /// The socket on which a client may come, unless one is there.

@@ -1,43 +1,93 @@
-//! Raw mode, and the way back from it, whatever ends the process.
+//! The terminal on standard input: raw while its keyboard is ours, and as it was
+//! whenever it is not, whatever stops or ends the process.
 
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::sync::Mutex;
 
+use rustix::stdio::stdin;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
-/// The modes of the terminal on standard input before we changed them.
-static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
+/// What has to be put back.
+struct Changed {
+    /// The modes before we changed them.
+    before: Termios,
+    /// What we made of them.
+    raw: Termios,
+    group: libc::pid_t,
+}
 
-/// Puts the terminal into raw mode: keys go to the guest one by one, Ctrl-C
-/// among them.
-///
-/// # Errors
-/// The terminal refuses.
-pub fn raw(fd: BorrowedFd<'_>) -> io::Result<()> {
-    let before = tcgetattr(fd)?;
-    let mut modes = before.clone();
-    modes.make_raw();
-    if let Ok(mut saved) = SAVED.lock() {
-        saved.get_or_insert(before);
+static CHANGED: Mutex<Option<Changed>> = Mutex::new(None);
+
+/// The keyboard, which a shell gives to one job and then to another.
+#[derive(Debug)]
+pub(super) struct Keyboard {
+    group: libc::pid_t,
+    /// Keys are ours: nobody else's are read, which would stop this process.
+    pub(super) ours: bool,
+}
+
+impl Keyboard {
+    /// That of the terminal on standard input, taken if it is ours to take.
+    pub(super) fn open() -> Self {
+        let mut keyboard = Self {
+            // SAFETY: a plain system call.
+            group: unsafe { libc::getpgrp() },
+            ours: false,
+        };
+        keyboard.update();
+        keyboard
     }
-    Ok(tcsetattr(fd, OptionalActions::Now, &modes)?)
+
+    /// Looks whose the terminal is. Ours is put into raw mode: keys go to the guest
+    /// one by one, Ctrl-C among them.
+    pub(super) fn update(&mut self) {
+        self.ours = is_foreground(self.group) && raw(self.group).is_ok();
+        if !self.ours {
+            restore();
+        }
+    }
 }
 
-/// Whether this process is in the terminal's foreground. By number: a group of
-/// another PID namespace is 0, which the library's type cannot hold.
-pub fn in_foreground() -> bool {
-    // SAFETY: plain system calls.
-    unsafe { libc::tcgetpgrp(libc::STDIN_FILENO) == libc::getpgrp() }
+/// By number: a group of another PID namespace is 0, which the library's type
+/// cannot hold.
+fn is_foreground(group: libc::pid_t) -> bool {
+    // SAFETY: a plain system call.
+    unsafe { libc::tcgetpgrp(libc::STDIN_FILENO) == group }
 }
 
-/// Gives the terminal its modes back; does nothing when they were not changed.
+fn raw(group: libc::pid_t) -> io::Result<()> {
+    let before = tcgetattr(stdin())?;
+    let mut raw = before.clone();
+    raw.make_raw();
+    if let Ok(mut changed) = CHANGED.lock() {
+        changed.get_or_insert(Changed {
+            before,
+            raw: raw.clone(),
+            group,
+        });
+    }
+    Ok(tcsetattr(stdin(), OptionalActions::Now, &raw)?)
+}
+
+/// Gives the terminal its modes back; does nothing when they were not changed,
+/// or when a shell that has the terminal by now has changed them itself.
 /// Safe to call more than once, and from a signal handler: it never waits.
 pub fn restore() {
-    if let Ok(mut saved) = SAVED.try_lock()
-        && let Some(modes) = saved.take()
+    if let Ok(mut changed) = CHANGED.try_lock()
+        && let Some(Changed { before, raw, group }) = changed.take()
     {
-        // Nothing is left to be done if the terminal has gone.
-        let _ = tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &modes);
+        let modes = |t: &Termios| {
+            (
+                t.input_modes,
+                t.output_modes,
+                t.control_modes,
+                t.local_modes,
+            )
+        };
+        let untouched = || tcgetattr(stdin()).is_ok_and(|now| modes(&now) == modes(&raw));
+        if is_foreground(group) || untouched() {
+            // Nothing is left to be done if the terminal has gone.
+            let _ = tcsetattr(stdin(), OptionalActions::Now, &before);
+        }
     }
 }
