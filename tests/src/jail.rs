@@ -46,7 +46,7 @@ pub fn root() -> bool {
     // SAFETY: a plain system call.
     let root = unsafe { libc::geteuid() } == 0;
     if !root {
-        println!("skipped: not root");
+        crate::vm::skip("not root");
     }
     root
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 pub mod api;
 pub mod files;
+pub mod hang;
 pub mod jail;
 pub mod kernel;
 pub mod loopback;

@@ -12,7 +12,7 @@ impl Loop {
     /// where loop devices cannot be made.
     ///
     /// # Panics
-    /// They have to be there (`CI=true`) and are not.
+    /// There are none, and nothing may be skipped.
     #[must_use]
     pub fn new(file: &Path, block: u32, read_only: bool) -> Option<Self> {
         let mut command = Command::new("losetup");
@@ -23,11 +23,7 @@ impl Loop {
         let output = command.arg(file).output();
         let made = output.as_ref().is_ok_and(|output| output.status.success());
         if !made {
-            assert!(
-                std::env::var("CI").as_deref() != Ok("true"),
-                "losetup: {output:?}"
-            );
-            println!("skipped: losetup: {output:?}");
+            crate::vm::skip(&format!("losetup: {output:?}"));
             return None;
         }
         let name = String::from_utf8_lossy(&output.ok()?.stdout)

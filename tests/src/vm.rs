@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::OsStr;
+use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
@@ -9,29 +10,38 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::hang;
 use crate::tap::{self, Tap};
 
 /// Whatever takes longer hangs.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
-/// Whether virtual machines can be run here. If not, the caller returns and so
-/// passes; where tests must not be skipped (`CI=true`), this panics.
+/// Whether virtual machines can be run here; if not, the test is [skipped](skip).
 ///
 /// # Panics
-/// There is no `/dev/kvm`, and `CI` is `true`.
+/// There is no `/dev/kvm`, and nothing may be skipped.
 #[must_use]
 pub fn have_kvm() -> bool {
-    let device = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm");
-    let Err(error) = device else { return true };
-    assert!(
-        env::var("CI").as_deref() != Ok("true"),
-        "/dev/kvm: {error}; with CI=true nothing is skipped"
-    );
-    println!("skipped: /dev/kvm: {error}");
-    false
+    let device = OpenOptions::new().read(true).write(true).open("/dev/kvm");
+    if let Err(error) = &device {
+        skip(&format!("/dev/kvm: {error}"));
+    }
+    device.is_ok()
+}
+
+/// Notes that the calling test is skipped, and why, in the file that
+/// `MOTE_SKIPPED` names; `tests/run` shows it at the end.
+///
+/// # Panics
+/// There is no `MOTE_SKIPPED`: nothing may be skipped.
+pub fn skip(why: &str) {
+    let Some(list) = env::var_os("MOTE_SKIPPED") else {
+        panic!("{why} (set MOTE_SKIPPED=FILE to skip tests that cannot run here)");
+    };
+    let list = OpenOptions::new().append(true).create(true).open(list);
+    let name = thread::current().name().unwrap_or("?").to_owned();
+    let line = format!("{name}: {why}\n");
+    list.unwrap().write_all(line.as_bytes()).unwrap();
 }
 
 /// The `mote` program: `MOTE_BIN`, or the one built beside this test.
@@ -125,7 +135,11 @@ pub fn run(command: &mut Command) -> End {
 pub fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !so() {
-        assert!(begin.elapsed() < LIMIT, "in vain: {what}");
+        assert!(
+            begin.elapsed() < LIMIT,
+            "in vain: {what}\n{}",
+            hang::state()
+        );
         thread::sleep(Duration::from_millis(2));
     }
 }
@@ -156,6 +170,7 @@ impl Vm {
     /// # Panics
     /// It cannot be started.
     pub fn spawn(command: &mut Command) -> Self {
+        hang::watch();
         // SAFETY: both calls may be made between fork and exec. A test that is
         // killed must not leave its VM behind, and whatever was left open in
         // the test's own process is not meant for it.
@@ -229,9 +244,10 @@ impl Vm {
         let out = self.out.text();
         let at = out.ceil_char_boundary(out.len().saturating_sub(2000));
         format!(
-            "--- stdout\n{}\n--- stderr\n{}",
+            "--- stdout\n{}\n--- stderr\n{}\n--- processes\n{}",
             &out[at..],
-            self.err.text()
+            self.err.text(),
+            hang::state()
         )
     }
 

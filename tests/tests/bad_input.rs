@@ -411,7 +411,7 @@ fn is_root() -> bool {
     // SAFETY: a plain system call.
     let root = unsafe { libc::geteuid() } == 0;
     if !root {
-        println!("skipped: only root can take a privilege away from a test");
+        mote_tests::vm::skip("only root can take a privilege away from a test");
     }
     root
 }

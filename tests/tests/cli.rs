@@ -149,10 +149,7 @@ fn the_units_are_sound() {
         let mut command = Command::new("systemd-analyze");
         command.args(["verify", "--man=no"]).arg(&path);
         let Ok(output) = command.output() else {
-            let why = "no systemd-analyze";
-            assert!(std::env::var("CI").as_deref() != Ok("true"), "{why}");
-            println!("skipped: {why}");
-            return;
+            return mote_tests::vm::skip("no systemd-analyze");
         };
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success() && said.is_empty(), "{said}");

@@ -159,7 +159,7 @@ fn can() -> bool {
     // SAFETY: a plain system call.
     let root = unsafe { libc::geteuid() } == 0;
     if !root {
-        println!("skipped: not root");
+        mote_tests::vm::skip("not root");
     }
     root && have_kvm()
 }

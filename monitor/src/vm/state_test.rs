@@ -19,8 +19,7 @@ type Spoil<T> = (&'static str, fn(&mut T));
 /// A VM with one vCPU; nothing where there is no KVM.
 pub fn machine() -> Option<(VmFd, VcpuFd, Kvm)> {
     let Ok(host) = vm::open_host(None) else {
-        assert!(std::env::var("CI").as_deref() != Ok("true"), "no /dev/kvm");
-        println!("skipped: no /dev/kvm");
+        assert!(std::env::var_os("MOTE_SKIPPED").is_some(), "no /dev/kvm");
         return None;
     };
     let ram = Box::leak(Box::new(memory::create(16 << 20).unwrap()));

@@ -2,7 +2,7 @@
 # Microseconds of the lab's deterministic clock from exec to the first instruction of a stock
 # kernel with an initrd of 30 MB: both from a CD by way of the firmware, and both given by
 # --kernel and --initrd. The kernel's own decompression comes after that in both cases.
-# lab: --icount --timeout 600 --extra first.iso
+# lab: --icount --silence 600 --timeout 600 --extra first.iso
 . /lab/lib.sh
 
 modprobe -a loop isofs

@@ -4,7 +4,7 @@
 # 1.64 s to its exit, with the shared command line. Medians of five runs: the clock is
 # deterministic, but the end of a VM waits for grace periods, which go by 4 ms ticks.
 # Arguments are one more command line to measure.
-# lab: --icount --timeout 1500
+# lab: --icount --silence 1500 --timeout 1500
 . /lab/lib.sh
 
 seconds() { awk "BEGIN { printf \"%.3f\", $1 / 1000000 }"; }

@@ -2,7 +2,6 @@
 # A stock kernel with 2 CPUs uses a disk and a CD: file systems on both at once, trim
 # and flush, the disk's edges, its driver taken away and given back, a reboot in place,
 # then the same disk read-only. The image is judged from outside as well.
-# lab: --timeout 1100
 . /lab/lib.sh
 
 mib=128

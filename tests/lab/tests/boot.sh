@@ -2,7 +2,7 @@
 # A stock kernel boots from both file formats, with one and many CPUs, with memory
 # below, up to and beyond the device hole, and finds the machine in order. Arguments
 # are added to the guest's command line: "boot loglevel=7" shows its whole log.
-# lab: --mem 6144 --timeout 1100
+# lab: --mem 6144
 . /lab/lib.sh
 
 # boots KERNEL CPUS MiB: also the guest's own findings must be good.

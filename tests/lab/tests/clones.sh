@@ -3,7 +3,7 @@
 # runs again, and its random number generator is seeded anew before anybody draws from it.
 # What the kernel derives from it later, as TCP's sequence numbers, differs too.
 # Debian's cloud kernel has no driver for that; its ordinary one has.
-# lab: --timeout 600 --extra vmlinuz-generic
+# lab: --extra vmlinuz-generic
 . /lab/lib.sh
 
 mkfifo /tmp/console

@@ -1,7 +1,6 @@
 # shellcheck shell=sh source=lib.sh
 # What is typed on stdin reaches the guest's console, whole and in order, and the
 # guest's answers come back, also when more is typed at once than any buffer on the way holds.
-# lab: --timeout 700
 . /lab/lib.sh
 
 mkfifo /tmp/in

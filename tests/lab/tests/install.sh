@@ -2,7 +2,7 @@
 # The whole story with a stock kernel: the firmware boots the CD-ROM, the system on it
 # installs itself to an empty disk and reboots, the same VM boots from the disk, and so do
 # further ones, from then on without the CD. The file system is clean afterwards.
-# lab: --mem 3072 --timeout 1100 --extra install.iso
+# lab: --mem 3072 --extra install.iso
 . /lab/lib.sh
 
 machine() { timeout 400 mote run --memory 512M "$@" </dev/null >/tmp/out 2>/tmp/err; }

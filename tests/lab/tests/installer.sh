@@ -1,7 +1,7 @@
 # shellcheck shell=sh source=lib.sh
 # Debian's own installer, from a CD with the kernel, initrd and menus of its package, comes up to
 # its first question on the serial console, and listens to the answer.
-# lab: --mem 3072 --timeout 600 --extra installer.iso
+# lab: --mem 3072 --extra installer.iso
 . /lab/lib.sh
 
 mkfifo /tmp/console

@@ -2,7 +2,6 @@
 # Interrupts of a device to a stock driver, and its doorbells, never leave the kernel:
 # a thousand pings, and a thousand reads of a disk, one at a time, each of them both, and
 # the exits of the vCPU to user space for a register that KVM counts meanwhile.
-# lab: --timeout 600
 . /lab/lib.sh
 
 tap=vm0

@@ -3,7 +3,6 @@
 # limits hold from when they should, what ended a VM is named, nothing is left. And the
 # sandbox's layers as this kernel has them.
 # One CPU in the lab host: see the README on what the emulation gets wrong with more.
-# lab: --timeout 400
 . /lab/lib.sh
 
 # From the root of an initrd no process can go to another one, as a jail does: as every

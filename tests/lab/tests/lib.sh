@@ -7,6 +7,7 @@ now() { cut -d. -f1 /proc/uptime; }
 # check WHAT COMMAND [ARG]...: the command must succeed.
 check() {
     what=$1
+    echo "$what" >/tmp/checking
     began=$(now)
     shift
     if "$@"; then

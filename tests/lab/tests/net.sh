@@ -3,7 +3,6 @@
 # checksummed bulk transfers and iperf3 both ways, with offloads and without; floods, also
 # at a guest that takes nothing; the driver taken away and given back; a reboot; the tap
 # set down, and removed while the VM runs.
-# lab: --smp 2 --timeout 1100
 . /lab/lib.sh
 
 tap=vm0

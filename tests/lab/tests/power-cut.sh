@@ -2,7 +2,6 @@
 # One round of tests/lab/power-cut: looks for the records that were reported until the
 # last cut, then has a guest write more, on an image in the lab host's own ext4.
 # Arguments: SEED, and FIRST MODE of the records to write, unless this was the last look.
-# lab: --timeout 600
 . /lab/lib.sh
 seed=$1 first=$2 mode=$3
 image=/tmp/disk/guest.img

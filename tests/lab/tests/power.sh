@@ -2,7 +2,6 @@
 # The power button of a stock kernel: a signal presses it, the button driver tells whoever
 # listens, and the VM ends as the guest does. A guest that does not react is ended when its
 # time is over, or by a second signal. Last by the control API, and with it a disk that grows.
-# lab: --timeout 600
 . /lab/lib.sh
 
 mkfifo /tmp/console

@@ -1,7 +1,6 @@
 # shellcheck shell=sh source=lib.sh
 # A guest that reboots finds itself in the same VM, started again, and --on-reset exit
 # ends it instead (code 7). A triple fault is a crash and ends it always (code 5).
-# lab: --timeout 1100
 . /lab/lib.sh
 
 # guest TEST WAY OPTION...: runs init-check; WAY is the kernel's: k i8042, a ACPI, t triple fault.

@@ -4,7 +4,6 @@
 # other end of its TCP connection, and the file system is whole, then and at the end. An
 # argument is the number of rounds. Each boots anew:
 # the emulator refuses a restored guest's user programs their ports (see the README).
-# lab: --timeout 900
 . /lab/lib.sh
 
 tap=vm0

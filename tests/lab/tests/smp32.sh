@@ -1,6 +1,5 @@
 # shellcheck shell=sh source=lib.sh
 # A stock kernel brings up 32 CPUs, each with a timer of its own.
-# lab: --timeout 240
 . /lab/lib.sh
 
 boots() {
