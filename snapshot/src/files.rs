@@ -84,13 +84,11 @@ impl Create {
     pub fn begin(path: &Path) -> Result<Self, Error> {
         let directory = self::directory(path)?;
         if rustix::fs::statat(&directory, STATE, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
-            return Err(Error::Io("write", io::ErrorKind::AlreadyExists.into()));
+            return Err(Error::Exists("the file 'state'"));
         }
         // It may be of a snapshot whose state has another name.
         if rustix::fs::statat(&directory, MEMORY, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
-            let what = "write memory, which is there without a state (remove it if it is no \
-                        other snapshot's)";
-            return Err(Error::Io(what, io::ErrorKind::AlreadyExists.into()));
+            return Err(Error::Exists("the file 'memory', without a state,"));
         }
         Ok(Self {
             state: Unnamed::create(directory, STATE, &mut Ok)?,
@@ -111,10 +109,7 @@ impl Create {
         place: &mut Place<'_>,
     ) -> Result<Self, (&'a Path, Error)> {
         if state == memory {
-            return Err((
-                memory,
-                Error::Io("write", io::ErrorKind::AlreadyExists.into()),
-            ));
+            return Err((memory, Error::Exists("a file of this name")));
         }
         let mut directory = |path| directory_for(path, place).map_err(|error| (path, error));
         let (in_state, in_memory) = (directory(state)?, directory(memory)?);
@@ -187,7 +182,7 @@ pub(crate) fn directory(path: &Path) -> Result<OwnedFd, Error> {
 fn directory_for(path: &Path, place: &mut Place<'_>) -> Result<OwnedFd, Error> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     match openat(CWD, path, flags, Mode::empty()) {
-        Ok(_) => return Err(Error::Io("write", io::ErrorKind::AlreadyExists.into())),
+        Ok(_) => return Err(Error::Exists("the file")),
         Err(Errno::NOENT) => {}
         Err(error) => return Err(Error::Io("open", error.into())),
     }

@@ -66,6 +66,8 @@ pub enum Error {
     Difference,
     /// It has what has changed since another one than this.
     OtherBase,
+    /// There is such a file already.
+    Exists(&'static str),
     /// An operation on a file failed.
     Io(&'static str, io::Error),
 }
@@ -86,7 +88,14 @@ impl fmt::Display for Error {
                 "has only what changed since another snapshot: merge it with that one first",
             ),
             Self::OtherBase => f.write_str("does not follow the snapshot before it"),
-            Self::Io(what, cause) => write!(f, "{what}: {cause}"),
+            Self::Exists(what) => {
+                write!(f, "{what} already exists: remove it, or save elsewhere")
+            }
+            Self::Io(what, cause) => {
+                let text = cause.to_string();
+                let text = text.split(" (os error").next().unwrap_or_default();
+                write!(f, "{what}: {text}")
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use mote_virtio::blk::{self, Block, Medium, Options, ReadAt as _, Worker};
@@ -13,6 +13,7 @@ use super::{BUDGET, Slot, sleep};
 use crate::config::{Drive, Media, OnNoSpace};
 use crate::error::Error;
 use crate::host::disk::{CdImage, DiskFile, OpenDisk};
+use crate::host::files::New;
 use crate::host::memory::GuestRam;
 
 /// How long a worker waits before it tries a full disk again.
@@ -32,6 +33,8 @@ pub(super) struct Work {
     pub(super) end: u64,
     /// The image of a CD-ROM drive.
     tray: Option<CdImage>,
+    /// A new image, which has no name so far.
+    new: Mutex<Option<New>>,
 }
 
 /// Opens a drive's image and makes its device, with a queue for each vCPU.
@@ -44,6 +47,7 @@ pub(super) fn open(
     let image;
     let mut end = 0;
     let mut tray = None;
+    let mut new = None;
     let medium = match drive.media {
         Media::CdRom => {
             let disc = CdImage::open(&drive.path)?;
@@ -57,7 +61,8 @@ pub(super) fn open(
                 direct: drive.direct,
                 create: drive.create,
             };
-            let disk = Box::new(DiskFile::open(&drive.path, &how)?);
+            let mut disk = Box::new(DiskFile::open(&drive.path, &how)?);
+            new = disk.take_new();
             discard = disk.discards();
             image = disk.as_raw_fd();
             end = disk
@@ -99,6 +104,7 @@ pub(super) fn open(
         read_only: drive.read_only || drive.media == Media::CdRom,
         end,
         tray,
+        new: Mutex::new(new),
     };
     Ok((block, work))
 }
@@ -146,6 +152,12 @@ impl Work {
                 worker.sleep(until, &mut poll);
             }
         }
+    }
+
+    /// The new image that still has to get its name, if it is one.
+    pub(super) fn take_new(&self) -> Option<New> {
+        let mut new = self.new.lock().unwrap_or_else(PoisonError::into_inner);
+        new.take()
     }
 
     /// Whether its medium can be changed.

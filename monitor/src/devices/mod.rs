@@ -29,6 +29,7 @@ pub use self::window::{VirtioWindow, windows};
 use crate::config::{Drive, MAX_DEVICES, VmConfig};
 use crate::counts::Counts;
 use crate::error::{Error, kvm};
+use crate::host::files::New;
 use crate::host::memory::GuestRam;
 use crate::host::signals;
 use crate::layout;
@@ -196,6 +197,15 @@ impl Devices {
             slots,
             windows: Some(region),
         })
+    }
+
+    /// New images, which have no names so far.
+    pub fn take_new(&self) -> Vec<New> {
+        let new = |slot: &Arc<Slot>| match &slot.work {
+            Work::Drive(work) => work.take_new(),
+            Work::Nic(_) => None,
+        };
+        self.slots.iter().filter_map(new).collect()
     }
 
     /// The windows as ACPI describes them.

@@ -3,9 +3,11 @@
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat};
 
 use crate::config::VmConfig;
 use crate::error::Error;
@@ -99,16 +101,31 @@ pub struct Output<'a> {
 }
 
 impl Output<'_> {
-    /// Opens it, making it if it is missing, and locks it. It never waits for a
-    /// reader, and what was in it is still there.
+    /// Opens it, making it at once if it is missing, and locks it. It never waits
+    /// for a reader, and what was in it is still there.
     ///
     /// # Errors
     /// It cannot be written, is a block device, is a file that the VM of
     /// `config` reads, or is in use by another VM.
     pub fn open(&self, config: &VmConfig) -> Result<File, Error> {
+        self.open_or_make(config, true)
+    }
+
+    /// The same, but a missing file gets its name later.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_later(&self, config: &VmConfig) -> Result<(File, Option<New>), Error> {
+        match is_missing(self.path) {
+            true => New::make(self.what, self.path).map(|(file, new)| (file, Some(new))),
+            false => Ok((self.open_or_make(config, false)?, None)),
+        }
+    }
+
+    fn open_or_make(&self, config: &VmConfig, make: bool) -> Result<File, Error> {
         let failed = |e: io::Error| Error::file(self.what, self.path, &e);
         let mut options = OpenOptions::new();
-        options.write(true).append(self.append).create(true);
+        options.write(true).append(self.append).create(make);
         let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
         options.mode(self.mode).custom_flags(flags);
         let file = match options.open(self.path) {
@@ -135,4 +152,110 @@ impl Output<'_> {
         }
         Ok(file)
     }
+}
+
+/// Whether nothing has this name, not even a link that leads nowhere.
+pub fn is_missing(path: &Path) -> bool {
+    let found = path.symlink_metadata();
+    found.is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
+}
+
+/// A new file that gets its name when nothing can be refused any more. Until then
+/// nobody sees it, and it is gone with the process.
+#[derive(Debug)]
+pub struct New {
+    what: &'static str,
+    path: PathBuf,
+    file: OwnedFd,
+    /// The directory, and this process's descriptors to name the file by; none
+    /// if it has its name already, as its file system or a missing `/proc` has
+    /// it.
+    place: Option<[OwnedFd; 2]>,
+    /// It can be, and is to be, removed again.
+    undo: bool,
+}
+
+impl New {
+    /// Makes the file, open to read and write.
+    ///
+    /// # Errors
+    /// Its directory is missing or takes no file.
+    pub fn make(what: &'static str, path: &Path) -> Result<(File, Self), Error> {
+        let failed = |e: io::Error| Error::file(what, path, &e);
+        let (file, place) = match unnamed(path) {
+            Ok((file, place)) => (File::from(file), Some(place)),
+            Err(_) => {
+                let mut options = OpenOptions::new();
+                options.read(true).write(true).create_new(true);
+                (options.open(path).map_err(failed)?, None)
+            }
+        };
+        let new = Self {
+            what,
+            path: path.to_owned(),
+            file: file.try_clone().map_err(failed)?.into(),
+            undo: place.is_none(),
+            place,
+        };
+        Ok((file, new))
+    }
+
+    /// The directory that it is to appear in.
+    pub fn directory(&self) -> Option<BorrowedFd<'_>> {
+        self.place.as_ref().map(|[directory, _]| directory.as_fd())
+    }
+
+    /// Numbers of the descriptors that it is named by.
+    pub fn numbers(&self) -> impl Iterator<Item = RawFd> + '_ {
+        self.place.iter().flatten().map(|fd| fd.as_raw_fd())
+    }
+
+    /// Numbers of all its descriptors.
+    pub fn all(&self) -> impl Iterator<Item = RawFd> + '_ {
+        self.numbers().chain([self.file.as_raw_fd()])
+    }
+
+    /// From now on nothing can be removed by its name.
+    pub fn confine(&mut self) {
+        self.undo = false;
+    }
+
+    /// Gives it its name.
+    ///
+    /// # Errors
+    /// Something else has got that meanwhile.
+    pub fn name(mut self) -> Result<(), Error> {
+        self.undo = false;
+        let (Some([directory, links]), Some(name)) = (&self.place, self.path.file_name()) else {
+            return Ok(());
+        };
+        let number = self.file.as_raw_fd().to_string();
+        let linked = linkat(links, &number, directory, name, AtFlags::SYMLINK_FOLLOW);
+        linked.map_err(|e| Error::file(self.what, &self.path, &e.into()))
+    }
+}
+
+impl Drop for New {
+    fn drop(&mut self) {
+        if self.undo {
+            // If somebody took it away already, so be it.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// A file without a name beneath the directory of `path`, that directory, and
+/// this process's descriptors.
+fn unnamed(path: &Path) -> rustix::io::Result<(OwnedFd, [OwnedFd; 2])> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let links = openat(CWD, "/proc/self/fd", flags | OFlags::PATH, Mode::empty())?;
+    let directory = openat(CWD, parent, flags, Mode::empty())?;
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let mode = Mode::from_raw_mode(0o666);
+    let file = openat(&directory, c".", flags, mode)?;
+    Ok((file, [directory, links]))
 }

@@ -11,6 +11,7 @@ use crate::config::Policy;
 use crate::devices::Devices;
 use crate::error::Error;
 use crate::host::console::{Console, Output};
+use crate::host::files::New;
 use crate::sandbox::{Sandbox, Slot};
 use crate::vm::{Shared, vcpu};
 
@@ -25,6 +26,8 @@ pub(super) struct Open<'a> {
     pub(super) console: &'a Console,
     pub(super) devices: &'a Devices,
     pub(super) source: &'a Source,
+    /// Closed when they have their names.
+    pub(super) new: &'a [New],
 }
 
 /// The numbers that the VM and its vCPUs will have.
@@ -41,8 +44,9 @@ impl Expected {
     /// Too many descriptors are open, or too few allowed.
     pub(super) fn find(policy: &Policy, cpus: u8, open: &Open) -> Result<(Self, Sandbox), Error> {
         let (vm, vcpus, spare) = free_numbers(cpus)?;
-        // When a client comes, these two are closed and their numbers free.
+        // When a client comes, these are closed and their numbers free.
         let client = spare.min(open.host).min(open.ready.unwrap_or(spare));
+        let client = open.new.iter().flat_map(New::all).fold(client, RawFd::min);
         let events = || open.devices.events().chain([open.line, open.wake]);
         let others = open.devices.backends().chain(vcpus.iter().copied());
         let others =

@@ -38,6 +38,7 @@ use crate::devices::serial::{Com1, TypedAhead};
 use crate::devices::{self, Devices};
 use crate::error::{Error, exit, kvm};
 use crate::host::console::{self, Console, Output};
+use crate::host::files::New;
 use crate::host::memory::GuestRam;
 use crate::host::prefault::WorkAhead;
 use crate::host::{memory, signals};
@@ -150,6 +151,8 @@ pub struct Opened {
     line: EventFd,
     saving: Option<Saving>,
     recording: Option<Recording>,
+    /// Files that get their names last.
+    new: Vec<New>,
 }
 
 impl Opened {
@@ -188,8 +191,9 @@ impl Opened {
         let recording = Recording::open(config)?;
         // One that was passed in is ours from here on.
         let host = Arc::new(vm::open_host(config.kvm_fd)?);
-        console.begin()?;
         console.greet();
+        let mut new = devices.take_new();
+        new.extend(console.take_new());
         Ok(Self {
             host,
             ram,
@@ -203,6 +207,7 @@ impl Opened {
             line,
             saving,
             recording,
+            new,
         })
     }
 
@@ -217,8 +222,14 @@ impl Opened {
             console: &self.console,
             devices: &self.devices,
             source: self.source,
+            new: &self.new,
         };
-        Expected::find(&config.sandbox, config.cpus, &open)
+        let (expected, sandbox) = Expected::find(&config.sandbox, config.cpus, &open)?;
+        let new = self.new.iter().flat_map(New::numbers);
+        Ok((
+            expected,
+            sandbox.with_row((Slot::NewFirst, Slot::NewLast), new),
+        ))
     }
 }
 
@@ -269,11 +280,12 @@ impl Machine {
             source,
             devices,
             wake,
-            console,
+            mut console,
             output,
             line,
             saving,
             mut recording,
+            new,
         } = opened;
         let ahead = Arc::new(WorkAhead::default());
         let preparation = Preparation {
@@ -310,6 +322,10 @@ impl Machine {
         let workers = start_devices(&shared, &sandbox, &confined)?;
         guest.go_on(&shared, saving.as_ref(), recording.as_mut())?;
         timings.mark("interrupts, workers");
+        // Nothing has been changed on the host so far, and nothing is refused any
+        // more.
+        new.into_iter().try_for_each(New::name)?;
+        console.begin()?;
         // The first vCPU's has been confined since before it read the kernel.
         let others = workers + shared.vcpus().len() - 1;
         confine_main((main.thread, sandbox), confined, others, config.ready_fd)?;
@@ -610,9 +626,12 @@ fn confine_process(config: &VmConfig, opened: &mut Opened, timings: &Timings) ->
     let save_to = save_to.or(opened.recording.as_ref().map(Recording::directory));
     timings.mark("open /dev/kvm, devices, console");
     warn(config.sandbox.mode);
-    Sandbox::enter_process(&config.sandbox, addresses(config), save_to)?;
+    let new = opened.new.iter().filter_map(New::directory);
+    let places: Vec<_> = save_to.into_iter().chain(new).collect();
+    Sandbox::enter_process(&config.sandbox, addresses(config), &places)?;
     if config.sandbox.mode != Mode::Off {
         opened.console.confine();
+        opened.new.iter_mut().for_each(New::confine);
     }
     Ok(())
 }

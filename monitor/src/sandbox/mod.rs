@@ -94,7 +94,7 @@ impl Sandbox {
     }
 
     /// Confines the process, which must have one thread only, and lets it have
-    /// `memory` bytes of addresses. Files may appear in the directory `save_to`.
+    /// `memory` bytes of addresses. Files may appear in the directories `places`.
     ///
     /// # Errors
     /// The kernel refuses what every supported one has, or has too old a
@@ -102,11 +102,11 @@ impl Sandbox {
     pub fn enter_process(
         policy: &Policy,
         memory: u64,
-        save_to: Option<BorrowedFd<'_>>,
+        places: &[BorrowedFd<'_>],
     ) -> Result<(), Error> {
         match policy.mode {
             Mode::Off => Ok(()),
-            Mode::Kill | Mode::Log => process::enter(policy, memory, save_to),
+            Mode::Kill | Mode::Log => process::enter(policy, memory, places),
         }?;
         #[cfg(feature = "breakout")]
         breakout::attempt("Process", &[u32::MAX; table::SLOTS]);
@@ -126,7 +126,7 @@ impl Sandbox {
     /// The kernel refuses.
     pub fn give_up_files(&self) -> Result<(), Error> {
         if self.opens {
-            process::give_up_files(None)
+            process::give_up_files(&[])
         } else {
             Ok(())
         }
@@ -171,7 +171,7 @@ pub fn confine_reader(
     let policy = Policy::default();
     let sandbox = Sandbox::new(&policy).with_row((Slot::SourceFirst, Slot::SourceLast), files);
     let sandbox = written.fold(sandbox, |all, (slot, number)| all.with(slot, number));
-    Sandbox::enter_process(&policy, READER, save_to)?;
+    Sandbox::enter_process(&policy, READER, save_to.as_slice())?;
     sandbox.enter_thread(Thread::Reader)
 }
 

@@ -23,11 +23,7 @@ const CAPABILITY_VERSION: u32 = 0x2008_0522;
 /// kernel all that it has are taken.
 const NEWEST: ABI = ABI::V10;
 
-pub(super) fn enter(
-    policy: &Policy,
-    memory: u64,
-    save_to: Option<BorrowedFd<'_>>,
-) -> Result<(), Error> {
+pub(super) fn enter(policy: &Policy, memory: u64, places: &[BorrowedFd<'_>]) -> Result<(), Error> {
     let failed = |what| move |e| Error::System(what, e);
     control(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(failed("no-new-privs"))?;
     control(libc::PR_SET_DUMPABLE, 0).map_err(failed("not dumpable"))?;
@@ -40,7 +36,7 @@ pub(super) fn enter(
     if policy.opens {
         return Ok(());
     }
-    give_up_files(save_to)
+    give_up_files(places)
 }
 
 /// What a process whose VM is still to be described gives up at once: gaining
@@ -141,14 +137,16 @@ fn require(least: Option<u32>) -> Result<(), Error> {
 }
 
 /// Takes away every right that Landlock of the running kernel knows, with no
-/// exception, or with one: files may be given a name in `save_to`.
-pub(super) fn give_up_files(save_to: Option<BorrowedFd<'_>>) -> Result<(), Error> {
+/// exception, or with one: files may be given a name in `places`.
+pub(super) fn give_up_files(places: &[BorrowedFd<'_>]) -> Result<(), Error> {
     let failed = |e: landlock::RulesetError| Error::System("Landlock", io::Error::other(e));
     // That it can gain nothing has been said before, and cannot be any more.
     let ruleset = everything().map(|set| set.no_new_privs(false));
-    let rule = save_to.map(|at| PathBeneath::new(at, AccessFs::MakeReg));
+    let rules = places
+        .iter()
+        .map(|at| PathBeneath::new(at, AccessFs::MakeReg));
     ruleset
-        .and_then(|set| set.add_rules(rule.into_iter().map(Ok::<_, landlock::RulesetError>)))
+        .and_then(|set| set.add_rules(rules.map(Ok::<_, landlock::RulesetError>)))
         .and_then(landlock::RulesetCreated::restrict_self)
         .map(|_| ())
         .map_err(failed)

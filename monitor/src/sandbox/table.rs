@@ -52,10 +52,10 @@ pub enum Thread {
 
 /// All kinds, and the most system calls that each may have.
 pub const THREADS: [(Thread, usize); 14] = [
-    (Thread::Start, 46),
-    (Thread::StartApi, 49),
-    (Thread::StartOpen, 58),
-    (Thread::StartSaver, 49),
+    (Thread::Start, 48),
+    (Thread::StartApi, 51),
+    (Thread::StartOpen, 59),
+    (Thread::StartSaver, 50),
     (Thread::Main, 20),
     (Thread::Control, 25),
     (Thread::Opener, 34),
@@ -140,6 +140,11 @@ pub enum Slot {
     SourceFirst,
     /// See [`Slot::SourceFirst`].
     SourceLast,
+    /// First and last of the directories in which new files get their names at
+    /// the start, and of this process's descriptors, to name them by.
+    NewFirst,
+    /// See [`Slot::NewFirst`].
+    NewLast,
     /// Which pages of this process are there.
     PageMap,
     /// Number of this process.
@@ -910,6 +915,21 @@ const START: &[Rule] = &[
         libc::SYS_fcntl,
         &[Is(1, libc::F_GETFD as u32)],
         "later: what is closed",
+    ),
+    rule(
+        libc::SYS_linkat,
+        &[
+            Between(0, Slot::NewFirst, Slot::NewLast),
+            Between(2, Slot::NewFirst, Slot::NewLast),
+            Is(4, libc::AT_SYMLINK_FOLLOW as u32),
+        ],
+        "names of new disks and of the console's file, when nothing can be refused any more; \
+         Landlock keeps them in their directories",
+    ),
+    rule(
+        libc::SYS_ftruncate,
+        &[In(0, Slot::ConsoleOut), Exactly(1, 0)],
+        "empties the file that the console's output replaces",
     ),
     FUTEX,
     later(libc::SYS_ppoll),

@@ -24,7 +24,7 @@ pub use self::terminal::restore;
 
 use crate::config::{Serial, SerialTo, VmConfig};
 use crate::error::{Error, os_message};
-use crate::host::files;
+use crate::host::files::{self, New};
 use crate::timings::Timings;
 
 /// Where input comes from and how.
@@ -34,8 +34,10 @@ pub struct Console {
     /// What the serial port writes to, for waiting on it.
     output: Option<Arc<OwnedFd>>,
     listener: Option<UnixListener>,
-    /// The file whose bytes output replaces.
-    replaces: Option<PathBuf>,
+    /// The file whose bytes output replaces, and how many they are.
+    replaces: Option<(PathBuf, u64)>,
+    /// The file that has no name so far.
+    new: Option<New>,
     /// The socket's name, as long as it can be removed.
     path: Option<PathBuf>,
     /// The escape key, when a person types on a terminal.
@@ -54,6 +56,7 @@ pub struct Console {
 /// The file, socket or pseudo-terminal cannot be made.
 pub fn open(config: &VmConfig, clock: Option<&Arc<Timings>>) -> Result<(Console, Output), Error> {
     let mut console = Console {
+        new: None,
         replaces: None,
         input: None,
         output: None,
@@ -73,9 +76,12 @@ pub fn open(config: &VmConfig, clock: Option<&Arc<Timings>>) -> Result<(Console,
                 append: config.serial.append,
                 mode: 0o666,
             };
-            let file = output.open(config)?;
-            let is_file = file.metadata().is_ok_and(|data| data.is_file());
-            console.replaces = (is_file && !config.serial.append).then(|| path.clone());
+            let (file, new) = output.open_later(config)?;
+            console.new = new;
+            let found = file.metadata();
+            let found = found.map_err(|e| Error::file(output.what, path, &e))?;
+            let replaces = found.is_file() && !output.append && console.new.is_none();
+            console.replaces = replaces.then(|| (path.clone(), found.len()));
             console.send_to(Arc::new(file.into()))
         }
         SerialTo::Pty => {
@@ -232,16 +238,20 @@ impl Console {
         self.output.as_ref().map(|fd| fd.as_fd())
     }
 
+    /// The file that still has to get its name, if it is a new one.
+    pub fn take_new(&mut self) -> Option<New> {
+        self.new.take()
+    }
+
     /// Empties the file that output goes to, once nothing else can be refused,
     /// and says so.
     ///
     /// # Errors
     /// It cannot be emptied.
     pub fn begin(&mut self) -> Result<(), Error> {
-        let (Some(path), Some(to)) = (self.replaces.take(), &self.output) else {
+        let (Some((path, bytes)), Some(to)) = (self.replaces.take(), &self.output) else {
             return Ok(());
         };
-        let bytes = rustix::fs::fstat(to).map_or(0, |stat| stat.st_size);
         let emptied = rustix::fs::ftruncate(to, 0);
         emptied.map_err(|e| Error::file("serial file", &path, &e.into()))?;
         if bytes > 0 {

@@ -10,13 +10,14 @@ use std::path::Path;
 use mote_virtio::GuestSlice;
 use mote_virtio::blk::{ReadAt, WriteAt};
 use rustix::fs::{
-    AtFlags, FallocateFlags, SeekFrom, StatxFlags, fallocate, fstat, ioctl_blksszget, seek, statx,
+    AtFlags, FallocateFlags, OFlags, SeekFrom, StatxFlags, fallocate, fcntl_getfl, fcntl_setfl,
+    fstat, ioctl_blksszget, seek, statx,
 };
 
 use super::bounce::{Bounce, Pages};
 use super::vectored::{Way, transfer};
 use crate::error::Error;
-use crate::host::files::{Lock, lock};
+use crate::host::files::{Lock, New, is_missing, lock};
 
 const WHAT: &str = "disk";
 
@@ -35,6 +36,8 @@ pub struct OpenDisk {
 #[derive(Debug)]
 pub struct DiskFile {
     file: File,
+    /// The file is new and has no name so far.
+    new: Option<New>,
     /// Zeroes and holes begin and end there: a block device's blocks.
     block: u64,
     /// With direct I/O.
@@ -53,9 +56,7 @@ pub(super) fn open_image(
 ) -> Result<File, Error> {
     let input = |why: &str| Error::Input(what, path.into(), why.to_owned());
     let unusable = |e: io::Error| match e.raw_os_error() {
-        Some(libc::EINVAL) if direct => {
-            input("its file system has no direct I/O; leave 'direct' out")
-        }
+        Some(libc::EINVAL) if direct => no_direct(what, path),
         Some(libc::EISDIR) => input("is a directory"),
         Some(libc::EBUSY) => input("is mounted, or in use by another VM or the host"),
         _ if write && is_read_only(path) => input("is a read-only device; add ro to read it"),
@@ -109,13 +110,16 @@ impl DiskFile {
     ///
     /// # Errors
     /// It is missing and not to be made, is no regular file or block device, is
-    /// not permitted, is in use by another VM, or is not whole sectors long but
-    /// to be written.
+    /// not permitted, is in use by another VM, has another size than a new one
+    /// would, or is not whole sectors long but to be written.
     pub fn open(path: &Path, how: &OpenDisk) -> Result<Self, Error> {
-        if let Some(size) = how.create {
-            create(path, size)?;
-        }
-        let file = open_image(WHAT, path, !how.read_only, how.direct)?;
+        let (file, new) = match how.create {
+            Some(size) if is_missing(path) => {
+                let (file, new) = create(path, size, how.direct)?;
+                (file, Some(new))
+            }
+            _ => (open_image(WHAT, path, !how.read_only, how.direct)?, None),
+        };
         let kind = if how.read_only {
             Lock::Read
         } else {
@@ -124,6 +128,13 @@ impl DiskFile {
         lock(&file, WHAT, path, kind)?;
         let failed = |e: io::Error| Error::file(WHAT, path, &e);
         let size = end_of(&file).map_err(failed)?;
+        if let Some(wanted) = how.create.filter(|wanted| *wanted != size) {
+            let why = format!(
+                "is there and has {size} bytes, not the {wanted} of size=: leave size= and \
+                 create out to use it, or give another path"
+            );
+            return Err(Error::Input(WHAT, path.into(), why));
+        }
         if size == 0 {
             let why = "is empty; add size=8G,create for a new disk".to_owned();
             return Err(Error::Input(WHAT, path.into(), why));
@@ -141,10 +152,16 @@ impl DiskFile {
         }
         Ok(Self {
             file,
+            new,
             block: block.into(),
             bounce: how.direct.then(|| Bounce::new(block)),
             discards: how.read_only || !device || discards(stat.st_rdev),
         })
+    }
+
+    /// The file that still has to get its name, if it is a new one.
+    pub fn take_new(&mut self) -> Option<New> {
+        self.new.take()
     }
 
     /// Whether it can give space back to the host.
@@ -171,14 +188,26 @@ fn smallest(file: &File, size: u64) -> u32 {
     }
 }
 
-/// Makes a new image; one that exists already stays as it is.
-fn create(path: &Path, size: u64) -> Result<(), Error> {
-    let failed = |e: io::Error| Error::file(WHAT, path, &e);
-    match OpenOptions::new().write(true).create_new(true).open(path) {
-        Ok(file) => file.set_len(size).map_err(failed),
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(e) => Err(failed(e)),
+/// Makes a new image, without a name so far.
+fn create(path: &Path, size: u64, direct: bool) -> Result<(File, New), Error> {
+    let (file, new) = New::make(WHAT, path)?;
+    file.set_len(size).map_err(|e| match e.kind() {
+        io::ErrorKind::FileTooLarge => {
+            let why = format!("its file system has no files of {size} bytes: give a smaller size=");
+            Error::Input(WHAT, path.into(), why)
+        }
+        _ => Error::file(WHAT, path, &e),
+    })?;
+    if direct {
+        let flags = fcntl_getfl(&file).and_then(|now| fcntl_setfl(&file, now | OFlags::DIRECT));
+        flags.map_err(|_| no_direct(WHAT, path))?;
     }
+    Ok((file, new))
+}
+
+fn no_direct(what: &'static str, path: &Path) -> Error {
+    let why = "its file system has no direct I/O; leave 'direct' out";
+    Error::Input(what, path.into(), why.to_owned())
 }
 
 /// A file's size, by seeking, although nothing here uses the file's position:
