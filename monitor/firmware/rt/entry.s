@@ -174,14 +174,14 @@ enter:
     wrmsr
     lgdt [monitors_gdt]
     lidt [rt_no_idt]
-    mov eax, 0x10
+    mov eax, 0x18
     mov ds, eax
     mov es, eax
     mov fs, eax
     mov gs, eax
     mov ss, eax
     mov esp, 0x8ff0
-    push 8
+    push 0x10
     push rdi
     mov ebp, 0x8ff0
     xor eax, eax
@@ -196,17 +196,17 @@ enter_pvh:
     mov eax, 0x9000
     mov cr3, rax
     movabs rax, 0x00cf9b000000ffff      # the monitor's code segment, 32 bits
-    mov [0x508], rax
+    mov [0x510], rax
     lgdt [monitors_gdt]
     lidt [rt_no_idt]
-    mov eax, 0x10
+    mov eax, 0x18
     mov ds, eax
     mov es, eax
     mov fs, eax
     mov gs, eax
     mov ss, eax
     mov esp, 0x8ff0
-    push 8
+    push 0x10
     lea rax, [rip + 1f]
     push rax
     retfq
@@ -229,7 +229,7 @@ enter_pvh:
     .balign 8
     .word 0, 0, 0
 monitors_gdt:
-    .word 31
+    .word 39
     .quad 0x500
     .section .text.services, "ax"
 

@@ -8,9 +8,7 @@ use acpi_tables::aml::{
 };
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
-use acpi_tables::madt::{
-    EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic,
-};
+use acpi_tables::madt::{EnabledStatus, IoApic, ProcessorLocalApic};
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
@@ -23,6 +21,7 @@ use crate::layout::{self, RESET_VALUE, S5};
 const OEM: [u8; 6] = *b"MOTE  ";
 const TABLE: [u8; 8] = *b"MOTE    ";
 const REVISION: u32 = 1;
+const MADT_REVISION: u8 = 6;
 
 /// FADT boot architecture flags (ACPI 6.5, 5.2.9.3): what is not there. The
 /// bits for legacy devices and an 8042 stay clear, which says the same.
@@ -51,7 +50,7 @@ pub fn write(
     };
     let dsdt = put(&dsdt(windows))?;
     let fadt = put(&bytes(&fadt(dsdt)))?;
-    let madt = put(&bytes(&madt(cpus)))?;
+    let madt = put(&madt(cpus))?;
     let mut xsdt = XSDT::new(OEM, TABLE, REVISION);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
@@ -211,18 +210,18 @@ fn fadt(dsdt: u64) -> acpi_tables::fadt::FADT {
     fadt.finalize()
 }
 
-fn madt(cpus: u8) -> MADT {
-    let mut madt = MADT::new(
-        OEM,
-        TABLE,
-        REVISION,
-        LocalInterruptController::Address(layout::LAPIC),
-    );
+/// Of the revision that goes with the FADT's (ACPI 6.5, 5.2.12), which is not
+/// the one that the crate's own builder writes.
+fn madt(cpus: u8) -> Vec<u8> {
+    let mut controllers = Vec::with_capacity(512);
     for cpu in 0..cpus {
-        madt.add_structure(ProcessorLocalApic::new(cpu, cpu, EnabledStatus::Enabled));
+        ProcessorLocalApic::new(cpu, cpu, EnabledStatus::Enabled).to_aml_bytes(&mut controllers);
     }
-    madt.add_structure(IoApic::new(0, layout::IOAPIC as u32, 0));
-    madt
+    IoApic::new(0, layout::IOAPIC as u32, 0).to_aml_bytes(&mut controllers);
+    let mut table = Sdt::new(*b"APIC", 44, MADT_REVISION, OEM, TABLE, REVISION);
+    table.write_u32(36, layout::LAPIC);
+    table.append_slice(&controllers);
+    table.as_slice().to_vec()
 }
 
 #[cfg(test)]
@@ -261,8 +260,11 @@ mod tests {
                 let dsdt = table(u64::from_le_bytes(bytes[140..148].try_into().unwrap()));
                 assert!(dsdt.windows(8).any(|part| part == b"LNRO0005"));
                 assert_eq!(read(layout::GENERATION_ID, 16), [7; 16]);
+                // Major and minor version of ACPI, of which the MADT's follows.
+                assert_eq!((bytes[8], bytes[131], dsdt[8]), (6, 5, 2));
             } else {
-                assert_eq!(bytes.len(), 44 + 32 * 8 + 12);
+                assert_eq!((bytes.len(), bytes[8]), (44 + 32 * 8 + 12, 6));
+                assert_eq!(bytes[36..40], layout::LAPIC.to_le_bytes());
             }
             found.push(bytes[..4].to_vec());
         }

@@ -35,15 +35,16 @@ const EFER_LONG_MODE: u64 = 1 << 8 | 1 << 10;
 const APIC_BASE: u64 = layout::LAPIC as u64 | 1 << 11;
 const APIC_BASE_BSP: u64 = 1 << 8;
 
-/// Descriptors of the first vCPU's GDT: null, code, data, task state.
-fn gdt(code: u64) -> [u64; 4] {
-    [0, code, 0x00cf_9300_0000_ffff, 0x008f_8b00_0000_ffff]
+/// Descriptors of the first vCPU's GDT: two null ones, then code at selector
+/// 0x10 and data at 0x18, where Linux's boot protocol has them, and task state.
+fn gdt(code: u64) -> [u64; 5] {
+    [0, 0, code, 0x00cf_9300_0000_ffff, 0x008f_8b00_0000_ffff]
 }
 const CODE_64: u64 = 0x00af_9b00_0000_ffff;
 const CODE_32: u64 = 0x00cf_9b00_0000_ffff;
 
 /// Takes a flat segment's descriptor apart (Intel SDM 3A, 3.4.5).
-fn segment(gdt: &[u64; 4], index: usize) -> kvm_segment {
+fn segment(gdt: &[u64; 5], index: usize) -> kvm_segment {
     let entry = gdt.get(index).copied().unwrap_or(0);
     let bit = |at: u32| (entry >> at & 1) as u8;
     let limit = (entry & 0xffff | entry >> 32 & 0xf_0000) as u32;
@@ -100,15 +101,15 @@ pub fn write_tables(ram: &GuestRam, entry: Entry) -> Result<(), GuestMemoryError
 fn boot_sregs(entry: Entry) -> kvm_sregs {
     let long = matches!(entry, Entry::Linux64(_));
     let gdt = gdt(if long { CODE_64 } else { CODE_32 });
-    let data = segment(&gdt, 2);
+    let data = segment(&gdt, 3);
     let mut sregs = kvm_sregs {
-        cs: segment(&gdt, 1),
+        cs: segment(&gdt, 2),
         ds: data,
         es: data,
         fs: data,
         gs: data,
         ss: data,
-        tr: segment(&gdt, 3),
+        tr: segment(&gdt, 4),
         // A null LDT; VMX wants it marked as one.
         ldt: kvm_segment {
             type_: 2,
@@ -117,7 +118,7 @@ fn boot_sregs(entry: Entry) -> kvm_sregs {
         },
         gdt: kvm_dtable {
             base: layout::GDT,
-            limit: 31,
+            limit: size_of_val(&gdt) as u16 - 1,
             padding: [0; 3],
         },
         cr0: CR0_PE | CR0_ET,
@@ -320,17 +321,37 @@ fn reset_lapic(lapic: &mut kvm_lapic_state, first: bool) {
 mod tests {
     use super::*;
 
+    /// The Linux boot protocol: `__BOOT_CS` 0x10 to execute and read,
+    /// `__BOOT_DS` 0x18 to read and write, both flat, in registers and in memory.
     #[test]
-    fn descriptors_are_flat() {
-        let code = segment(&gdt(CODE_64), 1);
-        assert_eq!(
-            (code.limit, code.l, code.db, code.type_),
-            (u32::MAX, 1, 0, 0xb)
-        );
-        let code = segment(&gdt(CODE_32), 1);
-        assert_eq!((code.limit, code.l, code.db), (u32::MAX, 0, 1));
-        let task = segment(&gdt(CODE_64), 3);
-        assert_eq!((task.s, task.type_, task.selector), (0, 0xb, 24));
+    fn the_boot_protocols_segments_are_there() {
+        for (entry, long) in [(Entry::Linux64(0), 1), (Entry::Pvh(0), 0)] {
+            let ram = crate::host::memory::create(8 << 20).unwrap();
+            write_tables(&ram, entry).unwrap();
+            let sregs = boot_sregs(entry);
+            assert_eq!(
+                (sregs.cs.selector, sregs.cs.type_, sregs.cs.l),
+                (0x10, 0xb, long)
+            );
+            assert_eq!(sregs.cs.db, 1 - long);
+            assert_eq!(
+                (sregs.tr.s, sregs.tr.type_, sregs.tr.selector),
+                (0, 0xb, 0x20)
+            );
+            for data in [sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss] {
+                assert_eq!((data.selector, data.type_, data.s), (0x18, 3, 1));
+            }
+            for flat in [sregs.cs, sregs.ds] {
+                assert_eq!((flat.base, flat.limit, flat.present), (0, u32::MAX, 1));
+                let at = layout::GDT + u64::from(flat.selector);
+                assert!(at + 7 <= sregs.gdt.base + u64::from(sregs.gdt.limit));
+                let descriptor: u64 = ram.read_obj(GuestAddress(at)).unwrap();
+                let limit = descriptor & 0xffff | descriptor >> 32 & 0xf_0000;
+                assert_eq!((limit, descriptor >> 55 & 1), (0xf_ffff, 1));
+                assert_eq!((descriptor >> 40 & 0xf) as u8, flat.type_);
+                assert_eq!((descriptor >> 53 & 1) as u8, flat.l);
+            }
+        }
     }
 
     #[test]
