@@ -6,7 +6,8 @@
 //! `do=changes` does so whenever a line comes on the serial port, and tells of a
 //! capacity that has changed, when the device's interrupt says so; `do=fill` writes to it
 //! until a write fails; `do=discard` has pieces of it turned to
-//! zeroes; `do=odd` uses single sectors, and memory at odd addresses; `do=loop|head|address|order` builds a
+//! zeroes; `do=odd` uses single sectors, and memory at odd addresses; `do=capacity` reads the capacity as a driver does until a key comes, and
+//! counts those that were of two sizes; `do=loop|head|address|order` builds a
 //! chain that no driver may build, and expects to be told to reset.
 #![no_std]
 #![no_main]
@@ -51,6 +52,7 @@ fn main(boot: &Boot) {
         "fill" => fill(&mut disk),
         "discard" => discard(&mut disk),
         "odd" => odd(&mut disk),
+        "capacity" => capacity(&disk),
         bad => attack(&mut disk, bad),
     }
     println(format_args!("{todo} ok"));
@@ -341,6 +343,24 @@ fn changes(disk: &mut Disk) {
             _ => {}
         }
     }
+}
+
+/// The capacity is 0x800 sectors or 0x1_0000_1000, and never a half of each.
+fn capacity(disk: &Disk) {
+    let (mut changes, mut torn, mut last) = (0u32, 0u32, disk.sectors());
+    println(format_args!("watching"));
+    while !has_byte() {
+        for _ in 0..100_000 {
+            let generation = disk.window.read32(0xfc);
+            let sectors = disk.sectors();
+            if disk.window.read32(0xfc) == generation && sectors != last {
+                changes += 1;
+                torn += u32::from(sectors != 0x800 && sectors != 0x1_0000_1000);
+                last = sectors;
+            }
+        }
+    }
+    println(format_args!("changes {changes}, torn {torn}"));
 }
 
 /// Says how long 120 reads of 4 KiB take.

@@ -82,6 +82,44 @@ fn a_disk_grows_under_its_driver() {
     assert_eq!(end.expect(0).out.matches("sectors now").count(), 2);
 }
 
+/// A driver that reads the capacity between two looks at the generation never has
+/// one of two sizes, however often the medium changes meanwhile.
+#[test]
+fn a_capacity_is_read_whole() {
+    const CHANGES: usize = 20_000;
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let [small, large] = [("small", 0x800), ("large", 0x1_0000_1000)].map(|(name, sectors)| {
+        let path = scratch.file(name, []);
+        let file = File::options().write(true).open(&path).unwrap();
+        file.set_len(sectors * 512).unwrap();
+        json!({"drive_id": "cd", "path_on_host": path}).to_string()
+    });
+    let mut server = Server::start(&scratch, &["--allow-path", "/"]);
+    let mut client = server.client();
+    client.put(
+        "/boot-source",
+        &mote_tests::api::boot_source("disk", "do=capacity"),
+    );
+    let cd = json!({"drive_id": "cd", "media": "cdrom", "is_root_device": false,
+                    "path_on_host": scratch.join("small")});
+    client.put("/drives/cd", &cd.to_string());
+    client.start();
+    server.vm.wait_for("watching\n");
+    for _ in 0..CHANGES / 2 {
+        client.patch("/drives/cd", &large);
+        client.patch("/drives/cd", &small);
+    }
+    server.vm.send("q");
+    let out = server.vm.end().expect(0).out.clone();
+    let (_, counts) = out.split_once("changes ").unwrap();
+    let (changes, torn) = counts.split_once(", torn ").unwrap();
+    assert_eq!(torn, "0\ncapacity ok\n", "{out}");
+    assert!(changes.parse::<usize>().unwrap() > CHANGES / 200, "{out}");
+}
+
 /// Limits are set, changed and taken away while a driver is at work: 120 reads
 /// with nothing in the bucket to begin with but what one refill gives.
 #[test]

@@ -40,14 +40,14 @@ impl Vm for Machine {
     }
 
     fn resize(&mut self, device: usize) -> Result<(), String> {
-        self.shared().bus.devices().resize(device)
+        self.change_device(|devices| devices.resize(device))
     }
 
     fn change(&mut self, device: usize, path: Option<&Path>) -> Result<(), String> {
         if path.is_some() && !self.opens() {
             return Err(NO_FILES.to_owned());
         }
-        self.shared().bus.devices().change(device, path)
+        self.change_device(|devices| devices.change(device, path))
     }
 
     fn save(&mut self, state: &Path, memory: &Path, kind: SnapshotKind) -> Result<(), String> {

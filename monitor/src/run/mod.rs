@@ -426,6 +426,30 @@ impl Machine {
         }
     }
 
+    /// Has `change` change a device while no vCPU is in the guest: of what a driver
+    /// reads in several loads, the generation (virtio 1.2, 2.5.1) can only tell
+    /// what changes between two of them.
+    ///
+    /// # Errors
+    /// What `change` says, or as [`pause`](Self::pause).
+    pub fn change_device(
+        &self,
+        change: impl FnOnce(&Devices) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let devices = self.shared.bus.devices();
+        if self.paused {
+            return change(devices);
+        }
+        let changed = match vcpu::close_gate(&self.shared) {
+            true => change(devices),
+            false => Err("a vCPU waits for a device whose host file is stuck".to_owned()),
+        };
+        if !self.shared.has_ended() {
+            vcpu::open_gate(&self.shared);
+        }
+        changed
+    }
+
     /// Says, once, when the guest wrote the boot marker, to those who ask for times.
     fn tell_marker(&self, config: &VmConfig) {
         if config.timings

@@ -213,17 +213,16 @@ impl MmioTransport {
     /// Shows the driver a new configuration space of the same length; true if
     /// it is active and the change is `news` to it: raise the interrupt.
     ///
-    /// A guest that reads while the page changes may see parts of both; the
-    /// generation steps before and after, and the interrupt that follows a
-    /// change makes it read again.
+    /// A driver reads what is larger than a word in several loads, between two of
+    /// the generation. Nothing that is stored word by word can have these differ
+    /// for all that see parts of both: while the guest runs, only a single word
+    /// may change.
     #[must_use]
     pub fn set_config(&mut self, config: &[u8], news: bool) -> bool {
         if config == self.config || config.len() != self.config.len() {
             return false;
         }
         self.config = config.to_vec();
-        self.registers.next_generation();
-        self.publish();
         self.publish_config();
         self.registers.next_generation();
         let interrupt = news && self.registers.config_changed();
