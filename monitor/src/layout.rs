@@ -22,8 +22,13 @@ pub const CMDLINE_MAX: usize = 2047;
 /// The boot firmware is loaded from here up to [`LOW_RAM_END`], which is below
 /// every kernel.
 pub const FIRMWARE: u64 = 0x2_8000;
-/// End of conventional memory; the page below it would be the EBDA.
+/// End of conventional memory; what follows would be the EBDA.
 pub const LOW_RAM_END: u64 = 0x9_fc00;
+/// The MP table, which no memory map names, so that no guest takes it for its
+/// own.
+pub const MP_TABLE: u64 = LOW_RAM_END;
+/// End of the area that kernels search for it.
+pub const MP_TABLE_END: u64 = 0xa_0000;
 /// ACPI tables.
 pub const ACPI_START: u64 = 0xe_0000;
 /// End of the area that holds ACPI tables.

@@ -229,6 +229,45 @@ fn a_config_file_does_what_the_flags_do() {
     }
 }
 
+/// What Mote adds to a command line is the kernel's: not init's, behind `--`. A
+/// config file's kernel is told of its devices, as Firecracker tells it.
+#[test]
+fn what_is_added_to_a_command_line_comes_before_what_is_inits() {
+    if !have_kvm() {
+        return;
+    }
+    const DEVICES: &str = "virtio_mmio.device=4K@0xd0000000:7 virtio_mmio.device=4K@0xd0001000:8";
+    let scratch = Scratch::new();
+    let disks = ["one", "two"].map(|name| scratch.file(name, vec![0; 4096]));
+    let [one, two] = disks.each_ref().map(|disk| path(disk));
+    for (given, own, rest) in [
+        ("a -- quiet", "a ", " -- quiet"),
+        ("-- quiet", "", " -- quiet"),
+        ("a --- b -- c", "a ", " --- b -- c"),
+        ("a=\"b -- c\"", "a=\"b -- c\" ", ""),
+    ] {
+        let shows = |end: &End, added: &str| {
+            let expected = format!("[{own}{added}{rest}]\n");
+            assert!(end.expect(0).out.contains(&expected), "{}", end.out);
+        };
+        let flags = ["--disk", one, "--disk", two, "--cmdline", given];
+        let end = run(&mut tiny("cmdline", flags));
+        assert!(end.expect(0).out.contains(&format!("[{given}]\n")));
+        let end = run(tiny("cmdline", flags).arg("--cmdline-devices"));
+        shows(&end, DEVICES);
+        let config = serde_json::json!({
+            "boot-source": {"kernel_image_path": guest("cmdline"), "boot_args": given},
+            "drives": [{"drive_id": "one", "path_on_host": one, "is_root_device": true},
+                       {"drive_id": "two", "path_on_host": two, "is_root_device": false}],
+        });
+        let file = scratch.file("vm.json", config.to_string());
+        for how in [&["run", "--config"][..], &["--no-api", "--config-file"]] {
+            let end = run(mote(how).arg(&file));
+            shows(&end, &format!("root=/dev/vda rw {DEVICES}"));
+        }
+    }
+}
+
 #[test]
 fn flags_go_before_the_config_file() {
     if !have_kvm() {

@@ -8,6 +8,7 @@ use core::fmt::Write as _;
 
 use crate::Error;
 use crate::bytes::{le64, part, u8};
+use crate::cmdline;
 use crate::config::{self, Config, Entry, uki};
 use crate::disk::{Disk, File, array};
 use crate::kernel::{self, Kernel};
@@ -397,24 +398,17 @@ fn read(file: &File, at: u64, machine: &mut dyn Machine) -> Result<(), Error> {
 }
 
 /// Adds the serial console, the only one of the machine, unless it is there.
-/// What follows `---` is for a system that an installer installs.
 fn with_console(cmdline: &str) -> String {
     const CONSOLE: &str = "console=ttyS0";
     let there = |word: &str| {
         let rest = word.strip_prefix(CONSOLE);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(','))
     };
-    if cmdline.split_whitespace().any(there) {
+    let mut words = cmdline.split_whitespace().take_while(|word| *word != "--");
+    if words.any(there) {
         return cmdline.to_string();
     }
-    let separator = cmdline
-        .find(" --- ")
-        .or_else(|| cmdline.strip_suffix(" ---").map(str::len));
-    let (own, rest) = cmdline.split_at(separator.unwrap_or(cmdline.len()));
-    if cmdline.starts_with("--- ") || own.is_empty() {
-        return format!("{CONSOLE} {cmdline}").trim_end().to_string();
-    }
-    format!("{own} {CONSOLE}{rest}")
+    cmdline::insert(cmdline, CONSOLE)
 }
 
 #[cfg(test)]

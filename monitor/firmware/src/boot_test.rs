@@ -19,6 +19,8 @@ fn the_console_is_the_serial_port() {
         ("vga=788 --- quiet", "vga=788 console=ttyS0 --- quiet"),
         ("--- quiet", "console=ttyS0 --- quiet"),
         ("vga=788 ---", "vga=788 console=ttyS0 ---"),
+        ("x -- quiet", "x console=ttyS0 -- quiet"),
+        ("x -- console=ttyS0", "x console=ttyS0 -- console=ttyS0"),
         ("a=\"b  c\"", "a=\"b  c\" console=ttyS0"),
     ] {
         assert_eq!(with_console(given), wanted, "{given}");

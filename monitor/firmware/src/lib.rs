@@ -15,6 +15,7 @@ extern crate alloc;
 
 pub mod boot;
 mod bytes;
+pub mod cmdline;
 pub mod config;
 pub mod disk;
 mod error;

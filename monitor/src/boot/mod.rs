@@ -6,6 +6,7 @@ mod elf;
 mod firmware;
 mod image;
 mod linux;
+pub mod mptable;
 mod pvh;
 mod sniff;
 

@@ -517,7 +517,7 @@ fn merge(flags: Flags) -> Result<VmConfig, Error> {
         config_file: flags.file,
         drives,
         nics,
-        cmdline_devices: flags.cmdline_devices,
+        cmdline_devices: flags.cmdline_devices || base.cmdline_devices,
         restore: flags.restore,
         kernel: flags.kernel.or(base.kernel),
         initrd: flags.initrd.or(base.initrd),

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::cmdline;
 use super::drive::{OnNoSpace, check_id};
 use super::limit::LimitEntry;
 use super::machine::{check_cpus, check_memory};
@@ -291,6 +292,9 @@ impl File {
             config.kernel.clone_from(&boot.kernel_image_path);
             config.initrd.clone_from(&boot.initrd_path);
             config.cmdline.clone_from(&boot.boot_args);
+            // As Firecracker does, of whose kernels many have no ACPI. Others
+            // find the devices there first, and a second time in vain.
+            config.cmdline_devices = config.kernel.is_some();
         }
         self.add_drives(&mut config)?;
         for (index, entry) in self.network_interfaces.iter().enumerate() {
@@ -340,7 +344,8 @@ impl File {
             let mode = if drive.read_only { "ro" } else { "rw" };
             let cmdline = config.cmdline.as_deref();
             let cmdline = cmdline.unwrap_or(crate::config::DEFAULT_CMDLINE);
-            config.cmdline = Some(format!("{cmdline} root=/dev/vda {mode}"));
+            let root = format!("root=/dev/vda {mode}");
+            config.cmdline = Some(cmdline::insert(cmdline, &root));
         }
         Ok(())
     }

@@ -56,6 +56,10 @@ fn drives_of_a_file() {
     )
     .unwrap();
     assert_eq!(config.cmdline.as_deref(), Some("quiet root=/dev/vda rw"));
+    assert!(
+        !config.cmdline_devices,
+        "the firmware's kernel is not given"
+    );
     assert_eq!(config.drives[0].id, "root");
     assert!(config.drives[1].read_only && config.drives[1].media == Media::CdRom);
     for (text, path) in [
@@ -88,6 +92,7 @@ fn a_whole_file() {
     assert_eq!(config.kernel, Some("k".into()));
     assert_eq!(config.initrd, Some("i".into()));
     assert_eq!(config.cmdline.as_deref(), Some("quiet"));
+    assert!(config.cmdline_devices);
     assert_eq!((config.cpus, config.memory), (2, 256 << 20));
 }
 

@@ -4,6 +4,9 @@
 //! (memory and processors), `file`, which reads all of it from JSON, and `patch`,
 //! changes of that.
 
+/// Shared with the firmware, which completes what a medium says.
+#[path = "../../firmware/src/cmdline.rs"]
+pub mod cmdline;
 mod drive;
 mod file;
 mod limit;

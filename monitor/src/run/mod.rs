@@ -27,11 +27,11 @@ use self::shutdown::Farewell;
 pub use self::snapshot::{Saving, merge};
 use self::vcpu_threads::{Guest, Preparation, Prepared, start_vcpus, thread_lost};
 use self::working_set::Recording;
-use crate::boot::acpi;
 use crate::boot::{Cause, Loaded, Source};
+use crate::boot::{acpi, mptable};
 use crate::channel::{Nothing, Receiver, Sender, channel};
-use crate::config::DEFAULT_CMDLINE;
 use crate::config::Mode;
+use crate::config::{DEFAULT_CMDLINE, cmdline};
 use crate::config::{OnReset, SerialTo, Then, VmConfig};
 use crate::devices::VirtioWindow;
 use crate::devices::serial::{Com1, TypedAhead};
@@ -614,7 +614,10 @@ fn cmdline(config: &VmConfig) -> Option<String> {
         .to_owned();
     for window in devices::windows(config.drives.len() + config.nics.len()) {
         let (size, base, gsi) = (window.size >> 10, window.base, window.gsi);
-        text += &format!(" virtio_mmio.device={size}K@{base:#x}:{gsi}");
+        text = cmdline::insert(
+            &text,
+            &format!("virtio_mmio.device={size}K@{base:#x}:{gsi}"),
+        );
     }
     Some(text)
 }
@@ -629,6 +632,7 @@ fn load(
 ) -> Result<Loaded, Error> {
     let no_room = |_| Error::Usage("--memory: too small for boot data".to_owned());
     let rsdp = acpi::write(ram, cpus, windows, source.generation()).map_err(no_room)?;
+    mptable::write(ram, cpus, windows).map_err(no_room)?;
     let loaded = source.load(ram, rsdp, cause)?;
     vm::regs::write_tables(ram, loaded.entry).map_err(no_room)?;
     Ok(loaded)
