@@ -10,6 +10,7 @@ fn main() -> Result<(), String> {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=guests");
     let guests = build_guest::Guests::new("../monitor/firmware")?;
+    println!("cargo:rustc-env=MOTE_GUEST_FLAGS={}", guests.flags());
     let sources = fs::read_dir("guests").map_err(|e| format!("guests: {e}"))?;
     for source in sources {
         let source = source.map_err(|e| format!("guests: {e}"))?.path();

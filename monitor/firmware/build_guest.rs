@@ -102,6 +102,20 @@ impl Guests {
         )
     }
 
+    /// Flags with which cargo builds a guest on the runtime, as it takes them in
+    /// `CARGO_ENCODED_RUSTFLAGS`.
+    #[allow(dead_code, reason = "only the tests have a guest that cargo builds")]
+    pub fn flags(&self) -> String {
+        let own = COMMON.iter().filter(|flag| !flag.starts_with("--edition"));
+        let mut flags: Vec<String> = own.map(ToString::to_string).collect();
+        let runtime = self.out.join(RUNTIME);
+        flags.push("-Clink-arg=-T".into());
+        flags.push(format!("-Clink-arg={}", self.script.display()));
+        flags.push("--extern".into());
+        flags.push(format!("rt={}", runtime.display()));
+        flags.join("\x1f")
+    }
+
     /// Builds the guest `source` (relative to the package) and returns the path
     /// of its ELF file: its name without the extension, in `OUT_DIR`. A linker
     /// script of the same name beside the source takes the place of `guest.ld`.

@@ -21,6 +21,9 @@ pub use loopback::Loop;
 pub use terminal::Terminal;
 pub use vm::{End, Vm, have_kvm, mote, run, tiny, wait_until};
 
+/// Flags with which cargo builds a guest on the runtime of the others.
+pub const GUEST_FLAGS: &str = env!("MOTE_GUEST_FLAGS");
+
 /// The ELF file of the test guest `tests/guests/NAME.rs`.
 #[must_use]
 pub fn guest(name: &str) -> PathBuf {
