@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid, fchown, fstat, mkdirat,
-    mknodat, openat, openat2, unlinkat,
+    Access, AtFlags, CWD, Dev, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid, accessat,
+    fchown, fstat, mkdirat, mknodat, openat, openat2, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::{
@@ -188,7 +188,7 @@ pub fn enter(plan: &Plan, made: Option<Identity>) -> Result<(), Error> {
     }
     attach(&root, CWD, "/").map_err(jail("root: attach"))?;
     for (file, tree) in &trees {
-        show(&root, file, tree).map_err(input(file.path.display()))?;
+        show(plan, &root, file, tree)?;
     }
     if !nodes.is_empty() {
         devices(plan, &root, &nodes)?;
@@ -271,24 +271,39 @@ fn cover(directory: &OwnedFd, name: &str, tree: &OwnedFd) -> Result<(), Errno> {
     attach(tree, directory, name)
 }
 
-fn show(root: &OwnedFd, file: &Shown, tree: &OwnedFd) -> Result<(), Errno> {
-    cover(root, &file.name, tree)?;
+fn show(plan: &Plan, root: &OwnedFd, file: &Shown, tree: &OwnedFd) -> Result<(), Error> {
+    let failed = || input::<Errno>(file.path.display());
+    let stat = fstat(tree).map_err(failed())?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
     let readonly = if file.writable {
         0
     } else {
         libc::MOUNT_ATTR_RDONLY
     };
-    // A disk may be a device, which the caller has named.
-    let kind = FileType::from_raw_mode(fstat(tree)?.st_mode);
-    let nodev = if kind == FileType::RegularFile {
-        libc::MOUNT_ATTR_NODEV
-    } else {
-        0
-    };
-    restrict(
-        tree,
-        readonly | nodev | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC,
-    )
+    let fixed = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
+    if kind == FileType::RegularFile {
+        cover(root, &file.name, tree).map_err(failed())?;
+        let attributes = readonly | fixed | libc::MOUNT_ATTR_NODEV;
+        return restrict(tree, attributes).map_err(failed());
+    }
+    if plan.privileged {
+        // The host's node is for the host's users, and no mount makes a device
+        // read-only: a node of its own, which the root's mount then hides.
+        let mode = if file.writable { 0o600 } else { 0o400 };
+        node(plan, root, &file.name, (kind, stat.st_rdev, mode)).map_err(failed())?;
+        let node = beneath(root, Path::new(&file.name), OFlags::PATH).map_err(failed())?;
+        let tree = clone_tree(&node).map_err(failed())?;
+        attach(&tree, root, &file.name).map_err(failed())?;
+        return restrict(&tree, libc::MOUNT_ATTR_RDONLY | fixed).map_err(failed());
+    }
+    cover(root, &file.name, tree).map_err(failed())?;
+    let may_write = accessat(root, &file.name, Access::WRITE_OK, AtFlags::empty()).is_ok();
+    if may_write && !file.writable {
+        let why = "a device that you may write to cannot be made read-only without root: \
+                   add ,rw, or take your right away";
+        return Err(Error::Input(format!("{}: {why}", file.path.display())));
+    }
+    restrict(tree, readonly | fixed).map_err(failed())
 }
 
 /// /dev with the nodes and nothing else.
@@ -307,7 +322,11 @@ fn devices(plan: &Plan, root: &OwnedFd, nodes: &[(&str, Option<OwnedFd>)]) -> Re
         }
         match tree {
             Some(tree) => cover(&dev, name, tree),
-            None => node(plan, &dev, name),
+            None => {
+                let minor = if *name == "kvm" { 232 } else { 200 };
+                let number = rustix::fs::makedev(10, minor);
+                node(plan, &dev, name, (FileType::CharacterDevice, number, 0o600))
+            }
         }
         .map_err(jail(&what))?;
     }
@@ -315,19 +334,16 @@ fn devices(plan: &Plan, root: &OwnedFd, nodes: &[(&str, Option<OwnedFd>)]) -> Re
     restrict(&dev, attributes).map_err(jail("dev: read-only"))
 }
 
-/// A device node for the program's user alone.
-fn node(plan: &Plan, dev: &OwnedFd, name: &str) -> Result<(), Errno> {
-    let minor = if name == "kvm" { 232 } else { 200 };
-    let mode = Mode::from_raw_mode(0o600);
-    mknodat(
-        dev,
-        name,
-        FileType::CharacterDevice,
-        mode,
-        rustix::fs::makedev(10, minor),
-    )?;
+/// A device node for the program's user alone: its kind, number and mode.
+fn node(
+    plan: &Plan,
+    directory: &OwnedFd,
+    name: &str,
+    (kind, number, mode): (FileType, Dev, u32),
+) -> Result<(), Errno> {
+    mknodat(directory, name, kind, Mode::from_raw_mode(mode), number)?;
     let ids = (Some(Uid::from_raw(plan.uid)), Some(Gid::from_raw(plan.gid)));
-    rustix::fs::chownat(dev, name, ids.0, ids.1, AtFlags::SYMLINK_NOFOLLOW)
+    rustix::fs::chownat(directory, name, ids.0, ids.1, AtFlags::SYMLINK_NOFOLLOW)
 }
 
 /// Adds attributes to a mount that is in its place.
