@@ -383,7 +383,8 @@ fn shown(text: &str) -> Result<Shown, String> {
         .and_then(|name| name.to_str())
         .map(str::to_owned);
     let name = name.or(own).unwrap_or_default();
-    if ["", ".", "..", "dev"].contains(&name.as_str()) || name.contains('/') {
+    let taken = ["", ".", "..", "dev"].contains(&name.as_str());
+    if taken || name.contains('/') || name.len() > 255 {
         return Err(format!("'{text}': no usable name in the jail"));
     }
     Ok(Shown {

@@ -24,6 +24,8 @@ pub struct Leaf {
     pub mount: PathBuf,
     /// Written before the program is there.
     pub first: Vec<(String, String)>,
+    /// The same, but nobody has asked for it: left out where it is missing.
+    pub defaults: Vec<(String, String)>,
     /// Written when the program is ready.
     pub late: Vec<(String, String)>,
 }
@@ -164,7 +166,7 @@ impl Plan {
             ("pids.max", "256", "pids"),
         ] {
             if available.iter().any(|name| name == controller) && !given(file) {
-                leaf.first.push((file.to_owned(), value.to_owned()));
+                leaf.defaults.push((file.to_owned(), value.to_owned()));
             }
         }
         for (file, value) in asked {
@@ -179,7 +181,8 @@ impl Plan {
             };
             writes.push((file.clone(), value.clone()));
         }
-        for (file, _) in leaf.first.iter().chain(&leaf.late) {
+        let writes = leaf.first.iter().chain(&leaf.defaults);
+        for (file, _) in writes.chain(&leaf.late) {
             let controller = controller(file).to_owned();
             if !self.controllers.contains(&controller) {
                 self.controllers.push(controller);
@@ -208,6 +211,7 @@ fn leaf<'a>(leaves: &'a mut Vec<Leaf>, mount: &Path) -> &'a mut Leaf {
         leaves.push(Leaf {
             mount: mount.to_owned(),
             first: Vec::new(),
+            defaults: Vec::new(),
             late: Vec::new(),
         });
     }
@@ -226,7 +230,7 @@ impl fmt::Display for Plan {
         for leaf in &self.leaves {
             let path = leaf.mount.join(&self.parent).join(&self.name);
             writeln!(f, "{:<12}{how} {}", "cgroup", path.display())?;
-            for (file, value) in &leaf.first {
+            for (file, value) in leaf.first.iter().chain(&leaf.defaults) {
                 writeln!(f, "{:<12}{file} = {value}", "cgroup")?;
             }
             for (file, value) in &leaf.late {

@@ -32,10 +32,10 @@ fn version_two_has_one_leaf_and_arms_the_processor_late() {
     assert_eq!(plan.controllers, ["memory", "pids", "cpu"]);
     let want = "\
 cgroup      starts inside /sys/fs/cgroup/unified/vms/all/a
+cgroup      memory.max = 1G
 cgroup      memory.oom.group = 1
 cgroup      memory.swap.max = 0
 cgroup      pids.max = 256
-cgroup      memory.max = 1G
 cgroup      cpu.max = 50000, when ready
 ";
     assert_eq!(plan.to_string(), want);

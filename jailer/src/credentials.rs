@@ -4,36 +4,72 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, Signal};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::error::{Error, jail};
 use crate::plan::Plan;
 
-/// Sets the resource limits, soft and hard.
+/// Sets the resource limits, soft and hard. One on descriptors that this process
+/// may set at any time is left to [`limit_descriptors`], as steps need some.
 ///
 /// # Errors
 /// One is above what the caller may have.
 pub fn limit(plan: &Plan) -> Result<(), Error> {
-    for (name, value) in &plan.limits {
-        let resource = match name.as_str() {
-            "fsize" => Resource::Fsize,
-            "no-file" => Resource::Nofile,
-            "memlock" => Resource::Memlock,
-            "nproc" => Resource::Nproc,
-            "as" => Resource::As,
-            "nice" => Resource::Nice,
-            "rtprio" => Resource::Rtprio,
-            _ => Resource::Core,
-        };
-        let both = Rlimit {
-            current: Some(*value),
-            maximum: Some(*value),
-        };
-        rustix::process::setrlimit(resource, both)
-            .map_err(jail(format!("--resource-limit {name}={value}")))?;
+    for limit in &plan.limits {
+        if limit.0 != "no-file" || limit.1 > hard(Resource::Nofile) {
+            set(plan, limit)?;
+        }
     }
     Ok(())
+}
+
+/// The same for descriptors, when all are open.
+///
+/// # Errors
+/// The system refuses.
+pub fn limit_descriptors(plan: &Plan) -> Result<(), Error> {
+    let mut limits = plan.limits.iter();
+    let files = limits.find(|(name, _)| name == "no-file");
+    files.map_or(Ok(()), |limit| set(plan, limit))
+}
+
+/// The highest value without a privilege.
+fn hard(resource: Resource) -> u64 {
+    let limit = rustix::process::getrlimit(resource);
+    limit.maximum.unwrap_or(u64::MAX)
+}
+
+fn set(plan: &Plan, (name, value): &(String, u64)) -> Result<(), Error> {
+    let resource = match name.as_str() {
+        "fsize" => Resource::Fsize,
+        "no-file" => Resource::Nofile,
+        "memlock" => Resource::Memlock,
+        "nproc" => Resource::Nproc,
+        "as" => Resource::As,
+        "nice" => Resource::Nice,
+        "rtprio" => Resource::Rtprio,
+        _ => Resource::Core,
+    };
+    let most = hard(resource);
+    // What was not asked for gives way to the caller's own limit.
+    let value = if plan.asked.contains(name) {
+        *value
+    } else {
+        most.min(*value)
+    };
+    let both = Rlimit {
+        current: Some(value),
+        maximum: Some(value),
+    };
+    rustix::process::setrlimit(resource, both).map_err(|error| match error {
+        Errno::PERM => Error::Jail(format!(
+            "--resource-limit {name}={value}: above the hard limit of {most}: \
+             ask for less, or start the jailer with a higher one"
+        )),
+        other => jail(format!("--resource-limit {name}={value}"))(other),
+    })
 }
 
 /// Leaves what the caller's processes share: session, process group, terminal,

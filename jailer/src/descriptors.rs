@@ -34,9 +34,7 @@ pub fn open(
             Slot::Null => device("/dev/null")?,
             Slot::Ready => ready.try_clone_to_owned().map_err(jail("descriptors"))?,
             Slot::Handed(Handed::Tap(name)) => tap(name)?,
-            Slot::Handed(Handed::Inherited(fd)) => {
-                duplicate(*fd).map_err(input(format!("--pass-fd {fd}")))?
-            }
+            Slot::Handed(Handed::Inherited(fd)) => callers("--pass-fd", *fd)?,
             Slot::Kvm => device("/dev/kvm")?,
         };
         all.push(fd);
@@ -130,11 +128,18 @@ pub fn standard_to_null() {
     }
 }
 
-/// A copy of one of the caller's descriptors.
+/// A copy of one of the caller's descriptors, which a flag names.
 ///
 /// # Errors
 /// It is not open.
-pub fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
+pub fn callers(flag: &str, number: RawFd) -> Result<OwnedFd, Error> {
+    duplicate(number).map_err(|error| match error.raw_os_error() {
+        Some(libc::EBADF) => Error::Input(format!("{flag} {number}: not an open descriptor")),
+        _ => input(format!("{flag} {number}"))(error),
+    })
+}
+
+fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: a plain system call, which fails if the number is not open.
     let fd = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
     if fd < 0 {
@@ -168,7 +173,12 @@ fn tap(name: &str) -> Result<OwnedFd, Error> {
         (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
     // SAFETY: an open descriptor and a live structure of the kind it wants.
     if unsafe { libc::ioctl(tun.as_raw_fd(), TUNSETIFF, &raw mut request) } < 0 {
-        return Err(input(what())(io::Error::last_os_error()));
+        let error = io::Error::last_os_error();
+        return Err(match error.raw_os_error() {
+            Some(libc::EINVAL) => Error::Input(format!("{}: not a tap", what())),
+            Some(libc::EBUSY) => Error::Input(format!("{}: another program has it", what())),
+            _ => input(what())(error),
+        });
     }
     Ok(tun)
 }

@@ -29,6 +29,12 @@ impl Groups {
                 for write in &leaf.first {
                     set(&group, write)?;
                 }
+                for write in &leaf.defaults {
+                    match write_file(&group, write) {
+                        Err(Errno::NOENT) => {}
+                        other => other.map_err(|error| refusal(&group, write, error))?,
+                    }
+                }
                 Ok(group)
             });
             match result {
@@ -220,10 +226,34 @@ fn read(group: impl AsFd, file: &str) -> Option<String> {
     std::io::read_to_string(fs::File::from(file)).ok()
 }
 
-fn set(group: impl AsFd, (file, value): &(String, String)) -> Result<(), Error> {
-    let what = || format!("cgroup: {file} = {value}");
+fn set(group: impl AsFd, write: &(String, String)) -> Result<(), Error> {
+    let group = group.as_fd();
+    write_file(group, write).map_err(|error| refusal(group, write, error))
+}
+
+fn write_file(group: impl AsFd, (file, value): &(String, String)) -> Result<(), Errno> {
     let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let open = openat(group, file.as_str(), flags, Mode::empty()).map_err(jail(what()))?;
-    rustix::io::write(open, value.as_bytes()).map_err(jail(what()))?;
-    Ok(())
+    let open = openat(group, file.as_str(), flags, Mode::empty())?;
+    rustix::io::write(open, value.as_bytes()).map(|_| ())
+}
+
+/// Why a file of a group was not written, in the words of who asked for it.
+fn refusal(group: impl AsFd, (file, value): &(String, String), error: Errno) -> Error {
+    let group = group.as_fd();
+    let controller = file.split('.').next().unwrap_or_default();
+    let why = match (error, read(group, "cgroup.controllers")) {
+        (Errno::NOENT, Some(list)) if !list.split_whitespace().any(|c| c == controller) => format!(
+            "the parent group does not hand controller {controller} down: \
+             write +{controller} to its cgroup.subtree_control, or use another --parent-cgroup"
+        ),
+        (Errno::NOENT, version) => format!(
+            "controller {controller} has no such file in version {} on this host",
+            if version.is_some() { 2 } else { 1 }
+        ),
+        (Errno::INVAL | Errno::RANGE | Errno::DOM | Errno::NODEV, _) => {
+            "the kernel does not take this value".to_owned()
+        }
+        (other, _) => crate::error::message(&other.into()),
+    };
+    Error::Jail(format!("cgroup: {file} = {value}: {why}"))
 }

@@ -87,7 +87,9 @@ fn prepare(
         return Err(Error::Jail("the jailer is gone".to_owned()));
     }
     rustix::process::umask(mask | Mode::from_raw_mode(0o022));
-    descriptors::place(table, program, link)
+    let placed = descriptors::place(table, program, link)?;
+    credentials::limit_descriptors(plan)?;
+    Ok(placed)
 }
 
 /// Waits for the jailer's word.
@@ -151,6 +153,10 @@ fn execute(plan: &Plan, program: RawFd) -> String {
     let error = io::Error::last_os_error();
     let why = match error.raw_os_error() {
         Some(libc::ENOENT) => "not a static program: what runs it is not in the jail".to_owned(),
+        Some(libc::EACCES) => format!(
+            "user {} may not execute it: look at its mode, and for noexec where it is mounted",
+            plan.uid
+        ),
         Some(libc::ENOEXEC) => "not a program of this machine".to_owned(),
         _ => crate::error::message(&error),
     };

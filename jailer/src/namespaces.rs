@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 use crate::error::{Error, jail};
@@ -30,7 +31,11 @@ pub fn join_network(path: &Path) -> Result<(), Error> {
     let what = || format!("--netns {}", path.display());
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let file = openat(CWD, path, flags, Mode::empty()).map_err(jail(what()))?;
-    move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).map_err(jail(what()))
+    let joined = move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network));
+    joined.map_err(|error| match error {
+        Errno::INVAL => Error::Jail(format!("{}: not a network namespace", what())),
+        other => jail(what())(other),
+    })
 }
 
 /// Makes the process, in all namespaces that need no more than that, and in
@@ -69,8 +74,24 @@ pub fn fork(plan: &Plan, group: Option<BorrowedFd<'_>>) -> Result<Side, Error> {
         1.. => Ok(Side::Parent(pid as i32, unsafe {
             OwnedFd::from_raw_fd(pidfd)
         })),
-        _ => Err(jail("namespaces")(io::Error::last_os_error())),
+        _ => Err(no_process(plan, &io::Error::last_os_error())),
     }
+}
+
+/// Why there is no process, by the limit that was reached.
+fn no_process(plan: &Plan, error: &io::Error) -> Error {
+    let why = match error.raw_os_error() {
+        Some(libc::EAGAIN) => {
+            "no more processes: pids.max of the control group, or the limit \
+                               nproc of your user, is reached"
+        }
+        Some(libc::ENOSPC) => "no more of them: a limit in /proc/sys/user is reached",
+        Some(libc::EPERM) if !plan.privileged => {
+            "this host lets no user have user namespaces: start the jailer as root"
+        }
+        _ => return Error::Jail(format!("namespaces: {}", crate::error::message(error))),
+    };
+    Error::Jail(format!("namespaces: {why}"))
 }
 
 /// Gives a process's user namespace its one user and one group.

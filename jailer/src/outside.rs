@@ -153,7 +153,10 @@ impl Outside<'_> {
         let (ready, say_ready) = pipe_with(PipeFlags::CLOEXEC).map_err(jail("pipe"))?;
         let table = descriptors::open(&plan.table, say_ready.as_fd(), terminal.as_ref())?;
         drop((say_ready, terminal));
-        let report = plan.ready_fd.and_then(|fd| descriptors::duplicate(fd).ok());
+        let report = plan
+            .ready_fd
+            .map(|fd| descriptors::callers("--ready-fd", fd));
+        let report = report.transpose()?;
         let (link, childs) = socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -221,7 +224,8 @@ fn begin(keeper: &Keeper<'_>, unified: bool, link: &OwnedFd) -> Result<(), Error
     // It may be gone; then the next message says so.
     let _ = go();
     loop {
-        let mut message = [0; 4096];
+        // A path may be of 4 KiB, and is not all of it.
+        let mut message = [0; 16 << 10];
         let (len, _) = recv(link, &mut message, RecvFlags::empty()).map_err(jail("jail"))?;
         match message.get(..len).unwrap_or_default() {
             [] => return Ok(()),

@@ -81,6 +81,8 @@ pub struct Plan {
     pub cgroup: Option<cgroup::Plan>,
     /// Resource limits.
     pub limits: Vec<(String, u64)>,
+    /// Names of those that were asked for.
+    pub asked: Vec<String>,
     /// Go on in background.
     pub daemonize: bool,
     /// Seconds after which the late limits apply in any case.
@@ -137,6 +139,7 @@ impl Plan {
             table: table(args, host),
             cgroup: cgroup::Plan::new(args, &host.cgroups)?,
             limits: limits(&args.limits),
+            asked: args.limits.iter().map(|(name, _)| name.clone()).collect(),
             daemonize: args.daemonize,
             ready_within: args.ready_within.unwrap_or(10),
             ready_fd: args.ready_fd,

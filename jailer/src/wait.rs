@@ -200,6 +200,12 @@ impl Keeper<'_> {
             libc::SIGKILL if self.groups.is_some_and(Groups::out_of_memory) => {
                 Some("its memory limit was reached".to_owned())
             }
+            // The kernel's word for a program that its address space cannot hold.
+            libc::SIGSEGV | libc::SIGKILL => {
+                let mut limits = self.plan.limits.iter();
+                let space = limits.find(|(name, _)| name == "as");
+                space.map(|(_, value)| format!("is --resource-limit as={value} too low?"))
+            }
             _ => None,
         };
         let why = why.map(|why| format!(": {why}")).unwrap_or_default();
@@ -246,7 +252,7 @@ impl Front<'_> {
         if let Some(relay) = self.relay.take() {
             relay.finish();
         }
-        self.listen();
+        while self.listen() > 0 {}
         let text = String::from_utf8_lossy(&self.words);
         let lines = text.trim_start_matches(char::from(READY)).lines();
         lines.for_each(|line| say(&line));
@@ -257,11 +263,12 @@ impl Front<'_> {
         }
     }
 
-    /// Reads what the keeper says.
-    fn listen(&mut self) {
+    /// Reads what the keeper says; how much, 0 if it has ended.
+    fn listen(&mut self) -> usize {
         let mut words = [0; 4096];
         let len = rustix::io::read(self.told, &mut words).unwrap_or(0);
         self.words.extend(words.iter().take(len));
+        len
     }
 
     /// Until the keeper has ended, or says that the program is ready, and that

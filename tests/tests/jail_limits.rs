@@ -2,12 +2,16 @@
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 
-use mote_tests::jail::{BUSYBOX, IN_USE, groups, limit, refused, root, rooted, start};
-use mote_tests::{Scratch, Vm, run, wait_until};
+use mote_tests::jail::{
+    BUSYBOX, IN_USE, INPUT, JAIL, USAGE, groups, jail, limit, refused, root, rooted, start,
+};
+use mote_tests::{Scratch, Vm, guest, have_kvm, run, vm, wait_until};
 
 /// A program that runs until its standard input ends.
 const WAITS: [&str; 4] = ["--", "sh", "-c", "read x"];
@@ -176,4 +180,221 @@ fn the_processor_is_limited_whatever_the_program_says() {
         assert_eq!(end.out.contains("ready "), says, "{deed}");
     }
     assert!(groups(&parent).is_empty());
+}
+
+/// A loop device over a file, gone with the test.
+struct Loop(String);
+
+impl Loop {
+    /// `None` where the host has none to give.
+    fn over(image: &Path) -> Option<Self> {
+        let made = run(Command::new("losetup").args(["-f", "--show"]).arg(image));
+        if made.code != 0 {
+            println!("skipped: no loop device: {}", made.err);
+        }
+        (made.code == 0).then(|| Self(made.out.trim().to_owned()))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["-d", &self.0]).status();
+    }
+}
+
+/// A block device is a file like any other in a jail: for its user, and to be
+/// written to only if that was asked for.
+#[test]
+fn a_block_device_is_shown_as_asked() {
+    if !root() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let image = scratch.file("image", vec![b'a'; 1 << 20]);
+    let Some(device) = Loop::over(&image) else {
+        return;
+    };
+    let script = "exec 2>&1; head -c 1 /disk; (echo b >/disk) && echo wrote
+                  chmod 600 /disk && echo changed; rm -f /disk; ls -l /disk";
+    for (flags, wrote, mode) in [(",rw", true, "brw-------"), ("", false, "br--------")] {
+        let mut command = rooted("block", BUSYBOX);
+        command.args(["--file", &format!("{}{flags},as=disk", device.0)]);
+        let end = run(command.args(["--", "sh", "-c", script]));
+        end.expect(0);
+        assert_eq!(end.out.contains("wrote"), wrote, "{}", end.out);
+        assert!(end.out.contains(mode), "{}", end.out);
+        assert!(!end.out.contains("changed"), "{}", end.out);
+        if have_kvm() {
+            let mut command = rooted("block", vm::binary());
+            command.args(["--file", &format!("{}{flags},as=disk", device.0)]);
+            let kernel = format!("{},as=kernel", guest("hello").display());
+            command.args(["--file", &kernel, "--", "run", "--kernel", "/kernel"]);
+            let ro = if wrote { "" } else { ",ro" };
+            run(command.args(["--disk", &format!("/disk{ro}")])).expect(0);
+        }
+    }
+    // Where the caller cannot make a node, but may write.
+    let mut command = jail("block", BUSYBOX);
+    command.args(["--kvm", "none", "--file", &format!("{},as=disk", device.0)]);
+    fs::set_permissions(&device.0, fs::Permissions::from_mode(0o666)).unwrap();
+    command.uid(65_534).gid(65_534);
+    let end = run(command.args(["--", "sh", "-c", script]));
+    fs::set_permissions(&device.0, fs::Permissions::from_mode(0o600)).unwrap();
+    assert!(!end.out.contains("wrote"), "{}", end.out);
+    if !end.err.contains("namespaces: ") {
+        end.expect(INPUT);
+        assert!(end.err.contains("cannot be made read-only"), "{}", end.err);
+    }
+}
+
+/// Each error names the limit, the file or the controller, and what is wrong.
+#[test]
+fn errors_name_what_was_asked_for() {
+    if !root() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let long = "d".repeat(5000);
+    let far = format!("{long},as=x");
+    let name = format!("/etc/passwd,as={}", "n".repeat(300));
+    let closed = scratch.file("closed", "");
+    let plain = scratch.join("busybox");
+    fs::copy(BUSYBOX, &plain).unwrap();
+    fs::set_permissions(&plain, fs::Permissions::from_mode(0o700)).unwrap();
+    let (closed, plain) = (closed.to_str().unwrap(), plain.to_str().unwrap());
+    let v1 = Path::new("/sys/fs/cgroup/pids").exists();
+    let mut table = vec![
+        (BUSYBOX, "--netns", closed, JAIL, "not a network namespace"),
+        (BUSYBOX, "--netns", "/none", JAIL, "no such file"),
+        (
+            BUSYBOX,
+            "--chroot-base-dir",
+            closed,
+            JAIL,
+            "not a directory",
+        ),
+        (
+            BUSYBOX,
+            "--chroot-base-dir",
+            &long,
+            JAIL,
+            "file name too long",
+        ),
+        (BUSYBOX, "--file", &name, USAGE, "/etc/passwd"),
+        (BUSYBOX, "--file", &far, INPUT, "file name too long"),
+        (BUSYBOX, "--file", "/etc", INPUT, "/etc: neither"),
+        (
+            BUSYBOX,
+            "--pass-fd",
+            "77",
+            INPUT,
+            "77: not an open descriptor",
+        ),
+        (
+            BUSYBOX,
+            "--ready-fd",
+            "77",
+            INPUT,
+            "77: not an open descriptor",
+        ),
+        (BUSYBOX, "--tap", "lo", INPUT, "tap lo: not a tap"),
+        (
+            BUSYBOX,
+            "--tap",
+            "none",
+            INPUT,
+            "tap none: there is no such",
+        ),
+        (
+            BUSYBOX,
+            "--resource-limit",
+            "no-file=2000000000",
+            JAIL,
+            "no-file=2000000000: above",
+        ),
+        (
+            BUSYBOX,
+            "--resource-limit",
+            "fsize=x",
+            USAGE,
+            "'x' is not a number",
+        ),
+        (
+            BUSYBOX,
+            "--resource-limit",
+            "core=0",
+            USAGE,
+            "'core' is none of",
+        ),
+        (
+            BUSYBOX,
+            "--cgroup",
+            "nope.max=1",
+            JAIL,
+            "no controller nope",
+        ),
+        (
+            plain,
+            "--kvm",
+            "none",
+            INPUT,
+            "user 10001 may not execute it",
+        ),
+    ];
+    if v1 {
+        for (limit, why) in [
+            ("pids.max=x", "pids.max = x: the kernel does not take"),
+            (
+                "pids.none=1",
+                "controller pids has no such file in version 1",
+            ),
+            (
+                "memory.max=1",
+                "controller memory has no such file in version 1",
+            ),
+            (
+                "memory.limit_in_bytes=x",
+                "memory.limit_in_bytes = x: the kernel",
+            ),
+            ("cpu.cfs_quota_us=1", "cpu.cfs_quota_us = 1: the kernel"),
+            ("cpu.cfs_period_us=x", "cpu.cfs_period_us = x: the kernel"),
+            ("cpuset.cpus=4095", "cpuset.cpus = 4095: the kernel"),
+            ("cpuset.mems=x", "cpuset.mems = x: the kernel"),
+        ] {
+            table.push((BUSYBOX, "--cgroup", limit, JAIL, why));
+        }
+    }
+    for (program, flag, value, code, word) in table {
+        let mut command = rooted("wrong", program);
+        refused(command.args([flag, value, "--", "true"]), code, &[word]);
+    }
+    // A limit on descriptors is the program's, not the jailer's.
+    for limit in ["no-file=0", "no-file=3", "no-file=64"] {
+        let mut command = rooted("few", BUSYBOX);
+        run(command.args(["--resource-limit", limit, "--", "true"])).expect(0);
+    }
+    let end = run(rooted("as", BUSYBOX).args(["--resource-limit", "as=1000", "--", "true"]));
+    assert!(end.err.contains("--resource-limit as=1000"), "{}", end.err);
+}
+
+/// What nobody asked for gives way to the limits that the caller has.
+#[test]
+fn a_callers_lower_limit_on_descriptors_is_kept() {
+    if !root() {
+        return;
+    }
+    let mut command = rooted("low", BUSYBOX);
+    // SAFETY: one system call between fork and exec, with a live local.
+    unsafe {
+        command.pre_exec(|| {
+            let low = libc::rlimit {
+                rlim_cur: 64,
+                rlim_max: 1024,
+            };
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const low);
+            Ok(())
+        })
+    };
+    let end = run(command.args(["--", "sh", "-c", "ulimit -n"]));
+    assert_eq!(end.expect(0).out, "1024\n");
 }
