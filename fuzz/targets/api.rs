@@ -140,14 +140,15 @@ fuzz_target!(|data: &[u8]| {
         let runs = vm.as_mut().map(|vm| -> &mut dyn Vm { vm });
         match state.handle(&request, runs) {
             Verdict::Answer(answer) => check(&request, &answer, vm.is_some()),
-            Verdict::Start(config) => {
+            Verdict::Start(both) => {
+                let (config, file) = *both;
                 assert!(vm.is_none());
                 let devices = config.drives.len() + config.nics.len();
                 assert!(devices <= config::MAX_DEVICES && (1..=32).contains(&config.cpus));
                 let boots = config.kernel.is_some() || !config.drives.is_empty();
                 assert!(boots || config.restore.is_some());
                 let paused = config.restore.as_ref().is_some_and(|saved| saved.paused);
-                check(&request, &state.started(config), true);
+                check(&request, &state.started(config, file), true);
                 vm = Some(NoVm {
                     paused,
                     devices,

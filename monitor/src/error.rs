@@ -123,6 +123,27 @@ pub fn os_message(error: &io::Error) -> String {
     }
 }
 
+/// Whether a character of somebody's says nothing to a terminal: it is no control
+/// character, and does not turn the direction of the text.
+pub fn is_shown(c: char) -> bool {
+    let turns =
+        matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    !c.is_control() && !turns
+}
+
+/// Text of somebody else's, for a terminal or for JSON: what would not be
+/// [shown](is_shown) is written as JSON writes it.
+pub fn printable(text: &str) -> String {
+    let mut all = String::with_capacity(text.len());
+    for c in text.chars() {
+        match is_shown(c) {
+            true => all.push(c),
+            false => all.push_str(&format!("\\u{:04x}", u32::from(c))),
+        }
+    }
+    all
+}
+
 /// Turns an error of kvm-ioctls into one that names the operation.
 pub fn kvm(operation: &'static str) -> impl Fn(kvm_ioctls::Error) -> Error {
     move |error| Error::Kvm(operation, io::Error::from_raw_os_error(error.errno()))

@@ -171,7 +171,8 @@ fn mark(name: Option<&str>, number: libc::c_long, arguments: &[u64], used: &mut 
         let Some(name) = name else {
             if matches!(
                 thread,
-                Thread::Start
+                Thread::Early
+                    | Thread::Start
                     | Thread::StartApi
                     | Thread::StartOpen
                     | Thread::StartSaver
@@ -182,7 +183,11 @@ fn mark(name: Option<&str>, number: libc::c_long, arguments: &[u64], used: &mut 
             continue;
         };
         let same = match thread {
-            Thread::Start | Thread::StartApi | Thread::StartOpen | Thread::Reader => false,
+            Thread::Early
+            | Thread::Start
+            | Thread::StartApi
+            | Thread::StartOpen
+            | Thread::Reader => false,
             Thread::Main | Thread::Control | Thread::Opener => name.is_empty(),
             // What a snapshot is written with is in both.
             Thread::StartSaver | Thread::Saver => name.is_empty(),
@@ -217,6 +222,7 @@ fn fits(check: &If, arguments: &[u64]) -> bool {
         If::OneOf(at, values) => values.contains(&(argument(at) as u32)),
         If::Exactly(at, value) => argument(at) == value,
         If::Short(at) => argument(at) >> 32 == 0,
+        If::Type(at, kind) => argument(at) >> 8 & 0xff == u64::from(kind),
         If::Slot(..) | If::Between(..) | If::Below(..) | If::Absent => true,
     }
 }

@@ -66,6 +66,17 @@ impl Terminal {
         }
     }
 
+    /// Its path, for who opens it by that.
+    ///
+    /// # Panics
+    /// There is no /proc.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let link = format!("/proc/self/fd/{}", self.slave.as_raw_fd());
+        let path = std::fs::read_link(link).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
     /// Lets a command start as the leader of a session on this terminal, with
     /// all its standard descriptors on it.
     ///

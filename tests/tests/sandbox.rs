@@ -11,8 +11,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use libc::{EACCES, EBADF, EPERM};
+use mote_tests::api::Server;
 use mote_tests::network::{self, Interface};
-use mote_tests::{End, Scratch, Vm, guest, have_kvm, proc, run, tiny, vm};
+use mote_tests::{End, Scratch, Terminal, Vm, guest, have_kvm, proc, run, tiny, vm, wait_until};
 
 /// What refuses a call when the filter only logs it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -255,6 +256,8 @@ impl Stage {
         let cd = cd.to_str().unwrap();
         let mut command = if self.nobody {
             self.as_nobody()
+        } else if thread == "Early" {
+            return self.run_early(calls, more);
         } else if thread == "Reader" {
             let mut command = Command::new(vm::breakout());
             command.arg("doctor").arg(&disk);
@@ -313,6 +316,26 @@ impl Stage {
 }
 
 impl Stage {
+    /// A process with a control API that has heard no request yet; it is ended
+    /// when it has made the calls.
+    fn run_early(&self, calls: &[(libc::c_long, &str)], more: &[&str]) -> End {
+        let file = self.scratch.file("file", "not to be removed");
+        let socket = self.scratch.join("api");
+        let _ = fs::remove_file(&socket);
+        let mut command = Command::new(vm::breakout());
+        command.arg("--api-sock").arg(socket).args(more);
+        let orders = self.orders("Early", calls, file.to_str().unwrap());
+        let mut vm = Vm::start(command.env("MOTE_BREAKOUT", orders).stdin(Stdio::null()));
+        wait_until("the calls", || {
+            let made = vm.err.text().matches(" = ").count();
+            vm.has_ended() || made >= calls.len()
+        });
+        if !vm.has_ended() {
+            vm.signal(libc::SIGTERM);
+        }
+        vm.end()
+    }
+
     /// Where everybody can read it, and owned by whom it is for.
     fn as_nobody(&self) -> Command {
         let copy = |name: &str, from: &Path| {
@@ -483,6 +506,98 @@ fn a_user_without_rights_is_killed_for_each_too() {
             fatal_but(stage, thread, &[]);
         }
         refuse(stage, "Vcpu", true);
+    });
+}
+
+/// Calls that take it to describe a VM and to make one, which other layers bound.
+const EARLY: &[(&str, i32)] = &[
+    ("read a file", EACCES),
+    ("the old way", EACCES),
+    ("make a file", EACCES),
+    ("look into /proc", EACCES),
+    ("list a directory", EACCES),
+    ("remove a file", EACCES),
+    ("connect to an abstract socket", EPERM),
+    ("connect to a socket with a path", libc::ENOENT),
+    ("other memory for the VM", EBADF),
+    ("another vCPU", EBADF),
+    ("another processor", EBADF),
+    ("fork", libc::ENOSYS),
+];
+
+/// Before its VM is described a process with a control API is killed for most, and
+/// the rest is refused it where directories are given.
+#[test]
+fn an_api_without_a_vm_is_killed_for_most() {
+    on_stage(|stage| {
+        let may: Vec<&str> = EARLY.iter().map(|(what, _)| *what).collect();
+        fatal_but(stage, "Early", &may);
+        for Attempt(what, calls, _) in ATTEMPTS {
+            let Some((_, error)) = EARLY.iter().find(|(may, _)| may == what) else {
+                continue;
+            };
+            let end = stage.run("Early", calls, &["--allow-path", "/usr"]);
+            let last = results(end.expect(128 + libc::SIGTERM)).last().copied();
+            assert_eq!(last, Some(-i64::from(*error)), "{what}\n{}", end.err);
+        }
+        // Networks and abstract sockets are out of reach without them, too.
+        let socket = ATTEMPTS
+            .iter()
+            .find(|a| a.0 == "connect to an abstract socket");
+        let end = stage.run("Early", socket.unwrap().1, &[]);
+        assert_eq!(
+            results(&end).last(),
+            Some(&-i64::from(EPERM)),
+            "{}",
+            end.err
+        );
+    });
+}
+
+/// What the kernel shows of that process.
+#[test]
+fn an_api_without_a_vm_has_nothing_left() {
+    let scratch = Scratch::new();
+    for allow in [&[][..], &["--allow-path", "/usr"]] {
+        let server = Server::start(&scratch, allow);
+        server.client().get("/").expect(200);
+        let pid = server.vm.pid();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            assert!(
+                status.contains(&format!("{set}:\t0000000000000000\n")),
+                "{status}"
+            );
+        }
+        assert!(status.contains("Seccomp:\t2\n") && status.contains("NoNewPrivs:\t1\n"));
+    }
+}
+
+/// Devices that a VM may need are open by then: others of that kind, as the
+/// terminals of the same user, are not opened later.
+#[test]
+fn no_device_is_opened_while_a_vm_runs() {
+    on_stage(|stage| {
+        let terminal = Terminal::open();
+        let devices = ["/dev/kvm", "/dev/net/tun", "/dev/ptmx", "/dev/userfaultfd"];
+        for device in devices
+            .map(str::to_owned)
+            .into_iter()
+            .chain([terminal.name()])
+        {
+            let open = format!("-100,\"{device},526336");
+            let end = stage.run("Opener", &[(libc::SYS_openat, &open)], &[]);
+            assert_eq!(results(end.expect(0)), [-i64::from(EACCES)], "{device}");
+        }
+        // What may still be opened is a medium for a drive: nothing reads it here.
+        let open = "-100,\"/usr/bin/env,526336";
+        let end = stage.run(
+            "Opener",
+            &[(libc::SYS_openat, open), (libc::SYS_read, "$,*,1")],
+            &[],
+        );
+        assert_eq!(end.code, -libc::SIGSYS, "{}", end.err);
+        assert_eq!(results(&end).len(), 1, "{}", end.err);
     });
 }
 

@@ -9,12 +9,15 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use crate::config::VmConfig;
 use crate::error::Error;
+use crate::error::is_shown;
 use crate::host::files::Output;
 
-/// Lines that one place may write in a window.
-const OF_PLACE: u32 = 64;
-/// Lines that all places may write in a window.
-const OF_ALL: u32 = 128;
+/// Bytes that one place may write in a window.
+const OF_PLACE: usize = 8 << 10;
+/// Bytes that all places may write in a window.
+const OF_ALL: usize = 16 << 10;
+/// Bytes of a line's text at most.
+const OF_TEXT: usize = 1 << 10;
 /// Seconds of a window.
 const WINDOW: i64 = 10;
 
@@ -59,7 +62,7 @@ pub struct Log {
     /// a confined thread can only read the first.
     offset: (i64, i64),
     window: i64,
-    written: [u32; PLACES],
+    written: [usize; PLACES],
     /// Lines left out since the log was made.
     dropped: u64,
     untold: u64,
@@ -154,35 +157,43 @@ impl Log {
             let untold = std::mem::take(&mut self.untold);
             if untold > 0 {
                 let lost = format!("{untold} lines were left out here");
-                self.write((seconds, nanos), Level::Warning, &lost);
+                let lost = self.format((seconds, nanos), Level::Warning, &lost);
+                self.write(&lost);
             }
         }
-        let all: u32 = self.written.iter().sum();
+        let line = self.format((seconds, nanos), level, text);
+        let all: usize = self.written.iter().sum();
         let fits = match self.written.get_mut(place as usize) {
-            Some(written) if *written < OF_PLACE && all < OF_ALL => {
-                *written += 1;
+            Some(written) if *written + line.len() <= OF_PLACE && all + line.len() <= OF_ALL => {
+                *written += line.len();
                 true
             }
             _ => false,
         };
-        if !fits || !self.write((seconds, nanos), level, text) {
+        if !fits || !self.write(&line) {
             self.dropped += 1;
             self.untold += 1;
         }
     }
 
-    /// Tells whether it was written whole. It never waits for a reader.
-    fn write(&self, (seconds, nanos): (i64, i64), level: Level, text: &str) -> bool {
-        let Some(to) = &self.to else { return false };
+    fn format(&self, (seconds, nanos): (i64, i64), level: Level, text: &str) -> String {
         let (id, when) = (&self.id, date(seconds));
         let shown = if self.show_level {
             format!(":{}", level.name())
         } else {
             String::new()
         };
-        // What a client says must not look like another line.
-        let text: String = text.chars().filter(|c| !c.is_control()).collect();
-        let line = format!("{when}.{nanos:09} [{id}:main{shown}] {text}\n");
+        // What a client says must not look like another line, nor be one of any length.
+        let end = text.floor_char_boundary(OF_TEXT);
+        let (text, rest) = text.split_at(end);
+        let text: String = text.chars().filter(|c| is_shown(*c)).collect();
+        let more = if rest.is_empty() { "" } else { " ..." };
+        format!("{when}.{nanos:09} [{id}:main{shown}] {text}{more}\n")
+    }
+
+    /// Tells whether it was written whole. It never waits for a reader.
+    fn write(&self, line: &str) -> bool {
+        let Some(to) = &self.to else { return false };
         rustix::io::write(to, line.as_bytes()).is_ok_and(|written| written == line.len())
     }
 }
@@ -246,7 +257,9 @@ mod tests {
         let mut log = Log::nowhere("vm");
         let file = open("log", &path, &VmConfig::default()).unwrap();
         log.configure(Some(file), None, true);
+        let long = "é\u{9b}31m".repeat(20_000);
         for round in 0..1000 {
+            log.line(Place::Request, Level::Info, &long);
             log.line(Place::Request, Level::Info, &format!("request {round}\nx"));
             log.line(Place::Fault, Level::Error, "fault");
             log.line(Place::State, Level::Debug, "not at this level");
@@ -255,9 +268,16 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         // The clock may have gone from one window to the next.
         let lines = text.lines().count() as u64;
-        assert!(lines <= 2 * u64::from(OF_ALL) + 1, "{lines}");
-        assert!(log.dropped() >= 2000 - lines);
+        assert!(text.len() <= 2 * OF_ALL + 100, "{}", text.len());
+        assert!(log.dropped() >= 3000 - lines);
         assert!(text.lines().all(|line| line.contains(" [vm:main:")));
-        assert!(text.contains(":INFO] request 0x\n"), "{text}");
+        assert!(
+            text.contains(":INFO] request 0x\n") && text.contains(" ...\n"),
+            "{text}"
+        );
+        assert!(
+            text.lines()
+                .all(|line| line.len() < 2 * OF_TEXT && line.chars().all(is_shown))
+        );
     }
 }

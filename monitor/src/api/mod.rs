@@ -8,9 +8,11 @@
 //!    one; each is checked when it comes, with the checks and the words of
 //!    `--config`, and files are opened once to see that they can be.
 //! 2. **InstanceStart** makes a [`VmConfig`](crate::config::VmConfig) of them
-//!    and starts it as one-shot mode does: [`Opened::open`] opens, and may fail
-//!    with nothing changed; [`Machine::start`] gives up everything that a VM
-//!    does not need. If that fails the client is told, and the process ends.
+//!    and starts it as one-shot mode does: [`Opened::open`] opens, and
+//!    [`Opened::make`] makes the VM and reads what it boots from. Until then a
+//!    failure gives everything back, and the client may try again;
+//!    [`Made::run`](crate::run::Made::run) gives up everything that a VM does
+//!    not need, and if that fails the process ends.
 //! 3. **After it** the loop that serves console and signals also serves the
 //!    socket ([`Control`]).
 //!
@@ -48,6 +50,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use rustix::process::getpid;
 use rustix::time::{ClockId, clock_gettime};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -60,8 +63,12 @@ use crate::config::{Mode, Policy};
 use crate::error::{Error, exit};
 use crate::host::signals;
 use crate::run::{self, Control, Machine, MainThread, Opened, PageMap, Saving};
-use crate::sandbox::{self, Slot, Thread};
+use crate::sandbox::{self, Rules, Sandbox, Slot, Thread};
 use crate::timings::Timings;
+use crate::vm::vcpu;
+
+/// Who may use the socket, unless said otherwise: its owner.
+const SOCKET_MODE: u32 = 0o600;
 
 /// What the command line says.
 #[derive(Clone, Debug, Default)]
@@ -70,6 +77,8 @@ pub struct Options {
     pub id: String,
     /// Where to make the socket.
     pub socket: Option<PathBuf>,
+    /// Who may use it.
+    pub mode: Option<u32>,
     /// The number of one that the caller made.
     pub socket_fd: Option<RawFd>,
     /// There is to be none.
@@ -122,7 +131,10 @@ pub fn run(options: Options, timings: &Arc<Timings>) -> Result<u8, Error> {
     let server = match (&options.socket, options.socket_fd) {
         _ if options.no_api => Server::silent(options.max_body),
         (_, Some(number)) => Server::inherit(number, options.max_body)?,
-        (Some(path), None) => Server::bind(path, options.max_body)?,
+        (Some(path), None) => {
+            let mode = options.mode.unwrap_or(SOCKET_MODE);
+            Server::bind(path, mode, options.max_body)?
+        }
         (None, None) => Server::silent(options.max_body),
     };
     let ready = options.ready_fd.filter(|_| !options.no_api);
@@ -137,9 +149,10 @@ pub fn run(options: Options, timings: &Arc<Timings>) -> Result<u8, Error> {
         true => PageMap::open().ok().map(Arc::new),
         false => None,
     };
-    if options.sandbox.mode != Mode::Off {
-        sandbox::confine_early(&options.allow)?;
-    }
+    let mut files = match options.sandbox.mode {
+        Mode::Off => None,
+        _ => confine(options)?,
+    };
     api.state.metrics.startup = startup(api.state.options().begun);
     timings.mark("API socket");
     if let Some(number) = ready {
@@ -152,19 +165,24 @@ pub fn run(options: Options, timings: &Arc<Timings>) -> Result<u8, Error> {
             &mut config,
             api.server.slots(),
             &api.state,
-            (&wake, timings, &pages),
+            (&wake, timings, &pages, &mut files),
         );
         machine = Some(started.map_err(|failed| failed.error)?);
-        api.state.started(Box::new(config));
+        let file = api.state.described().clone();
+        api.state.started(config, file);
     }
     while machine.is_none() {
         // Empties the counter; it only says that there is a signal.
         let _ = wake.read();
+        // One that was not started may have been on a terminal.
+        if signals::take_stop() {
+            signals::stop();
+        }
         if let Some(signal) = signals::take() {
             return Ok(exit::SIGNAL + signal);
         }
         let happened = wait(&wake, &api.server)?;
-        machine = api.serve_before(&happened, (&wake, timings, &pages))?;
+        machine = api.serve_before(&happened, (&wake, timings, &pages, &mut files))?;
     }
     let (Some(machine), Some(config)) = (machine, api.state.running().cloned()) else {
         return Ok(exit::OK);
@@ -203,8 +221,28 @@ fn wait(wake: &EventFd, server: &Server) -> Result<Vec<PollFlags>, Error> {
     Ok(fds.iter().skip(1).map(PollFd::revents).collect())
 }
 
-/// What wakes the main thread, the stopwatch, and where pages are.
-type Around<'a> = (&'a Arc<EventFd>, &'a Arc<Timings>, &'a Option<Arc<PageMap>>);
+/// Confines the process before it hears its first request; returns what it may
+/// still open when its VM runs.
+fn confine(options: &Options) -> Result<Option<Rules>, Error> {
+    let files = sandbox::confine_early(&options.sandbox, &options.allow)?;
+    // A config file's VM starts at once, with the filters of any other.
+    if options.config_file.is_none() {
+        Sandbox::new(&options.sandbox)
+            .with(Slot::Process, getpid().as_raw_nonzero().get())
+            .with(Slot::Kick, vcpu::kick_signal())
+            .enter_thread(Thread::Early)?;
+    }
+    Ok(files)
+}
+
+/// What wakes the main thread, the stopwatch, where pages are, and what may be
+/// opened later.
+type Around<'a> = (
+    &'a Arc<EventFd>,
+    &'a Arc<Timings>,
+    &'a Option<Arc<PageMap>>,
+    &'a mut Option<Rules>,
+);
 
 /// Why a VM did not start.
 struct Failed {
@@ -217,7 +255,7 @@ fn start(
     config: &mut VmConfig,
     mut slots: Vec<(Slot, RawFd)>,
     state: &State,
-    (wake, timings, pages): Around<'_>,
+    (wake, timings, pages, files): Around<'_>,
 ) -> Result<Machine, Failed> {
     let failed = |fatal| move |error| Failed { error, fatal };
     timings.mark("wait for InstanceStart");
@@ -235,11 +273,19 @@ fn start(
     };
     let main = MainThread {
         thread,
-        start,
+        start: state.options().config_file.is_some().then_some(start),
         slots,
         pages: pages.clone(),
+        files: files.take(),
     };
-    Machine::start(config, opened, timings, main).map_err(failed(true))
+    match opened.make(config, timings, &main) {
+        Ok(made) => made.run(config, main).map_err(failed(true)),
+        Err(error) => {
+            *files = main.files;
+            let fatal = main.start.is_some();
+            Err(Failed { error, fatal })
+        }
+    }
 }
 
 impl Api {
@@ -250,7 +296,7 @@ impl Api {
     fn serve_before(
         &mut self,
         happened: &[PollFlags],
-        around: Around<'_>,
+        (wake, timings, pages, files): Around<'_>,
     ) -> Result<Option<Machine>, Error> {
         let (mut machine, mut fatal) = (None, None);
         let (server, state) = (&mut self.server, &mut self.state);
@@ -259,14 +305,15 @@ impl Api {
             let vm = machine
                 .as_mut()
                 .map(|vm: &mut Machine| -> &mut dyn router::Vm { vm });
-            let mut config = match state.handle(request, vm) {
+            let (mut config, file) = match state.handle(request, vm) {
                 Verdict::Answer(answer) => return answer,
-                Verdict::Start(config) => config,
+                Verdict::Start(both) => *both,
             };
+            let around = (wake, timings, pages, &mut *files);
             match start(&mut config, slots.clone(), state, around) {
                 Ok(started) => {
                     machine = Some(started);
-                    state.started(config)
+                    state.started(config, file)
                 }
                 Err(failed) => {
                     let answer = state.fault(&failed.error.to_string());

@@ -118,8 +118,9 @@ impl Files for HostFiles {
 pub enum Verdict {
     /// This answer.
     Answer(Response),
-    /// The VM has to be started; then there is an answer.
-    Start(Box<VmConfig>),
+    /// The VM has to be started, and has been described so then; then there is an
+    /// answer.
+    Start(Box<(VmConfig, File)>),
 }
 
 /// Everything that has been said so far.
@@ -183,6 +184,7 @@ pub(super) enum Wanted {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SerialEntry {
+    #[serde(default, deserialize_with = "crate::config::some_path")]
     pub(super) serial_out_path: Option<std::path::PathBuf>,
     pub(super) rate_limiter: Option<serde::de::IgnoredAny>,
 }
@@ -230,6 +232,11 @@ impl State {
         &self.options
     }
 
+    /// What has been said about the VM so far.
+    pub fn described(&self) -> &File {
+        &self.file
+    }
+
     /// The VM that runs.
     pub fn running(&self) -> Option<&VmConfig> {
         self.running.as_deref()
@@ -255,12 +262,13 @@ impl State {
         Response::fault(why)
     }
 
-    /// The VM runs.
-    pub fn started(&mut self, config: Box<VmConfig>) -> Response {
+    /// The VM runs, which has been described so.
+    pub fn started(&mut self, config: VmConfig, file: File) -> Response {
+        self.file = file;
         if config.restore.is_some() {
             self.file.machine_config = Some(MachineConfig::of(&config));
         }
-        self.running = Some(config);
+        self.running = Some(Box::new(config));
         self.metrics.begin(self.options.period, Instant::now());
         self.log
             .line(Place::State, Level::Info, "The VM was started.");
@@ -381,7 +389,10 @@ impl State {
     fn act(&mut self, act: Act, vm: Option<&mut dyn Vm>) -> Result<Verdict, String> {
         let Some(vm) = vm else {
             return match act.action_type {
-                Action::InstanceStart => self.config().map(Box::new).map(Verdict::Start),
+                Action::InstanceStart => {
+                    let both = (self.config()?, self.file.clone());
+                    Ok(Verdict::Start(Box::new(both)))
+                }
                 _ => Err(TOO_EARLY.to_owned()),
             };
         };

@@ -8,8 +8,10 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags};
+use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags, accept_with, recv, send, shutdown};
+use rustix::process::umask;
 
 use super::http::{self, CONTINUE, Parsed, Request, Response};
 use crate::error::{Error, os_message};
@@ -61,12 +63,12 @@ struct Connection {
 }
 
 impl Server {
-    /// A server that listens on a new socket, for requests with bodies of at
-    /// most `max_body` bytes.
+    /// A server that listens on a new socket with these permissions, for requests
+    /// with bodies of at most `max_body` bytes.
     ///
     /// # Errors
     /// The socket cannot be made, or somebody listens there already.
-    pub fn bind(path: &Path, max_body: usize) -> Result<Self, Error> {
+    pub fn bind(path: &Path, mode: u32, max_body: usize) -> Result<Self, Error> {
         let failed = |e: io::Error| {
             let why = match e.kind() {
                 io::ErrorKind::AddrInUse => "already exists".to_owned(),
@@ -75,7 +77,11 @@ impl Server {
             Error::Input("API socket", path.into(), why)
         };
         console::remove_dead(path);
-        let listener = UnixListener::bind(path).map_err(failed)?;
+        // From its first moment on: there is one thread, and it makes nothing else.
+        let before = umask(Mode::from_raw_mode(0o777 & !mode));
+        let listener = UnixListener::bind(path);
+        umask(before);
+        let listener = listener.map_err(failed)?;
         Self::listen(listener.into(), max_body)
     }
 

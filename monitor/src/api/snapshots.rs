@@ -9,13 +9,15 @@ use serde::de::IgnoredAny;
 use super::http::Response;
 use super::log::{Level, Place};
 use super::router::{Done, State, TOO_EARLY, TOO_LATE, Verdict, Vm, faulty};
-use crate::config::{NicEntry, Restore, SnapshotKind};
+use crate::config::{NicEntry, Restore, SnapshotKind, check_socket};
 
 /// `PUT /snapshot/create`
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CreateEntry {
+    #[serde(deserialize_with = "crate::config::path")]
     snapshot_path: PathBuf,
+    #[serde(deserialize_with = "crate::config::path")]
     mem_file_path: PathBuf,
     #[serde(default)]
     snapshot_type: SnapshotType,
@@ -32,9 +34,12 @@ enum SnapshotType {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LoadEntry {
+    #[serde(deserialize_with = "crate::config::path")]
     snapshot_path: PathBuf,
+    #[serde(default, deserialize_with = "crate::config::some_path")]
     mem_file_path: Option<PathBuf>,
     mem_backend: Option<Backend>,
+    #[serde(default, deserialize_with = "crate::config::some_path")]
     working_set_path: Option<PathBuf>,
     #[serde(default)]
     resume_vm: bool,
@@ -51,6 +56,7 @@ pub(super) struct LoadEntry {
 #[serde(deny_unknown_fields)]
 struct Backend {
     backend_type: BackendType,
+    #[serde(deserialize_with = "crate::config::path")]
     backend_path: PathBuf,
 }
 
@@ -113,6 +119,9 @@ impl State {
         if paged && entry.working_set_path.is_some() {
             return Err("working_set_path: not with the backend Uffd.".to_owned());
         }
+        if paged {
+            check_socket(&memory).map_err(|why| format!("backend_path: {why}"))?;
+        }
         let mut file = self.file.clone();
         for new in entry.network_overrides {
             let mut nics = file.network_interfaces.iter_mut();
@@ -134,7 +143,6 @@ impl State {
             paused: !entry.resume_vm,
         });
         config.track_dirty_pages = entry.track_dirty_pages || entry.enable_diff_snapshots;
-        self.file = file;
-        Ok(Verdict::Start(Box::new(self.with_options(config))))
+        Ok(Verdict::Start(Box::new((self.with_options(config), file))))
     }
 }

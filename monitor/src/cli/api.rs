@@ -1,7 +1,6 @@
 //! The command line of `mote --api-sock …`: Firecracker's, as its SDKs and
 //! jailers call it, and Mote's own; `mote api --socket …` is the same for people.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use lexopt::prelude::*;
@@ -10,8 +9,7 @@ use super::Command;
 use crate::api::Options;
 use crate::api::log::Level;
 use crate::cli;
-use crate::config::Mode;
-use crate::config::{LoggerEntry, MetricsEntry, parse_serial};
+use crate::config::{self, LoggerEntry, MetricsEntry, Mode, parse_serial};
 use crate::error::Error;
 use crate::sandbox;
 
@@ -46,6 +44,7 @@ Firecracker's options:
   --no-seccomp        Taken, and change nothing: the sandbox stays
 
 Mote's own:
+  --api-sock-mode MODE  Who may use the socket, in octal [default: 600]
   --api-fd N          The listening socket is descriptor N
   --allow-path DIR    Open files only beneath DIR (may be given more than once)
   --serial WHERE      stdio, file:PATH[,append], pty, socket:PATH or none
@@ -126,16 +125,21 @@ impl Flags {
         let options = &mut self.options;
         let text = || cli::named(flag, value.to_str().ok_or_else(|| "is no text".to_owned()));
         let number = || text().and_then(|text| cli::named(flag, cli::number(text)));
+        let path = || cli::named(flag, config::check_path(value.clone()));
         let fd = || number().and_then(|number| cli::named(flag, cli::descriptor(number)));
         match flag {
-            "api-sock" | "socket" => options.socket = Some(value.clone().into()),
+            "api-sock" | "socket" => {
+                let path = config::check_socket(value.clone());
+                options.socket = Some(cli::named(flag, path)?);
+            }
+            "api-sock-mode" => options.mode = Some(cli::named(flag, mode(text()?))?),
             "api-fd" => options.socket_fd = Some(fd()?),
             "id" => options.id = text()?.to_owned(),
-            "config-file" => options.config_file = Some(value.clone().into()),
-            "log-path" => self.logger.log_path = Some(value.clone().into()),
+            "config-file" => options.config_file = Some(path()?),
+            "log-path" => self.logger.log_path = Some(path()?),
             "level" => self.logger.level = Some(cli::named(flag, level(text()?))?),
             "metrics-path" => {
-                let metrics_path = PathBuf::from(&value);
+                let metrics_path = path()?;
                 options.metrics = Some(MetricsEntry { metrics_path });
             }
             "http-api-max-payload-size" => {
@@ -148,7 +152,7 @@ impl Flags {
                 number()?;
             }
             "module" => {}
-            "allow-path" => options.allow.push(value.clone().into()),
+            "allow-path" => options.allow.push(path()?),
             "serial" => options.serial = Some(cli::named(flag, parse_serial(text()?))?),
             "on-reset" => options.on_reset = Some(cli::named(flag, cli::on_reset(text()?))?),
             "metrics-period" => {
@@ -218,6 +222,13 @@ fn check_id(id: &mut String) -> Result<(), Error> {
     Ok(())
 }
 
+/// Permissions of a file, without any for programs or special ones.
+fn mode(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok();
+    mode.filter(|mode| mode & !0o666 == 0)
+        .ok_or_else(|| format!("'{text}' is not 600, 660 or 666, or less"))
+}
+
 fn level(name: &str) -> Result<String, String> {
     match Level::parse(name) {
         Some(_) => Ok(name.to_owned()),
@@ -279,6 +290,8 @@ mod tests {
             ("--api-sock a --api-fd 1", "--api-fd: 1"),
             ("--api-sock a --id a/b", "--id"),
             ("--api-sock a --level loud", "--level"),
+            ("--api-sock a --api-sock-mode 777", "--api-sock-mode"),
+            ("--api-sock a --api-sock-mode rw", "--api-sock-mode"),
             ("--api-sock a --metadata m", "--metadata"),
             ("--api-sock a --enable-pci", "--enable-pci"),
             ("--api-sock a --seccomp-filter f", "--seccomp-filter"),

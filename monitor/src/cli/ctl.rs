@@ -10,7 +10,7 @@ use lexopt::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::Command;
-use crate::error::Error;
+use crate::error::{Error, printable};
 
 /// `mote ctl --help`.
 pub const HELP: &str = "\
@@ -68,7 +68,10 @@ pub fn parse(mut parser: lexopt::Parser) -> Result<Command, Error> {
         match arg {
             Short('h') | Long("help") => return Ok(Command::Print(HELP)),
             Long("json") => json = true,
-            Long("socket") => socket = Some(parser.value()?),
+            Long("socket") => {
+                let path = crate::config::check_socket(parser.value()?);
+                socket = Some(super::named("socket", path)?);
+            }
             Value(word) => words.push(word.string()?),
             other => return Err(other.unexpected().into()),
         }
@@ -78,7 +81,7 @@ pub fn parse(mut parser: lexopt::Parser) -> Result<Command, Error> {
     };
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let order = Order {
-        socket: socket.into(),
+        socket,
         task: task(&words)?,
         json,
     };
@@ -179,9 +182,14 @@ fn request(socket: &Path, method: &str, path: &str, body: &str) -> Result<String
     if matches!(head.split(' ').nth(1), Some("200" | "204")) {
         return Ok(body.to_owned());
     }
+    Err(fault(head, body))
+}
+
+/// What a server says against a request.
+fn fault(head: &str, body: &str) -> Error {
     let fault: Value = serde_json::from_str(body).unwrap_or_default();
     let why = fault.get("fault_message").and_then(Value::as_str);
-    Err(Error::Refused(why.unwrap_or(head).to_owned()))
+    Error::Refused(printable(why.unwrap_or(head)))
 }
 
 /// Counts as a table, or as an object.
@@ -195,11 +203,13 @@ fn metrics(text: &str, as_json: bool) -> String {
                 value.parse::<u64>().map_or(Value::Null, Value::from),
             )
         };
-        return Value::Object(counts.map(count).collect()).to_string() + "\n";
+        let all = Value::Object(counts.map(count).collect());
+        return printable(&all.to_string()) + "\n";
     }
     let mut table = String::new();
     for (name, value) in counts.filter(|(_, value)| *value != "0") {
         // Writing to a String cannot fail.
+        let (name, value) = (printable(name), printable(value));
         let _ = writeln!(table, "{value:>12}  {name}");
     }
     table
@@ -211,7 +221,7 @@ fn info([own, config]: [Value; 2], as_json: bool) -> String {
         let mut all = Map::new();
         all.extend(own.as_object().cloned().unwrap_or_default());
         all.insert("config".to_owned(), config);
-        return Value::Object(all).to_string() + "\n";
+        return printable(&Value::Object(all).to_string()) + "\n";
     }
     let text = |value: &Value, path: &str| match value.pointer(path) {
         Some(Value::String(text)) => text.clone(),
@@ -258,7 +268,7 @@ fn info([own, config]: [Value; 2], as_json: bool) -> String {
     }
     let mut table = String::new();
     for (name, value) in rows {
-        let _ = writeln!(table, "{name:<8} {value}");
+        let _ = writeln!(table, "{name:<8} {}", printable(&value));
     }
     table
 }
@@ -299,6 +309,38 @@ mod tests {
         ] {
             let error = parse_line(line).unwrap_err();
             assert!(error.to_string().contains(word), "{line}: {error}");
+        }
+    }
+
+    /// A server may be anybody's: whatever it says, nothing of it commands the
+    /// terminal, turns text around, or makes a line.
+    #[test]
+    fn nothing_of_a_servers_reaches_the_terminal() {
+        let controls = (0..0x20).chain(0x7f..0xa0).chain([0x200e, 0x202e, 0x2066]);
+        for c in controls.filter_map(char::from_u32) {
+            let text = format!("x{c}[31mx");
+            let own = json!({"id": text, "state": text, "app_name": text, "vmm_version": text});
+            let part = json!({"drive_id": text, "media": text, "path_on_host": text,
+                "iface_id": text, "host_dev_name": text});
+            let config = json!({"boot-source": {"kernel_image_path": text},
+                "machine-config": {"mem_size_mib": text, "vcpu_count": text},
+                "drives": [part], "network-interfaces": [part]});
+            let body = json!({ "fault_message": text }).to_string();
+            let lines = format!("{text} {text}\n");
+            let all = [
+                info([own.clone(), config.clone()], false),
+                info([own, config], true),
+                metrics(&lines, false),
+                metrics(&lines, true),
+                fault("", &body).to_string(),
+                fault(&text, "").to_string(),
+            ];
+            for said in all {
+                let shown = |c: char| c == '\n' || crate::error::is_shown(c);
+                assert!(said.chars().all(shown), "{c:?}: {said:?}");
+                let rows = said.lines().count();
+                assert!(rows == 8 || rows <= 2, "{c:?}: {said:?}");
+            }
         }
     }
 

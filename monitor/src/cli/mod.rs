@@ -257,7 +257,7 @@ fn doctor(mut parser: lexopt::Parser) -> Result<Command, Error> {
         match arg {
             Short('h') | Long("help") => return Ok(Command::Print(DOCTOR_HELP)),
             Long("json") => json = true,
-            Value(image) => images.push(image.into()),
+            Value(image) => images.push(argument(image)?),
             other => return Err(other.unexpected().into()),
         }
     }
@@ -269,7 +269,7 @@ fn merge_command(mut parser: lexopt::Parser) -> Result<Command, Error> {
     while let Some(arg) = parser.next()? {
         match arg {
             Short('h') | Long("help") => return Ok(Command::Print(MERGE_HELP)),
-            Value(path) => paths.push(path.into()),
+            Value(path) => paths.push(argument(path)?),
             other => return Err(other.unexpected().into()),
         }
     }
@@ -332,16 +332,16 @@ fn run(mut parser: lexopt::Parser, restore: bool) -> Result<Command, Error> {
             Short('h') | Long("help") if restore => return Ok(Command::Print(RESTORE_HELP)),
             Short('h') | Long("help") => return Ok(Command::Print(RUN_HELP)),
             Value(path) if restore => {
-                set(&mut flags.directory, "DIR", path.into())?;
+                set(&mut flags.directory, "DIR", argument(path)?)?;
                 continue;
             }
             Long(name) => name.to_owned(),
             other => return Err(other.unexpected().into()),
         };
         match flag.as_str() {
-            "kernel" => set(&mut flags.kernel, &flag, path(&mut parser)?)?,
-            "initrd" => set(&mut flags.initrd, &flag, path(&mut parser)?)?,
-            "config" => set(&mut flags.file, &flag, path(&mut parser)?)?,
+            "kernel" => set(&mut flags.kernel, &flag, path(&flag, &mut parser)?)?,
+            "initrd" => set(&mut flags.initrd, &flag, path(&flag, &mut parser)?)?,
+            "config" => set(&mut flags.file, &flag, path(&flag, &mut parser)?)?,
             "boot" => set(&mut flags.boot, &flag, boot_from(text(&mut parser)?))?,
             "boot-entry" => {
                 let entry = config::check_boot_entry(text(&mut parser)?);
@@ -375,7 +375,7 @@ fn run(mut parser: lexopt::Parser, restore: bool) -> Result<Command, Error> {
             }
             "cdrom" => {
                 let id = format!("cdrom{}", flags.count(Media::CdRom));
-                let drive = Drive::new(Media::CdRom, path(&mut parser)?, id);
+                let drive = Drive::new(Media::CdRom, path(&flag, &mut parser)?, id);
                 flags.drives.push(drive);
             }
             "net" => {
@@ -410,14 +410,17 @@ fn process_flag(
             let pages = huge_pages(&text(parser)?, restore);
             set(&mut flags.huge_pages, flag, named(flag, pages)?)?;
         }
-        "uffd" if restore => set(&mut flags.uffd, flag, path(parser)?)?,
+        "uffd" if restore => {
+            let socket = config::check_socket(parser.value()?);
+            set(&mut flags.uffd, flag, named(flag, socket)?)?;
+        }
         "diff" if restore => flags.diff = true,
         "record" if restore => {
             let until = until(&text(parser)?);
             set(&mut flags.record, flag, named(flag, until)?)?;
         }
         "no-working-set" if restore => flags.no_working_set = true,
-        "snapshot" => set(&mut flags.snapshot, flag, path(parser)?)?,
+        "snapshot" => set(&mut flags.snapshot, flag, path(flag, parser)?)?,
         "then" => {
             let what = then(&text(parser)?);
             set(&mut flags.then, flag, named(flag, what)?)?;
@@ -657,8 +660,13 @@ pub(crate) fn number(text: &str) -> Result<u64, String> {
         .map_err(|_| format!("'{text}' is not a number"))
 }
 
-fn path(parser: &mut lexopt::Parser) -> Result<PathBuf, Error> {
-    Ok(parser.value()?.into())
+fn path(flag: &str, parser: &mut lexopt::Parser) -> Result<PathBuf, Error> {
+    named(flag, config::check_path(parser.value()?))
+}
+
+/// A path that is no flag's value.
+fn argument(path: std::ffi::OsString) -> Result<PathBuf, Error> {
+    config::check_path(path).map_err(Error::Arguments)
 }
 
 fn text(parser: &mut lexopt::Parser) -> Result<String, Error> {

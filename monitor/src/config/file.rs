@@ -103,6 +103,7 @@ pub struct NicEntry {
 pub struct DriveEntry {
     /// Its identity.
     pub drive_id: String,
+    #[serde(default, deserialize_with = "super::some_path")]
     pub(super) path_on_host: Option<PathBuf>,
     /// Whether it comes first, and the kernel is told so.
     pub is_root_device: Option<bool>,
@@ -143,11 +144,13 @@ enum IoEngine {
 #[serde(deny_unknown_fields)]
 pub struct BootSource {
     /// The kernel.
+    #[serde(default, deserialize_with = "super::some_path")]
     pub kernel_image_path: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     boot_args: Option<String>,
     /// The initial RAM disk.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "super::some_path")]
     pub initrd_path: Option<PathBuf>,
 }
 
@@ -206,6 +209,7 @@ impl<'de> Deserialize<'de> for Usual {
 pub struct LoggerEntry {
     /// A file or a named pipe.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "super::some_path")]
     pub log_path: Option<PathBuf>,
     /// What is written: a level of Firecracker's.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -224,6 +228,7 @@ pub struct LoggerEntry {
 #[serde(deny_unknown_fields)]
 pub struct MetricsEntry {
     /// A file or a named pipe.
+    #[serde(deserialize_with = "super::path")]
     pub metrics_path: PathBuf,
 }
 

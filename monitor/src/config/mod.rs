@@ -13,6 +13,7 @@ mod limit;
 mod machine;
 mod nic;
 mod patch;
+mod paths;
 mod policy;
 
 use std::os::fd::RawFd;
@@ -30,6 +31,8 @@ pub use self::limit::LimitEntry;
 pub use self::machine::{MAX_CPUS, MIN_MEMORY, check_cpus, check_memory, parse_size};
 pub use self::nic::{Nic, TapSource, parse_net};
 pub use self::patch::{DrivePatch, MachinePatch, NicPatch};
+pub use self::paths::{check_path, check_socket};
+pub(crate) use self::paths::{path, some_path};
 pub use self::policy::{Mode, Policy, SnapshotKind};
 
 /// The command line of a guest that was given none.
@@ -350,8 +353,8 @@ pub fn parse_serial(text: &str) -> Result<Serial, String> {
         None => (text, false),
     };
     let to = match rest.split_once(':') {
-        Some(("file", path)) if !path.is_empty() => SerialTo::File(path.into()),
-        Some(("socket", path)) if !path.is_empty() => SerialTo::Socket(path.into()),
+        Some(("file", path)) => SerialTo::File(check_path(path)?),
+        Some(("socket", path)) => SerialTo::Socket(check_socket(path)?),
         None if rest == "stdio" => SerialTo::Stdio,
         None if rest == "pty" => SerialTo::Pty,
         None if rest == "none" => SerialTo::None,

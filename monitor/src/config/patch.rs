@@ -60,6 +60,7 @@ pub struct DrivePatch {
     /// Whose.
     pub drive_id: String,
     /// Another image, or once more the one that it has.
+    #[serde(default, deserialize_with = "crate::config::some_path")]
     pub path_on_host: Option<PathBuf>,
     /// Buckets to replace.
     pub rate_limiter: Option<LimitEntry>,

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::mem;
 use std::os::fd::AsRawFd;
 use std::ptr;
 
@@ -56,10 +57,11 @@ pub fn reserve_all(size: u64, pages: HugePages) -> Result<GuestRam, Error> {
             "cannot reserve {mib}M of guest memory{of}: {cause}"
         ))
     };
-    let mut regions = Vec::with_capacity(2);
+    let (mut regions, mut mappings) = (Vec::with_capacity(2), Vec::with_capacity(2));
     for (start, length) in ranges(size) {
         let length = usize::try_from(length).map_err(|e| failed(e.to_string()))?;
         let host = reserve(length, pages).map_err(|e| failed(os_message(&e)))?;
+        mappings.push(Mapping(host, length));
         if pages == HugePages::Transparent {
             // SAFETY: the range was just mapped, and no byte of it changes.
             unsafe { mm::madvise(host.cast(), length, mm::Advice::LinuxHugepage) }
@@ -79,7 +81,30 @@ pub fn reserve_all(size: u64, pages: HugePages) -> Result<GuestRam, Error> {
             .ok_or_else(|| failed("address overflow".to_owned()))?;
         regions.push(region);
     }
-    GuestRam::from_regions(regions).map_err(|e| failed(e.to_string()))
+    let ram = GuestRam::from_regions(regions).map_err(|e| failed(e.to_string()))?;
+    mappings.into_iter().for_each(mem::forget);
+    Ok(ram)
+}
+
+/// Gives all of it back to the host.
+///
+/// # Safety
+/// Nobody uses it any more, whether by an address or through KVM.
+pub unsafe fn release(ram: &GuestRam) {
+    for region in ram.iter() {
+        drop(Mapping(region.as_ptr(), region.len() as usize));
+    }
+}
+
+/// A mapping that is unmapped unless it is forgotten.
+struct Mapping(*mut u8, usize);
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: whoever made this says that nobody uses the range. What cannot
+        // be unmapped stays: there is nobody to tell.
+        let _ = unsafe { mm::munmap(self.0.cast(), self.1) };
+    }
 }
 
 /// Maps `length` bytes of anonymous memory at a multiple of 2 MiB, where the

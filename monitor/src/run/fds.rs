@@ -18,8 +18,8 @@ use crate::vm::{Shared, vcpu};
 /// Descriptors that are open before the VM is made.
 pub(super) struct Open<'a> {
     pub(super) host: RawFd,
-    /// Closed when the guest is about to run.
-    pub(super) ready: Option<RawFd>,
+    /// Closed when the guest is about to run, as that one is.
+    pub(super) closed: Vec<RawFd>,
     pub(super) wake: RawFd,
     pub(super) line: RawFd,
     pub(super) output: &'a Output,
@@ -45,8 +45,9 @@ impl Expected {
     pub(super) fn find(policy: &Policy, cpus: u8, open: &Open) -> Result<(Self, Sandbox), Error> {
         let (vm, vcpus, spare) = free_numbers(cpus)?;
         // When a client comes, these are closed and their numbers free.
-        let client = spare.min(open.host).min(open.ready.unwrap_or(spare));
-        let client = open.new.iter().flat_map(New::all).fold(client, RawFd::min);
+        let closed = open.closed.iter().copied().chain([open.host]);
+        let closed = closed.chain(open.new.iter().flat_map(New::all));
+        let client = closed.fold(spare, RawFd::min);
         let events = || open.devices.events().chain([open.line, open.wake]);
         let others = open.devices.backends().chain(vcpus.iter().copied());
         let others =
@@ -68,6 +69,11 @@ impl Expected {
         {
             return Err(crowded());
         }
+        // Without a socket no descriptor follows that anything may be done with.
+        let client = match open.console.serves_clients() {
+            true => client,
+            false => -1,
+        };
         let sandbox = Sandbox::new(policy)
             .with(Slot::Host, open.host)
             .with(Slot::Vm, vm)

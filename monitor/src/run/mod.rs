@@ -3,49 +3,42 @@
 mod changes;
 mod event_loop;
 mod fds;
+mod lease;
 mod pages;
 mod shutdown;
 mod snapshot;
+mod start;
 mod vcpu_threads;
 mod working_set;
 
-use std::io::{self, IsTerminal as _};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kvm_ioctls::Kvm;
-use mote_virtio::Dirty;
 use rustix::event::{PollFd, PollFlags};
 use vmm_sys_util::eventfd::EventFd;
 
 use self::changes::Changes;
-use self::fds::{Expected, Open};
 pub use self::pages::PageMap;
 use self::shutdown::Farewell;
 pub use self::snapshot::{Saving, merge};
-use self::vcpu_threads::{Guest, Preparation, Prepared, start_vcpus, thread_lost};
+pub use self::start::{Made, MainThread, Opened, tell_ready};
 use self::working_set::Recording;
 use crate::boot::{Cause, Loaded, Source};
 use crate::boot::{acpi, mptable};
-use crate::channel::{Nothing, Receiver, Sender, channel};
-use crate::config::Mode;
+use crate::channel::{Nothing, Receiver};
 use crate::config::{DEFAULT_CMDLINE, cmdline};
-use crate::config::{OnReset, SerialTo, Then, VmConfig};
-use crate::devices::VirtioWindow;
-use crate::devices::serial::{Com1, TypedAhead};
-use crate::devices::{self, Devices};
-use crate::error::{Error, exit, kvm};
-use crate::host::console::{self, Console, Output};
-use crate::host::files::New;
-use crate::host::memory::GuestRam;
+use crate::config::{OnReset, Then, VmConfig};
+use crate::devices::serial::TypedAhead;
+use crate::devices::{self, Devices, VirtioWindow};
+use crate::error::{Error, exit};
+use crate::host::console::{self, Console};
+use crate::host::memory::{self, GuestRam};
 use crate::host::prefault::WorkAhead;
-use crate::host::{memory, signals};
-use crate::layout;
-use crate::sandbox::{self, Confined, Sandbox, Slot, Thread};
+use crate::host::signals;
+use crate::sandbox::{self, Thread};
 use crate::timings::Timings;
-use crate::vm::bus::Bus;
 use crate::vm::vcpu;
 use crate::vm::{self, Ended, Shared};
 
@@ -64,9 +57,7 @@ pub fn run(
 ) -> Result<u8, Error> {
     let wake = Arc::new(sandbox::event()?);
     let opened = Opened::open(config, source, wake, demo.then_some(timings))?;
-    let main = opened.saving.as_ref().map(Saving::main_thread);
-    let main = main.or(opened.recording.as_ref().map(Recording::main_thread));
-    let mut main = main.unwrap_or_default();
+    let mut main = opened.main_thread();
     if main.thread == Thread::Saver {
         let pages = PageMap::open();
         if config.record.is_some() {
@@ -76,7 +67,9 @@ pub fn run(
             main.pages = pages.ok().map(Arc::new);
         }
     }
-    Machine::start(config, opened, timings, main)?.run(config, &mut Nobody)
+    opened
+        .start(config, timings, main)?
+        .run(config, &mut Nobody)
 }
 
 /// Whoever controls a VM while it runs, on its main thread.
@@ -102,135 +95,6 @@ pub struct Nobody;
 impl Control for Nobody {
     fn waits<'a>(&'a self, _: &mut Vec<PollFd<'a>>) {}
     fn serve(&mut self, _: &[PollFlags], _: &mut Machine) {}
-}
-
-/// What kind of thread the main one becomes, and the numbers that its filter
-/// needs beyond those of every VM.
-pub struct MainThread {
-    /// Its kind.
-    pub thread: Thread,
-    /// That of the whole process while the VM is made.
-    pub start: Thread,
-    /// Numbers of its own descriptors.
-    pub slots: Vec<(Slot, RawFd)>,
-    /// Where pages are, for whoever saves them.
-    pub pages: Option<Arc<PageMap>>,
-}
-
-impl Default for MainThread {
-    fn default() -> Self {
-        Self {
-            thread: Thread::Main,
-            start: Thread::Start,
-            slots: Vec::new(),
-            pages: None,
-        }
-    }
-}
-
-impl MainThread {
-    fn numbers(&self, sandbox: Sandbox) -> Sandbox {
-        let slots = self.slots.iter();
-        let sandbox = slots.fold(sandbox, |all, (slot, number)| all.with(*slot, *number));
-        let pages = self.pages.as_ref();
-        sandbox.with(Slot::PageMap, pages.map_or(-1, |pages| pages.number()))
-    }
-}
-
-/// What a VM needs of the host, before anything is given up.
-pub struct Opened {
-    host: Arc<Kvm>,
-    ram: &'static GuestRam,
-    /// What devices write to is to be noted there.
-    dirty: Option<&'static Dirty>,
-    source: &'static Source,
-    devices: Devices,
-    wake: Arc<EventFd>,
-    console: Console,
-    output: Output,
-    line: EventFd,
-    saving: Option<Saving>,
-    recording: Option<Recording>,
-    /// Files that get their names last.
-    new: Vec<New>,
-}
-
-impl Opened {
-    /// Opens everything that a VM needs; `wake` wakes its main thread, and a
-    /// `clock` tells the time before each line of the console.
-    ///
-    /// # Errors
-    /// The host lacks something, or a file or tap cannot be used. Nothing has
-    /// changed then.
-    pub fn open(
-        config: &VmConfig,
-        source: Source,
-        wake: Arc<EventFd>,
-        clock: Option<&Arc<Timings>>,
-    ) -> Result<Self, Error> {
-        // Devices and threads use it until the process ends, so it is never
-        // given back.
-        let ram: &'static GuestRam = Box::leak(Box::new(memory::reserve_all(
-            config.memory,
-            config.huge_pages,
-        )?));
-        if let Some(pager) = source.pager() {
-            pager.hand_over(ram)?;
-        }
-        let dirty = config.track_dirty_pages.then(|| Dirty::new(ram));
-        let dirty = dirty.map(|dirty| &*Box::leak(Box::new(dirty)));
-        let devices = Devices::open(config, ram, dirty)?;
-        signals::catch(&wake)?;
-        vcpu::allow_kicks()?;
-        if config.serial.to == SerialTo::Stdio && io::stdin().is_terminal() {
-            signals::catch_on_terminal()?;
-        }
-        let (mut console, output) = console::open(config, clock)?;
-        let line = sandbox::event()?;
-        let saving = config.snapshot.as_deref().map(Saving::open).transpose()?;
-        let recording = Recording::open(config)?;
-        // One that was passed in is ours from here on.
-        let host = Arc::new(vm::open_host(config.kvm_fd)?);
-        console.greet();
-        let mut new = devices.take_new();
-        new.extend(console.take_new());
-        Ok(Self {
-            host,
-            ram,
-            dirty,
-            // Like guest memory: no thread has to close its files at the end.
-            source: Box::leak(source.into()),
-            devices,
-            wake,
-            console,
-            output,
-            line,
-            saving,
-            recording,
-            new,
-        })
-    }
-
-    /// The numbers that what is made will have, and what is open has.
-    fn numbers(&self, config: &VmConfig) -> Result<(Expected, Sandbox), Error> {
-        let open = Open {
-            host: self.host.as_raw_fd(),
-            ready: config.ready_fd,
-            wake: self.wake.as_raw_fd(),
-            line: self.line.as_raw_fd(),
-            output: &self.output,
-            console: &self.console,
-            devices: &self.devices,
-            source: self.source,
-            new: &self.new,
-        };
-        let (expected, sandbox) = Expected::find(&config.sandbox, config.cpus, &open)?;
-        let new = self.new.iter().flat_map(New::numbers);
-        Ok((
-            expected,
-            sandbox.with_row((Slot::NewFirst, Slot::NewLast), new),
-        ))
-    }
 }
 
 /// A running VM as its main thread sees it.
@@ -259,98 +123,6 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Makes the VM and lets its vCPUs run.
-    ///
-    /// # Errors
-    /// The host refuses. The process is confined then, and of no further use.
-    pub fn start(
-        config: &VmConfig,
-        mut opened: Opened,
-        timings: &Arc<Timings>,
-        main: MainThread,
-    ) -> Result<Self, Error> {
-        confine_process(config, &mut opened, timings)?;
-        let (expected, sandbox) = opened.numbers(config)?;
-        let sandbox = main.numbers(sandbox);
-        timings.mark("sandbox, process");
-        let Opened {
-            host,
-            ram,
-            dirty,
-            source,
-            devices,
-            wake,
-            mut console,
-            output,
-            line,
-            saving,
-            mut recording,
-            new,
-        } = opened;
-        let ahead = Arc::new(WorkAhead::default());
-        let preparation = Preparation {
-            host: Some(Arc::clone(&host)),
-            ram,
-            source,
-            windows: devices.windows(),
-            cpus: config.cpus,
-            ahead: Arc::clone(&ahead),
-            prefault: config.prefault,
-            sandbox: sandbox.with(Slot::Vcpu, expected.first()),
-            start: main.start,
-        };
-        let ((first, wait), (let_go, released)) = (channel(), channel());
-        let prepared = preparation.start(wait, Sender::clone(&let_go))?;
-        timings.mark("first thread");
-        let fd = vm::create(&host, ram, dirty.is_some())?;
-        devices.map(&fd)?;
-        timings.mark("VM, memory, interrupt controllers");
-        let com1 = Com1::new(line, output, Arc::clone(&wake));
-        let bus = Bus::new(com1, devices);
-        let shared = Arc::new(Shared::new(fd, bus, Arc::clone(timings), Arc::clone(&wake)));
-        vm::create_vcpus(&shared, config.cpus)?;
-        // Not before: its number would be the next that is free.
-        drop(host);
-        timings.mark("vCPUs");
-        let guest = wait_for(&prepared)?;
-        timings.mark("wait for kernel and CPUID");
-        expected.check(&shared)?;
-        let confined = Confined::new();
-        start_vcpus(&shared, &first, &let_go, (&sandbox, &confined))?;
-        guest.set_up(&shared)?;
-        timings.mark("CPUID, registers");
-        let workers = start_devices(&shared, &sandbox, &confined)?;
-        guest.go_on(&shared, saving.as_ref(), recording.as_mut())?;
-        timings.mark("interrupts, workers");
-        // Nothing has been changed on the host so far, and nothing is refused any
-        // more.
-        new.into_iter().try_for_each(New::name)?;
-        console.begin()?;
-        // The first vCPU's has been confined since before it read the kernel.
-        let others = workers + shared.vcpus().len() - 1;
-        confine_main((main.thread, sandbox), confined, others, config.ready_fd)?;
-        timings.mark("sandbox, threads");
-        let paused = guest.begin(config, &shared);
-        Ok(Self {
-            shared,
-            ram,
-            source,
-            wake,
-            console,
-            typed: guest.typed(),
-            ahead,
-            settled: false,
-            farewell: Farewell::new(config.graceful),
-            released,
-            paused,
-            saving,
-            recording,
-            pages: main.pages,
-            changes: dirty.map(|dirty| Changes::new(dirty, ram, &guest)),
-            opens: config.sandbox.opens || config.sandbox.mode == Mode::Off,
-        })
-    }
-
     /// Serves the VM to its end and returns the process's exit code.
     ///
     /// # Errors
@@ -636,103 +408,4 @@ fn load(
     let loaded = source.load(ram, rsdp, cause)?;
     vm::regs::write_tables(ram, loaded.entry).map_err(no_room)?;
     Ok(loaded)
-}
-
-/// Connects interrupts and starts the devices' workers; returns their number.
-fn start_devices(shared: &Shared, sandbox: &Sandbox, confined: &Confined) -> Result<usize, Error> {
-    shared
-        .fd
-        .register_irqfd(shared.bus.com1().line(), layout::COM1_GSI)
-        .map_err(kvm("connect an interrupt"))?;
-    shared.bus.devices().connect(&shared.fd)?;
-    shared.bus.devices().start(sandbox, confined)
-}
-
-/// Confines the process: from here on nothing is opened by its name.
-fn confine_process(config: &VmConfig, opened: &mut Opened, timings: &Timings) -> Result<(), Error> {
-    let save_to = opened.saving.as_ref().map(Saving::directory);
-    let save_to = save_to.or(opened.recording.as_ref().map(Recording::directory));
-    timings.mark("open /dev/kvm, devices, console");
-    warn(config.sandbox.mode);
-    let new = opened.new.iter().filter_map(New::directory);
-    let places: Vec<_> = save_to.into_iter().chain(new).collect();
-    Sandbox::enter_process(&config.sandbox, addresses(config), &places)?;
-    if config.sandbox.mode != Mode::Off {
-        opened.console.confine();
-        opened.new.iter_mut().for_each(New::confine);
-    }
-    Ok(())
-}
-
-/// Confines the calling thread, the main one, besides `others`, and tells
-/// whoever listens on descriptor `ready`.
-fn confine_main(
-    (main, sandbox): (Thread, Sandbox),
-    confined: Confined,
-    others: usize,
-    ready: Option<RawFd>,
-) -> Result<(), Error> {
-    let Some(fd) = ready else {
-        // All at once.
-        sandbox.enter_thread(main)?;
-        return confined.wait(others);
-    };
-    // A confined thread could not tell any more.
-    confined.wait(others)?;
-    tell_ready(fd);
-    sandbox.enter_thread(main)
-}
-
-/// Tells whoever waits, and closes the descriptor: it has no further use.
-pub fn tell_ready(fd: RawFd) {
-    // SAFETY: the caller passed the descriptor in for this.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    // That nobody listens is not the VM's trouble.
-    let _ = rustix::io::write(&fd, b"ready\n");
-}
-
-/// Waits for the first thread; whoever asks for the end of the process need not.
-fn wait_for(prepared: &Receiver<Prepared>) -> Result<Guest, Error> {
-    /// Guest memory may be with a process that does not answer.
-    const LOOK: Duration = Duration::from_millis(100);
-    loop {
-        match prepared.recv_timeout(LOOK) {
-            Ok(prepared) => return prepared,
-            Err(Nothing::Yet) => {}
-            Err(Nothing::Ever) => return Err(thread_lost()),
-        }
-        if let Some(signal) = signals::take() {
-            signals::give_up(128 + signal);
-        }
-    }
-}
-
-/// Bytes of addresses that a VM's process may take: its guest's memory, its
-/// threads, and more than it needs for the program and its heap.
-fn addresses(config: &VmConfig) -> u64 {
-    /// For the stack of a thread, its guard page, a vCPU's page.
-    const THREAD: u64 = 256 << 10;
-    const REST: u64 = 64 << 20;
-    let workers: u64 = config
-        .drives
-        .iter()
-        .map(|drive| u64::from(drive.threads))
-        .sum();
-    let threads = u64::from(config.cpus) + workers + config.nics.len() as u64;
-    config.memory + threads * THREAD + REST
-}
-
-/// Nobody shall run without a sandbox, or with half of one, unawares.
-fn warn(mode: Mode) {
-    match mode {
-        Mode::Kill => {}
-        Mode::Log => {
-            console::say(
-                "mote: WARNING: --seccomp log: system calls are logged, none is refused\n",
-            );
-        }
-        Mode::Off => {
-            console::say("mote: WARNING: --no-sandbox: whoever breaks out of the guest is you\n");
-        }
-    }
 }

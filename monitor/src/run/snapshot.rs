@@ -94,9 +94,9 @@ impl Saving {
     pub(super) fn main_thread(&self) -> MainThread {
         MainThread {
             thread: Thread::Saver,
-            start: Thread::StartSaver,
+            start: Some(Thread::StartSaver),
             slots: SLOTS.into_iter().zip(self.create.numbers()).collect(),
-            pages: None,
+            ..MainThread::default()
         }
     }
 
@@ -310,13 +310,12 @@ fn read_all(file: &File, bytes: &mut [u8]) -> io::Result<()> {
     std::os::unix::fs::FileExt::read_exact_at(file, bytes, 0)
 }
 
-/// Gives a VM whose interrupts are connected the state that was read; after
-/// this its devices and vCPUs can go on.
+/// Connects what a VM that has the state which was read had connected; after this
+/// its devices and vCPUs can go on.
 ///
 /// # Errors
-/// KVM refuses, or the devices are not those of the snapshot.
-pub(super) fn restore(shared: &Shared, state: &StateV1) -> Result<(), Error> {
-    state::restore(shared, state)?;
+/// KVM refuses.
+pub(super) fn connect(shared: &Shared) -> Result<(), Error> {
     // A guest that does not listen has nothing to renew.
     shared.interrupt(layout::GENERATION_GSI)?;
     let devices = shared.bus.devices();

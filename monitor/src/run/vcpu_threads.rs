@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use kvm_bindings::CpuId;
 use kvm_ioctls::Kvm;
@@ -20,9 +21,9 @@ use crate::devices::serial::TypedAhead;
 use crate::error::Error;
 use crate::host::memory::{self, GuestRam};
 use crate::host::prefault::WorkAhead;
-use crate::sandbox::{Confined, Sandbox, Slot, Thread};
-use crate::vm::vcpu::{self, Vcpu};
-use crate::vm::{self, Shared};
+use crate::sandbox::{Confined, Rules, Sandbox, Slot, Thread};
+use crate::vm::vcpu::{self, After, Vcpu};
+use crate::vm::{self, Shared, state};
 
 /// What the first vCPU's thread has to say once it is done preparing.
 pub(super) type Prepared = Result<Guest, Error>;
@@ -36,6 +37,14 @@ pub(super) enum Guest {
 }
 
 impl Guest {
+    /// Gives a fresh machine the state of a saved one.
+    pub(super) fn restore(&self, shared: &Shared) -> Result<(), Error> {
+        match self {
+            Self::New(..) => Ok(()),
+            Self::Saved(state) => state::restore(shared, state),
+        }
+    }
+
     /// Gives the vCPUs of a new one their identity and registers.
     pub(super) fn set_up(&self, shared: &Shared) -> Result<(), Error> {
         match self {
@@ -52,7 +61,7 @@ impl Guest {
         }
     }
 
-    /// Puts a saved one back, once all else is connected.
+    /// Connects a saved one, once all else is connected.
     pub(super) fn go_on(
         &self,
         shared: &Shared,
@@ -68,7 +77,7 @@ impl Guest {
                 if let Some(recording) = recording {
                     recording.begin(state.memory.id);
                 }
-                snapshot::restore(shared, state)
+                snapshot::connect(shared)
             }
         }
     }
@@ -107,23 +116,22 @@ pub(super) struct Preparation {
     pub(super) prefault: bool,
     pub(super) sandbox: Sandbox,
     /// The filter of all threads for now.
-    pub(super) start: Thread,
+    pub(super) start: Option<Thread>,
+    /// What it gives up by itself, of files.
+    pub(super) rules: Option<Arc<Rules>>,
 }
 
 impl Preparation {
-    /// Starts the thread; it becomes a vCPU when it is handed one. It makes no
-    /// descriptor any more when this returns.
+    /// Starts the thread; it becomes a vCPU when it is handed one, and ends when
+    /// it never will be.
     pub(super) fn start(
         mut self,
         wait: Receiver<FirstVcpu>,
         let_go: Sender<()>,
-    ) -> Result<Receiver<Prepared>, Error> {
+    ) -> Result<(JoinHandle<()>, Receiver<Prepared>), Error> {
         let (tell, prepared) = channel();
-        let (gave_up, files) = channel();
-        let opens = self.sandbox.opens();
-        vcpu::spawn(0, move || {
+        let thread = vcpu::spawn(0, move || {
             let own = vcpu::own();
-            let _ = gave_up.send(self.sandbox.give_up_files());
             // Whoever asked may have given up; then nothing follows either.
             let _ = tell.send(self.prepare());
             let first = loop {
@@ -133,12 +141,14 @@ impl Preparation {
                     other => break other.ok(),
                 }
             };
+            let Some((vcpu, shared)) = first else {
+                return After::End;
+            };
+            vcpu.claim(own);
             let saved = self.source.saved().is_some();
-            if let Some((vcpu, shared)) = first {
-                vcpu.claim(own);
-                while (saved || !shared.gate.is_open()) && self.ahead.step(self.ram) {}
-                vcpu.run(&shared);
-            }
+            while (saved || !shared.gate.is_open()) && self.ahead.step(self.ram) {}
+            vcpu.run(&shared);
+            drop((vcpu, shared));
             drop(let_go);
             // The VM is over. What fails here the process's end does anyway.
             // A device's worker may still be writing guest memory to a disk,
@@ -146,11 +156,9 @@ impl Preparation {
             if self.windows.is_empty() {
                 let _ = memory::power_on(self.ram);
             }
+            After::Stay
         })?;
-        if opens {
-            files.recv().unwrap_or_else(|| Err(thread_lost()))?;
-        }
-        Ok(prepared)
+        Ok((thread, prepared))
     }
 
     fn prepare(&mut self) -> Prepared {
@@ -164,7 +172,12 @@ impl Preparation {
         // What comes now is read from files that may be anybody's. Whoever
         // takes this thread over by it has the memory of the main one, too:
         // that is confined along with it, by a thread that has the time.
-        self.sandbox.enter_thread(self.start)?;
+        if let Some(rules) = self.rules.take() {
+            rules.enter()?;
+        }
+        if let Some(start) = self.start {
+            self.sandbox.enter_thread(start)?;
+        }
         self.sandbox.enter_thread(Thread::FirstVcpu)?;
         if let Some(saved) = saved {
             let state = snapshot::read(&saved, self.ram, self.cpus, &self.ahead)?;
@@ -216,6 +229,7 @@ pub(super) fn start_vcpus(
             vcpu.run(&shared);
             drop((vcpu, shared));
             drop(let_go);
+            After::Stay
         })?;
     }
     Ok(())

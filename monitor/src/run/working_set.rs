@@ -64,13 +64,13 @@ impl Recording {
         let [directory, links, file] = self.create.numbers();
         MainThread {
             thread: Thread::Saver,
-            start: Thread::StartSaver,
+            start: Some(Thread::StartSaver),
             slots: vec![
                 (Slot::SaveMemoryTo, directory),
                 (Slot::Links, links),
                 (Slot::SavedMemory, file),
             ],
-            pages: None,
+            ..MainThread::default()
         }
     }
 

@@ -46,6 +46,14 @@ const TO_START: &[libc::c_long] = &[
     libc::SYS_mprotect,
 ];
 
+/// What a process has whose VM is still to be described.
+const EARLY: &[libc::c_long] = &[
+    libc::SYS_open,
+    libc::SYS_openat,
+    libc::SYS_socket,
+    libc::SYS_connect,
+];
+
 /// `AUDIT_ARCH_X86_64`.
 const ARCH: u32 = 0xc000_003e;
 /// Offsets in `struct seccomp_data`.
@@ -54,6 +62,7 @@ const ARCHITECTURE: u32 = 4;
 const ARGUMENTS: u32 = 16;
 
 const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+const AND: u16 = (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16;
 const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 const ALWAYS: u16 = (libc::BPF_JMP | libc::BPF_JA) as u16;
 const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
@@ -101,8 +110,15 @@ pub fn compile(thread: Thread, most: usize) -> Result<Vec<Instruction>, String> 
         let conditional = |ways: &Vec<&Rule>| ways.iter().all(|rule| !rule.when.is_empty());
         let starts = matches!(
             thread,
-            Thread::Start | Thread::StartApi | Thread::StartOpen | Thread::StartSaver
+            Thread::Early
+                | Thread::Start
+                | Thread::StartApi
+                | Thread::StartOpen
+                | Thread::StartSaver
         );
+        if thread == Thread::Early && EARLY.contains(call) {
+            return false;
+        }
         let opens = matches!(thread, Thread::StartOpen | Thread::Opener);
         let may_start = starts && TO_START.contains(call) || opens && **call == libc::SYS_openat;
         calls
@@ -228,6 +244,11 @@ fn way(when: &[If]) -> Result<Vec<Instruction>, String> {
                 loaded = None;
             }
             If::Short(at) => word(at, 1, &[is(0)]),
+            If::Type(at, kind) => {
+                let second = (AND, Then::Next, Then::Next, 0xff00);
+                word(at, 0, &[second, is(u32::from(kind) << 8)]);
+                loaded = None;
+            }
             If::Absent => answer = (RETURN, 0, 0, ABSENT),
         }
     }

@@ -19,6 +19,7 @@ const ANSWER: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 
 fn program(thread: Thread) -> &'static [(u16, u8, u8, u32)] {
     match thread {
+        Thread::Early => &compiled::EARLY,
         Thread::Start => &compiled::START,
         Thread::StartApi => &compiled::STARTAPI,
         Thread::StartOpen => &compiled::STARTOPEN,

@@ -7,6 +7,11 @@
 //! (Landlock); then every thread takes on its own filter of system calls with
 //! [`Sandbox::enter_thread`], before it reads a byte of a kernel, an image or a
 //! guest. The gate through which vCPUs enter the guest opens when all have.
+//!
+//! A process with a control API is confined before it hears its first request
+//! ([`confine_early`], [`Thread::Early`]): it can gain nothing from then on, but
+//! open files for its clients. It keeps that until a thread, confined by itself,
+//! has read what the VM boots from: if that is refused, another one can be opened.
 
 #[cfg(feature = "breakout")]
 mod breakout;
@@ -21,7 +26,9 @@ pub mod table;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 pub use self::events::{event, renumber};
-pub use self::process::{confine_early, errata as landlock_errata, version as landlock_version};
+pub use self::process::{
+    Reach, Rules, confine_early, errata as landlock_errata, version as landlock_version,
+};
 pub use self::table::{Slot, Thread};
 
 use crate::channel::{Receiver, Sender, channel};
@@ -93,43 +100,20 @@ impl Sandbox {
         self.with(slots.0, first).with(slots.1, last)
     }
 
-    /// Confines the process, which must have one thread only, and lets it have
-    /// `memory` bytes of addresses. Files may appear in the directories `places`.
+    /// Confines the process, and lets it have `memory` bytes of addresses. What
+    /// concerns files holds for the calling thread and those to come.
     ///
     /// # Errors
     /// The kernel refuses what every supported one has, or has too old a
     /// Landlock.
-    pub fn enter_process(
-        policy: &Policy,
-        memory: u64,
-        places: &[BorrowedFd<'_>],
-    ) -> Result<(), Error> {
+    pub fn enter_process(policy: &Policy, memory: u64, reach: &Reach<'_>) -> Result<(), Error> {
         match policy.mode {
             Mode::Off => Ok(()),
-            Mode::Kill | Mode::Log => process::enter(policy, memory, places),
+            Mode::Kill | Mode::Log => process::enter(policy, memory, reach),
         }?;
         #[cfg(feature = "breakout")]
         breakout::attempt("Process", &[u32::MAX; table::SLOTS]);
         Ok(())
-    }
-
-    /// Whether threads give up files one by one, as the main one opens some later.
-    pub fn opens(&self) -> bool {
-        self.opens
-    }
-
-    /// What [`Sandbox::enter_thread`] does first, but for the first vCPU's thread,
-    /// which has done it by then: the kernel's set of rules is a descriptor for a
-    /// moment, and no other may be made meanwhile whose number was predicted.
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    pub fn give_up_files(&self) -> Result<(), Error> {
-        if self.opens {
-            process::give_up_files(&[])
-        } else {
-            Ok(())
-        }
     }
 
     /// Confines the calling thread, for good; with [`Thread::Start`] all that
@@ -138,9 +122,10 @@ impl Sandbox {
     /// # Errors
     /// The kernel refuses.
     pub fn enter_thread(&self, thread: Thread) -> Result<(), Error> {
-        use Thread::{FirstVcpu, Opener, StartOpen};
-        if !matches!(thread, StartOpen | Opener | FirstVcpu) {
-            self.give_up_files()?;
+        use Thread::{Early, FirstVcpu, Opener, StartOpen};
+        // The first vCPU's has done so before.
+        if self.opens && !matches!(thread, Early | StartOpen | Opener | FirstVcpu) {
+            process::give_up_files(&[])?;
         }
         match self.mode {
             Mode::Off => Ok(()),
@@ -171,7 +156,7 @@ pub fn confine_reader(
     let policy = Policy::default();
     let sandbox = Sandbox::new(&policy).with_row((Slot::SourceFirst, Slot::SourceLast), files);
     let sandbox = written.fold(sandbox, |all, (slot, number)| all.with(slot, number));
-    Sandbox::enter_process(&policy, READER, save_to.as_slice())?;
+    Sandbox::enter_process(&policy, READER, &Reach::new(save_to.as_slice(), None))?;
     sandbox.enter_thread(Thread::Reader)
 }
 

@@ -1,12 +1,12 @@
 //! What the process as a whole gives up.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, PathBeneath, PathFd,
-    Ruleset, RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _, Scope,
+    Ruleset, RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _, RulesetError, Scope,
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -23,59 +23,111 @@ const CAPABILITY_VERSION: u32 = 0x2008_0522;
 /// kernel all that it has are taken.
 const NEWEST: ABI = ABI::V10;
 
-pub(super) fn enter(policy: &Policy, memory: u64, places: &[BorrowedFd<'_>]) -> Result<(), Error> {
+/// What a process goes on reaching by name when its VM runs.
+#[derive(Debug, Default)]
+pub struct Reach<'a> {
+    /// Files may be given a name there.
+    places: &'a [BorrowedFd<'a>],
+    /// What these rules say instead.
+    rules: Option<&'a Rules>,
+    /// The process has gone through [`confine_early`] with its capabilities.
+    early: bool,
+}
+
+impl<'a> Reach<'a> {
+    /// That of a process which has given up nothing yet.
+    pub fn new(places: &'a [BorrowedFd<'a>], rules: Option<&'a Rules>) -> Self {
+        Self {
+            places,
+            rules,
+            early: false,
+        }
+    }
+
+    /// That of one which has gone through [`confine_early`].
+    pub fn later(rules: Option<&'a Rules>) -> Self {
+        Self {
+            early: true,
+            rules,
+            ..Self::default()
+        }
+    }
+}
+
+pub(super) fn enter(policy: &Policy, memory: u64, reach: &Reach<'_>) -> Result<(), Error> {
+    if !reach.early {
+        gain_nothing(policy)?;
+    }
+    let failed = |what| move |e| Error::System(what, e);
+    control(libc::PR_SET_DUMPABLE, 0).map_err(failed("not dumpable"))?;
+    limit(Resource::As, memory).map_err(failed("limit on memory"))?;
+    match reach.rules {
+        Some(rules) => rules.enter(),
+        None => give_up_files(reach.places),
+    }
+}
+
+/// No privileges that a program could bring, no core file, no memory that is
+/// written and then executed, no capability.
+fn gain_nothing(policy: &Policy) -> Result<(), Error> {
     let failed = |what| move |e| Error::System(what, e);
     control(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(failed("no-new-privs"))?;
-    control(libc::PR_SET_DUMPABLE, 0).map_err(failed("not dumpable"))?;
     limit(Resource::Core, 0).map_err(failed("no core file"))?;
-    limit(Resource::As, memory).map_err(failed("limit on memory"))?;
     // Kernels before 6.3 do not know it; the filters forbid the same.
     let _ = control(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN);
     drop_capabilities().map_err(failed("drop capabilities"))?;
-    require(policy.landlock)?;
-    if policy.opens {
-        return Ok(());
-    }
-    give_up_files(places)
+    require(policy.landlock)
 }
 
 /// What a process whose VM is still to be described gives up at once: gaining
-/// anything, a core file, memory that is written and then executed; and, if
-/// `allow` names directories, opening anything that does not lie beneath them
-/// but the devices that a VM may need.
+/// anything; networks, and abstract sockets and signals outside; and, if `allow`
+/// names directories, opening anything that does not lie beneath them but the
+/// devices that a VM may need. Without these devices is what is returned, for
+/// when the VM runs.
 ///
 /// # Errors
 /// A directory cannot be opened, or the kernel refuses.
-pub fn confine_early(allow: &[PathBuf]) -> Result<(), Error> {
-    let failed = |what| move |e| Error::System(what, e);
-    control(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(failed("no-new-privs"))?;
-    limit(Resource::Core, 0).map_err(failed("no core file"))?;
-    let _ = control(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN);
+pub fn confine_early(policy: &Policy, allow: &[PathBuf]) -> Result<Option<Rules>, Error> {
+    gain_nothing(policy)?;
     if allow.is_empty() {
-        return Ok(());
+        let rules = outside().and_then(Ruleset::create).map_err(refused)?;
+        return Rules::from(rules).enter().map(|()| None);
     }
-    let failed = |e: landlock::RulesetError| Error::System("Landlock", io::Error::other(e));
-    let mut ruleset = everything().map_err(failed)?;
     let files = AccessFs::from_all(NEWEST) & !(AccessFs::Execute | AccessFs::Refer);
     let devices = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
+    let (mut early, mut later) = (
+        everything().map_err(refused)?,
+        everything().map_err(refused)?,
+    );
     for path in allow {
-        let unusable =
-            |e: landlock::PathFdError| Error::Input("--allow-path", path.clone(), e.to_string());
-        let folder = PathFd::new(path).map_err(unusable)?;
-        ruleset = ruleset
-            .add_rule(PathBeneath::new(folder, files))
-            .map_err(failed)?;
-    }
-    for device in ["/dev/kvm", "/dev/net/tun", "/dev/ptmx", "/dev/pts"] {
-        // Whoever needs one that is missing is told so.
-        if let Ok(device) = PathFd::new(device) {
-            ruleset = ruleset
-                .add_rule(PathBeneath::new(device, devices))
-                .map_err(failed)?;
+        for rules in [&mut early, &mut later] {
+            let unusable = |e: landlock::PathFdError| {
+                Error::Input("--allow-path", path.clone(), e.to_string())
+            };
+            let folder = PathFd::new(path).map_err(unusable)?;
+            let rule = PathBeneath::new(folder, files);
+            rules.add_rule(rule).map_err(refused)?;
         }
     }
-    ruleset.restrict_self().map(|_| ()).map_err(failed)
+    for device in DEVICES {
+        // Whoever needs one that is missing is told so.
+        if let Ok(device) = PathFd::new(device) {
+            let rule = PathBeneath::new(device, devices);
+            (&mut early).add_rule(rule).map_err(refused)?;
+        }
+    }
+    Rules::from(early).enter()?;
+    Ok(Some(later.into()))
 }
+
+/// What a VM may need besides its files.
+const DEVICES: [&str; 5] = [
+    "/dev/kvm",
+    "/dev/net/tun",
+    "/dev/ptmx",
+    "/dev/pts",
+    "/dev/userfaultfd",
+];
 
 fn control(option: libc::c_int, value: libc::c_ulong) -> io::Result<()> {
     const NONE: libc::c_ulong = 0;
@@ -136,30 +188,75 @@ fn require(least: Option<u32>) -> Result<(), Error> {
     Ok(())
 }
 
+fn refused(error: RulesetError) -> Error {
+    Error::System("Landlock", io::Error::other(error))
+}
+
+/// Rules of Landlock that threads take on one by one. The set is a descriptor:
+/// it is made, and closed, when no number is predicted.
+#[derive(Debug)]
+pub struct Rules(Option<OwnedFd>);
+
+impl From<RulesetCreated> for Rules {
+    fn from(set: RulesetCreated) -> Self {
+        Self(set.into())
+    }
+}
+
+impl Rules {
+    /// Every right that the running kernel knows is taken away, with no exception.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn nothing() -> Result<Self, Error> {
+        everything().map(Self::from).map_err(refused)
+    }
+
+    /// Number of the set's descriptor; a kernel without Landlock has none.
+    pub fn number(&self) -> Option<RawFd> {
+        self.0.as_ref().map(|set| set.as_raw_fd())
+    }
+
+    /// Holds the calling thread to them, and the threads that it makes later.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn enter(&self) -> Result<(), Error> {
+        let Some(set) = &self.0 else { return Ok(()) };
+        // SAFETY: the call takes a descriptor, which is live, and flags.
+        let done = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, set.as_raw_fd(), 0) };
+        match done {
+            0 => Ok(()),
+            _ => Err(Error::System("Landlock", io::Error::last_os_error())),
+        }
+    }
+}
+
 /// Takes away every right that Landlock of the running kernel knows, with no
 /// exception, or with one: files may be given a name in `places`.
 pub(super) fn give_up_files(places: &[BorrowedFd<'_>]) -> Result<(), Error> {
-    let failed = |e: landlock::RulesetError| Error::System("Landlock", io::Error::other(e));
-    // That it can gain nothing has been said before, and cannot be any more.
-    let ruleset = everything().map(|set| set.no_new_privs(false));
     let rules = places
         .iter()
         .map(|at| PathBeneath::new(at, AccessFs::MakeReg));
-    ruleset
-        .and_then(|set| set.add_rules(rules.map(Ok::<_, landlock::RulesetError>)))
-        .and_then(landlock::RulesetCreated::restrict_self)
-        .map(|_| ())
-        .map_err(failed)
+    everything()
+        .and_then(|set| set.add_rules(rules.map(Ok::<_, RulesetError>)))
+        .map_err(refused)
+        .and_then(|set| Rules::from(set).enter())
 }
 
 /// Every right that the running kernel knows.
-fn everything() -> Result<RulesetCreated, landlock::RulesetError> {
+fn everything() -> Result<RulesetCreated, RulesetError> {
+    outside()?
+        .handle_access(AccessFs::from_all(NEWEST))
+        .and_then(Ruleset::create)
+}
+
+/// Networks, and what belongs to other processes.
+fn outside() -> Result<Ruleset, RulesetError> {
     Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessFs::from_all(NEWEST))
-        .and_then(|set| set.handle_access(AccessNet::from_all(NEWEST)))
+        .handle_access(AccessNet::from_all(NEWEST))
         .and_then(|set| set.scope(Scope::from_all(NEWEST)))
-        .and_then(Ruleset::create)
 }
 
 /// The version of Landlock's interface; 0 if the kernel has none, or has it

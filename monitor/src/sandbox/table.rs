@@ -18,6 +18,9 @@ use libc::{
 /// Kinds of threads; a filter for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Thread {
+    /// A process with a control API until its VM runs: it opens what clients name.
+    /// It is under the filters of its threads to come.
+    Early,
     /// The whole process while it makes the VM and its threads, which all
     /// have this filter and add their own.
     Start,
@@ -51,17 +54,18 @@ pub enum Thread {
 }
 
 /// All kinds, and the most system calls that each may have.
-pub const THREADS: [(Thread, usize); 14] = [
-    (Thread::Start, 48),
-    (Thread::StartApi, 51),
-    (Thread::StartOpen, 59),
+pub const THREADS: [(Thread, usize); 15] = [
+    (Thread::Early, 78),
+    (Thread::Start, 49),
+    (Thread::StartApi, 52),
+    (Thread::StartOpen, 60),
     (Thread::StartSaver, 50),
     (Thread::Main, 20),
     (Thread::Control, 25),
     (Thread::Opener, 34),
     (Thread::Saver, 25),
     (Thread::Vcpu, 12),
-    (Thread::FirstVcpu, 12),
+    (Thread::FirstVcpu, 14),
     (Thread::Disk, 12),
     (Thread::ReadOnly, 10),
     (Thread::Net, 10),
@@ -178,6 +182,8 @@ pub enum If {
     Below(u8, Slot, Slot),
     /// All of the argument is less than 4 GiB.
     Short(u8),
+    /// The argument is an ioctl's command of this type, the second byte (ioctl(2)).
+    Type(u8, u8),
     /// The call is not made, and fails as if the kernel did not have it.
     Absent,
 }
@@ -197,7 +203,7 @@ const fn rule(call: libc::c_long, when: &'static [If], why: &'static str) -> Rul
     Rule { call, when, why }
 }
 
-use If::{Absent, Below, Between, Exactly, Is, OneOf, Short, Slot as In};
+use If::{Absent, Below, Between, Exactly, Is, OneOf, Short, Slot as In, Type};
 
 const RW: u32 = (PROT_READ | PROT_WRITE) as u32;
 const OVER: u32 = (MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE) as u32;
@@ -944,6 +950,7 @@ const START: &[Rule] = &[
     later(libc::SYS_madvise),
     later(libc::SYS_munmap),
     later(libc::SYS_exit_group),
+    later(libc::SYS_exit),
     later(libc::SYS_rt_sigreturn),
     later(libc::SYS_pread64),
     later(libc::SYS_preadv),
@@ -968,11 +975,241 @@ const START_OPEN: &[Rule] = &[
     later(libc::SYS_landlock_create_ruleset),
     later(libc::SYS_landlock_restrict_self),
 ];
+
+/// The end of a first thread whose kernel was refused.
+const NO_VCPU: &[Rule] = &[
+    rule(
+        libc::SYS_rt_sigprocmask,
+        &[],
+        "the C library, at a thread's end",
+    ),
+    rule(libc::SYS_exit, &[], "the thread's, and nothing else's"),
+];
+
+/// What clients of a control API have opened and made for a VM. It comes on top
+/// of what the VM's threads do later, of which no number is known yet: here it is
+/// free of them, and the threads' own filters are not.
+const EARLY: &[Rule] = &[
+    rule(libc::SYS_clone3, &[Absent], "as for the start of other VMs"),
+    rule(
+        libc::SYS_clone,
+        &[Is(0, THREAD)],
+        "threads; no process, no namespace",
+    ),
+    rule(
+        libc::SYS_mmap,
+        &[OneOf(2, &[PROT_NONE as u32, PROT_READ as u32, RW])],
+        "guest memory, stacks; never to be executed",
+    ),
+    rule(
+        libc::SYS_mprotect,
+        &[OneOf(2, &[PROT_READ as u32, RW])],
+        STACKS,
+    ),
+    rule(libc::SYS_rseq, &[], STACKS),
+    rule(libc::SYS_set_robust_list, &[], STACKS),
+    rule(libc::SYS_rt_sigprocmask, &[], STACKS),
+    rule(libc::SYS_rt_sigaction, &[], "signals that ask for the end"),
+    rule(libc::SYS_prctl, &[Is(0, PR_SET_NAME)], "a thread's name"),
+    rule(
+        libc::SYS_prctl,
+        &[Is(0, PR_SET_DUMPABLE), Exactly(1, 0)],
+        "not dumpable, from the start on",
+    ),
+    rule(
+        libc::SYS_prlimit64,
+        &[Is(0, 0)],
+        "its own limits; raising one takes a capability",
+    ),
+    rule(libc::SYS_seccomp, &[], "the threads' own filters"),
+    rule(
+        libc::SYS_landlock_create_ruleset,
+        &[],
+        "less of files, at the start",
+    ),
+    rule(
+        libc::SYS_landlock_add_rule,
+        &[],
+        "less of files, at the start",
+    ),
+    rule(
+        libc::SYS_landlock_restrict_self,
+        &[],
+        "less of files, at the start",
+    ),
+    rule(
+        libc::SYS_openat,
+        &[],
+        "what clients name; where Landlock permits it, if directories were given",
+    ),
+    rule(libc::SYS_open, &[], "the same, as some libraries say it"),
+    rule(libc::SYS_newfstatat, &[], "what a file is"),
+    rule(libc::SYS_fstat, &[], "what a file is"),
+    rule(libc::SYS_statx, &[], "what a file is"),
+    rule(
+        libc::SYS_ftruncate,
+        &[Exactly(1, 0)],
+        "a console's file, to be replaced",
+    ),
+    rule(
+        libc::SYS_unlink,
+        &[],
+        "a socket that nobody listens on any more",
+    ),
+    rule(
+        libc::SYS_socket,
+        &[Is(0, libc::AF_UNIX as u32)],
+        "the console's; a tap's name is looked up by one; a pager's",
+    ),
+    rule(
+        libc::SYS_connect,
+        &[],
+        "a pager's; whether somebody listens on the console's; no abstract one (Landlock)",
+    ),
+    rule(
+        libc::SYS_getsockopt,
+        &[
+            Is(1, libc::SOL_SOCKET as u32),
+            Is(2, libc::SO_PEERCRED as u32),
+        ],
+        "whose the pager is",
+    ),
+    rule(libc::SYS_geteuid, &[], "whose the pager is"),
+    rule(libc::SYS_uname, &[], "an interface's own address"),
+    rule(libc::SYS_sysinfo, &[], "how much memory the host has"),
+    rule(libc::SYS_bind, &[], "the console's socket"),
+    rule(libc::SYS_listen, &[], "the console's socket"),
+    rule(
+        libc::SYS_sendmsg,
+        &[Is(2, MSG_NOSIGNAL as u32)],
+        "the guest's memory to its pager",
+    ),
+    rule(
+        libc::SYS_userfaultfd,
+        &[],
+        "the guest's memory to its pager",
+    ),
+    rule(
+        libc::SYS_memfd_create,
+        &[],
+        "the firmware, in the shape of a file",
+    ),
+    rule(libc::SYS_getrandom, &[], "the VM's identity"),
+    rule(libc::SYS_eventfd2, &[], "interrupts and doorbells"),
+    rule(
+        libc::SYS_fcntl,
+        &[OneOf(
+            1,
+            &[
+                libc::F_GETFD as u32,
+                libc::F_GETFL as u32,
+                libc::F_SETFL as u32,
+                libc::F_DUPFD_CLOEXEC as u32,
+                libc::F_OFD_SETLK as u32,
+            ],
+        )],
+        "numbers of descriptors, locks of images; no owner, no signal",
+    ),
+    rule(
+        libc::SYS_dup3,
+        &[Is(2, O_CLOEXEC as u32)],
+        "numbers of descriptors",
+    ),
+    rule(libc::SYS_ioctl, &[Type(1, 0xae)], "KVM's, to make the VM"),
+    rule(libc::SYS_ioctl, &[Type(1, 0xaa)], "userfaultfd's"),
+    rule(
+        libc::SYS_ioctl,
+        &[Type(1, 0x12)],
+        "a block device's size and sectors",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        &[OneOf(1, EARLY_IOCTLS)],
+        "taps and their names; a new pseudo-terminal",
+    ),
+    rule(
+        libc::SYS_ioctl,
+        &[OneOf(1, TERMINAL)],
+        "a terminal's modes, and whose it is",
+    ),
+    rule(libc::SYS_getpgrp, &[], "whether the terminal is ours"),
+    rule(libc::SYS_getpid, &[], "the numbers to kick a vCPU by"),
+    rule(libc::SYS_gettid, &[], "the numbers to kick a vCPU by"),
+    rule(
+        libc::SYS_tgkill,
+        &[In(0, Slot::Process), In(2, Slot::Kick)],
+        "kicks vCPUs; no other process, no other signal",
+    ),
+    rule(
+        libc::SYS_tgkill,
+        &[In(0, Slot::Process), Is(2, libc::SIGTTIN as u32)],
+        "stops, when the terminal asks for that",
+    ),
+    rule(
+        libc::SYS_sendto,
+        &[Is(3, SEND), Exactly(4, 0)],
+        "answers; never elsewhere",
+    ),
+    rule(
+        libc::SYS_sendto,
+        &[Is(3, SEND), Is(5, 0)],
+        "output of a console; never elsewhere",
+    ),
+    later(libc::SYS_linkat),
+    later(libc::SYS_pwrite64),
+    later(libc::SYS_fsync),
+    FUTEX,
+    rule(
+        libc::SYS_futex,
+        &[Is(
+            1,
+            (libc::FUTEX_WAIT_BITSET | libc::FUTEX_CLOCK_REALTIME) as u32,
+        )],
+        "the end of a first thread whose kernel was refused",
+    ),
+    later(libc::SYS_ppoll),
+    later(libc::SYS_brk),
+    later(libc::SYS_clock_gettime),
+    later(libc::SYS_read),
+    later(libc::SYS_write),
+    later(libc::SYS_recvfrom),
+    later(libc::SYS_shutdown),
+    later(libc::SYS_accept4),
+    later(libc::SYS_close),
+    later(libc::SYS_restart_syscall),
+    later(libc::SYS_madvise),
+    later(libc::SYS_munmap),
+    later(libc::SYS_exit_group),
+    later(libc::SYS_exit),
+    later(libc::SYS_rt_sigreturn),
+    later(libc::SYS_pread64),
+    later(libc::SYS_preadv),
+    later(libc::SYS_lseek),
+    later(libc::SYS_pwritev),
+    later(libc::SYS_fdatasync),
+    later(libc::SYS_fallocate),
+    later(libc::SYS_readv),
+    later(libc::SYS_writev),
+    later(libc::SYS_getrusage),
+];
+const PR_SET_DUMPABLE: u32 = 4;
+/// TUNSETIFF, TUNSETVNETHDRSZ, TUNSETOFFLOAD, SIOCGIFINDEX; TIOCSPTLCK, TIOCGPTN;
+/// FIONBIO.
+const EARLY_IOCTLS: &[u32] = &[
+    0x4004_54ca,
+    0x4004_54d8,
+    TUNSETOFFLOAD,
+    0x8933,
+    0x4004_5431,
+    0x8004_5430,
+    0x5421,
+];
 const STACKS: &str = "what the C library makes a thread with";
 
 /// Everything that a kind of thread may do.
 pub fn rules(thread: Thread) -> impl Iterator<Item = &'static Rule> {
     let own: &[&'static [Rule]] = match thread {
+        Thread::Early => &[EARLY],
         Thread::Start => &[START],
         Thread::StartApi => &[START, START_API],
         Thread::StartOpen => &[
@@ -1008,14 +1245,18 @@ pub fn rules(thread: Thread) -> impl Iterator<Item = &'static Rule> {
             RENUMBER,
         ],
         Thread::Vcpu => &[NEWS, VCPU, OUTPUT, SIGNALS],
-        Thread::FirstVcpu => &[NEWS, VCPU, OUTPUT, MEMORY, LOAD, HOLES, SIGNALS],
+        Thread::FirstVcpu => &[NEWS, VCPU, OUTPUT, MEMORY, LOAD, HOLES, SIGNALS, NO_VCPU],
         Thread::Disk => &[NEWS, WORKER, READ_ONLY, DISK],
         Thread::ReadOnly => &[NEWS, WORKER, READ_ONLY],
         Thread::Net => &[NEWS, WORKER, NET],
         Thread::Reader => &[READER, SAVE_FILES],
     };
     let common: &[&'static [Rule]] = match thread {
-        Thread::Start | Thread::StartApi | Thread::StartOpen | Thread::StartSaver => &[],
+        Thread::Early
+        | Thread::Start
+        | Thread::StartApi
+        | Thread::StartOpen
+        | Thread::StartSaver => &[],
         _ => &[COMMON],
     };
     let lists: Vec<&'static [Rule]> = common.iter().chain(own).copied().collect();

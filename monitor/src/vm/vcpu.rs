@@ -6,7 +6,7 @@ use std::os::raw::c_int;
 use std::slice;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use kvm_bindings::{KVM_MP_STATE_UNINITIALIZED, kvm_run};
@@ -396,27 +396,35 @@ pub fn allow_kicks() -> Result<(), Error> {
         .map_err(|e| Error::System("signal handler", io::Error::from_raw_os_error(e.errno())))
 }
 
-/// Starts the thread of a vCPU, whose work it is to [run](Vcpu::run) it. It
-/// never ends but with the process: what the C library does at a thread's end
-/// takes system calls that nothing else needs.
+/// What becomes of a vCPU's thread that has done its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// It stays until the process ends: what the C library does at a thread's end
+    /// takes system calls that nothing else needs.
+    Stay,
+    /// It ends.
+    End,
+}
+
+/// Starts the thread of a vCPU, whose work it is to [run](Vcpu::run) it.
 ///
 /// # Errors
 /// The host has no room for another thread.
-pub fn spawn<F>(id: usize, body: F) -> Result<(), Error>
+pub fn spawn<F>(id: usize, body: F) -> Result<JoinHandle<()>, Error>
 where
-    F: FnOnce() + Send + 'static,
+    F: FnOnce() -> After + Send + 'static,
 {
     thread::Builder::new()
         .name(format!("vcpu{id}"))
         .stack_size(STACK)
         .spawn(move || {
             signals::leave_to_main(Some(kick_signal()));
-            body();
-            loop {
-                thread::park();
+            if body() == After::Stay {
+                loop {
+                    thread::park();
+                }
             }
         })
-        .map(|_| ())
         .map_err(|e| Error::System("start a vCPU thread", e))
 }
 

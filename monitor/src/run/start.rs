@@ -1,0 +1,533 @@
+//! How a VM starts. What it needs is opened; it is made while a thread of its
+//! own reads what it boots from; and only then, when nothing is left that a
+//! caller could have said wrongly, do its other threads begin. Until there what
+//! fails gives everything back, and a process with a control API can try again.
+
+use std::io::{self, IsTerminal as _};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use kvm_ioctls::Kvm;
+use mote_virtio::Dirty;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::Machine;
+use super::changes::Changes;
+use super::fds::{Expected, Open};
+use super::lease::Lease;
+use super::pages::PageMap;
+use super::shutdown::Farewell;
+use super::snapshot::Saving;
+use super::vcpu_threads::{FirstVcpu, Guest, Preparation, Prepared, start_vcpus, thread_lost};
+use super::working_set::Recording;
+use crate::boot::Source;
+use crate::channel::{Nothing, Receiver, Sender, channel};
+use crate::config::{Mode, SerialTo, VmConfig};
+use crate::devices::Devices;
+use crate::devices::serial::Com1;
+use crate::error::{Error, kvm};
+use crate::host::console::{self, Console, Output};
+use crate::host::files::New;
+use crate::host::memory::GuestRam;
+use crate::host::prefault::WorkAhead;
+use crate::host::{memory, signals};
+use crate::layout;
+use crate::sandbox::{self, Confined, Reach, Rules, Sandbox, Slot, Thread};
+use crate::timings::Timings;
+use crate::vm::bus::Bus;
+use crate::vm::vcpu;
+use crate::vm::{self, Shared};
+
+/// How often whoever waits for a thread looks for a signal.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What kind of thread the main one becomes, and the numbers that its filter
+/// needs beyond those of every VM.
+pub struct MainThread {
+    /// Its kind.
+    pub thread: Thread,
+    /// That of the whole process while the VM is made. Without one it has been
+    /// confined already, as one that may try again.
+    pub start: Option<Thread>,
+    /// Numbers of its own descriptors.
+    pub slots: Vec<(Slot, RawFd)>,
+    /// Where pages are, for whoever saves them.
+    pub pages: Option<Arc<PageMap>>,
+    /// What it may still open once the VM runs.
+    pub files: Option<Rules>,
+}
+
+impl Default for MainThread {
+    fn default() -> Self {
+        Self {
+            thread: Thread::Main,
+            start: Some(Thread::Start),
+            slots: Vec::new(),
+            pages: None,
+            files: None,
+        }
+    }
+}
+
+impl MainThread {
+    fn numbers(&self, sandbox: Sandbox) -> Sandbox {
+        let slots = self.slots.iter();
+        let sandbox = slots.fold(sandbox, |all, (slot, number)| all.with(*slot, *number));
+        let pages = self.pages.as_ref();
+        sandbox.with(Slot::PageMap, pages.map_or(-1, |pages| pages.number()))
+    }
+}
+
+/// What a VM needs of the host, before anything is given up.
+pub struct Opened {
+    host: Arc<Kvm>,
+    devices: Devices,
+    wake: Arc<EventFd>,
+    console: Console,
+    output: Output,
+    line: EventFd,
+    saving: Option<Saving>,
+    recording: Option<Recording>,
+    /// Files that get their names last.
+    new: Vec<New>,
+    // Last: what uses it goes before.
+    lent: Lent,
+}
+
+/// What devices and threads use until the process ends. What devices write to is
+/// to be noted in `dirty`.
+struct Lent {
+    dirty: Option<Lease<Dirty>>,
+    source: Lease<Source>,
+    ram: Lease<GuestRam>,
+}
+
+impl Lent {
+    fn keep(self) {
+        if let Some(dirty) = self.dirty {
+            dirty.keep();
+        }
+        self.source.keep();
+        self.ram.keep();
+    }
+}
+
+impl Opened {
+    /// Opens everything that a VM needs; `wake` wakes its main thread, and a
+    /// `clock` tells the time before each line of the console.
+    ///
+    /// # Errors
+    /// The host lacks something, or a file or tap cannot be used. Nothing has
+    /// changed then.
+    pub fn open(
+        config: &VmConfig,
+        source: Source,
+        wake: Arc<EventFd>,
+        clock: Option<&Arc<Timings>>,
+    ) -> Result<Self, Error> {
+        let ram = memory::reserve_all(config.memory, config.huge_pages)?;
+        let release = |ram: &GuestRam| {
+            // SAFETY: whoever used it, the VM too, has gone before.
+            unsafe { memory::release(ram) }
+        };
+        // SAFETY: what uses it is dropped before: here by the order in which it is
+        // made, later by that of the fields; and threads have ended by then.
+        let ram = unsafe { Lease::new(ram, release) };
+        if let Some(pager) = source.pager() {
+            pager.hand_over(ram.get())?;
+        }
+        // SAFETY: as above.
+        let source = unsafe { Lease::new(source, |_| {}) };
+        let dirty = config.track_dirty_pages.then(|| Dirty::new(ram.get()));
+        // SAFETY: as above.
+        let dirty = dirty.map(|dirty| unsafe { Lease::new(dirty, |_| {}) });
+        let devices = Devices::open(config, ram.get(), dirty.as_ref().map(Lease::get))?;
+        signals::catch(&wake)?;
+        vcpu::allow_kicks()?;
+        if config.serial.to == SerialTo::Stdio && io::stdin().is_terminal() {
+            signals::catch_on_terminal()?;
+        }
+        let (mut console, output) = console::open(config, clock)?;
+        let line = sandbox::event()?;
+        let saving = config.snapshot.as_deref().map(Saving::open).transpose()?;
+        let recording = Recording::open(config)?;
+        let mut new = devices.take_new();
+        new.extend(console.take_new());
+        Ok(Self {
+            // Last: one that was passed in is ours from here on.
+            host: Arc::new(vm::open_host(config.kvm_fd)?),
+            devices,
+            wake,
+            console,
+            output,
+            line,
+            saving,
+            recording,
+            new,
+            lent: Lent { dirty, source, ram },
+        })
+    }
+
+    /// What the main thread becomes, if it saves something.
+    pub(super) fn main_thread(&self) -> MainThread {
+        let main = self.saving.as_ref().map(Saving::main_thread);
+        let main = main.or(self.recording.as_ref().map(Recording::main_thread));
+        main.unwrap_or_default()
+    }
+
+    /// Makes the VM and lets its vCPUs run.
+    ///
+    /// # Errors
+    /// The host refuses, or what the VM boots from is of no use. The process is
+    /// confined then, and of no further use.
+    pub fn start(
+        self,
+        config: &VmConfig,
+        timings: &Arc<Timings>,
+        main: MainThread,
+    ) -> Result<Machine, Error> {
+        self.make(config, timings, &main)?.run(config, main)
+    }
+
+    /// Makes the VM, and reads what it boots from.
+    ///
+    /// # Errors
+    /// As for [`start`](Self::start); if `main` says that the process may try
+    /// again, everything is as before.
+    pub fn make(
+        mut self,
+        config: &VmConfig,
+        timings: &Arc<Timings>,
+        main: &MainThread,
+    ) -> Result<Made, Error> {
+        timings.mark("open /dev/kvm, devices, console");
+        let again = main.start.is_none();
+        if !again {
+            self.confine(config, main)?;
+        }
+        let opens = config.sandbox.opens || again;
+        let rules = match opens && config.sandbox.mode != Mode::Off {
+            true => Some(Arc::new(Rules::nothing()?)),
+            false => None,
+        };
+        let (expected, sandbox) = self.numbers(config, &[rules.as_deref(), main.files.as_ref()])?;
+        let sandbox = main.numbers(sandbox);
+        timings.mark("sandbox, process");
+        let (ram, source) = (self.lent.ram.get(), self.lent.source.get());
+        let ahead = Arc::new(WorkAhead::default());
+        let preparation = Preparation {
+            host: Some(Arc::clone(&self.host)),
+            ram,
+            source,
+            windows: self.devices.windows(),
+            cpus: config.cpus,
+            ahead: Arc::clone(&ahead),
+            prefault: config.prefault,
+            sandbox: sandbox.with(Slot::Vcpu, expected.first()),
+            start: main.start,
+            rules: rules.clone(),
+        };
+        let ((first, wait), (let_go, released)) = (channel(), channel());
+        let (thread, prepared) = preparation.start(wait, Sender::clone(&let_go))?;
+        timings.mark("first thread");
+        let Self {
+            host, wake, lent, ..
+        } = self;
+        let com1 = Com1::new(self.line, self.output, Arc::clone(&wake));
+        let bus = Bus::new(com1, self.devices);
+        let shared = build((&host, bus), config, ram, (&wake, timings));
+        let made = shared.and_then(|shared| {
+            expected.check(&shared)?;
+            let guest = wait_for(&prepared)?;
+            timings.mark("wait for kernel and CPUID");
+            guest.restore(&shared)?;
+            Ok((shared, guest))
+        });
+        let (shared, guest) = match made {
+            Ok(made) => made,
+            Err(error) if again => {
+                drop((first, let_go));
+                end(thread, &released);
+                if config.kvm_fd.is_some() {
+                    // The next try takes it once more.
+                    std::mem::forget(host);
+                }
+                return Err(error);
+            }
+            Err(error) => {
+                // The thread may still use it.
+                lent.keep();
+                return Err(error);
+            }
+        };
+        let dirty = lent.dirty.as_ref().map(Lease::get);
+        lent.keep();
+        Ok(Made {
+            shared,
+            guest,
+            ram,
+            source,
+            dirty,
+            wake,
+            console: self.console,
+            saving: self.saving,
+            recording: self.recording,
+            new: self.new,
+            ahead,
+            sandbox,
+            first,
+            let_go,
+            released,
+            closed: (host, rules),
+        })
+    }
+
+    /// Confines the process, which has one thread.
+    fn confine(&mut self, config: &VmConfig, main: &MainThread) -> Result<(), Error> {
+        let save_to = self.saving.as_ref().map(Saving::directory);
+        let save_to = save_to.or(self.recording.as_ref().map(Recording::directory));
+        let new = self.new.iter().filter_map(New::directory);
+        let places: Vec<_> = save_to.into_iter().chain(new).collect();
+        let reach = Reach::new(&places, main.files.as_ref());
+        confine_process(config, &reach, &mut self.console)?;
+        if config.sandbox.mode != Mode::Off {
+            self.new.iter_mut().for_each(New::confine);
+        }
+        Ok(())
+    }
+
+    /// The numbers that what is made will have, and what is open has; `rules` are
+    /// closed when the VM runs.
+    fn numbers(
+        &self,
+        config: &VmConfig,
+        rules: &[Option<&Rules>],
+    ) -> Result<(Expected, Sandbox), Error> {
+        let rules = rules
+            .iter()
+            .filter_map(|rules| rules.and_then(Rules::number));
+        let open = Open {
+            host: self.host.as_raw_fd(),
+            closed: config.ready_fd.into_iter().chain(rules).collect(),
+            new: &self.new,
+            wake: self.wake.as_raw_fd(),
+            line: self.line.as_raw_fd(),
+            output: &self.output,
+            console: &self.console,
+            devices: &self.devices,
+            source: self.lent.source.get(),
+        };
+        let (expected, sandbox) = Expected::find(&config.sandbox, config.cpus, &open)?;
+        let new = self.new.iter().flat_map(New::numbers);
+        let sandbox = sandbox.with_row((Slot::NewFirst, Slot::NewLast), new);
+        Ok((expected, sandbox))
+    }
+}
+
+/// A VM that could run: what it boots from has been read, and nothing of it is
+/// given back any more.
+pub struct Made {
+    shared: Arc<Shared>,
+    guest: Guest,
+    ram: &'static GuestRam,
+    source: &'static Source,
+    dirty: Option<&'static Dirty>,
+    wake: Arc<EventFd>,
+    console: Console,
+    saving: Option<Saving>,
+    recording: Option<Recording>,
+    new: Vec<New>,
+    ahead: Arc<WorkAhead>,
+    sandbox: Sandbox,
+    first: Sender<FirstVcpu>,
+    let_go: Sender<()>,
+    released: Receiver<()>,
+    closed: (Arc<Kvm>, Option<Arc<Rules>>),
+}
+
+impl Made {
+    /// Starts and confines all threads, and lets the vCPUs run.
+    ///
+    /// # Errors
+    /// The host refuses. The process is of no further use then.
+    pub fn run(mut self, config: &VmConfig, main: MainThread) -> Result<Machine, Error> {
+        let (shared, guest, sandbox) = (self.shared, self.guest, self.sandbox);
+        let timings = &shared.timings;
+        let (host, rules) = self.closed;
+        // Not before: its number would be the next that is free.
+        drop(host);
+        // Nothing has been changed on the host so far, and nothing is refused any
+        // more.
+        let name = |new: Vec<New>, console: &mut Console| {
+            new.into_iter().try_for_each(New::name)?;
+            console.begin()
+        };
+        if main.start.is_none() {
+            name(std::mem::take(&mut self.new), &mut self.console)?;
+            let files = main.files.as_ref().or(rules.as_deref());
+            confine_process(config, &Reach::later(files), &mut self.console)?;
+        }
+        let confined = Confined::new();
+        start_vcpus(&shared, &self.first, &self.let_go, (&sandbox, &confined))?;
+        guest.set_up(&shared)?;
+        timings.mark("CPUID, registers");
+        let workers = start_devices(&shared, &sandbox, &confined)?;
+        guest.go_on(&shared, self.saving.as_ref(), self.recording.as_mut())?;
+        timings.mark("interrupts, workers");
+        name(self.new, &mut self.console)?;
+        drop((rules, main.files));
+        // The first vCPU's has been confined since before it read the kernel.
+        let others = workers + shared.vcpus().len() - 1;
+        confine_main((main.thread, sandbox), confined, others, config.ready_fd)?;
+        timings.mark("sandbox, threads");
+        let paused = guest.begin(config, &shared);
+        Ok(Machine {
+            ram: self.ram,
+            source: self.source,
+            wake: self.wake,
+            console: self.console,
+            typed: guest.typed(),
+            ahead: self.ahead,
+            settled: false,
+            farewell: Farewell::new(config.graceful),
+            released: self.released,
+            paused,
+            saving: self.saving,
+            recording: self.recording,
+            pages: main.pages,
+            changes: self
+                .dirty
+                .map(|dirty| Changes::new(dirty, self.ram, &guest)),
+            opens: config.sandbox.opens || config.sandbox.mode == Mode::Off,
+            shared,
+        })
+    }
+}
+
+/// Makes the VM itself, with its memory and its vCPUs.
+fn build(
+    (host, bus): (&Kvm, Bus),
+    config: &VmConfig,
+    ram: &GuestRam,
+    (wake, timings): (&Arc<EventFd>, &Arc<Timings>),
+) -> Result<Arc<Shared>, Error> {
+    let fd = vm::create(host, ram, config.track_dirty_pages)?;
+    bus.devices().map(&fd)?;
+    timings.mark("VM, memory, interrupt controllers");
+    let shared = Shared::new(fd, bus, Arc::clone(timings), Arc::clone(wake));
+    vm::create_vcpus(&shared, config.cpus)?;
+    timings.mark("vCPUs");
+    Ok(Arc::new(shared))
+}
+
+/// Waits until the first thread, which nobody needs, has ended.
+fn end(thread: JoinHandle<()>, released: &Receiver<()>) {
+    while released.recv_timeout(LOOK) == Err(Nothing::Yet) {
+        leave_if_asked();
+    }
+    // It says nothing of its own, and does not panic.
+    let _ = thread.join();
+}
+
+/// Guest memory may be with a process that does not answer: a signal that asks
+/// for the end does not wait for it.
+fn leave_if_asked() {
+    if let Some(signal) = signals::take() {
+        signals::give_up(128 + signal);
+    }
+}
+/// Connects interrupts and starts the devices' workers; returns their number.
+fn start_devices(shared: &Shared, sandbox: &Sandbox, confined: &Confined) -> Result<usize, Error> {
+    shared
+        .fd
+        .register_irqfd(shared.bus.com1().line(), layout::COM1_GSI)
+        .map_err(kvm("connect an interrupt"))?;
+    shared.bus.devices().connect(&shared.fd)?;
+    shared.bus.devices().start(sandbox, confined)
+}
+
+/// Confines the process: from here on nothing is opened by its name but what is
+/// still in `reach`.
+fn confine_process(
+    config: &VmConfig,
+    reach: &Reach<'_>,
+    console: &mut Console,
+) -> Result<(), Error> {
+    console.greet();
+    warn(config.sandbox.mode);
+    Sandbox::enter_process(&config.sandbox, addresses(config), reach)?;
+    if config.sandbox.mode != Mode::Off {
+        console.confine();
+    }
+    Ok(())
+}
+
+/// Confines the calling thread, the main one, besides `others`, and tells
+/// whoever listens on descriptor `ready`.
+fn confine_main(
+    (main, sandbox): (Thread, Sandbox),
+    confined: Confined,
+    others: usize,
+    ready: Option<RawFd>,
+) -> Result<(), Error> {
+    let Some(fd) = ready else {
+        // All at once.
+        sandbox.enter_thread(main)?;
+        return confined.wait(others);
+    };
+    // A confined thread could not tell any more.
+    confined.wait(others)?;
+    tell_ready(fd);
+    sandbox.enter_thread(main)
+}
+
+/// Tells whoever waits, and closes the descriptor: it has no further use.
+pub fn tell_ready(fd: RawFd) {
+    // SAFETY: the caller passed the descriptor in for this.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    // That nobody listens is not the VM's trouble.
+    let _ = rustix::io::write(&fd, b"ready\n");
+}
+
+/// Waits for what the first thread has read.
+fn wait_for(prepared: &Receiver<Prepared>) -> Result<Guest, Error> {
+    loop {
+        match prepared.recv_timeout(LOOK) {
+            Ok(prepared) => return prepared,
+            Err(Nothing::Yet) => leave_if_asked(),
+            Err(Nothing::Ever) => return Err(thread_lost()),
+        }
+    }
+}
+
+/// Bytes of addresses that a VM's process may take: its guest's memory, its
+/// threads, and more than it needs for the program and its heap.
+fn addresses(config: &VmConfig) -> u64 {
+    /// For the stack of a thread, its guard page, a vCPU's page.
+    const THREAD: u64 = 256 << 10;
+    const REST: u64 = 64 << 20;
+    let workers: u64 = config
+        .drives
+        .iter()
+        .map(|drive| u64::from(drive.threads))
+        .sum();
+    let threads = u64::from(config.cpus) + workers + config.nics.len() as u64;
+    config.memory + threads * THREAD + REST
+}
+
+/// Nobody shall run without a sandbox, or with half of one, unawares.
+fn warn(mode: Mode) {
+    match mode {
+        Mode::Kill => {}
+        Mode::Log => {
+            console::say(
+                "mote: WARNING: --seccomp log: system calls are logged, none is refused\n",
+            );
+        }
+        Mode::Off => {
+            console::say("mote: WARNING: --no-sandbox: whoever breaks out of the guest is you\n");
+        }
+    }
+}
