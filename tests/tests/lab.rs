@@ -7,18 +7,18 @@ use std::process::{Command, Stdio};
 use mote_tests::vm;
 
 fn lab(name: &str) {
-    run("lab", name);
+    run("lab", &[name]);
 }
 
-fn run(script: &str, name: &str) {
+fn run(script: &str, args: &[&str]) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("lab");
     let mut command = Command::new(folder.join(script));
     // It looks for the newest build by itself; this one is meant.
-    command.env("MOTE_BIN", vm::binary()).arg(name);
+    command.env("MOTE_BIN", vm::binary()).args(args);
     let output = command.stdin(Stdio::null()).output().unwrap();
     assert!(
         output.status.success(),
-        "{script} {name}: {}\n{}\n{}",
+        "{script} {args:?}: {}\n{}\n{}",
         output.status,
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
@@ -86,6 +86,13 @@ fn lab_power() {
 }
 
 #[test]
+fn lab_registers() {
+    let guest = mote_tests::guest("registers");
+    let file = format!("{}:/lab/registers", guest.display());
+    run("lab", &["--file", &file, "registers"]);
+}
+
+#[test]
 fn lab_reset() {
     lab("reset");
 }
@@ -103,5 +110,5 @@ fn lab_smp32() {
 /// A few rounds of what takes 20 by itself: `tests/lab/power-cut`.
 #[test]
 fn lab_power_cut() {
-    run("power-cut", "2");
+    run("power-cut", &["2"]);
 }

@@ -63,10 +63,12 @@ const STATE: &[(u32, u32, Option<u64>)] = &[
     (MISC_ENABLE.0, MISC_ENABLE.0, Some(MISC_ENABLE.1)),
     (0x140, 0x140, Some(0)),
     (0x1fc, 0x1fc, Some(0)),
-    // AMD: hardware configuration, serializing LFENCE, counters where KVM
-    // cannot withhold them.
+    // AMD: hardware configuration, serializing LFENCE, two of SVM that KVM lets
+    // guests write that have no SVM, counters where KVM cannot withhold them.
     (0xc001_0015, 0xc001_0015, Some(0)),
     (0xc001_1029, 0xc001_1029, Some(0)),
+    (0xc001_0114, 0xc001_0114, Some(0)),
+    (0xc001_0117, 0xc001_0117, Some(0)),
     (0xc001_0000, 0xc001_0007, Some(0)),
     // System management: where it is entered, how often it was.
     (0x9e, 0x9e, Some(0x3_0000)),

@@ -20,7 +20,7 @@ const RANGES: [std::ops::Range<u32>; 4] = [
     0xc001_0000..0xc001_1100,
 ];
 /// MSRs that only the host can set: a guest leaves them as they are.
-const HOSTS: [std::ops::RangeInclusive<u32>; 11] = [
+const HOSTS: [std::ops::RangeInclusive<u32>; 10] = [
     // Microcode, SGX's keys, platform information, capabilities.
     0x8b..=0x8f,
     0xce..=0xcf,
@@ -33,7 +33,6 @@ const HOSTS: [std::ops::RangeInclusive<u32>; 11] = [
     0x4b56_4d07..=0x4b56_4d08,
     0xc000_0104..=0xc000_0104,
     // Of nested virtualization, and errata, which no guest is offered.
-    0xc001_0114..=0xc001_0117,
     0xc001_0140..=0xc001_0141,
     // The time stamp counter, compared elsewhere.
     0x10..=0x10,
