@@ -94,6 +94,23 @@ generic_kernel() {
     ln -f "$kept" "$cache/extra/vmlinuz-generic"
 }
 
+# A kernel without ACPI, which Debian has none of: libkrunfw's, from a package of npm.
+mptable_kernel() {
+    local kept=$cache/libkrunfw-0.10.3.vmlinux work
+    if [[ ! -s $kept ]]; then
+        command -v npm >/dev/null || apt-get -qq -y --no-install-recommends install npm >&2
+        work=$(mktemp -d "$cache/fetch.XXXXXX")
+        say 'fetching a kernel without ACPI'
+        (cd "$work" && npm pack --silent @boxlite-ai/boxlite-linux-x64-gnu@0.10.3 && tar -xzf ./*.tgz) >&2 ||
+            die 'cannot download the kernel without ACPI'
+        python3 "$lab/extract-krunfw.py" "$work"/package/*.node "$work/vmlinux" ||
+            die 'cannot extract the kernel without ACPI'
+        mv "$work/vmlinux" "$kept"
+        rm -rf "$work"
+    fi
+    ln -f "$kept" "$cache/extra/vmlinux-mptable"
+}
+
 # pack DIR: a newc cpio of DIR on stdout, the same for the same files.
 pack() {
     (
