@@ -26,6 +26,8 @@ pub mod exit {
     pub const NOTHING_TO_BOOT: u8 = 8;
     /// `mote doctor` found something weak, or could not tell.
     pub const WEAK: u8 = 9;
+    /// The guest ended before the snapshot that was asked for.
+    pub const UNSAVED: u8 = 10;
     /// Added to the number of the signal that ended Mote (SIGTERM: 143).
     pub const SIGNAL: u8 = 128;
 }
@@ -53,6 +55,8 @@ pub enum Error {
     System(&'static str, io::Error),
     /// A saved machine cannot be used, or not with what is here.
     Snapshot(String),
+    /// The guest ended before it was saved to this directory.
+    Unsaved(PathBuf),
     /// The guest triple-faulted; the field is the vCPU.
     TripleFault(usize),
     /// KVM gave up running the guest.
@@ -71,6 +75,7 @@ impl Error {
             Self::Usage(_) | Self::Arguments(_) | Self::Config(..) => exit::USAGE,
             Self::Input(..) | Self::Snapshot(_) => exit::INPUT,
             Self::Host(_) | Self::Kvm(..) => exit::HOST,
+            Self::Unsaved(_) => exit::UNSAVED,
             Self::System(..) | Self::Refused(_) => exit::INTERNAL,
             Self::TripleFault(_) => exit::GUEST_CRASH,
             Self::Stopped(_) => exit::KVM,
@@ -94,6 +99,11 @@ impl fmt::Display for Error {
             Self::Kvm(operation, cause) => write!(f, "KVM: {operation}: {}", os_message(cause)),
             Self::System(operation, cause) => write!(f, "{operation}: {}", os_message(cause)),
             Self::Snapshot(why) => write!(f, "snapshot: {why}"),
+            Self::Unsaved(to) => write!(
+                f,
+                "snapshot {}: not taken: the guest ended before it wrote the boot marker",
+                to.display()
+            ),
             Self::TripleFault(cpu) => {
                 write!(f, "the guest crashed: triple fault on vCPU {cpu}")
             }

@@ -253,3 +253,24 @@ fn devices_are_written_to_and_disks_are_not() {
     let end = run(&mut tiny("hello", ["--serial", &to]));
     end.expect(INPUT).complains(&["is a block device"]);
 }
+
+/// Flaw table line 49: what is lost is counted, whatever the guest ends with.
+#[test]
+fn lost_output_is_told() {
+    if !have_kvm() {
+        return;
+    }
+    let flood = ["--cmdline", "bytes=500000", "--serial"];
+    // A full disk.
+    let end = run(tiny("flood", flood).arg("file:/dev/full"));
+    end.expect(0)
+        .complains(&["serial output", "500000 bytes were lost", "no space"]);
+    // Nobody reads the terminal.
+    let end = run(tiny("flood", flood).arg("pty"));
+    let lines = end.expect(0).complaints();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[1].contains("bytes were lost: the reader was too slow"));
+    // What goes nowhere is not missed.
+    let end = run(tiny("flood", flood).arg("none"));
+    assert_eq!(end.expect(0).complaints(), [""; 0]);
+}

@@ -258,3 +258,34 @@ fn restore_and_merge_undo_what_they_refuse() {
         place.refuses(&format!("merge {line}"), (code, words), right);
     }
 }
+
+/// Flaw table line 48, and a snapshot that was asked for and is not there.
+#[test]
+fn what_is_missing_at_the_end_or_at_a_restore_is_told() {
+    if !have_kvm() {
+        return;
+    }
+    let place = Place::new();
+    for name in ["saved", "none"] {
+        fs::create_dir(place.0.join(name)).unwrap();
+    }
+    place.0.file("hello", fs::read(guest("hello")).unwrap());
+    for then in ["exit", "resume"] {
+        let line = format!("run --kernel @/hello --then {then} --snapshot @/none");
+        let end = place.run(&line);
+        end.expect(10)
+            .complains(&["snapshot", "/none", "not taken", "boot marker"]);
+    }
+    assert_eq!(fs::read_dir(place.0.join("none")).unwrap().count(), 0);
+    place.0.file("small", [0; 2048]);
+    place.0.file("larger", [0; 8192]);
+    let save = "run --kernel @/kernel --memory 16M --disk @/disk --then exit --snapshot @/saved";
+    place.run(save).expect(0);
+    let words: &[&str] = &["disk0", "8 sectors", "has 4"];
+    place.refuses(
+        "restore @/saved --disk @/small",
+        (3, words),
+        "restore @/saved --disk @/disk",
+    );
+    place.run("restore @/saved --disk @/larger").expect(0);
+}

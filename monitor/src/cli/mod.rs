@@ -46,6 +46,7 @@ Exit codes:
   2  wrong flag or config file      6  KVM could not go on
   3  kernel or image unusable       7  the guest reset (--on-reset exit)
   8  there was nothing to boot      9  'mote doctor' found weakness
+  10 the guest ended before --snapshot
   128 + N  ended by signal N
 ";
 

@@ -482,6 +482,19 @@ impl Devices {
             if saved.read_only != here.read_only {
                 return Err(format!("device {id}: one of both can only be read"));
             }
+            if let (Work::Drive(work), Some(sectors)) =
+                (&slot.work, saved.endpoint.config.first_chunk())
+                && !work.has_tray()
+            {
+                // A larger one is announced to the guest when it is resumed.
+                let (was, now) = (u64::from_le_bytes(*sectors), work.block.sectors());
+                if now < was {
+                    return Err(format!(
+                        "disk {id}: {was} sectors of 512 bytes were saved, and the image has {now}: \
+                         give one of at least that size"
+                    ));
+                }
+            }
             let restored = slot.endpoint().restore(&saved.endpoint);
             restored.map_err(|e| format!("device {id}: {e}"))?;
             match &slot.work {

@@ -130,11 +130,24 @@ impl Machine {
     pub fn run(mut self, config: &VmConfig, control: &mut dyn Control) -> Result<u8, Error> {
         let result = self.serve(config, control);
         let result = result.and_then(|code| self.record(true).map(|()| code));
+        let result = match (result, &self.saving, &config.snapshot) {
+            (Ok(exit::OK), Some(_), Some(to)) => Err(Error::Unsaved(to.clone())),
+            (result, ..) => result,
+        };
         vcpu::end(&self.shared);
-        self.shared.bus.com1().output().finish();
+        let lost = {
+            let mut com1 = self.shared.bus.com1();
+            com1.output().finish();
+            com1.output().lost()
+        };
         control.ended(&self);
         // Gives the terminal back before anything is printed.
         self.console.close();
+        if let Some((bytes, why)) = lost {
+            console::say(&format!(
+                "mote: serial output: {bytes} bytes were lost: {why}\n"
+            ));
+        }
         self.tell_marker(config);
         if config.timings {
             console::say(&self.shared.timings.table());

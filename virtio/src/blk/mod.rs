@@ -166,6 +166,12 @@ impl<'m> Block<'m> {
         Ok(())
     }
 
+    /// Sectors of 512 bytes of the medium, as the guest sees them.
+    #[must_use]
+    pub fn sectors(&self) -> u64 {
+        self.sectors.load(Ordering::Relaxed)
+    }
+
     /// Has the medium changed by `change`, while no worker looks at it. A disk
     /// must stay whole sectors long; a drive that failed goes on failing. Call
     /// [`Endpoint::refresh`](crate::Endpoint::refresh) afterwards.

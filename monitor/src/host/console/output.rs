@@ -1,6 +1,7 @@
 //! Serial output: written at once where it can be, kept in a bounded buffer
 //! where it cannot, and never a reason for the guest to wait for long.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -11,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 
+use crate::error::os_message;
 use crate::timings::Timings;
 
 /// Bytes that are kept for a reader that is slow or not there yet.
@@ -44,6 +46,10 @@ pub struct Output {
     /// The reader has not taken a byte for [`PATIENCE_MS`].
     stalled: bool,
     dropped: u64,
+    /// Those of them that somebody listened for.
+    lost: u64,
+    /// Why nothing can be written any more, unless the reader has left.
+    error: Cell<Option<Errno>>,
     /// What each line's time is told by, if it is.
     clock: Option<Arc<Timings>>,
     /// A line begins.
@@ -59,6 +65,8 @@ impl Output {
             pending: VecDeque::new(),
             stalled: true,
             dropped: 0,
+            lost: 0,
+            error: Cell::new(None),
             clock: None,
             fresh: true,
         }
@@ -117,6 +125,28 @@ impl Output {
     /// Bytes that were lost because nobody took them.
     pub fn dropped(&self) -> u64 {
         self.dropped
+    }
+
+    /// Whether there is a reader who misses what is lost.
+    fn is_heard(&self) -> bool {
+        self.to.is_some() && (!self.gone || self.error.get().is_some())
+    }
+
+    /// How many bytes were lost by now that somebody listened for, and why; after
+    /// [`finish`](Self::finish) nobody takes what is pending.
+    pub fn lost(&self) -> Option<(u64, String)> {
+        let pending = if self.is_heard() {
+            self.pending.len()
+        } else {
+            0
+        };
+        let lost = self.lost + pending as u64;
+        let slow = || "the reader was too slow".to_owned();
+        let why = self
+            .error
+            .get()
+            .map_or_else(slow, |e| os_message(&e.into()));
+        (lost > 0).then_some((lost, why))
     }
 
     /// Whether bytes are pending that a reader could take.
@@ -191,6 +221,7 @@ impl Output {
         if self.pending.len() >= BUFFER {
             self.pending.pop_front();
             self.dropped += 1;
+            self.lost += u64::from(self.is_heard());
         }
     }
 
@@ -221,7 +252,13 @@ impl Output {
         match result {
             Ok(written) => Some(written),
             Err(Errno::AGAIN | Errno::INTR) => Some(0),
-            Err(_) => None,
+            Err(error) => {
+                // Of a reader who left nothing is lost.
+                if *kind == Kind::File || error == Errno::NOSPC {
+                    self.error.set(Some(error));
+                }
+                None
+            }
         }
     }
 }
