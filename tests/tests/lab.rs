@@ -81,6 +81,11 @@ fn lab_interrupts() {
 }
 
 #[test]
+fn lab_pause() {
+    lab("pause");
+}
+
+#[test]
 fn lab_power() {
     lab("power");
 }
