@@ -76,6 +76,7 @@ impl Error {
             Self::Input(..) | Self::Snapshot(_) => exit::INPUT,
             Self::Host(_) | Self::Kvm(..) => exit::HOST,
             Self::Unsaved(_) => exit::UNSAVED,
+            Self::System(_, cause) if limit(cause).is_some() => exit::HOST,
             Self::System(..) | Self::Refused(_) => exit::INTERNAL,
             Self::TripleFault(_) => exit::GUEST_CRASH,
             Self::Stopped(_) => exit::KVM,
@@ -121,6 +122,9 @@ impl From<lexopt::Error> for Error {
 
 /// An `io::Error` as people write it: no "(os error 2)" behind it.
 pub fn os_message(error: &io::Error) -> String {
+    if let Some(limit) = limit(error) {
+        return limit.to_owned();
+    }
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
     let mut letters = text.chars();
@@ -152,6 +156,26 @@ pub fn printable(text: &str) -> String {
         }
     }
     all
+}
+
+/// Which limit was met, in the place of what an inner step says of it.
+fn limit(error: &io::Error) -> Option<&'static str> {
+    match error.raw_os_error()? {
+        libc::EMFILE => Some("too many open files for RLIMIT_NOFILE"),
+        libc::EFBIG => Some("larger than RLIMIT_FSIZE or the file system allows"),
+        libc::ENOMEM => Some("not enough memory, or RLIMIT_AS or RLIMIT_DATA is too low"),
+        _ => None,
+    }
+}
+
+/// A thread that cannot be started.
+pub fn no_thread(what: &'static str, cause: io::Error) -> Error {
+    match cause.raw_os_error() {
+        Some(libc::EAGAIN) => Error::Host(format!(
+            "{what}: too many threads for RLIMIT_NPROC or pids.max, or too little memory"
+        )),
+        _ => Error::System(what, cause),
+    }
 }
 
 /// Turns an error of kvm-ioctls into one that names the operation.

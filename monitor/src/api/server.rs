@@ -3,6 +3,7 @@
 //! until it reads, and a client that does neither is in nobody's way.
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -19,12 +20,11 @@ use crate::host::console;
 use crate::run::Saving;
 use crate::sandbox::{self, Slot};
 
-/// The most connections. One more, and that which has been quiet for longest is
-/// closed for it: clients that hold theirs open cannot keep others out.
-const CONNECTIONS: usize = 16;
-/// Numbers of the connections' descriptors, in a row that the sandbox knows:
-/// above the events, see [`crate::sandbox::event`].
-const ROW: RawFd = 192;
+/// First and last number of the connections' descriptors, in a row that the
+/// sandbox knows, where 256 may be open: see [`sandbox::number`]. One connection
+/// more, and that which has been quiet for longest is closed for it: clients that
+/// hold theirs open cannot keep others out.
+const ROW: (RawFd, RawFd) = (192, 207);
 /// Bytes that are read from a connection in one go.
 const READ: usize = 4096;
 /// Bytes of answers that may wait for a client before its next request does.
@@ -127,8 +127,8 @@ impl Server {
         };
         vec![
             (Slot::ApiListener, listener.as_raw_fd()),
-            (Slot::ApiFirst, ROW),
-            (Slot::ApiLast, last()),
+            (Slot::ApiFirst, *row().start()),
+            (Slot::ApiLast, *row().end()),
         ]
     }
 
@@ -179,7 +179,7 @@ impl Server {
         let Some(Ok(client)) = self.listener.as_ref().map(|l| accept_with(l, flags)) else {
             return;
         };
-        if self.connections.len() >= CONNECTIONS {
+        if self.connections.len() >= row().count() {
             let quiet = self.connections.iter().enumerate();
             if let Some((index, _)) = quiet.min_by_key(|(_, connection)| connection.last) {
                 self.connections.swap_remove(index);
@@ -189,7 +189,7 @@ impl Server {
             let mut all = self.connections.iter();
             all.any(|connection| connection.socket.as_raw_fd() == number)
         };
-        let Some(number) = (ROW..=last()).find(|number| !taken(*number)) else {
+        let Some(number) = row().find(|number| !taken(*number)) else {
             return;
         };
         let Ok(socket) = sandbox::renumber(client, number) else {
@@ -208,22 +208,22 @@ impl Server {
     }
 }
 
-const fn last() -> RawFd {
-    ROW + CONNECTIONS as RawFd - 1
+/// Numbers of the connections' descriptors: with few, one at least.
+fn row() -> RangeInclusive<RawFd> {
+    let first = sandbox::number(ROW.0);
+    first..=(sandbox::number(ROW.1 + 1) - 1).max(first)
 }
 
 /// Whether the row of connections can be used.
 fn check_row() -> Result<(), Error> {
-    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     // SAFETY: a plain system call, which fails for what is not open.
     let open = |number| unsafe { libc::fcntl(number, libc::F_GETFD) } >= 0;
-    let few = most.is_some_and(|most| most <= last().unsigned_abs().into());
     let mut others = Saving::slots().map(|(_, number)| number);
-    if few || (ROW..=last()).any(open) || others.any(open) {
-        let why = "too many open descriptors were passed in, or RLIMIT_NOFILE is below 256";
-        return Err(Error::Host(why.to_owned()));
+    let few = Saving::slots().any(|(_, number)| number >= sandbox::number(256));
+    match few || row().any(open) || others.any(open) {
+        true => Err(sandbox::crowded()),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 impl Connection {

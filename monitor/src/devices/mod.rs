@@ -28,7 +28,7 @@ use vmm_sys_util::eventfd::EventFd;
 pub use self::window::{VirtioWindow, windows};
 use crate::config::{Drive, MAX_DEVICES, VmConfig};
 use crate::counts::Counts;
-use crate::error::{Error, kvm};
+use crate::error::{Error, kvm, no_thread};
 use crate::host::files::New;
 use crate::host::memory::GuestRam;
 use crate::host::signals;
@@ -288,7 +288,7 @@ impl Devices {
                             Work::Nic(work) => work.serve(&slot),
                         }
                     })
-                    .map_err(|e| Error::System("start a worker", e))?;
+                    .map_err(|e| no_thread("start a worker", e))?;
                 started += 1;
             }
         }

@@ -12,7 +12,7 @@ use crate::devices::Devices;
 use crate::error::Error;
 use crate::host::console::{Console, Output};
 use crate::host::files::New;
-use crate::sandbox::{Sandbox, Slot};
+use crate::sandbox::{self, Sandbox, Slot};
 use crate::vm::{Shared, vcpu};
 
 /// Descriptors that are open before the VM is made.
@@ -60,14 +60,14 @@ impl Expected {
             .map(Some)
             .any(|other| first <= other && other <= last)
         {
-            return Err(crowded());
+            return Err(sandbox::crowded());
         }
         let row = first.unwrap_or(0)..=last.unwrap_or(-1);
         if row
             .into_iter()
             .any(|at| !events().any(|e| e == at) && is_open(at))
         {
-            return Err(crowded());
+            return Err(sandbox::crowded());
         }
         // Without a socket no descriptor follows that anything may be done with.
         let client = match open.console.serves_clients() {
@@ -106,7 +106,7 @@ impl Expected {
         if shared.fd.as_raw_fd() == self.vm && vcpus.eq(self.vcpus.iter().copied()) {
             Ok(())
         } else {
-            Err(crowded())
+            Err(sandbox::crowded())
         }
     }
 }
@@ -125,9 +125,4 @@ fn free_numbers(cpus: u8) -> Result<(RawFd, Vec<RawFd>, RawFd), Error> {
 fn is_open(number: RawFd) -> bool {
     // SAFETY: only asks, and takes no pointer.
     unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
-}
-
-fn crowded() -> Error {
-    let why = "too many open descriptors were passed in, or RLIMIT_NOFILE is below 256";
-    Error::Host(why.to_owned())
 }

@@ -29,7 +29,7 @@ use super::{Machine, MainThread, working_set};
 use crate::host::prefault::WorkAhead;
 
 /// Numbers of the files of a snapshot that is made on request: above those of
-/// the API's connections, see [`crate::sandbox::event`].
+/// the API's connections, see [`crate::sandbox::number`].
 const ROW: RawFd = 208;
 /// What has these numbers, in this order.
 const SLOTS: [Slot; 5] = [
@@ -66,7 +66,7 @@ impl Saving {
     /// Opens what a snapshot in these two files needs, under the numbers that
     /// the filters know.
     fn open_at(state: &Path, memory: &Path) -> Result<Self, Error> {
-        let mut number = ROW;
+        let mut number = sandbox::number(ROW);
         let mut place = |fd| {
             number += 1;
             sandbox::renumber(fd, number - 1)
@@ -82,7 +82,7 @@ impl Saving {
 
     /// Numbers of the files of a snapshot that is made on request.
     pub fn slots() -> impl Iterator<Item = (Slot, RawFd)> {
-        SLOTS.into_iter().zip(ROW..)
+        SLOTS.into_iter().zip(sandbox::number(ROW)..)
     }
 
     /// The directory, which alone stays reachable.

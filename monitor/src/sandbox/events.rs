@@ -3,14 +3,47 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::error::Error;
 
-/// Where the row begins: above what a VM opens else. The second is for users
-/// who may not have that many descriptors.
-const FROM: [libc::c_int; 2] = [128, 64];
+/// The most numbers that a VM uses.
+const MOST: u64 = 256;
+/// Where the row of events begins, above what a VM opens else, and where what is
+/// for the control API does.
+const EVENTS: RawFd = 128;
+/// See [`EVENTS`].
+const BEHIND: RawFd = 192;
+
+/// The descriptor that has the number `of` where 256 may be open, and a lower one
+/// in the same order where the user may have fewer (`RLIMIT_NOFILE`).
+pub fn number(of: RawFd) -> RawFd {
+    static LIMIT: OnceLock<u64> = OnceLock::new();
+    let limit = *LIMIT.get_or_init(|| {
+        let now = getrlimit(Resource::Nofile);
+        let most = now.maximum.unwrap_or(MOST).min(MOST);
+        let own = now.current.unwrap_or(MOST).min(MOST);
+        let raised = Rlimit {
+            current: Some(most),
+            maximum: now.maximum,
+        };
+        match own < most && setrlimit(Resource::Nofile, raised).is_ok() {
+            true => most,
+            false => own,
+        }
+    });
+    // At most 256.
+    of * limit as RawFd / MOST as RawFd
+}
+
+/// There are not enough numbers.
+pub fn crowded() -> Error {
+    let why = "too many open files for RLIMIT_NOFILE: allow 256, or pass in fewer descriptors";
+    Error::Host(why.to_owned())
+}
 
 /// Gives a descriptor a number at which there is nothing, or nothing of use any
 /// more.
@@ -33,13 +66,16 @@ pub fn renumber(fd: OwnedFd, number: RawFd) -> io::Result<OwnedFd> {
 pub fn event() -> Result<EventFd, Error> {
     let failed = |e| Error::System("eventfd", e);
     let event = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(failed)?;
-    for from in FROM {
-        // SAFETY: copies a live descriptor to a free number.
-        let copy = unsafe { libc::fcntl(event.as_raw_fd(), libc::F_DUPFD_CLOEXEC, from) };
-        if copy >= 0 {
-            // SAFETY: a fresh descriptor of an eventfd that nothing else owns.
-            return Ok(unsafe { EventFd::from_raw_fd(copy) });
-        }
+    // SAFETY: copies a live descriptor to a free number.
+    let copy = unsafe { libc::fcntl(event.as_raw_fd(), libc::F_DUPFD_CLOEXEC, number(EVENTS)) };
+    if copy < 0 {
+        // No number is so high, or none is left.
+        return Err(crowded());
     }
-    Err(failed(io::Error::last_os_error()))
+    // SAFETY: a fresh descriptor of an eventfd that nothing else owns.
+    let event = unsafe { EventFd::from_raw_fd(copy) };
+    match copy < number(BEHIND) {
+        true => Ok(event),
+        false => Err(crowded()),
+    }
 }

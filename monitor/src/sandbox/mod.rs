@@ -25,7 +25,7 @@ pub mod table;
 
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
-pub use self::events::{event, renumber};
+pub use self::events::{crowded, event, number, renumber};
 pub use self::process::{
     Reach, Rules, confine_early, errata as landlock_errata, version as landlock_version,
 };

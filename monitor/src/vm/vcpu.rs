@@ -17,7 +17,7 @@ use rustix::thread::gettid;
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
 use super::Shared;
-use crate::error::Error;
+use crate::error::{Error, no_thread};
 use crate::host::signals;
 
 /// Stack of a vCPU's thread in bytes; its deepest path is a serial write.
@@ -425,7 +425,7 @@ where
                 }
             }
         })
-        .map_err(|e| Error::System("start a vCPU thread", e))
+        .map_err(|e| no_thread("start a vCPU thread", e))
 }
 
 /// Lets all vCPUs run.
