@@ -193,7 +193,9 @@ fn create(path: &Path, size: u64, direct: bool) -> Result<(File, New), Error> {
     let (file, new) = New::make(WHAT, path)?;
     file.set_len(size).map_err(|e| match e.kind() {
         io::ErrorKind::FileTooLarge => {
-            let why = format!("its file system has no files of {size} bytes: give a smaller size=");
+            let why = format!(
+                "its file system or RLIMIT_FSIZE has no files of {size} bytes: give a smaller size="
+            );
             Error::Input(WHAT, path.into(), why)
         }
         _ => Error::file(WHAT, path, &e),
