@@ -317,6 +317,30 @@ fn nothing_to_boot_is_told() {
     );
 }
 
+/// An initial RAM disk that is not there stops the entry, as GRUB does, and is named.
+#[test]
+fn a_missing_initrd_stops_its_entry() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    for (number, initrd) in ["/ucode (hd7,gpt1)/initrd", "/none"]
+        .into_iter()
+        .enumerate()
+    {
+        let cfg = format!("menuentry A {{ linux /boot/system do=run\ninitrd {initrd}\n}}");
+        let files: &[(&str, &[u8])] = &[
+            ("boot/grub/grub.cfg", cfg.as_bytes()),
+            ("boot/system", &system()),
+            ("ucode", b"microcode"),
+        ];
+        let end = boots(&["--cdrom", &iso(&scratch, &format!("cd{number}"), files)]);
+        let told = &end.expect(NOTHING_TO_BOOT).out;
+        let name = initrd.rsplit(' ').next().unwrap();
+        assert!(told.contains(name) && !told.contains("cmdline:"), "{told}");
+    }
+}
+
 /// What is nested as deep as may be is run or refused; it breaks nothing.
 #[test]
 fn deep_scripts_end() {

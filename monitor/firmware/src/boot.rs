@@ -12,7 +12,7 @@ use crate::cmdline;
 use crate::config::{self, Config, Entry, uki};
 use crate::disk::{Disk, File, array};
 use crate::kernel::{self, Kernel};
-use crate::volume::{Drive, Volumes};
+use crate::volume::{Drive, Path, Volumes};
 
 /// Milliseconds that a menu waits for a key.
 const MENU_MS: u64 = 5000;
@@ -176,6 +176,9 @@ pub fn boot(drives: &[Drive], options: &Options, machine: &mut dyn Machine) -> O
                 told.push(format!("{place}: {}: no such entry", config.source));
                 continue;
             };
+            for refused in told.iter().skip(count).take(MAX_NOTES) {
+                say(machine, &format!("mote: {}: {refused}\n", drive.id));
+            }
             say(
                 machine,
                 &format!("mote: {}: {}\n", drive.id, short(&entry.title)),
@@ -240,10 +243,17 @@ fn say(machine: &mut dyn Machine, text: &str) {
     machine.print(&text.chars().map(visible).collect::<String>());
 }
 
-/// The beginning of a title.
+/// As much of a title as a line holds: of a longer one both ends, as titles of one
+/// menu differ at theirs.
 fn short(title: &str) -> String {
-    let visible = title.chars().filter(|c| !c.is_control());
-    visible.take(TITLE).collect()
+    let visible: Vec<char> = title.chars().filter(|c| !c.is_control()).collect();
+    if visible.len() <= TITLE {
+        return visible.into_iter().collect();
+    }
+    let end = visible.len() - (TITLE - 3) * 2 / 3;
+    let (begin, rest) = ((TITLE - 3) / 3, visible.get(end..).unwrap_or_default());
+    let begin = visible.iter().take(begin);
+    begin.chain(&['.'; 3]).chain(rest).collect()
 }
 
 /// The index of the entry that the caller or the person at the console wants;
@@ -333,20 +343,36 @@ fn load(
     ram_end: u64,
     machine: &mut dyn Machine,
     clean: &mut bool,
+) -> Result<Start, String> {
+    if let Some(flaw) = &entry.flaw {
+        return Err(flaw.clone());
+    }
+    let named = |path: &Path| {
+        let open = volumes.open(path);
+        open.map_err(|why| format!("{}: {why}", path.path))
+    };
+    let file = named(entry.kernel.as_ref().ok_or("no kernel")?)?;
+    let initrds = entry.initrds.iter().map(named);
+    let initrds = initrds.collect::<Result<Vec<_>, _>>()?;
+    place(file, initrds, &entry.cmdline, ram_end, machine, clean).map_err(|why| why.to_string())
+}
+
+/// Puts a kernel, or what a unified image holds, and initial RAM disks into memory.
+fn place(
+    mut file: File,
+    mut initrds: Vec<File>,
+    cmdline: &str,
+    ram_end: u64,
+    machine: &mut dyn Machine,
+    clean: &mut bool,
 ) -> Result<Start, Error> {
-    let path = entry.kernel.as_ref().ok_or(Error::Missing)?;
-    let mut file = volumes.open(path)?;
-    let mut initrds = Vec::new();
-    let mut cmdline = entry.cmdline.clone();
+    let mut cmdline = cmdline.to_string();
     if let Some(unified) = uki::open(&file)? {
         file = unified.kernel;
-        initrds.extend(unified.initrd);
+        initrds.splice(0..0, unified.initrds);
         if cmdline.is_empty() {
             cmdline = unified.cmdline.unwrap_or_default();
         }
-    }
-    for path in &entry.initrds {
-        initrds.push(volumes.open(path)?);
     }
     let kernel = Kernel::open(&file, ram_end)?;
     let cmdline = with_console(&cmdline);
@@ -357,7 +383,7 @@ fn load(
     let len = initrds.iter().map(File::len).fold(0, |sum: u64, len| {
         sum.saturating_add(len).saturating_add(3) & !3
     });
-    let place = match len {
+    let begins = match len {
         0 => None,
         len => Some((kernel.place_initrd(len, ram_end)?, len)),
     };
@@ -370,7 +396,7 @@ fn load(
             rest.ok_or(Error::NoRoom("kernel", load.zeroes))?.fill(0);
         }
     }
-    if let Some((mut at, _)) = place {
+    if let Some((mut at, _)) = begins {
         for initrd in &initrds {
             read(initrd, at, machine)?;
             at += initrd.len();
@@ -384,7 +410,7 @@ fn load(
         entry: kernel.entry,
         cmdline,
         header: kernel.header,
-        initrd: place,
+        initrd: begins,
     })
 }
 

@@ -19,8 +19,14 @@ fn the_console_is_the_serial_port() {
         ("vga=788 --- quiet", "vga=788 console=ttyS0 --- quiet"),
         ("--- quiet", "console=ttyS0 --- quiet"),
         ("vga=788 ---", "vga=788 console=ttyS0 ---"),
+        ("---", "console=ttyS0 ---"),
         ("x -- quiet", "x console=ttyS0 -- quiet"),
+        ("-- a", "console=ttyS0 -- a"),
+        ("x --- y -- z", "x console=ttyS0 --- y -- z"),
+        // The kernel sees what stands behind three dashes, and not behind two.
+        ("x --- console=ttyS0", "x --- console=ttyS0"),
         ("x -- console=ttyS0", "x console=ttyS0 -- console=ttyS0"),
+        ("a--b", "a--b console=ttyS0"),
         ("a=\"b  c\"", "a=\"b  c\" console=ttyS0"),
     ] {
         assert_eq!(with_console(given), wanted, "{given}");

@@ -320,6 +320,34 @@ const SCRIPTS: &[(&str, &str)] = &[
         "probe --set=u --fs-uuid $root; menuentry $u { linux (hd1)/k }",
         "0/label|1/k||",
     ),
+    // Options take their word from behind `=` or as the next one.
+    (
+        "search --label other --set d --no-floppy; menuentry a { linux ($d)/k d=$d }",
+        "0/a|1/k||d=hd1",
+    ),
+    (
+        "search --no-floppy --hint hd9 --set=root --fs-uuid other; menuentry a { linux /k }",
+        "0/a|1/k||",
+    ),
+    (
+        "search --set -f /only; menuentry a { linux /k }",
+        "0/a|1/k||",
+    ),
+    (
+        "search --file --set /only; menuentry a { linux /k }",
+        "0/a|1/k||",
+    ),
+    (
+        "probe --set u --fs-uuid $root; probe -u -s v hd1; menuentry $u-$v { linux /k }",
+        "0/label-other|0/k||",
+    ),
+    // Braces end words; text becomes commands.
+    ("menuentry \"a b\"{ linux /k ${none}x\n}", "0/a b|0/k||x"),
+    (
+        "p=x\neval \"\nmenuentry 'a' {\n linux /k $p\n}\n\" # end",
+        "0/a|0/k||x",
+    ),
+    ("eval 'if'; menuentry a { linux /k }", "0/a|0/k||"),
     // Conditions.
     (
         "if [ -f /k -a ! -f /z ]; then menuentry a { linux /k }; fi",
@@ -364,6 +392,8 @@ fn scripts_without_end() {
         "function f { f; }; f",
         "function f { f; f; }; f",
         "source /boot/grub/loop.cfg",
+        "function f { eval f; }; f",
+        "x='eval $x'; eval $x; while true; do eval true; done",
         "set a=xxxxxxxxxxxxxxxx; while true; do set a=$a$a$a$a; done",
         "for i in 1 2 3 4 5 6 7 8 9; do for j in 1 2 3 4 5 6 7 8 9; do source /boot/grub/more.cfg; done; done",
     ] {
@@ -387,8 +417,16 @@ fn versions() {
         ("1", "1a", Less),
         ("007", "7", Equal),
         ("", "", Equal),
+        ("1~rc1", "1", Less),
+        ("1", "1-1", Less),
+        ("1.0-1", "1.0.1", Less),
+        ("1^a", "1.1", Less),
+        ("arch-fallback.conf", "arch.conf", Less),
+        ("a_b", "ab", Equal),
+        ("1a", "1", Greater),
     ] {
         assert_eq!(by_version(a, b), order, "{a} {b}");
+        assert_eq!(by_version(b, a), order.reverse(), "{b} {a}");
     }
 }
 
@@ -417,6 +455,110 @@ fn boot_loader_specification() {
     assert_eq!(titles, ["Debian (10)", "Debian (2)", "Arch"]);
     assert_eq!(config.default, 0);
     assert_eq!(config.entries[1].initrds.len(), 2);
+}
+
+/// What systemd-boot takes for the default: an identity, a shell's pattern, or the
+/// first of its order; and an entry without tries comes last.
+#[test]
+fn defaults_of_systemd_boot() {
+    const FILES: [(&str, &str); 6] = [
+        (
+            "/loader/entries/nixos-1.conf",
+            "sort-key n\nversion 1\nlinux /k",
+        ),
+        (
+            "/loader/entries/nixos-12.conf",
+            "sort-key n\nversion 12\nlinux /k",
+        ),
+        (
+            "/loader/entries/nixos-13+0-3.conf",
+            "sort-key n\nversion 13\nlinux /k",
+        ),
+        ("/loader/entries/arch.conf", "linux /k"),
+        ("/loader/entries/arch-fallback.conf", "linux /k"),
+        ("/k", "k"),
+    ];
+    for (default, wanted) in [
+        ("", "nixos-12"),
+        ("nixos-1.conf", "nixos-1"),
+        ("nixos-1", "nixos-1"),
+        ("nixos-1*", "nixos-12"),
+        ("nixos-1?.conf", "nixos-12"),
+        ("NIXOS-13.conf", "nixos-13"),
+        ("*-[0-1].conf", "nixos-1"),
+        ("*-[!n]", "nixos-1"),
+        ("arch*", "arch"),
+        ("*fallback*", "arch-fallback"),
+        ("none*", "nixos-12"),
+        ("[", "nixos-12"),
+    ] {
+        let loader: &'static str = Box::leak(std::format!("default {default}\n").into());
+        let mut files = FILES.to_vec();
+        files.push(("/loader/loader.conf", loader));
+        let config = read(&[("esp", Box::leak(files.into_boxed_slice()))])
+            .0
+            .unwrap();
+        assert_eq!(config.entries[config.default].id, wanted, "{default}");
+        let lost = matches!(default, "none*" | "[");
+        assert_eq!(config.lost.is_some(), lost, "{default}");
+        let ids: Vec<&str> = config
+            .entries
+            .iter()
+            .map(|entry| entry.id.as_str())
+            .collect();
+        let order = ["nixos-12", "nixos-1", "arch", "arch-fallback", "nixos-13"];
+        assert_eq!(ids, order);
+    }
+}
+
+/// Fedora's `blscfg` has options and initrds for entries that have none.
+#[test]
+fn entries_of_grub_have_defaults() {
+    const FILES: Contents = &[
+        (
+            "/boot/grub2/grub.cfg",
+            "set default_kernelopts='root=y ro'\nset early_initrd=ucode.img\nblscfg\n",
+        ),
+        (
+            "/boot/loader/entries/a.conf",
+            "linux /boot/k\ninitrd /boot/i\n",
+        ),
+        ("/boot/k", "k"),
+        ("/boot/i", "i"),
+    ];
+    let config = read(&[("root", FILES)]).0.unwrap();
+    assert_eq!(
+        told(&config),
+        ["a|0/boot/k|/boot/ucode.img,/boot/i|root=y ro"]
+    );
+}
+
+/// A configuration for sticks that hold the medium as a file comes last.
+#[test]
+fn loopback_is_the_last_resort() {
+    const LOOPBACK: &str = "menuentry file { linux /k img_loop=$iso_path }";
+    const FILES: Contents = &[
+        ("/boot/grub/loopback.cfg", LOOPBACK),
+        ("/loader/entries/live.conf", "linux /k\noptions live\n"),
+        ("/k", "k"),
+    ];
+    assert_eq!(told(&read(&[("cd", FILES)]).0.unwrap()), ["live|0/k||live"]);
+    const ALONE: Contents = &[("/boot/grub/loopback.cfg", LOOPBACK), ("/k", "k")];
+    assert_eq!(read(&[("cd", ALONE)]).0.unwrap().entries.len(), 1);
+}
+
+/// Lines of a help text are no commands.
+#[test]
+fn help_texts_of_syslinux() {
+    const FILES: Contents = &[
+        (
+            "/boot/extlinux.conf",
+            "label a\n kernel /k\n append good\n TEXT HELP\n linux kernel with\n append no\n \
+             ENDTEXT\n menu label b\n",
+        ),
+        ("/k", "k"),
+    ];
+    assert_eq!(told(&read(&[("cd", FILES)]).0.unwrap()), ["b|0/k||good"]);
 }
 
 /// A kernel in place of UEFI's boot loader is one that can be started.

@@ -7,71 +7,214 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cmp::Ordering;
 
-use super::{Config, Entry, MAX_ENTRIES, MAX_INITRDS, MAX_LINE, MAX_TEXT, by_version, key_value};
+use super::{
+    Config, Entry, MAX_ENTRIES, MAX_INITRDS, MAX_LINE, MAX_TEXT, by_version, key_value, uki,
+};
 use crate::Error;
 use crate::volume::{Path, Volumes};
 
 /// Values of variables in an entry, as `grub.cfg` or `grubenv` set them.
 pub(super) type Variables = BTreeMap<String, String>;
 
+/// A menu as systemd-boot has it: entries' files beside unified kernel images, in one
+/// order. `dir` is the directory of either.
 pub(super) fn read(volumes: &Volumes, dir: &Path) -> Result<Config, Error> {
-    let entries = entries(volumes, dir, &Variables::new())?;
-    let loader = dir.beside("loader.conf");
-    let settings = volumes.text(&loader, MAX_TEXT).unwrap_or_default();
-    let default = settings
-        .lines()
-        .map(key_value)
-        .find(|(key, _)| *key == "default");
-    let default = default.map_or("", |(_, value)| value);
-    // A pattern as in a shell; only its usual form, a star at the end.
-    let default = default.trim_end_matches(".conf").trim_end_matches('*');
-    let fits = |entry: &Entry| !default.is_empty() && entry.id.starts_with(default);
-    let found = entries.iter().position(fits);
+    let root = ["/loader/entries", "/EFI/Linux"]
+        .into_iter()
+        .find_map(|end| dir.path.strip_suffix(end));
+    let at = |path: &str| Path {
+        volume: dir.volume,
+        path: format!("{}{path}", root.unwrap_or_default()),
+    };
+    let mut found = Vec::new();
+    let entries = at("/loader/entries");
+    if volumes.kind(&entries).is_some() {
+        found = keyed(volumes, &entries, &Variables::new())?;
+    }
+    let images = at("/EFI/Linux");
+    for name in volumes.names(&images).unwrap_or_default() {
+        if found.len() < MAX_ENTRIES && name.to_ascii_lowercase().ends_with(".efi") {
+            let path = images.beside(&format!("{}/{name}", images.path));
+            let (id, bad) = counted(&name);
+            let image = uki::entry(volumes, &path, &id)?;
+            found.extend(image.map(|(key, entry)| (Key { bad, ..key }, entry)));
+        }
+    }
+    found.sort_by(|a, b| a.0.order(&b.0));
+    let default = default(volumes, &at("/loader/loader.conf"));
+    // As it is before as a pattern, and the identity with its suffix or without.
+    let named = |fits: &dyn Fn(&str) -> bool| {
+        let mut keys = found.iter().map(|(key, _)| key.id.to_ascii_lowercase());
+        keys.position(|id| fits(&id) || fits(stem(&id)))
+    };
+    let wanted = default.to_ascii_lowercase();
+    let index = named(&|id| id == wanted).or_else(|| named(&|id| matches(&wanted, id)));
     Ok(Config {
-        lost: super::lost(found, default),
-        default: found.unwrap_or(0),
-        entries,
+        lost: super::lost(index, &default),
+        default: index.unwrap_or(0),
+        entries: found.into_iter().map(|(_, entry)| entry).collect(),
         ..Config::default()
     })
 }
 
-/// The entries of a directory, the newest first.
+/// The default that `loader.conf` names: the one on the EFI system partition, also
+/// where entries lie on a partition of their own.
+fn default(volumes: &Volumes, own: &Path) -> String {
+    let drive = volumes.list.get(own.volume).map(|volume| volume.drive);
+    let mut places: Vec<Path> = (0..volumes.list.len())
+        .map(|volume| Path {
+            volume,
+            path: String::from("/loader/loader.conf"),
+        })
+        .collect();
+    places.retain(|place| {
+        let volume = volumes.list.get(place.volume);
+        volume.is_some_and(|v| Some(v.drive) == drive && v.fs.name() == "FAT")
+    });
+    places.sort_by_key(|place| place.volume != own.volume);
+    places.push(own.clone());
+    let text = places
+        .iter()
+        .find_map(|place| volumes.text(place, MAX_TEXT).ok());
+    let text = text.unwrap_or_default();
+    let mut lines = text.lines().map(key_value);
+    let default = lines.find(|(key, _)| *key == "default");
+    default.map_or("", |(_, value)| value).to_string()
+}
+
+fn stem(id: &str) -> &str {
+    id.strip_suffix(".conf")
+        .or(id.strip_suffix(".efi"))
+        .unwrap_or(id)
+}
+
+/// The identity that the name of a file stands for, and whether all its tries are
+/// spent: `NAME+LEFT-DONE.conf` (UAPI, Automatic Boot Assessment).
+fn counted(name: &str) -> (String, bool) {
+    let stem = stem(name);
+    let suffix = name.get(stem.len()..).unwrap_or_default();
+    if let Some((id, count)) = stem.rsplit_once('+') {
+        let left = count.split('-').next().unwrap_or_default();
+        let numbers = count.bytes().all(|c| c.is_ascii_digit() || c == b'-');
+        if numbers && !left.is_empty() {
+            let spent = left.bytes().all(|c| c == b'0');
+            return (format!("{id}{suffix}"), spent);
+        }
+    }
+    (name.to_string(), false)
+}
+
+/// Whether a text is what a shell's pattern stands for: `*`, `?` and `[a-z]`.
+fn matches(pattern: &str, text: &str) -> bool {
+    let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
+    let (mut at, mut from) = (0, 0);
+    // Where to go on if what follows the last star does not fit here.
+    let mut star: Option<(usize, usize)> = None;
+    while from < text.len() || at < pattern.len() {
+        let here = text.get(from).copied();
+        let after = match (pattern.get(at), here) {
+            (Some(b'*'), _) => {
+                star = Some((at + 1, from));
+                at += 1;
+                continue;
+            }
+            (Some(b'['), Some(c)) => {
+                set(pattern.get(at + 1..).unwrap_or_default(), c).map(|length| at + 1 + length)
+            }
+            (Some(b'?'), Some(_)) => Some(at + 1),
+            (Some(wanted), Some(c)) if *wanted == c => Some(at + 1),
+            _ => None,
+        };
+        match (after, star) {
+            (Some(after), _) => (at, from) = (after, from + 1),
+            (None, Some((behind, begun))) if begun < text.len() => {
+                star = Some((behind, begun + 1));
+                (at, from) = (behind, begun + 1);
+            }
+            _ => return false,
+        }
+    }
+    true
+}
+
+/// The length of a set of letters that has `c`, its closing bracket included.
+fn set(set: &[u8], c: u8) -> Option<usize> {
+    let negated = matches!(set.first(), Some(b'!' | b'^'));
+    let start = usize::from(negated);
+    let body = set.get(start..)?;
+    // A bracket that comes first is one of the letters.
+    let end = 1 + body.get(1..)?.iter().position(|c| *c == b']')?;
+    let letters = body.get(..end)?;
+    let range = |three: &[u8]| matches!(*three, [a, b'-', b] if (a..=b).contains(&c));
+    let has = letters.contains(&c) || letters.windows(3).any(range);
+    (has != negated).then_some(start + end + 1)
+}
+
+/// The entries of a directory, the newest first, for GRUB's `blscfg`, whose
+/// variables they may use.
 pub(super) fn entries(
     volumes: &Volumes,
     dir: &Path,
     variables: &Variables,
 ) -> Result<Vec<Entry>, Error> {
+    let mut found = keyed(volumes, dir, variables)?;
+    found.sort_by(|a, b| a.0.order(&b.0));
+    let value = |name| variables.get(name).map_or("", String::as_str);
+    let entries = found.into_iter().map(|(_, mut entry)| {
+        if entry.cmdline.is_empty() {
+            entry.cmdline = expand(value("default_kernelopts"), variables);
+        }
+        if let Some(kernel) = &entry.kernel {
+            let early = value("early_initrd").split_whitespace();
+            let early: Vec<Path> = early.map(|name| kernel.beside(name)).collect();
+            entry.initrds.splice(0..0, early);
+            entry.initrds.truncate(MAX_INITRDS);
+        }
+        entry
+    });
+    Ok(entries.collect())
+}
+
+fn keyed(volumes: &Volumes, dir: &Path, variables: &Variables) -> Result<Vec<(Key, Entry)>, Error> {
     let mut found: Vec<(Key, Entry)> = Vec::new();
     for name in volumes.names(dir)?.into_iter().take(MAX_ENTRIES) {
-        let Some(id) = name.strip_suffix(".conf") else {
+        if !name.ends_with(".conf") {
             continue;
-        };
+        }
         let path = Path {
             volume: dir.volume,
             path: format!("{}/{name}", dir.path),
         };
         let text = volumes.text(&path, MAX_TEXT)?;
-        found.push(parse(volumes, &path, id, &text, variables));
+        let (id, bad) = counted(&name);
+        let (key, entry) = parse(volumes, &path, stem(&id), &text, variables);
+        found.push((Key { bad, id, ..key }, entry));
     }
-    found.sort_by(|a, b| a.0.order(&b.0));
-    Ok(found.into_iter().map(|(_, entry)| entry).collect())
+    Ok(found)
 }
 
 /// What entries are sorted by.
 #[derive(Default)]
-struct Key {
-    sort: String,
-    machine: String,
-    version: String,
-    id: String,
+pub(super) struct Key {
+    /// All its tries are spent.
+    pub(super) bad: bool,
+    pub(super) sort: String,
+    pub(super) machine: String,
+    pub(super) version: String,
+    pub(super) id: String,
 }
 
 impl Key {
     fn order(&self, other: &Self) -> Ordering {
         // Entries without a key come last, and newer ones first.
-        let keyed = other.sort.is_empty().cmp(&self.sort.is_empty()).reverse();
-        let version = || by_version(&other.version, &self.version);
-        keyed
+        let keyed = || self.sort.is_empty().cmp(&other.sort.is_empty());
+        let version = || match self.sort.is_empty() {
+            true => Ordering::Equal,
+            false => by_version(&other.version, &self.version),
+        };
+        self.bad
+            .cmp(&other.bad)
+            .then_with(keyed)
             .then_with(|| self.sort.cmp(&other.sort))
             .then_with(|| self.machine.cmp(&other.machine))
             .then_with(version)

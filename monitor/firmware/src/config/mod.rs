@@ -8,6 +8,7 @@ pub mod uki;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::cmp::Ordering;
 
 use crate::Error;
 use crate::volume::{Path, Volumes};
@@ -37,6 +38,8 @@ pub struct Entry {
     pub initrds: Vec<Path>,
     /// The kernel's command line.
     pub cmdline: String,
+    /// Why it cannot be started, as far as that is known.
+    pub flaw: Option<String>,
 }
 
 /// What a medium says can be booted.
@@ -103,7 +106,7 @@ impl Entry {
 type Reader = fn(&Volumes, &Path) -> Result<Config, Error>;
 
 /// Files that GRUB's images read first.
-const GRUB: [&str; 9] = [
+const GRUB: [&str; 8] = [
     "/boot/grub/grub.cfg",
     "/boot/grub2/grub.cfg",
     "/grub/grub.cfg",
@@ -112,15 +115,22 @@ const GRUB: [&str; 9] = [
     "/EFI/debian/grub.cfg",
     "/EFI/ubuntu/grub.cfg",
     "/EFI/fedora/grub.cfg",
-    "/boot/grub/loopback.cfg",
 ];
-const SYSLINUX: [&str; 11] = [
+/// What a GRUB on another medium reads that has this one as a file: its entries look
+/// for such a file, so that anything else comes first.
+const LOOPBACK: [&str; 2] = ["/boot/grub/loopback.cfg", "/boot/grub2/loopback.cfg"];
+const SYSLINUX: [&str; 16] = [
     "/boot/extlinux/extlinux.conf",
     "/extlinux/extlinux.conf",
     "/extlinux.conf",
+    "/boot/extlinux.conf",
+    "/boot/syslinux/extlinux.conf",
     "/boot/isolinux/isolinux.cfg",
     "/isolinux/isolinux.cfg",
     "/isolinux.cfg",
+    "/syslinux/isolinux.cfg",
+    "/boot/x86_64/loader/isolinux.cfg",
+    "/boot/isolinux.cfg",
     "/boot/syslinux/syslinux.cfg",
     "/syslinux/syslinux.cfg",
     "/syslinux.cfg",
@@ -137,8 +147,9 @@ pub fn find(volumes: &Volumes, volume: usize, note: &mut dyn FnMut(String)) -> O
     sources.extend(GRUB.map(|path| (path, grub::read as Reader)));
     sources.extend(LOADER.map(|path| (path, bls::read as Reader)));
     sources.extend(SYSLINUX.map(|path| (path, syslinux::read as Reader)));
-    sources.extend(UNIFIED.map(|path| (path, uki::list as Reader)));
+    sources.extend(UNIFIED.map(|path| (path, bls::read as Reader)));
     sources.push(("/EFI/BOOT/BOOTX64.EFI", uki::single));
+    sources.extend(LOOPBACK.map(|path| (path, grub::read as Reader)));
     for (source, read) in sources {
         let path = Path {
             volume,
@@ -206,31 +217,54 @@ fn is_there(volumes: &Volumes, entry: &Entry) -> bool {
     kernel.is_some_and(|kernel| volumes.kind(kernel).is_some())
 }
 
-/// Compares names as versions: numbers by their value.
-fn by_version(a: &str, b: &str) -> core::cmp::Ordering {
-    let (mut a, mut b) = (a.as_bytes(), b.as_bytes());
+/// Compares names as versions (UAPI.10): numbers by their value, and separators
+/// from the least: `~`, the end, `-`, `^`, `.`.
+fn by_version(a: &str, b: &str) -> Ordering {
+    let known = |c: &u8| c.is_ascii_alphanumeric() || b"~-^.".contains(c);
+    let [a, b] = [a, b].map(|text| text.bytes().filter(known).collect::<Vec<u8>>());
+    let (mut a, mut b) = (a.as_slice(), b.as_slice());
     loop {
-        let digits = |text: &[u8]| text.iter().take_while(|byte| byte.is_ascii_digit()).count();
-        let (x, y) = (a.split_at(digits(a)), b.split_at(digits(b)));
+        let first = (a.first().copied(), b.first().copied());
+        if let (None, None) = first {
+            return Ordering::Equal;
+        }
+        for separator in [Some(b'~'), None, Some(b'-'), Some(b'^'), Some(b'.')] {
+            let order = (first.0 != separator).cmp(&(first.1 != separator));
+            if order.is_ne() {
+                return order;
+            }
+        }
+        if first.0 == first.1 && first.0.is_some_and(|c| !c.is_ascii_alphanumeric()) {
+            (a, b) = (
+                a.get(1..).unwrap_or_default(),
+                b.get(1..).unwrap_or_default(),
+            );
+            continue;
+        }
+        let numbers = [a, b]
+            .iter()
+            .any(|text| text.first().is_some_and(u8::is_ascii_digit));
+        let part = |text: &[u8]| {
+            let same = |c: &&u8| match numbers {
+                true => c.is_ascii_digit(),
+                false => c.is_ascii_alphabetic(),
+            };
+            text.iter().take_while(same).count()
+        };
+        let (x, y) = (a.split_at(part(a)), b.split_at(part(b)));
         let value = |digits: &[u8]| {
             let zeroes = digits.iter().take_while(|digit| **digit == b'0').count();
             let digits = digits.get(zeroes..).unwrap_or_default().to_vec();
             (digits.len(), digits)
         };
-        let order = value(x.0).cmp(&value(y.0));
+        let order = match numbers {
+            true => value(x.0).cmp(&value(y.0)),
+            false => x.0.cmp(y.0),
+        };
         if order.is_ne() {
             return order;
         }
-        match (x.1.split_first(), y.1.split_first()) {
-            (None, None) => return order,
-            (p, q) if p.map(|p| p.0) != q.map(|q| q.0) => {
-                return p.map(|p| p.0).cmp(&q.map(|q| q.0));
-            }
-            (p, q) => {
-                a = p.map_or(&[], |p| p.1);
-                b = q.map_or(&[], |q| q.1);
-            }
-        }
+        (a, b) = (x.1, y.1);
     }
 }
 

@@ -66,11 +66,18 @@ impl Parser<'_> {
             return Err(Error::TooLarge("number of files that include each other"));
         }
         let text = self.volumes.text(path, MAX_TEXT)?;
+        let mut help = false;
         for line in text
             .lines()
             .map(|line| line.get(..MAX_LINE).unwrap_or(line))
         {
-            self.line(line, depth)?;
+            // What stands between TEXT HELP and ENDTEXT is for people.
+            match key_value(line).0 {
+                key if key.eq_ignore_ascii_case("endtext") => help = false,
+                key if key.eq_ignore_ascii_case("text") => help = true,
+                _ if help => {}
+                _ => self.line(line, depth)?,
+            }
         }
         Ok(())
     }

@@ -1,11 +1,12 @@
 //! Unified kernel images: PE files with a kernel, its initrd and command line
 //! as sections (UAPI.5; Microsoft PE format).
 
-use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec;
+use alloc::vec::Vec;
 
-use super::{Config, Entry, MAX_ENTRIES, MAX_LINE, by_version};
+use super::bls::Key;
+use super::{Config, Entry, MAX_LINE};
 use crate::Error;
 use crate::bytes::{le16, le32, part, text};
 use crate::disk::File;
@@ -21,12 +22,12 @@ const MAX_RELEASE: usize = 16 << 10;
 pub struct Unified {
     /// The kernel.
     pub kernel: File,
-    /// The initial RAM disk.
-    pub initrd: Option<File>,
+    /// Microcode and the initial RAM disk, as far as it has them.
+    pub initrds: Vec<File>,
     /// The command line.
     pub cmdline: Option<String>,
-    /// What a menu shows.
-    pub title: Option<String>,
+    /// What it says of its system (os-release).
+    pub release: String,
 }
 
 /// Takes a unified kernel image apart; `None` if the file is none.
@@ -60,53 +61,60 @@ pub fn open(file: &File) -> Result<Option<Unified>, Error> {
         Some(found) => found?.whole(most).map(|bytes| Some(text(&bytes))),
         None => Ok(None),
     };
-    let title = words(".osrel", MAX_RELEASE)?.and_then(|release| {
-        let line = release
-            .lines()
-            .find_map(|line| line.strip_prefix("PRETTY_NAME="))?;
-        Some(line.trim_matches(['"', '\'']).to_string())
-    });
+    let initrds = [".ucode", ".initrd"].into_iter().filter_map(section);
     Ok(Some(Unified {
         kernel: kernel?,
-        initrd: section(".initrd").transpose()?,
+        initrds: initrds.collect::<Result<_, _>>()?,
         cmdline: words(".cmdline", MAX_LINE)?,
-        title,
+        release: words(".osrel", MAX_RELEASE)?.unwrap_or_default(),
     }))
 }
 
-fn entry(volumes: &Volumes, path: &Path, id: &str) -> Result<Option<Entry>, Error> {
+impl Unified {
+    /// The first of some values that it says of its system; empty if it has none.
+    pub(super) fn says(&self, names: &[&str]) -> String {
+        let value = |name: &&str| {
+            let mut lines = self.release.lines().filter_map(|line| line.split_once('='));
+            let (_, value) = lines.find(|(key, _)| key == name)?;
+            Some(value.trim().trim_matches(['"', '\'']).to_string())
+        };
+        names.iter().find_map(value).unwrap_or_default()
+    }
+}
+
+/// An image as an entry of a menu, with what it is sorted by; `None` if it is none.
+pub(super) fn entry(
+    volumes: &Volumes,
+    path: &Path,
+    id: &str,
+) -> Result<Option<(Key, Entry)>, Error> {
     let Some(unified) = open(&volumes.open(path)?)? else {
         return Ok(None);
     };
-    Ok(Some(Entry {
-        title: unified.title.unwrap_or_else(|| id.to_string()),
+    let key = Key {
+        sort: unified.says(&["IMAGE_ID", "ID"]),
+        version: unified.says(&["IMAGE_VERSION", "VERSION", "VERSION_ID", "BUILD_ID"]),
+        id: id.to_string(),
+        ..Key::default()
+    };
+    let title = unified.says(&["PRETTY_NAME", "IMAGE_ID", "NAME", "ID"]);
+    let entry = Entry {
+        title: if title.is_empty() {
+            id.to_string()
+        } else {
+            title
+        },
         id: id.to_string(),
         kernel: Some(path.clone()),
         ..Entry::default()
-    }))
-}
-
-/// The images of a directory, the newest first.
-pub(super) fn list(volumes: &Volumes, dir: &Path) -> Result<Config, Error> {
-    let mut config = Config::default();
-    let mut names = volumes.names(dir)?;
-    names.retain(|name| name.to_ascii_lowercase().ends_with(".efi"));
-    names.sort_by(|a, b| by_version(b, a));
-    for name in names.iter().take(MAX_ENTRIES) {
-        let path = Path {
-            volume: dir.volume,
-            path: format!("{}/{name}", dir.path),
-        };
-        let id = name.get(..name.len() - 4).unwrap_or(name);
-        config.entries.extend(entry(volumes, &path, id)?);
-    }
-    Ok(config)
+    };
+    Ok(Some((key, entry)))
 }
 
 /// The one image that UEFI would start: a unified kernel image, or a kernel
 /// that is a program for UEFI as well.
 pub(super) fn single(volumes: &Volumes, path: &Path) -> Result<Config, Error> {
-    let mut found = entry(volumes, path, "BOOTX64.EFI")?;
+    let mut found = entry(volumes, path, "BOOTX64.EFI")?.map(|(_, entry)| entry);
     let head = volumes.open(path)?.head(1024)?;
     if found.is_none() && part(&head, 0x202, 4) == b"HdrS" {
         found = Some(Entry {

@@ -262,8 +262,10 @@ impl FileSystem for Iso {
         &self.uuid
     }
 
+    /// Rock Ridge has both, but loaders look at other names of the same files: El
+    /// Torito's on FAT, isolinux at those of ISO 9660.
     fn ignores_case(&self) -> bool {
-        !matches!(self.names, Names::RockRidge(_))
+        true
     }
 
     fn root(&self) -> u64 {

@@ -44,7 +44,7 @@ pub trait FileSystem {
     fn label(&self) -> &str;
     /// Its UUID, written as GRUB does; empty if it has none.
     fn uuid(&self) -> &str;
-    /// Whether upper and lower case are the same in names.
+    /// Whether upper and lower case are the same in names, unless both are there.
     fn ignores_case(&self) -> bool;
     /// The root directory.
     fn root(&self) -> u64;
@@ -91,10 +91,13 @@ pub fn probe(disk: &Rc<dyn Disk>) -> Result<Rc<dyn FileSystem>, Error> {
 
 /// What else is on a disk, by its magic number.
 fn foreign(disk: &dyn Disk) -> Error {
-    const MAGIC: [(u64, &[u8], &str); 8] = [
+    const MAGIC: [(u64, &[u8], &str); 10] = [
         (0, b"XFSB", "XFS"),
         (0x1_0040, b"_BHRfS_M", "Btrfs"),
         (0, b"hsqs", "SquashFS"),
+        // Versions 1.1 and 1.2; 1.0 has it at the end, behind what can be read.
+        (0, b"\xfc\x4e\x2b\xa9", "Linux software RAID"),
+        (4096, b"\xfc\x4e\x2b\xa9", "Linux software RAID"),
         (0, b"LUKS\xba\xbe", "LUKS encryption"),
         (0x218, b"LVM2 001", "LVM"),
         (4086, b"SWAPSPACE2", "swap space"),
@@ -162,15 +165,16 @@ fn walk(fs: &dyn FileSystem, path: &str) -> Result<u64, Error> {
 }
 
 fn child(fs: &dyn FileSystem, dir: u64, wanted: &str) -> Result<u64, Error> {
-    let mut found = None;
+    let (mut exact, mut similar) = (None, None);
     fs.entries(dir, &mut |name, node| {
-        let same = name == wanted || fs.ignores_case() && same_letters(name, wanted);
-        if same {
-            found = Some(node);
+        if name == wanted {
+            exact = Some(node);
+        } else if similar.is_none() && fs.ignores_case() && same_letters(name, wanted) {
+            similar = Some(node);
         }
-        same
+        exact.is_some()
     })?;
-    found.ok_or(Error::Missing)
+    exact.or(similar).ok_or(Error::Missing)
 }
 
 fn same_letters(a: &str, b: &str) -> bool {

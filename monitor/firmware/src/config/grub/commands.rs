@@ -4,7 +4,8 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use super::script::{Block, Word};
+use super::options::Options;
+use super::script::{self, Block, Word};
 use super::{Shell, Stop};
 use crate::config::{Entry, MAX_INITRDS, bls};
 use crate::volume::{Path, Search};
@@ -14,6 +15,39 @@ const WORDS_OF_A_STEP: usize = 256;
 /// Bytes of GRUB's environment block.
 const MAX_ENVIRONMENT: usize = 64 << 10;
 
+/// Options of commands: long name, short one, whether a word belongs to it.
+type Known = (&'static str, char, bool);
+const SEARCH: [Known; 15] = [
+    ("file", 'f', false),
+    ("label", 'l', false),
+    ("fs-label", '-', false),
+    ("fs-uuid", 'u', false),
+    ("set", 's', true),
+    ("no-floppy", 'n', false),
+    ("efidisk-only", '-', false),
+    ("cryptodisk-only", '-', false),
+    ("root-dev-only", 'r', false),
+    ("hint", 'h', true),
+    ("hint-ieee1275", '-', true),
+    ("hint-bios", '-', true),
+    ("hint-baremetal", '-', true),
+    ("hint-efi", '-', true),
+    ("hint-arc", '-', true),
+];
+const PROBE: [Known; 8] = [
+    ("set", 's', true),
+    ("driver", 'd', false),
+    ("partmap", 'p', false),
+    ("fs", 'f', false),
+    ("fs-uuid", 'u', false),
+    ("label", 'l', false),
+    ("part-uuid", '-', false),
+    ("part-label", '-', false),
+];
+const ENVIRONMENT: [Known; 2] = [("file", 'f', true), ("skip-sig", 's', false)];
+
+// Commands are functions of their own: a script calls itself, and what they keep on the
+// stack must not lie in the frames of that.
 impl Shell<'_> {
     pub(super) fn simple(&mut self, words: &[Word], block: Option<&Block>) -> Result<bool, Stop> {
         let mut words = self.expand(words);
@@ -86,6 +120,7 @@ impl Shell<'_> {
                 let variable = rest.first().map_or("root", String::as_str);
                 self.find(kind, value, variable)
             }
+            "eval" => self.evaluate(arguments)?,
             "configfile" | "source" | "." | "normal" => self.include(first)?,
             "probe" => self.probe(arguments),
             "load_env" => self.load_environment(arguments),
@@ -93,6 +128,16 @@ impl Shell<'_> {
             // Others are not there, as a missing module of GRUB's.
             _ => false,
         })
+    }
+
+    /// Runs words as a script; what is none is a failed command, as a syntax error is
+    /// to GRUB.
+    #[inline(never)]
+    fn evaluate(&mut self, words: &[String]) -> Result<bool, Stop> {
+        match script::parse(&words.join(" ")) {
+            Ok(block) => self.call(&block),
+            Err(_) => Ok(false),
+        }
     }
 
     fn function(&mut self, body: &Block, arguments: &[String]) -> Result<bool, Stop> {
@@ -119,6 +164,7 @@ impl Shell<'_> {
     }
 
     /// A kernel and its command line, quoted as GRUB does.
+    #[inline(never)]
     fn linux(&mut self, arguments: &[String]) -> bool {
         let Some((kernel, words)) = arguments.split_first() else {
             return false;
@@ -130,38 +176,49 @@ impl Shell<'_> {
         let words: Vec<String> = words.iter().map(quoted).collect();
         self.loading.cmdline = words.join(" ");
         self.loading.kernel = self.path(kernel);
-        self.loading.kernel.is_some()
+        self.or_flaw("kernel", kernel, self.loading.kernel.is_some())
     }
 
+    #[inline(never)]
     fn initrd(&mut self, arguments: &[String]) -> bool {
         let names = arguments.iter().filter(|name| !name.starts_with("--"));
-        let found: Option<Vec<Path>> = names
-            .take(MAX_INITRDS)
-            .map(|name| self.path(name))
-            .collect();
-        self.loading.initrds = found.unwrap_or_default();
-        !self.loading.initrds.is_empty()
+        for name in names.take(MAX_INITRDS) {
+            let path = self.path(name);
+            if !self.or_flaw("initrd", name, path.is_some()) {
+                return false;
+            }
+            self.loading.initrds.extend(path);
+        }
+        true
+    }
+
+    /// Notes that an entry cannot start for want of a device.
+    fn or_flaw(&mut self, what: &str, name: &str, found: bool) -> bool {
+        if !found && self.loading.flaw.is_none() {
+            self.loading.flaw = Some(format!("{what} {name}: no such device"));
+        }
+        found
     }
 
     /// `search [--file|--label|--fs-uuid] [--set[=VARIABLE]] NAME`.
+    #[inline(never)]
     fn search(&mut self, arguments: &[String]) -> bool {
-        let (mut kind, mut variable) = (Search::File, String::from("root"));
-        let mut names = Vec::new();
-        for argument in arguments {
-            match argument.as_str() {
-                "--fs-uuid" | "-u" => kind = Search::Uuid,
-                "--label" | "-l" | "--fs-label" => kind = Search::Label,
-                "--file" | "-f" => kind = Search::File,
-                option if option.starts_with('-') => {
-                    if let Some(name) = option.strip_prefix("--set=") {
-                        variable = name.to_string();
-                    }
-                }
-                name => names.push(name.to_string()),
-            }
+        const KINDS: [&str; 4] = ["label", "fs-label", "fs-uuid", "file"];
+        let mut options = Options::parse(arguments, &SEARCH);
+        let kind = match options.last(&KINDS) {
+            Some("label" | "fs-label") => Search::Label,
+            Some("fs-uuid") => Search::Uuid,
+            _ => Search::File,
+        };
+        let mut variable = options.value("set").unwrap_or("root").to_string();
+        // `--set NAME` without anything else can only mean `--set=root NAME`.
+        if options.words.is_empty() {
+            options
+                .words
+                .push(core::mem::replace(&mut variable, "root".into()));
         }
-        // `--set root NAME` is seen, too, although GRUB takes it for a hint.
-        names.iter().any(|name| self.find(kind, name, &variable))
+        let found = |name: &String| self.find(kind, name, &variable);
+        options.words.iter().any(found)
     }
 
     fn find(&mut self, kind: Search, value: &str, variable: &str) -> bool {
@@ -185,44 +242,42 @@ impl Shell<'_> {
         }
     }
 
-    /// `probe --set=VARIABLE --fs-uuid|--label DEVICE`.
+    /// `probe --set=VARIABLE --fs-uuid|--label|--fs DEVICE`.
+    #[inline(never)]
     fn probe(&mut self, arguments: &[String]) -> bool {
-        let (mut variable, mut device, mut uuid) = ("", "", true);
-        for argument in arguments {
-            match argument.as_str() {
-                "--label" | "-l" => uuid = false,
-                option if option.starts_with("--set=") => {
-                    variable = option.strip_prefix("--set=").unwrap_or_default();
-                }
-                option if option.starts_with('-') => {}
-                name => device = name.trim_matches(['(', ')']),
-            }
-        }
-        let volume = self.volumes.device(device);
+        let options = Options::parse(arguments, &PROBE);
+        let device = options.words.first().map_or("", String::as_str);
+        let volume = self.volumes.device(device.trim_matches(['(', ')']));
         let Some(volume) = volume.and_then(|index| self.volumes.list.get(index)) else {
             return false;
         };
-        let value = if uuid {
-            volume.fs.uuid()
-        } else {
-            volume.fs.label()
+        let value = match options.last(&["fs-uuid", "label", "fs"]) {
+            Some("fs-uuid") => volume.fs.uuid(),
+            Some("label") => volume.fs.label(),
+            Some("fs") => match volume.fs.name() {
+                "ext4" => "ext2",
+                "FAT" => "fat",
+                _ => "iso9660",
+            },
+            // What is not known here is not known to be anything.
+            _ => return false,
         };
         let value = value.to_string();
-        self.set(variable, &value);
+        if let Some(variable) = options.value("set") {
+            self.set(variable, &value);
+        }
         true
     }
 
     /// `load_env [--file FILE] [NAME...]`: lines `NAME=VALUE`.
+    #[inline(never)]
     fn load_environment(&mut self, arguments: &[String]) -> bool {
-        let (mut file, mut wanted) = (format!("{}/grubenv", self.get("prefix")), Vec::new());
-        let mut rest = arguments.iter();
-        while let Some(argument) = rest.next() {
-            match argument.as_str() {
-                "--file" | "-f" => file = rest.next().cloned().unwrap_or_default(),
-                option if option.starts_with('-') => {}
-                name => wanted.push(name),
-            }
-        }
+        let options = Options::parse(arguments, &ENVIRONMENT);
+        let usual = || format!("{}/grubenv", self.get("prefix"));
+        let file = options
+            .value("file")
+            .map_or_else(usual, ToString::to_string);
+        let wanted = options.words;
         let path = self.path(&file);
         let text = path.map(|path| self.volumes.text(&path, MAX_ENVIRONMENT));
         let Some(Ok(text)) = text else {
@@ -230,7 +285,7 @@ impl Shell<'_> {
         };
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             if let Some((name, value)) = line.split_once('=')
-                && (wanted.is_empty() || wanted.contains(&name))
+                && (wanted.is_empty() || wanted.iter().any(|w| w == name))
             {
                 self.set(name, value);
             }
@@ -239,6 +294,7 @@ impl Shell<'_> {
     }
 
     /// Fedora's `blscfg`: entries of the Boot Loader Specification.
+    #[inline(never)]
     fn loader_entries(&mut self, dir: &str) -> Result<bool, Stop> {
         let places = ["/loader/entries", "/boot/loader/entries"];
         let places = places

@@ -2,6 +2,7 @@
 //! one after the other, to see what each would boot.
 
 mod commands;
+mod options;
 mod script;
 mod test;
 

@@ -80,46 +80,40 @@ fn tokens(text: &str) -> Vec<Token> {
                 chars.next();
                 tokens.push(Token::End);
             }
+            '{' | '}' => {
+                chars.next();
+                tokens.push(if c == '{' { Token::Open } else { Token::Close });
+            }
             '#' => while chars.next_if(|c| *c != '\n').is_some() {},
             c if c.is_whitespace() => {
                 chars.next();
             }
             _ => {
-                let (word, plain) = word(&mut chars);
-                tokens.push(match plain.as_deref() {
-                    Some("{") => Token::Open,
-                    Some("}") => Token::Close,
-                    _ => Token::Word(word),
-                });
+                tokens.push(Token::Word(word(&mut chars)));
             }
         }
     }
     tokens
 }
 
-/// Reads a word; the second value is its text if nothing in it was quoted.
-fn word(chars: &mut Peekable<Chars>) -> (Word, Option<String>) {
-    let (mut word, mut text, mut plain) = (Word::new(), String::new(), true);
+/// Reads a word, which a brace ends as well.
+fn word(chars: &mut Peekable<Chars>) -> Word {
+    let (mut word, mut text) = (Word::new(), String::new());
     let mut inside = false;
     while let Some(&c) = chars.peek() {
-        if !inside && (c.is_whitespace() || c == ';') {
+        if !inside && (c.is_whitespace() || matches!(c, ';' | '{' | '}')) {
             break;
         }
         chars.next();
         match c {
             '\'' if !inside => {
-                plain = false;
                 text.extend(core::iter::from_fn(|| chars.next_if(|c| *c != '\'')));
                 chars.next();
             }
-            '"' => {
-                plain = false;
-                inside = !inside;
-            }
+            '"' => inside = !inside,
             '\\' => match chars.next() {
                 Some('\n') | None => {}
                 Some(c) => {
-                    plain = false;
                     if inside && !matches!(c, '"' | '\\' | '$') {
                         text.push('\\');
                     }
@@ -131,7 +125,6 @@ fn word(chars: &mut Peekable<Chars>) -> (Word, Option<String>) {
                 None if chars.peek() == Some(&'"') => {}
                 None => text.push('$'),
                 Some(name) => {
-                    plain = false;
                     if !text.is_empty() {
                         word.push(Piece::Text(core::mem::take(&mut text)));
                     }
@@ -144,11 +137,10 @@ fn word(chars: &mut Peekable<Chars>) -> (Word, Option<String>) {
             c => text.push(c),
         }
     }
-    let whole = Some(text.clone()).filter(|_| plain);
     if !text.is_empty() {
         word.push(Piece::Text(text));
     }
-    (word, whole)
+    word
 }
 
 /// The name of a variable behind its dollar sign.
