@@ -62,8 +62,8 @@ use crate::config::{LoggerEntry, MetricsEntry, OnReset, Serial, VmConfig};
 use crate::config::{Mode, Policy};
 use crate::error::{Error, exit};
 use crate::host::signals;
-use crate::run::{self, Control, Machine, MainThread, Opened, PageMap, Saving};
-use crate::sandbox::{self, Rules, Sandbox, Slot, Thread};
+use crate::run::{self, Control, Machine, Opened, PageMap, Saving};
+use crate::sandbox::{self, MainThread, Rules, Sandbox, Slot, Thread};
 use crate::timings::Timings;
 use crate::vm::vcpu;
 
@@ -262,6 +262,7 @@ fn start(
     state.check_outputs(config).map_err(failed(false))?;
     let source = run::source(config).map_err(failed(false))?;
     let opened = Opened::open(config, source, Arc::clone(wake), None).map_err(failed(false))?;
+    let opened = opened.with_pages(pages.clone());
     slots.extend(state.log.number().map(|number| (Slot::Log, number)));
     slots.extend(state.metrics.number().map(|number| (Slot::Metrics, number)));
     let (thread, start) = match config.sandbox.opens {
@@ -275,7 +276,6 @@ fn start(
         thread,
         start: state.options().config_file.is_some().then_some(start),
         slots,
-        pages: pages.clone(),
         files: files.take(),
     };
     match opened.make(config, timings, &main) {

@@ -4,7 +4,6 @@ use mote_snapshot::bitmap_words;
 use mote_virtio::Dirty;
 use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
 
-use super::vcpu_threads::Guest;
 use crate::error::{Error, kvm};
 use crate::host::memory::GuestRam;
 use crate::layout;
@@ -12,7 +11,7 @@ use crate::vm::Shared;
 
 /// What has changed: KVM notes what the guest and KVM itself write, the devices
 /// what they do.
-pub(super) struct Changes {
+pub struct Changes {
     devices: &'static Dirty,
     /// Identity of the snapshot that it has changed since.
     base: Option<[u8; 16]>,
@@ -23,12 +22,9 @@ pub(super) struct Changes {
 }
 
 impl Changes {
-    pub(super) fn new(devices: &'static Dirty, ram: &GuestRam, guest: &Guest) -> Self {
+    /// Nothing has changed yet since the snapshot `base`, if the VM comes from one.
+    pub(crate) fn new(devices: &'static Dirty, ram: &GuestRam, base: Option<[u8; 16]>) -> Self {
         let words = ram.iter().map(|region| bitmap_words(region.len())).sum();
-        let base = match guest {
-            Guest::New(..) => None,
-            Guest::Saved(state) => Some(state.memory.id),
-        };
         // It was another one in the snapshot.
         devices.mark(layout::GENERATION_ID, 16);
         Self {
@@ -39,13 +35,13 @@ impl Changes {
     }
 
     /// Memory is another one: nothing is as it was.
-    pub(super) fn everything(&mut self) {
+    pub(crate) fn everything(&mut self) {
         self.pages.fill(u64::MAX);
     }
 
     /// Asks what has changed; vCPUs are parked, devices stopped, and nothing is
     /// asked of a vCPU until memory has been saved.
-    pub(super) fn gather(&mut self, shared: &Shared, ram: &GuestRam) -> Result<(), Error> {
+    pub(crate) fn gather(&mut self, shared: &Shared, ram: &GuestRam) -> Result<(), Error> {
         self.devices.take_into(&mut self.pages);
         let mut rest = self.pages.as_mut_slice();
         for (slot, region) in (0u32..).zip(ram.iter()) {
@@ -61,19 +57,19 @@ impl Changes {
     }
 
     /// The snapshot that these are the changes since, and a bit for each page.
-    pub(super) fn since(&self) -> Option<([u8; 16], &[u64])> {
+    pub(crate) fn since(&self) -> Option<([u8; 16], &[u64])> {
         Some((self.base?, &self.pages))
     }
 
     /// All of it is in a snapshot now.
-    pub(super) fn saved(&mut self, id: [u8; 16]) {
+    pub(crate) fn saved(&mut self, id: [u8; 16]) {
         self.pages.fill(0);
         self.base = Some(id);
     }
 }
 
 /// The runs of pages in `offset..offset + length` that have changed.
-pub(super) fn changed(
+pub(crate) fn changed(
     pages: &[u64],
     offset: u64,
     length: u64,

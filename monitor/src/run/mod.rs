@@ -22,14 +22,15 @@ use vmm_sys_util::eventfd::EventFd;
 use self::changes::Changes;
 pub use self::pages::PageMap;
 use self::shutdown::Farewell;
+use self::snapshot::Parts;
 pub use self::snapshot::{Saving, merge};
-pub use self::start::{Made, MainThread, Opened, tell_ready};
+pub use self::start::{Made, Opened, tell_ready};
 use self::working_set::Recording;
 use crate::boot::{Cause, Loaded, Source};
 use crate::boot::{acpi, mptable};
 use crate::channel::{Nothing, Receiver};
 use crate::config::{DEFAULT_CMDLINE, cmdline};
-use crate::config::{OnReset, Then, VmConfig};
+use crate::config::{OnReset, SnapshotKind, Then, VmConfig};
 use crate::devices::serial::TypedAhead;
 use crate::devices::{self, Devices, VirtioWindow};
 use crate::error::{Error, exit};
@@ -57,19 +58,25 @@ pub fn run(
 ) -> Result<u8, Error> {
     let wake = Arc::new(sandbox::event()?);
     let opened = Opened::open(config, source, wake, demo.then_some(timings))?;
-    let mut main = opened.main_thread();
-    if main.thread == Thread::Saver {
-        let pages = PageMap::open();
-        if config.record.is_some() {
-            let path = Path::new(PageMap::PATH);
-            main.pages = Some(pages.map_err(|e| Error::file("--record", path, &e))?.into());
-        } else {
-            main.pages = pages.ok().map(Arc::new);
-        }
-    }
+    let main = opened.main_thread();
+    let pages = match main.thread == Thread::Saver {
+        true => open_pages(config)?,
+        false => None,
+    };
     opened
+        .with_pages(pages)
         .start(config, timings, main)?
         .run(config, &mut Nobody)
+}
+
+/// Where pages are. A snapshot can do without, a recording cannot.
+fn open_pages(config: &VmConfig) -> Result<Option<Arc<PageMap>>, Error> {
+    let pages = PageMap::open();
+    if config.record.is_none() {
+        return Ok(pages.ok().map(Arc::new));
+    }
+    let unreadable = |e| Error::file("--record", Path::new(PageMap::PATH), &e);
+    pages.map(|pages| Some(Arc::new(pages))).map_err(unreadable)
 }
 
 /// Whoever controls a VM while it runs, on its main thread.
@@ -314,7 +321,7 @@ impl Machine {
             return Ok(false);
         };
         self.pause()?;
-        let taken = saving.take(self, config.kind);
+        let taken = saving.save(&mut self.parts(), config.kind);
         // If the guest has ended meanwhile, that is what counts.
         if config.then == Then::Exit && !self.shared.has_ended() {
             return taken.map(|()| true);
@@ -325,6 +332,32 @@ impl Machine {
         }
         self.resume();
         Ok(false)
+    }
+
+    /// Saves a paused VM to two files that are not there yet; see
+    /// [`opens`](Self::opens).
+    ///
+    /// # Errors
+    /// A file is there, or cannot be written; then there is no snapshot.
+    pub fn save_to(
+        &mut self,
+        state: &Path,
+        memory: &Path,
+        kind: SnapshotKind,
+    ) -> Result<(), Error> {
+        Saving::open_at(state, memory)?.save(&mut self.parts(), kind)
+    }
+
+    /// What a snapshot is made of.
+    fn parts(&mut self) -> Parts<'_> {
+        Parts {
+            shared: &self.shared,
+            typed: &self.typed,
+            ram: self.ram,
+            source: self.source,
+            pages: self.pages.as_deref(),
+            changes: self.changes.as_mut(),
+        }
     }
 
     /// Writes down what was touched if the guest has come as far as was asked

@@ -13,19 +13,20 @@ use mote_snapshot::{
 };
 use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
 
-use crate::boot::Saved;
+use crate::boot::{Saved, Source};
 use crate::config::SnapshotKind;
+use crate::devices::serial::TypedAhead;
 use crate::error::Error;
 use crate::host::console;
 use crate::host::memory::GuestRam;
 use crate::host::random_id;
 use crate::layout;
-use crate::sandbox::{self, Slot, Thread};
+use crate::sandbox::{self, MainThread, Slot, Thread};
 use crate::vm::{Shared, state};
 
 use super::changes::{Changes, changed};
-use super::pages::{Place, Reader};
-use super::{Machine, MainThread, working_set};
+use super::pages::{PageMap, Place, Reader};
+use super::working_set;
 use crate::host::prefault::WorkAhead;
 
 /// Numbers of the files of a snapshot that is made on request: above those of
@@ -65,7 +66,7 @@ impl Saving {
 
     /// Opens what a snapshot in these two files needs, under the numbers that
     /// the filters know.
-    fn open_at(state: &Path, memory: &Path) -> Result<Self, Error> {
+    pub fn open_at(state: &Path, memory: &Path) -> Result<Self, Error> {
         let mut number = sandbox::number(ROW);
         let mut place = |fd| {
             number += 1;
@@ -106,37 +107,36 @@ impl Saving {
     /// # Errors
     /// A disk cannot be flushed, KVM refuses, a file cannot be written, or
     /// there is nothing that a difference could be to; no snapshot appears then.
-    pub(super) fn take(&self, machine: &mut Machine, kind: SnapshotKind) -> Result<(), Error> {
+    pub fn save(&self, vm: &mut Parts<'_>, kind: SnapshotKind) -> Result<(), Error> {
         if kind == SnapshotKind::Difference {
-            machine.can_differ()?;
+            vm.has_base()?;
         }
-        let shared = &machine.shared;
         // Its end is no state: one that went on from here would wait for it for good.
-        if shared.has_ended() {
+        if vm.shared.has_ended() {
             return Err(Error::Snapshot("the guest has ended".to_owned()));
         }
-        shared.bus.devices().flush()?;
-        let mut state = state::save(shared)?;
-        state.serial.typed = machine.typed.save();
+        vm.shared.bus.devices().flush()?;
+        let mut state = state::save(vm.shared)?;
+        state.serial.typed = vm.typed.save();
         // Later: asking a vCPU for its state may write to memory.
-        if let Some(changes) = &mut machine.changes {
-            changes.gather(shared, machine.ram)?;
+        if let Some(changes) = &mut vm.changes {
+            changes.gather(vm.shared, vm.ram)?;
         }
-        state.memory = self.write(machine, kind)?;
+        state.memory = self.write(vm, kind)?;
         let state = encode(&state).map_err(failed)?;
         self.create.finish(&state).map_err(failed)?;
-        if let Some(changes) = &mut machine.changes {
+        if let Some(changes) = &mut vm.changes {
             changes.saved(self.id);
         }
         Ok(())
     }
 
     /// Writes the memory file.
-    fn write(&self, machine: &Machine, kind: SnapshotKind) -> Result<MemoryV1, Error> {
-        let ram = machine.ram;
+    fn write(&self, vm: &Parts<'_>, kind: SnapshotKind) -> Result<MemoryV1, Error> {
+        let ram = vm.ram;
         let ranges: Vec<(u64, u64)> = ram.iter().map(|r| (r.start_addr().0, r.len())).collect();
         let length = ranges.iter().map(|(_, length)| length).sum();
-        let since = machine.changes.as_ref().and_then(Changes::since);
+        let since = vm.changes.as_ref().and_then(|changes| changes.since());
         let since = since.filter(|_| kind == SnapshotKind::Difference);
         let mut writer = MemoryWriter::new(self.create.memory());
         let mut progress = Progress::new(self.person);
@@ -144,15 +144,15 @@ impl Saving {
             progress.tell(at, length);
             writer.put(at, bytes).map_err(failed)
         };
-        let mut reader = Reader::new(ram, machine.source.mapped());
+        let mut reader = Reader::new(ram, vm.source.mapped());
         let mut each = |place, at, length| match since {
             None => reader.read((place, at, length), &mut put),
             Some((_, pages)) => changed(pages, at, length)
                 .try_for_each(|(at, length)| reader.read((place, at, length), &mut put)),
         };
         // What has not been asked for yet is no zeroes.
-        let paged = machine.source.pager().is_some();
-        match machine.pages.as_ref().filter(|_| !paged) {
+        let paged = vm.source.pager().is_some();
+        match vm.pages.filter(|_| !paged) {
             Some(pages) => pages.runs(ram, &mut each)?,
             // Nobody tells; whoever reads a page that was never touched takes one
             // that all processes share.
@@ -167,6 +167,36 @@ impl Saving {
             base: since.map(|(base, _)| base),
             ranges,
         })
+    }
+}
+
+/// What a snapshot is made of: a paused VM's parts.
+pub struct Parts<'a> {
+    /// Processors, interrupt controllers, clocks and devices.
+    pub shared: &'a Shared,
+    /// Input that the guest has not taken yet.
+    pub typed: &'a TypedAhead,
+    /// Guest memory,
+    pub ram: &'a GuestRam,
+    /// what it came from,
+    pub source: &'a Source,
+    /// and where its pages are.
+    pub pages: Option<&'a PageMap>,
+    /// What has changed since the last snapshot, if that is noted.
+    pub changes: Option<&'a mut Changes>,
+}
+
+impl Parts<'_> {
+    /// Whether there is a snapshot that another one can be the difference to.
+    fn has_base(&self) -> Result<(), Error> {
+        let why = match &self.changes {
+            None => "dirty-page tracking is off: enable track_dirty_pages (or --diff) first",
+            Some(changes) if changes.since().is_none() => {
+                "no base snapshot: take a full snapshot first"
+            }
+            Some(_) => return Ok(()),
+        };
+        Err(Error::Snapshot(why.to_owned()))
     }
 }
 
@@ -204,34 +234,6 @@ impl Progress {
 
 fn failed(error: mote_snapshot::Error) -> Error {
     Error::Host(format!("write the snapshot: {error}"))
-}
-
-impl Machine {
-    /// Saves a paused VM to two files that are not there yet; see
-    /// [`opens`](Self::opens).
-    ///
-    /// # Errors
-    /// A file is there, or cannot be written; then there is no snapshot.
-    pub fn save_to(
-        &mut self,
-        state: &Path,
-        memory: &Path,
-        kind: SnapshotKind,
-    ) -> Result<(), Error> {
-        Saving::open_at(state, memory)?.take(self, kind)
-    }
-
-    /// Whether there is a snapshot that another one can be the difference to.
-    fn can_differ(&self) -> Result<(), Error> {
-        let why = match &self.changes {
-            None => "track_dirty_pages was not asked for: nobody knows what has changed",
-            Some(changes) if changes.since().is_none() => {
-                "nothing that it could be the difference to: take a full one first"
-            }
-            Some(_) => return Ok(()),
-        };
-        Err(Error::Snapshot(why.to_owned()))
-    }
 }
 
 /// Makes one snapshot of the first of `paths`, in the last one. Whoever made them

@@ -34,7 +34,7 @@ use crate::host::memory::GuestRam;
 use crate::host::prefault::WorkAhead;
 use crate::host::{memory, signals};
 use crate::layout;
-use crate::sandbox::{self, Confined, Reach, Rules, Sandbox, Slot, Thread};
+use crate::sandbox::{self, Confined, MainThread, Reach, Rules, Sandbox, Slot, Thread};
 use crate::timings::Timings;
 use crate::vm::bus::Bus;
 use crate::vm::vcpu;
@@ -42,43 +42,6 @@ use crate::vm::{self, Shared};
 
 /// How often whoever waits for a thread looks for a signal.
 const LOOK: Duration = Duration::from_millis(100);
-
-/// What kind of thread the main one becomes, and the numbers that its filter
-/// needs beyond those of every VM.
-pub struct MainThread {
-    /// Its kind.
-    pub thread: Thread,
-    /// That of the whole process while the VM is made. Without one it has been
-    /// confined already, as one that may try again.
-    pub start: Option<Thread>,
-    /// Numbers of its own descriptors.
-    pub slots: Vec<(Slot, RawFd)>,
-    /// Where pages are, for whoever saves them.
-    pub pages: Option<Arc<PageMap>>,
-    /// What it may still open once the VM runs.
-    pub files: Option<Rules>,
-}
-
-impl Default for MainThread {
-    fn default() -> Self {
-        Self {
-            thread: Thread::Main,
-            start: Some(Thread::Start),
-            slots: Vec::new(),
-            pages: None,
-            files: None,
-        }
-    }
-}
-
-impl MainThread {
-    fn numbers(&self, sandbox: Sandbox) -> Sandbox {
-        let slots = self.slots.iter();
-        let sandbox = slots.fold(sandbox, |all, (slot, number)| all.with(*slot, *number));
-        let pages = self.pages.as_ref();
-        sandbox.with(Slot::PageMap, pages.map_or(-1, |pages| pages.number()))
-    }
-}
 
 /// What a VM needs of the host, before anything is given up.
 pub struct Opened {
@@ -90,6 +53,8 @@ pub struct Opened {
     line: EventFd,
     saving: Option<Saving>,
     recording: Option<Recording>,
+    /// Where pages are, for a snapshot.
+    pages: Option<Arc<PageMap>>,
     /// Files that get their names last.
     new: Vec<New>,
     // Last: what uses it goes before.
@@ -165,9 +130,17 @@ impl Opened {
             line,
             saving,
             recording,
+            pages: None,
             new,
             lent: Lent { dirty, source, ram },
         })
+    }
+
+    /// Has a snapshot leave out what is known not to be there.
+    #[must_use]
+    pub fn with_pages(mut self, pages: Option<Arc<PageMap>>) -> Self {
+        self.pages = pages;
+        self
     }
 
     /// What the main thread becomes, if it saves something.
@@ -213,7 +186,8 @@ impl Opened {
             false => None,
         };
         let (expected, sandbox) = self.numbers(config, &[rules.as_deref(), main.files.as_ref()])?;
-        let sandbox = main.numbers(sandbox);
+        let pages = self.pages.as_ref().map_or(-1, |pages| pages.number());
+        let sandbox = main.numbers(sandbox).with(Slot::PageMap, pages);
         timings.mark("sandbox, process");
         let (ram, source) = (self.lent.ram.get(), self.lent.source.get());
         let ahead = Arc::new(WorkAhead::default());
@@ -274,6 +248,7 @@ impl Opened {
             console: self.console,
             saving: self.saving,
             recording: self.recording,
+            pages: self.pages,
             new: self.new,
             ahead,
             sandbox,
@@ -338,6 +313,7 @@ pub struct Made {
     console: Console,
     saving: Option<Saving>,
     recording: Option<Recording>,
+    pages: Option<Arc<PageMap>>,
     new: Vec<New>,
     ahead: Arc<WorkAhead>,
     sandbox: Sandbox,
@@ -396,10 +372,10 @@ impl Made {
             paused,
             saving: self.saving,
             recording: self.recording,
-            pages: main.pages,
+            pages: self.pages,
             changes: self
                 .dirty
-                .map(|dirty| Changes::new(dirty, self.ram, &guest)),
+                .map(|dirty| Changes::new(dirty, self.ram, guest.base())),
             opens: config.sandbox.opens || config.sandbox.mode == Mode::Off,
             shared,
         })

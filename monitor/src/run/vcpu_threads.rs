@@ -53,6 +53,14 @@ impl Guest {
         }
     }
 
+    /// Identity of the snapshot that it comes from.
+    pub(super) fn base(&self) -> Option<[u8; 16]> {
+        match self {
+            Self::New(..) => None,
+            Self::Saved(state) => Some(state.memory.id),
+        }
+    }
+
     /// What was typed before it was saved, and is still to be handed over.
     pub(super) fn typed(&self) -> TypedAhead {
         match self {

@@ -5,14 +5,13 @@ use std::fs::File;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use super::MainThread;
 use super::pages::{PageMap, Place};
 use crate::config::{Until, VmConfig};
 use crate::error::Error;
 use crate::host::files;
 use crate::host::memory::{self, GuestRam};
 use crate::host::prefault::{Pages, WorkAhead};
-use crate::sandbox::{Slot, Thread};
+use crate::sandbox::{MainThread, Slot, Thread};
 use crate::vm::Shared;
 use mote_snapshot::working_set::{CreateWorkingSet, Touched, WORKING_SET, encode};
 use rustix::fs::{SeekFrom, seek};

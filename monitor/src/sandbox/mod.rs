@@ -20,12 +20,14 @@ mod breakout;
 mod compile;
 mod events;
 mod filter;
+mod main_thread;
 mod process;
 pub mod table;
 
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 pub use self::events::{crowded, event, number, renumber};
+pub use self::main_thread::MainThread;
 pub use self::process::{
     Reach, Rules, confine_early, errata as landlock_errata, version as landlock_version,
 };
