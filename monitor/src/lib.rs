@@ -19,5 +19,6 @@ pub mod host;
 pub mod layout;
 pub mod run;
 pub mod sandbox;
+pub mod snapshot;
 pub mod timings;
 pub mod vm;

@@ -6,11 +6,11 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::working_set::Recording;
 use super::{Control, Machine};
 use crate::error::Error;
 use crate::host::console::{self, Typed};
 use crate::host::memory;
+use crate::snapshot::working_set::Recording;
 
 /// Input that is read from the console in one go, in bytes.
 const INPUT: usize = 64;

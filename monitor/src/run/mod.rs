@@ -1,15 +1,11 @@
 //! One VM from start to end.
 
-mod changes;
 mod event_loop;
 mod fds;
 mod lease;
-mod pages;
 mod shutdown;
-mod snapshot;
 mod start;
 mod vcpu_threads;
-mod working_set;
 
 use std::io;
 use std::path::Path;
@@ -19,13 +15,8 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags};
 use vmm_sys_util::eventfd::EventFd;
 
-use self::changes::Changes;
-pub use self::pages::PageMap;
 use self::shutdown::Farewell;
-use self::snapshot::Parts;
-pub use self::snapshot::{Saving, merge};
 pub use self::start::{Made, Opened, tell_ready};
-use self::working_set::Recording;
 use crate::boot::{Cause, Loaded, Source};
 use crate::boot::{acpi, mptable};
 use crate::channel::{Nothing, Receiver};
@@ -39,6 +30,11 @@ use crate::host::memory::{self, GuestRam};
 use crate::host::prefault::WorkAhead;
 use crate::host::signals;
 use crate::sandbox::{self, Thread};
+use crate::snapshot::dirty::Changes;
+pub use crate::snapshot::pagemap::PageMap;
+use crate::snapshot::save::Parts;
+pub use crate::snapshot::save::{Saving, merge};
+use crate::snapshot::working_set::Recording;
 use crate::timings::Timings;
 use crate::vm::vcpu;
 use crate::vm::{self, Ended, Shared};

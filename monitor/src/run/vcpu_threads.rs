@@ -9,9 +9,7 @@ use kvm_bindings::CpuId;
 use kvm_ioctls::Kvm;
 use mote_snapshot::StateV1;
 
-use super::snapshot::Saving;
-use super::working_set::Recording;
-use super::{load, snapshot};
+use super::load;
 use crate::boot::acpi;
 use crate::boot::{Cause, Loaded, Source};
 use crate::channel::{Nothing, Receiver, Sender, channel};
@@ -22,8 +20,12 @@ use crate::error::Error;
 use crate::host::memory::{self, GuestRam};
 use crate::host::prefault::WorkAhead;
 use crate::sandbox::{Confined, Rules, Sandbox, Slot, Thread};
+use crate::snapshot::save;
+use crate::snapshot::save::Saving;
+use crate::snapshot::state;
+use crate::snapshot::working_set::Recording;
 use crate::vm::vcpu::{self, After, Vcpu};
-use crate::vm::{self, Shared, state};
+use crate::vm::{self, Shared};
 
 /// What the first vCPU's thread has to say once it is done preparing.
 pub(super) type Prepared = Result<Guest, Error>;
@@ -77,7 +79,7 @@ impl Guest {
         recording: Option<&mut Recording>,
     ) -> Result<(), Error> {
         if saving.is_some() {
-            snapshot::hold(shared);
+            save::hold(shared);
         }
         match self {
             Self::New(..) => Ok(()),
@@ -85,7 +87,7 @@ impl Guest {
                 if let Some(recording) = recording {
                     recording.begin(state.memory.id);
                 }
-                snapshot::connect(shared)
+                save::connect(shared)
             }
         }
     }
@@ -188,7 +190,7 @@ impl Preparation {
         }
         self.sandbox.enter_thread(Thread::FirstVcpu)?;
         if let Some(saved) = saved {
-            let state = snapshot::read(&saved, self.ram, self.cpus, &self.ahead)?;
+            let state = save::read(&saved, self.ram, self.cpus, &self.ahead)?;
             if self.prefault {
                 memory::prefault(self.ram, saved.copy)?;
             }

@@ -1,6 +1,8 @@
 use super::*;
-use crate::vm::state::{self, tests::whole};
-use crate::vm::{self, regs::Entry};
+use crate::snapshot::state;
+use crate::snapshot::state::tests::whole;
+use crate::vm;
+use crate::vm::regs::Entry;
 
 #[test]
 fn ticks_become_nanoseconds() {

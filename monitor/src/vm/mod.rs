@@ -6,7 +6,6 @@ pub mod cpuid;
 pub mod ioapic;
 pub mod msrs;
 pub mod regs;
-pub mod state;
 pub mod vcpu;
 
 use std::io;

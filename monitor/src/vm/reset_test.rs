@@ -7,8 +7,8 @@ use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::{Kvm, VcpuFd};
 
 use super::*;
-use crate::vm::state::tests::machine;
-use crate::vm::state::{restore_vcpu, save_vcpu};
+use crate::snapshot::state::tests::machine;
+use crate::snapshot::state::{restore_vcpu, save_vcpu};
 
 const ENTRY: Entry = Entry::Linux64(0x10_0000);
 

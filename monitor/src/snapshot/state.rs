@@ -16,8 +16,8 @@ use kvm_bindings::{
 use kvm_ioctls::VcpuFd;
 use mote_snapshot::{CpuV1, CpuidV1, StateV1, VcpuV1, VmV1};
 
-use super::{Shared, clock, msrs};
 use crate::error::{Error, kvm};
+use crate::vm::{Shared, clock, msrs};
 
 /// Structures of KVM's interface that are made of integers, with no padding
 /// but what has a name, so that they are all their bytes.
@@ -166,7 +166,10 @@ pub fn restore_vcpu(fd: &VcpuFd, vcpu: &VcpuV1) -> Result<(), Error> {
         }
     };
     let leaves: Vec<kvm_cpuid_entry2> = vcpu.cpuid.iter().map(entry).collect();
-    if let Some(leaf) = leaves.iter().find(|leaf| super::cpuid::is_foreign(leaf)) {
+    if let Some(leaf) = leaves
+        .iter()
+        .find(|leaf| crate::vm::cpuid::is_foreign(leaf))
+    {
         let leaf = leaf.function;
         let why = format!("CPUID leaf {leaf:#x} has what no guest is given here");
         return Err(Error::Snapshot(why));
@@ -291,4 +294,4 @@ pub fn restore(shared: &Shared, state: &StateV1) -> Result<(), Error> {
 
 #[cfg(test)]
 #[path = "state_test.rs"]
-pub(super) mod tests;
+pub(crate) mod tests;

@@ -16,7 +16,7 @@ use crate::host::memory::{GuestRam, PAGE};
 
 /// Where a page is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(crate) enum Place {
     /// It has not been touched, or only in a file's own memory.
     Away,
     /// In a file's own memory, where the guest has read it.
@@ -52,7 +52,7 @@ impl PageMap {
     ///
     /// # Errors
     /// That of `each`, or nothing can be told.
-    pub(super) fn runs(
+    pub(crate) fn runs(
         &self,
         ram: &GuestRam,
         each: &mut dyn FnMut(Place, u64, u64) -> Result<(), Error>,
@@ -99,7 +99,7 @@ fn place(entry: [u8; 8]) -> Place {
 }
 
 /// Reads guest memory for whoever saves it, and takes no page for that.
-pub(super) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     ram: &'a GuestRam,
     mapped: Vec<Mapped<'a>>,
     buffer: Vec<u8>,
@@ -112,7 +112,7 @@ impl<'a> Reader<'a> {
     /// Bytes that are read in one go.
     const CHUNK: u64 = 256 << 10;
 
-    pub(super) fn new(ram: &'a GuestRam, mapped: Vec<Mapped<'a>>) -> Self {
+    pub(crate) fn new(ram: &'a GuestRam, mapped: Vec<Mapped<'a>>) -> Self {
         let buffer = vec![0; Self::CHUNK as usize];
         Self {
             ram,
@@ -123,7 +123,7 @@ impl<'a> Reader<'a> {
 
     /// Hands what the run of pages holds to `take`, in rising order; of those
     /// that are nobody's own only what a file has.
-    pub(super) fn read(
+    pub(crate) fn read(
         &mut self,
         (place, offset, length): (Place, u64, u64),
         take: &mut Take<'_>,

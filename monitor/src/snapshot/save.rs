@@ -13,6 +13,7 @@ use mote_snapshot::{
 };
 use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
 
+use super::state;
 use crate::boot::{Saved, Source};
 use crate::config::SnapshotKind;
 use crate::devices::serial::TypedAhead;
@@ -22,10 +23,10 @@ use crate::host::memory::GuestRam;
 use crate::host::random_id;
 use crate::layout;
 use crate::sandbox::{self, MainThread, Slot, Thread};
-use crate::vm::{Shared, state};
+use crate::vm::Shared;
 
-use super::changes::{Changes, changed};
-use super::pages::{PageMap, Place, Reader};
+use super::dirty::{Changes, changed};
+use super::pagemap::{PageMap, Place, Reader};
 use super::working_set;
 use crate::host::prefault::WorkAhead;
 
@@ -55,7 +56,7 @@ impl Saving {
     ///
     /// # Errors
     /// It cannot be written there, or there is one already.
-    pub(super) fn open(directory: &Path) -> Result<Self, Error> {
+    pub(crate) fn open(directory: &Path) -> Result<Self, Error> {
         let create = Create::begin(directory).map_err(|e| unusable(directory, &e))?;
         Ok(Self {
             create,
@@ -87,12 +88,12 @@ impl Saving {
     }
 
     /// The directory, which alone stays reachable.
-    pub(super) fn directory(&self) -> BorrowedFd<'_> {
+    pub(crate) fn directory(&self) -> BorrowedFd<'_> {
         self.create.directory()
     }
 
     /// The main thread's kind, and its descriptors' numbers for the filters.
-    pub(super) fn main_thread(&self) -> MainThread {
+    pub(crate) fn main_thread(&self) -> MainThread {
         MainThread {
             thread: Thread::Saver,
             start: Some(Thread::StartSaver),
@@ -263,7 +264,7 @@ fn unusable(path: &Path, why: &mote_snapshot::Error) -> Error {
 ///
 /// # Errors
 /// It is none, is damaged, or is not for this machine; and what is wrong.
-pub(super) fn read(
+pub(crate) fn read(
     saved: &Saved,
     ram: &GuestRam,
     cpus: u8,
@@ -317,7 +318,7 @@ fn read_all(file: &File, bytes: &mut [u8]) -> io::Result<()> {
 ///
 /// # Errors
 /// KVM refuses.
-pub(super) fn connect(shared: &Shared) -> Result<(), Error> {
+pub(crate) fn connect(shared: &Shared) -> Result<(), Error> {
     // A guest that does not listen has nothing to renew.
     shared.interrupt(layout::GENERATION_GSI)?;
     let devices = shared.bus.devices();
@@ -328,6 +329,6 @@ pub(super) fn connect(shared: &Shared) -> Result<(), Error> {
 }
 
 /// Makes the vCPU that writes the boot marker stop there.
-pub(super) fn hold(shared: &Shared) {
+pub(crate) fn hold(shared: &Shared) {
     shared.hold.store(true, Ordering::Relaxed);
 }

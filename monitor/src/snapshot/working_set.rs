@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use super::pages::{PageMap, Place};
+use super::pagemap::{PageMap, Place};
 use crate::config::{Until, VmConfig};
 use crate::error::Error;
 use crate::host::files;
@@ -24,7 +24,7 @@ const BLOCK: u64 = 2 << 20;
 const DENSE: u64 = BLOCK / 4;
 
 /// The guest's touched pages are to be noted.
-pub(super) struct Recording {
+pub(crate) struct Recording {
     create: CreateWorkingSet,
     until: Until,
     started: Option<(Instant, [u8; 16])>,
@@ -36,7 +36,7 @@ impl Recording {
     /// # Errors
     /// Nothing can be written there, it would take the place of a file that the
     /// VM reads, or there is no `/proc`.
-    pub(super) fn open(config: &VmConfig) -> Result<Option<Self>, Error> {
+    pub(crate) fn open(config: &VmConfig) -> Result<Option<Self>, Error> {
         const WHAT: &str = "--record";
         let Some((directory, until)) = &config.record else {
             return Ok(None);
@@ -54,12 +54,12 @@ impl Recording {
     }
 
     /// The directory, which alone stays reachable.
-    pub(super) fn directory(&self) -> BorrowedFd<'_> {
+    pub(crate) fn directory(&self) -> BorrowedFd<'_> {
         self.create.directory()
     }
 
     /// The main thread's kind, and its descriptors' numbers for the filters.
-    pub(super) fn main_thread(&self) -> MainThread {
+    pub(crate) fn main_thread(&self) -> MainThread {
         let [directory, links, file] = self.create.numbers();
         MainThread {
             thread: Thread::Saver,
@@ -74,12 +74,12 @@ impl Recording {
     }
 
     /// The guest goes on now; its memory has this identity.
-    pub(super) fn begin(&mut self, identity: [u8; 16]) {
+    pub(crate) fn begin(&mut self, identity: [u8; 16]) {
         self.started = Some((Instant::now(), identity));
     }
 
     /// How long it still takes, if that is known.
-    pub(super) fn left(&self) -> Option<Duration> {
+    pub(crate) fn left(&self) -> Option<Duration> {
         match (self.until, self.started) {
             (Until::Passed(time), Some((start, _))) => Some(time.saturating_sub(start.elapsed())),
             _ => None,
@@ -87,7 +87,7 @@ impl Recording {
     }
 
     /// Whether the guest has come so far.
-    pub(super) fn is_due(&self, shared: &Shared) -> bool {
+    pub(crate) fn is_due(&self, shared: &Shared) -> bool {
         match self.until {
             Until::Marker => shared.bus.is_marked(),
             Until::Passed(_) => self.left() == Some(Duration::ZERO),
@@ -98,7 +98,7 @@ impl Recording {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub(super) fn finish(&self, pages: Option<&PageMap>, ram: &GuestRam) -> Result<(), Error> {
+    pub(crate) fn finish(&self, pages: Option<&PageMap>, ram: &GuestRam) -> Result<(), Error> {
         let (Some((_, identity)), Some(pages)) = (self.started, pages) else {
             return Ok(());
         };
@@ -142,7 +142,7 @@ fn add(ranges: &mut Vec<Touched>, (offset, length): (u64, u64), written: bool) {
 ///
 /// # Errors
 /// The file cannot be mapped or read.
-pub(super) fn place(
+pub(crate) fn place(
     ram: &GuestRam,
     (file, copies): (&File, bool),
     (ranges, set): (&[(u64, u64)], &[Touched]),

@@ -1,0 +1,7 @@
+//! A VM to files and back: saved, restored, only what changed, and what is needed first.
+
+pub mod dirty;
+pub mod pagemap;
+pub mod save;
+pub mod state;
+pub mod working_set;
