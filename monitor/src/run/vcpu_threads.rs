@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::host::memory::{self, GuestRam};
 use crate::host::prefault::WorkAhead;
 use crate::sandbox::{Confined, Rules, Sandbox, Slot, Thread};
-use crate::snapshot::save;
+use crate::snapshot::restore;
 use crate::snapshot::save::Saving;
 use crate::snapshot::state;
 use crate::snapshot::working_set::Recording;
@@ -79,7 +79,7 @@ impl Guest {
         recording: Option<&mut Recording>,
     ) -> Result<(), Error> {
         if saving.is_some() {
-            save::hold(shared);
+            restore::hold(shared);
         }
         match self {
             Self::New(..) => Ok(()),
@@ -87,7 +87,7 @@ impl Guest {
                 if let Some(recording) = recording {
                     recording.begin(state.memory.id);
                 }
-                save::connect(shared)
+                restore::connect(shared)
             }
         }
     }
@@ -190,7 +190,7 @@ impl Preparation {
         }
         self.sandbox.enter_thread(Thread::FirstVcpu)?;
         if let Some(saved) = saved {
-            let state = save::read(&saved, self.ram, self.cpus, &self.ahead)?;
+            let state = restore::read(&saved, self.ram, self.cpus, &self.ahead)?;
             if self.prefault {
                 memory::prefault(self.ram, saved.copy)?;
             }

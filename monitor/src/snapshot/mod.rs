@@ -2,6 +2,7 @@
 
 pub mod dirty;
 pub mod pagemap;
+pub mod restore;
 pub mod save;
 pub mod state;
 pub mod working_set;
