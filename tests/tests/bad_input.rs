@@ -237,8 +237,10 @@ fn unusable_values_name_their_flag() {
         ("--cmdline", &long, "5000 bytes"),
         ("--cmdline", &long[..2048], "at most 2047"),
         ("--serial", "com2", "none of stdio"),
-        ("--serial", "file:", "none of stdio"),
-        ("--serial", "socket:", "none of stdio"),
+        ("--serial", "file:", "path is empty"),
+        ("--serial", "stdio,append,hold", "only a file"),
+        ("--serial", "none,hold", "nothing is there"),
+        ("--serial", "socket:", "path is empty"),
         ("--on-reset", "sleep", "restart nor exit"),
     ] {
         refused(&mut tiny("hello", [flag, value]), USAGE, &[flag, word]);

@@ -47,7 +47,8 @@ Mote's own:
   --api-sock-mode MODE  Who may use the socket, in octal [default: 600]
   --api-fd N          The listening socket is descriptor N
   --allow-path DIR    Open files only beneath DIR (may be given more than once)
-  --serial WHERE      stdio, file:PATH[,append], pty, socket:PATH or none
+  --serial WHERE      stdio, file:PATH[,append], pty, socket:PATH or none; ,hold
+                      lets a slow reader hold the guest instead of losing output
                       [default: stdio]
   --metrics-period SECONDS  Write metrics so often while the VM runs, besides
                       at its start and end [default: 60]

@@ -86,7 +86,8 @@ Options:
   --prefault       Take all guest memory before the guest runs
   --cpus N         vCPUs, 1 to 32                        [default: 1]
   --serial WHERE   stdio, file:PATH, pty, socket:PATH or none  [default: stdio].
-                   A file is replaced, unless it is file:PATH,append
+                   A file is replaced, unless it is file:PATH,append. With ,hold
+                   a slow reader holds the guest; without, it loses output
   --on-enospc WHAT When the host's disk is full, a write to any disk of the
                    guest has to pause until there is room, or to fail with an
                    error                                  [default: pause]

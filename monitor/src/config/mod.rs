@@ -77,11 +77,17 @@ pub struct Serial {
     pub to: SerialTo,
     /// What is in a file stays, and output follows it.
     pub append: bool,
+    /// A slow reader holds the guest, and no output is dropped.
+    pub hold: bool,
 }
 
 impl From<SerialTo> for Serial {
     fn from(to: SerialTo) -> Self {
-        Self { to, append: false }
+        Self {
+            to,
+            append: false,
+            hold: false,
+        }
     }
 }
 
@@ -347,11 +353,16 @@ pub fn check_boot_entry(name: String) -> Result<String, String> {
 /// # Errors
 /// A text that says what is wrong, without naming the flag.
 pub fn parse_serial(text: &str) -> Result<Serial, String> {
+    let (mut rest, mut append, mut hold) = (text, false, false);
     // Behind the path, which may have commas of its own.
-    let (rest, append) = match text.strip_suffix(",append") {
-        Some(rest) => (rest, true),
-        None => (text, false),
-    };
+    while let Some((before, word)) = rest.rsplit_once(',') {
+        match word {
+            "append" => append = true,
+            "hold" => hold = true,
+            _ => break,
+        }
+        rest = before;
+    }
     let to = match rest.split_once(':') {
         Some(("file", path)) => SerialTo::File(check_path(path)?),
         Some(("socket", path)) => SerialTo::Socket(check_socket(path)?),
@@ -360,14 +371,17 @@ pub fn parse_serial(text: &str) -> Result<Serial, String> {
         None if rest == "none" => SerialTo::None,
         _ => {
             return Err(format!(
-                "'{text}' is none of stdio, file:PATH[,append], pty, socket:PATH, none"
+                "'{text}' is none of stdio, file:PATH[,append], pty, socket:PATH, each with or without ,hold, and none"
             ));
         }
     };
     if append && !matches!(to, SerialTo::File(_)) {
         return Err(format!("'{text}': only a file can be appended to"));
     }
-    Ok(Serial { to, append })
+    if hold && to == SerialTo::None {
+        return Err(format!("'{text}': nothing is there to wait for"));
+    }
+    Ok(Serial { to, append, hold })
 }
 
 /// Checks a set of devices: their number, and that no drive's identity and no

@@ -12,7 +12,14 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::host::console::Output;
 
-/// Modem control register (16550A).
+/// Interrupt enable register (16550A), unless it is the divisor's high byte.
+const INTERRUPT_ENABLE: u8 = 1;
+/// Bit of the interrupt identification register: the transmitter takes bytes.
+const THR_EMPTY: u8 = 1 << 1;
+/// Line status register, and its bits that say that the transmitter takes bytes.
+const LINE_STATUS: u8 = 5;
+const TRANSMITTER_EMPTY: u8 = 3 << 5;
+/// Modem control register.
 const MODEM_CONTROL: u8 = 4;
 /// Its bit that connects the transmitter to the receiver.
 const LOOPBACK: u8 = 1 << 4;
@@ -63,6 +70,8 @@ impl SerialEvents for RoomForInput {
 pub struct Com1 {
     uart: Serial<Line, RoomForInput, Output>,
     wake: Arc<EventFd>,
+    /// The guest has read that the transmitter is full.
+    held: bool,
 }
 
 impl Com1 {
@@ -79,12 +88,28 @@ impl Com1 {
         Self {
             uart: Serial::with_events(Line(line), events, output),
             wake,
+            held: false,
         }
     }
 
     /// Reads a register.
     pub fn read(&mut self, offset: u8) -> u8 {
-        self.uart.read(offset)
+        let value = self.uart.read(offset);
+        if offset != LINE_STATUS || !self.uart.writer().is_full() {
+            return value;
+        }
+        self.held = true;
+        value & !TRANSMITTER_EMPTY
+    }
+
+    /// Tells a guest that was held that there is room for output again, if so.
+    pub fn release(&mut self) {
+        if self.held && !self.uart.writer().is_full() {
+            self.held = false;
+            // Written anew, what is enabled is told if it is so.
+            let enabled = self.uart.read(INTERRUPT_ENABLE);
+            let _ = self.uart.write(INTERRUPT_ENABLE, enabled);
+        }
     }
 
     /// Writes a register.
@@ -136,12 +161,14 @@ impl Com1 {
     /// Registers, interrupt state and received bytes.
     pub fn save(&self) -> SerialV1 {
         let state = self.uart.state();
+        // Elsewhere nothing holds it.
+        let released = if self.held { THR_EMPTY } else { 0 };
         SerialV1 {
             registers: [
                 state.baud_divisor_low,
                 state.baud_divisor_high,
                 state.interrupt_enable,
-                state.interrupt_identification,
+                state.interrupt_identification | released,
                 state.line_control,
                 state.line_status,
                 state.modem_control,
@@ -336,6 +363,44 @@ mod tests {
             assert_eq!(com1.read(0), key);
         }
         assert!(typed.is_empty());
+    }
+
+    /// A driver that looks is told to wait, and of room by an interrupt, also in
+    /// another machine; one that does not look loses bytes.
+    #[test]
+    fn a_slow_reader_holds_the_guest() {
+        let (mut com1, mut far, line, _) = port();
+        com1.output().hold();
+        com1.write(1, 2);
+        let mut sent: u64 = 0;
+        while com1.read(2) & 0xf == 2 && com1.read(5) & 0x60 == 0x60 {
+            let _ = line.read();
+            com1.write(0, b'x');
+            sent += 1;
+        }
+        let _ = (line.read(), com1.read(2));
+        com1.release();
+        assert!(line.read().is_err(), "told of room that is not there");
+        let (mut other, _far, elsewhere, _) = port();
+        other.restore(&com1.save()).unwrap();
+        assert!(elsewhere.read().is_ok(), "held for good");
+        far.set_nonblocking(true).unwrap();
+        let mut got = vec![0; 1 << 20];
+        let mut taken = 0;
+        while com1.output().waiting() {
+            taken += far.read(&mut got).unwrap_or(0);
+            com1.output().drain();
+        }
+        taken += far.read(&mut got).unwrap_or(0);
+        com1.release();
+        assert!(line.read().is_ok(), "not told of room");
+        assert_eq!((com1.read(2) & 0xf, com1.read(5) & 0x60), (2, 0x60));
+        assert_eq!((taken as u64, com1.output().dropped()), (sent, 0));
+        let regardless = || com1.write(0, b'y');
+        std::iter::repeat_with(regardless)
+            .take(1 << 20)
+            .for_each(drop);
+        assert!(com1.output().dropped() > 0);
     }
 
     #[test]

@@ -27,6 +27,7 @@ impl Machine {
         let ahead = self.ahead.step(self.ram);
         let (room, pending) = {
             let mut com1 = self.shared.bus.com1();
+            com1.release();
             (com1.room() > 0, com1.output().waiting())
         };
         self.typed.hand_over(&mut self.shared.bus.com1());

@@ -109,6 +109,10 @@ pub fn open(config: &VmConfig, clock: Option<&Arc<Timings>>) -> Result<(Console,
         }
     };
     output.tell_time(clock.cloned());
+    // If there is, or will be, somebody to wait for.
+    if config.serial.hold && (console.output.is_some() || console.listener.is_some()) {
+        output.hold();
+    }
     Ok((console, output))
 }
 

@@ -17,6 +17,9 @@ use crate::timings::Timings;
 
 /// Bytes that are kept for a reader that is slow or not there yet.
 const BUFFER: usize = 64 << 10;
+/// Bytes at which a guest that is to be held is told to wait: a driver may send
+/// several once it has seen that it may, and the rest has room for them.
+const HELD: usize = BUFFER / 2;
 /// How long a full buffer may hold up the guest before bytes are dropped, in
 /// ms; then nothing waits until the reader has taken something.
 pub(super) const PATIENCE_MS: i64 = 100;
@@ -43,6 +46,8 @@ pub struct Output {
     /// closes the descriptor: a vCPU, which may have noticed, must not.
     gone: bool,
     pending: VecDeque<u8>,
+    /// A slow reader holds the guest.
+    hold: bool,
     /// The reader has not taken a byte for [`PATIENCE_MS`].
     stalled: bool,
     dropped: u64,
@@ -63,6 +68,7 @@ impl Output {
             to: None,
             gone: false,
             pending: VecDeque::new(),
+            hold: false,
             stalled: true,
             dropped: 0,
             lost: 0,
@@ -103,6 +109,18 @@ impl Output {
         self.gone = false;
         self.stalled = false;
         self.drain();
+    }
+
+    /// From now on a slow reader, or none, holds the guest.
+    pub fn hold(&mut self) {
+        self.hold = true;
+    }
+
+    /// Whether the guest has to wait. For a reader who does not come back it
+    /// would do so for good.
+    pub fn is_full(&self) -> bool {
+        let awaited = self.to.is_none() || !self.gone;
+        self.hold && awaited && self.pending.len() >= HELD
     }
 
     /// Number of the descriptor that output goes to, if it goes anywhere.
@@ -227,15 +245,20 @@ impl Output {
 
     /// Gives pending bytes a last, bounded chance before the process ends.
     pub fn finish(&mut self) {
-        /// However steadily a slow reader reads.
+        /// However steadily a slow reader reads, unless it holds the guest: then
+        /// it is what one byte may take.
         const LIMIT: Duration = Duration::from_secs(2);
-        let start = Instant::now();
-        while !self.stalled
+        let mut start = Instant::now();
+        while (!self.stalled || self.hold)
             && start.elapsed() < LIMIT
             && let Some(fd) = self.waiting_for()
         {
             self.stalled = !ready(fd, PATIENCE_MS);
+            let before = self.pending.len();
             self.drain();
+            if self.hold && self.pending.len() < before {
+                start = Instant::now();
+            }
         }
     }
 
