@@ -102,7 +102,14 @@ fn keep(
     caller: &Caller,
     terminal: Option<OwnedFd>,
 ) -> Result<u8, Error> {
-    rustix::process::setsid().map_err(jail("session"))?;
+    // A session of its own costs the scheduler a group of its own (autogroup),
+    // and is needed only where it outlives its caller's.
+    let left = if plan.daemonize {
+        rustix::process::setsid().map(|_| ())
+    } else {
+        rustix::process::setpgid(None, None)
+    };
+    left.map_err(jail("session"))?;
     let lock = Lock::take(plan)?;
     let made = Outside {
         plan,
