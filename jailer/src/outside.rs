@@ -230,24 +230,35 @@ fn begin(keeper: &Keeper<'_>, unified: bool, link: &OwnedFd) -> Result<(), Error
     let go = || send(link, &[inside::GO], SendFlags::NOSIGNAL).map_err(jail("the jail's process"));
     // It may be gone; then the next message says so.
     let _ = go();
-    loop {
-        // A path may be of 4 KiB, and is not all of it.
-        let mut message = [0; 16 << 10];
-        let (len, _) = recv(link, &mut message, RecvFlags::empty()).map_err(jail("jail"))?;
-        match message.get(..len).unwrap_or_default() {
-            [] => return Ok(()),
-            [inside::FAILED, code, text @ ..] => {
-                let text = String::from_utf8_lossy(text).into_owned();
-                return Err(match *code {
-                    exit::INPUT => Error::Input(text),
-                    _ => Error::Jail(text),
-                });
-            }
-            _ => {
-                namespaces::map_ids(plan, pid)?;
-                go()?;
-            }
+    let mut kind = [0];
+    while recv(link, &mut kind, RecvFlags::PEEK)
+        .map_err(jail("jail"))?
+        .0
+        > 0
+    {
+        if kind == [inside::FAILED] {
+            return Err(failure(link));
         }
+        let _ = recv(link, &mut kind, RecvFlags::empty());
+        namespaces::map_ids(plan, pid)?;
+        go()?;
+    }
+    Ok(())
+}
+
+/// What the new process says went wrong.
+fn failure(link: &OwnedFd) -> Error {
+    // A path may be of 4 KiB, and is not all of it. On the heap: a large stack
+    // frame would cost every start page faults.
+    let mut message = vec![0; 16 << 10];
+    let len = recv(link, &mut message, RecvFlags::empty()).map_or(0, |(len, _)| len);
+    let (code, text) = match message.get(..len) {
+        Some([_, code, text @ ..]) => (*code, String::from_utf8_lossy(text).into_owned()),
+        _ => (exit::JAIL, "jail: its process has ended".to_owned()),
+    };
+    match code {
+        exit::INPUT => Error::Input(text),
+        _ => Error::Jail(text),
     }
 }
 

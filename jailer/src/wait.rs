@@ -265,7 +265,7 @@ impl Front<'_> {
 
     /// Reads what the keeper says; how much, 0 if it has ended.
     fn listen(&mut self) -> usize {
-        let mut words = [0; 4096];
+        let mut words = [0; 512];
         let len = rustix::io::read(self.told, &mut words).unwrap_or(0);
         self.words.extend(words.iter().take(len));
         len
@@ -419,7 +419,8 @@ fn kernel_log() -> Option<String> {
         .open("/dev/kmsg")
         .ok()?;
     let mut text = String::new();
-    let mut record = [0; 8192];
+    // Not on the stack, where it would cost every start page faults.
+    let mut record = vec![0; 8192];
     loop {
         match log.read(&mut record) {
             Ok(0) => break,

@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 
 use mote_tests::jail::{BUSYBOX, root, rooted, start};
 use mote_tests::vm::LIMIT;
-use mote_tests::{Scratch, Terminal, Vm, proc, tap, wait_until};
+use mote_tests::{Scratch, Terminal, Vm, proc, run, tap, wait_until};
 
 /// Joins a session keyring with this key in it, and returns the key's number.
 fn keyring() -> io::Result<i64> {
@@ -131,6 +131,29 @@ fn a_jail_inherits_nothing_of_its_caller() {
         );
     }
     drop(jailer);
+}
+
+/// In background, a hang-up of the caller's session does not reach the keeper.
+#[test]
+fn a_jail_in_background_leaves_the_callers_session() {
+    if !root() {
+        return;
+    }
+    let mut command = rooted("session", BUSYBOX);
+    command.args(["--daemonize", "--ready-fd", "1", "--", "sleep", "600"]);
+    let end = run(&mut command);
+    let pid = end.expect(0).out.trim().strip_prefix("ready ").unwrap();
+    let program: u32 = pid.parse().unwrap();
+    let keeper: u32 = value(program, "status", "PPid:").parse().unwrap();
+    for pid in [program, keeper].map(u32::cast_signed) {
+        assert_eq!(session(pid.cast_unsigned()), [pid, pid, 0]);
+    }
+    // SAFETY: a plain system call; the process is one of this test's own jail.
+    let killed = unsafe { libc::kill(program.cast_signed(), libc::SIGKILL) };
+    assert_eq!(killed, 0);
+    wait_until("the keeper is gone", || {
+        !Path::new(&format!("/proc/{keeper}")).exists()
+    });
 }
 
 /// A caller's narrower mask holds for the program too.
