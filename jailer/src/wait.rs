@@ -336,7 +336,14 @@ impl Front<'_> {
 
     /// The keeper was killed: removes what it would have removed.
     fn tidy_up(&self, signal: libc::c_int) -> Error {
-        // The program has been killed with it, and is our child now.
+        // The program has been killed with it, unless it has asked not to be, and
+        // is our child now.
+        let orphans = std::fs::read_to_string("/proc/thread-self/children");
+        for pid in orphans.iter().flat_map(|pids| pids.split_whitespace()) {
+            if let Some(pid) = pid.parse().ok().and_then(Pid::from_raw) {
+                let _ = rustix::process::kill_process(pid, Signal::KILL);
+            }
+        }
         while reap(-1).is_ok() {}
         if let Ok(lock) = Lock::take(self.plan) {
             if let Some(cgroup) = &self.plan.cgroup {
@@ -367,9 +374,12 @@ fn forward(pidfd: &OwnedFd, signal: libc::c_int) {
 
 fn reap(pid: i32) -> io::Result<WaitStatus> {
     loop {
-        // Any child, if the number is none.
-        let pid = Some(pid).filter(|pid| *pid > 0).and_then(Pid::from_raw);
-        match waitpid(pid, WaitOptions::empty()) {
+        let ended = match Pid::from_raw(pid.max(0)) {
+            Some(pid) => waitpid(Some(pid), WaitOptions::empty()),
+            // Any child, of whichever process group.
+            None => rustix::process::wait(WaitOptions::empty()),
+        };
+        match ended {
             Ok(Some((_, status))) => return Ok(status),
             Ok(None) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),

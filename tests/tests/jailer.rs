@@ -473,6 +473,51 @@ fn whoever_is_killed_nothing_is_left() {
     }
 }
 
+/// Runs in the jail, as its only program, which will not end with the keeper.
+#[test]
+#[ignore = "for a jail"]
+fn outlives() {
+    if std::process::id() != 1 {
+        return;
+    }
+    // SAFETY: plain system calls.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, 0);
+        libc::signal(libc::SIGTERM, libc::SIG_IGN);
+    }
+    println!("outlives");
+    let _ = std::io::stdin().lines().next();
+}
+
+#[test]
+fn no_program_outlives_its_jail() {
+    if !root() {
+        return;
+    }
+    let scratch = Scratch::new();
+    fs::set_permissions(&*scratch, fs::Permissions::from_mode(0o755)).unwrap();
+    let program = scratch.join("outlives");
+    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    for keeper in [true, false] {
+        let mut command = rooted("outlives", &program);
+        command.args(["--kvm", "none", "--ready-fd", "1", "--"]);
+        command.args(["--exact", "outlives", "--ignored", "--nocapture"]);
+        let (jailer, pid) = start(&mut command);
+        jailer.wait_for("outlives\n");
+        if keeper {
+            kill(children(jailer.pid())[0]);
+            jailer.end().expect(JAIL);
+            // Not before: the id is free now.
+            assert!(!alive(pid));
+        } else {
+            jailer.signal(libc::SIGKILL);
+            jailer.end().expect(-libc::SIGKILL);
+            wait_until("the program is gone", || !alive(pid));
+        }
+    }
+}
+
 #[test]
 fn what_is_planted_is_not_followed() {
     if !root() {
