@@ -38,7 +38,7 @@ extern "C" fn main(_argc: c_int, _argv: *const *const c_char) -> c_int {
     match start(&timings) {
         Ok(code) => leave(code),
         Err(error) => {
-            console::say(&format!("mote: {error}\n"));
+            console::complain(&error);
             leave(error.exit_code())
         }
     }

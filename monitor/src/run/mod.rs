@@ -272,7 +272,7 @@ impl Machine {
             }
             if let Err(error) = self.record(false) {
                 // The guest has nothing to do with it.
-                console::say(&format!("mote: {error}\n"));
+                console::complain(&error);
             }
             if self.save(config)? {
                 return Ok(exit::OK);
@@ -324,7 +324,7 @@ impl Machine {
         }
         if let Err(error) = taken {
             // The guest has nothing to do with it.
-            console::say(&format!("mote: {error}\n"));
+            console::complain(&error);
         }
         self.resume();
         Ok(false)

@@ -23,7 +23,7 @@ use self::terminal::Keyboard;
 pub use self::terminal::restore;
 
 use crate::config::{Serial, SerialTo, VmConfig};
-use crate::error::{Error, os_message};
+use crate::error::{Error, os_message, printable};
 use crate::host::files::{self, New};
 use crate::timings::Timings;
 
@@ -131,6 +131,12 @@ pub fn say(text: &str) {
     if output::ready(stderr, output::PATIENCE_MS) {
         let _ = rustix::io::write(stderr, text.as_bytes());
     }
+}
+
+/// Says what went wrong, on one line without control characters: paths and ids are
+/// in it.
+pub fn complain(error: &Error) {
+    say(&format!("mote: {}\n", printable(&error.to_string())));
 }
 
 fn stdio(console: &mut Console) -> Output {
