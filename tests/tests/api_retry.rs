@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use mote_tests::api::{Client, Server, boot_source};
+use mote_tests::network::{self, Interface};
 use mote_tests::{Scratch, guest, have_kvm, proc, run, tiny, wait_until};
 use serde_json::{Value, json};
 
@@ -35,20 +36,23 @@ fn held(server: &Server, folder: &Path) -> Held {
 }
 
 /// Says it so often, and each time it is refused with this word; the second time
-/// and all later ones leave nothing.
+/// and all later ones leave nothing, and the VM is what it was.
 #[track_caller]
 fn refused(server: &Server, client: &mut Client, (path, body): (&str, &str), word: &str) {
     let folder = server.socket.parent().unwrap();
     let mut before = None;
+    let state = ["/", "/vm/config"].map(|path| client.get(path).json());
     for _ in 0..TIMES {
         let answer = client.request("PUT", path, body);
+        assert_eq!(answer.status, 400, "{path} {body}: {answer:?}");
         let said = answer.expect(400).json()["fault_message"].to_string();
         assert!(said.contains(word), "{path} {body}: {said}");
         let now = held(server, folder);
         assert_eq!(*before.get_or_insert_with(|| held(server, folder)), now);
         assert!(!now.3.contains(&"serial".to_owned()), "{now:?}");
     }
-    assert_eq!(client.get("/").json()["state"], "Not started");
+    let now = ["/", "/vm/config"].map(|path| client.get(path).json());
+    assert_eq!(state, now, "{path} {body}");
 }
 
 /// What is said wrongly before the start, what is wrong with it, and what is
@@ -280,4 +284,141 @@ fn a_refused_snapshot_can_be_corrected() {
     client.put("/snapshot/load", &good);
     assert_eq!(client.get("/").json()["state"], "Paused");
     client.patch("/vm", r#"{"state":"Resumed"}"#);
+}
+
+/// An object with this in place of, or on top of, what is in it.
+fn with(object: &Value, key: &str, value: Value) -> Value {
+    let mut object = object.clone();
+    object[key] = value;
+    object
+}
+
+/// Every request that describes a VM, one after the other in one process, is made
+/// wrongly first; the VM is what was said rightly.
+#[test]
+fn refused_descriptions_can_be_corrected() {
+    if !have_kvm() {
+        return;
+    }
+    network::alone(|| {
+        let _tap = Interface::new("retry0");
+        let scratch = Scratch::new();
+        let folder = scratch.join("vm");
+        fs::create_dir(&folder).unwrap();
+        let server = Server::start(&folder, &[]);
+        let mut client = server.client();
+        fs::write(scratch.join("disk"), [0; 4096]).unwrap();
+        fs::write(scratch.join("empty"), b"").unwrap();
+        let table = include_str!("api_retry.txt")
+            .replace("DIR", scratch.to_str().unwrap())
+            .replace("SPIN", guest("spin").to_str().unwrap());
+        for line in table.lines().filter(|line| !line.starts_with('#')) {
+            let (path, body) = line.split_once(' ').unwrap();
+            match body.split_once(" -- ") {
+                Some((body, word)) => refused(&server, &mut client, (path, body), word),
+                None => client.put(path, body),
+            }
+        }
+        let config = client.get("/vm/config").json();
+        assert_eq!(config["drives"][0]["drive_id"], "d");
+        assert_eq!(config["network-interfaces"][0]["iface_id"], "n");
+        assert_eq!(config["machine-config"]["vcpu_count"], 2);
+        for (name, word) in [("output", "spin"), ("log", "no such file")] {
+            let has = || {
+                fs::read_to_string(scratch.join(name))
+                    .unwrap()
+                    .contains(word)
+            };
+            wait_until(name, has);
+        }
+        client.put(START.0, r#"{"action_type":"FlushMetrics"}"#);
+        assert!(!fs::read(scratch.join("metrics")).unwrap().is_empty());
+    });
+}
+
+/// A snapshot that is refused leaves the VM, its files and those of others as they
+/// were; then one is made, and can be loaded.
+#[test]
+fn a_refused_save_can_be_corrected() {
+    if !have_kvm() {
+        return;
+    }
+    for tracked in [false, true] {
+        let scratch = Scratch::new();
+        let may = [scratch.to_str().unwrap(), guest("").to_str().unwrap()].map(str::to_owned);
+        let server = Server::start(
+            &scratch,
+            &["--allow-path", &may[0], "--allow-path", &may[1]],
+        );
+        let mut client = server.client();
+        let [state, memory, old] = ["state", "memory", "old"].map(|name| scratch.join(name));
+        fs::write(&old, "old").unwrap();
+        let none = scratch.join("none/file");
+        let outside = std::env::temp_dir().join("mote-retry-outside");
+        let full = json!({"snapshot_path": state, "mem_file_path": memory});
+        let difference = with(&full, "snapshot_type", json!("Diff"));
+        let create = "/snapshot/create";
+        refused(
+            &server,
+            &mut client,
+            (create, &full.to_string()),
+            "before starting",
+        );
+        client.put("/boot-source", &boot_source("spin", ""));
+        let machine = json!({"vcpu_count": 1, "mem_size_mib": 128, "track_dirty_pages": tracked});
+        client.put("/machine-config", &machine.to_string());
+        client.start();
+        server.vm.wait_for("spin");
+        refused(
+            &server,
+            &mut client,
+            (create, &full.to_string()),
+            "must be paused",
+        );
+        client.patch("/vm", r#"{"state":"Paused"}"#);
+        let refusals = ["snapshot_path", "mem_file_path"].map(|key| {
+            [
+                (with(&full, key, json!(none)), "No such file"),
+                (with(&full, key, json!(old)), "already exists"),
+                (with(&full, key, json!(*scratch)), "already exists"),
+                (with(&full, key, json!(outside)), "Permission denied"),
+                (with(&full, key, json!("")), key),
+                (with(&full, key, json!(7)), key),
+            ]
+        });
+        let same = with(&full, "mem_file_path", json!(state));
+        let since = if tracked {
+            "take a full snapshot first"
+        } else {
+            "dirty-page tracking is off"
+        };
+        let more = [(same, "of this name"), (difference.clone(), since)];
+        for (body, word) in refusals.concat().iter().chain(&more) {
+            refused(&server, &mut client, (create, &body.to_string()), word);
+        }
+        client.put(create, &full.to_string());
+        refused(
+            &server,
+            &mut client,
+            (create, &full.to_string()),
+            "already exists",
+        );
+        if tracked {
+            let [state, memory] = ["state2", "memory2"].map(|name| json!(scratch.join(name)));
+            let second = with(
+                &with(&difference, "snapshot_path", state),
+                "mem_file_path",
+                memory,
+            );
+            client.put(create, &second.to_string());
+        }
+        client.patch("/vm", r#"{"state":"Resumed"}"#);
+        assert_eq!(fs::read_to_string(&old).unwrap(), "old");
+        let folder = scratch.join("second");
+        fs::create_dir(&folder).unwrap();
+        let second = Server::start(&folder, &[]);
+        let mut client = second.client();
+        client.put("/snapshot/load", &full.to_string());
+        assert_eq!(client.get("/").json()["state"], "Paused");
+    }
 }
