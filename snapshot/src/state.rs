@@ -15,6 +15,8 @@ const MAX_RANGES: usize = 2;
 /// Where guest memory ends at the latest, in bytes.
 const MAX_ADDRESS: u64 = 1 << 42;
 const MAX_TEXT: usize = 64;
+/// Most bytes of a device's name: more than one line of Firecracker's API holds.
+pub const MAX_ID: usize = 1024;
 const MAX_TYPED: usize = 4096;
 const MAX_QUEUES: usize = 256;
 /// Most leaves of CPUID and most MSRs that KVM takes in one call.
@@ -327,7 +329,7 @@ impl DeviceV1 {
             limits,
         } = self;
         io.u32(kind)?;
-        io.text(id, MAX_TEXT)?;
+        io.text(id, MAX_ID)?;
         io.bool(read_only)?;
         register_fields(registers, io)?;
         io.blob(config, 256)?;

@@ -8,7 +8,8 @@
 //! until a write fails; `do=discard` has pieces of it turned to
 //! zeroes; `do=odd` uses single sectors, and memory at odd addresses; `do=capacity` reads the capacity as a driver does until a key comes, and
 //! counts those that were of two sizes; `do=loop|head|address|order` builds a
-//! chain that no driver may build, and expects to be told to reset.
+//! chain that no driver may build, and expects to be told to reset; `do=serials`
+//! prints the serial numbers of all.
 #![no_std]
 #![no_main]
 
@@ -35,6 +36,8 @@ const FLUSH: u32 = 1 << 9;
 const DISCARD: u32 = 1 << 13;
 const WRITE_ZEROES: u32 = 1 << 14;
 
+const IDENTIFY: u32 = 8;
+
 const WRITE: u16 = 2;
 const NEXT: u16 = 1;
 const NEEDS_RESET: u32 = 64;
@@ -53,6 +56,7 @@ fn main(boot: &Boot) {
         "discard" => discard(&mut disk),
         "odd" => odd(&mut disk),
         "capacity" => capacity(&disk),
+        "serials" => (0..).map(Disk::new).take_while(Disk::is_there).for_each(serial),
         bad => attack(&mut disk, bad),
     }
     println(format_args!("{todo} ok"));
@@ -86,6 +90,10 @@ impl Disk {
             sent: 0,
             data: DATA,
         }
+    }
+
+    fn is_there(&self) -> bool {
+        self.window.read32(8) == 2
     }
 
     fn expect(&self, what: &str, at: u64, value: u32) {
@@ -159,7 +167,7 @@ impl Disk {
         header[4..8].fill(0);
         header[8..].copy_from_slice(&sector.to_le_bytes());
         self.bytes(STATUS, 1).fill(0xee);
-        let data = if kind == 0 { WRITE } else { 0 };
+        let data = if kind == 0 || kind == IDENTIFY { WRITE } else { 0 };
         self.describe(0, self.ram + HEADER, 16, NEXT, if len > 0 { 1 } else { 2 });
         self.describe(1, self.ram + self.data, len as u32, NEXT | data, 2);
         self.describe(2, self.ram + STATUS, 1, WRITE, 0);
@@ -185,6 +193,14 @@ impl Disk {
 
 fn pattern(sector: u64) -> u8 {
     (sector * 7 + 1) as u8
+}
+
+fn serial(mut disk: Disk) {
+    disk.start();
+    disk.must("serial number", IDENTIFY, 0, 20, 0);
+    let serial = disk.bytes(DATA, 20);
+    let end = serial.iter().position(|byte| *byte == 0).unwrap_or(serial.len());
+    println(format_args!("serial {}", str::from_utf8(&serial[..end]).unwrap_or("?")));
 }
 
 fn check(disk: &mut Disk) {

@@ -25,7 +25,7 @@ pub(super) fn orders(config: &VmConfig, cause: Cause, terminal: bool) -> String 
             Media::CdRom => "cdrom",
             Media::Disk => "disk",
         };
-        let _ = writeln!(text, "drive {window} {media} {}", drive.id);
+        let _ = writeln!(text, "drive {window} {media} {}", config.serial(drive));
     }
     // It was chosen for the medium that came first at power-on: what that installed
     // has other entries, or others of that number.

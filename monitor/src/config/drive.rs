@@ -2,16 +2,16 @@
 
 use std::path::PathBuf;
 
+use mote_snapshot::MAX_ID;
+use mote_virtio::blk::ID_LEN;
 use mote_virtio::rate::RateLimiter;
 use serde::{Deserialize, Serialize};
 
 use super::limit::PerSecond;
-use super::{POLL_US, parse_poll, parse_size};
+use super::{POLL_US, VmConfig, parse_poll, parse_size};
 
 /// The most worker threads of a drive.
 const MAX_THREADS: u64 = 16;
-/// The longest identity of a drive, in bytes (virtio 1.2, 5.2.6).
-const MAX_ID: usize = 20;
 
 /// What a drive takes.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
@@ -38,7 +38,7 @@ pub enum OnNoSpace {
 /// A drive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Drive {
-    /// Its identity, which the guest can read; at most 20 bytes.
+    /// Its id; the guest reads the [serial number](VmConfig::serial) made of it.
     pub id: String,
     /// The image.
     pub path: PathBuf,
@@ -160,21 +160,103 @@ pub fn parse_disk(text: &str, number: usize) -> Result<Drive, String> {
     Ok(drive)
 }
 
-/// Checks a drive's identity.
+/// Checks a device's id.
 pub(super) fn check_id(id: &str) -> Result<String, String> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let plain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
     if id.is_empty() || id.len() > MAX_ID || !id.chars().all(plain) {
+        let start = id.split_at(id.floor_char_boundary(MAX_ID)).0;
         return Err(format!(
-            "'{id}' is no id: 1 to {MAX_ID} letters, digits, '-', '_', '.'"
+            "'{start}' is no id: 1 to {MAX_ID} bytes of letters, digits, '-', '_', '.'"
         ));
     }
     Ok(id.to_owned())
+}
+
+impl VmConfig {
+    /// What the guest reads as a drive's serial number: its id, cut where the device
+    /// has no more room (virtio 1.2, 5.2.6). Of ids that start alike, those that are
+    /// cut end in the drive's number, after a ':', which no id has.
+    pub fn serial(&self, drive: &Drive) -> String {
+        let cut = |id: &str, most| id.split_at(id.floor_char_boundary(most)).0.to_owned();
+        let serial = cut(&drive.id, ID_LEN);
+        let alike = |other: &Drive| other.id != drive.id && cut(&other.id, ID_LEN) == serial;
+        let number = self.drives.iter().position(|other| other.id == drive.id);
+        match number.filter(|_| serial != drive.id && self.drives.iter().any(alike)) {
+            Some(number) => format!("{}:{number}", cut(&serial, ID_LEN - 3)),
+            None => serial,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::{MAX_DEVICES, check_devices};
+
+    #[test]
+    fn ids_that_firecracker_takes() {
+        let long = "é".repeat(MAX_ID / 2);
+        for id in ["a", "_", "disk-0.1", "0", "диск_٣", "根", &long] {
+            assert_eq!(check_id(id).as_deref(), Ok(id));
+        }
+        let longer = format!("{long}a");
+        for id in [
+            "",
+            " ",
+            "a b",
+            "a/b",
+            "a\"b",
+            "a\n",
+            "\u{1b}[m",
+            "\u{202e}a",
+            "🖴",
+            &longer,
+        ] {
+            assert!(check_id(id).unwrap_err().len() < MAX_ID + 99, "{id:?}");
+        }
+    }
+
+    #[test]
+    fn serial_numbers_differ() {
+        let serials = |ids: &[&str]| {
+            let drive = |id: &&str| Drive::new(Media::Disk, PathBuf::new(), (*id).to_owned());
+            let drives = ids.iter().map(drive).collect();
+            let config = VmConfig {
+                drives,
+                ..VmConfig::default()
+            };
+            let serials = config.drives.iter().map(|drive| config.serial(drive));
+            serials.collect::<Vec<_>>()
+        };
+        let whole = "12345678901234567890";
+        let [one, two] = ["a", "b"].map(|end| whole.to_owned() + end);
+        let wide = "é".repeat(11);
+        let odd = format!("a{wide}");
+        assert_eq!(
+            serials(&["a", "ab", whole, &wide, &odd]),
+            [
+                "a",
+                "ab",
+                whole,
+                &"é".repeat(10),
+                &format!("a{}", "é".repeat(9))
+            ]
+        );
+        let cut = |number| format!("12345678901234567:{number}");
+        assert_eq!(serials(&[&one]), [whole]);
+        assert_eq!(
+            serials(&[&one, "x", &two]),
+            [cut(0), "x".to_owned(), cut(2)]
+        );
+        assert_eq!(serials(&[whole, &two]), [whole.to_owned(), cut(1)]);
+        let many: Vec<String> = (0..MAX_DEVICES).map(|n| format!("{wide}{n}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        let mut all = serials(&many);
+        assert!(all.iter().all(|serial| serial.len() <= ID_LEN), "{all:?}");
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), MAX_DEVICES, "{all:?}");
+    }
 
     #[test]
     fn disks() {
@@ -211,7 +293,6 @@ mod tests {
             "a,rw",
             "a,id=",
             "a,id=a b",
-            "a,id=123456789012345678901",
             "a,block-size=0",
             "a,block-size=513",
             "a,threads=0",

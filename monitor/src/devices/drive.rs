@@ -10,7 +10,7 @@ use mote_virtio::{Device, Dirty, Step, WhenEmpty};
 
 use super::poll::Poll;
 use super::{BUDGET, Slot, sleep};
-use crate::config::{Drive, Media, OnNoSpace};
+use crate::config::{Drive, Media, OnNoSpace, VmConfig};
 use crate::error::Error;
 use crate::host::disk::{CdImage, DiskFile, OpenDisk};
 use crate::host::files::New;
@@ -40,7 +40,7 @@ pub(super) struct Work {
 /// Opens a drive's image and makes its device, with a queue for each vCPU.
 pub(super) fn open(
     drive: &Drive,
-    cpus: u8,
+    config: &VmConfig,
     (ram, dirty): (&'static GuestRam, Option<&'static Dirty>),
 ) -> Result<(Arc<dyn Device>, Work), Error> {
     let mut discard = true;
@@ -80,8 +80,8 @@ pub(super) fn open(
         }
     };
     let options = Options {
-        id: drive.id.clone(),
-        queues: cpus.into(),
+        id: config.serial(drive),
+        queues: config.cpus.into(),
         logical_block: drive.block_size,
         discard,
         on_no_space: match drive.on_no_space {
@@ -97,7 +97,7 @@ pub(super) fn open(
     let block = Arc::new(block);
     let work = Work {
         block: Arc::clone(&block),
-        queues: cpus.into(),
+        queues: config.cpus.into(),
         threads: drive.threads.into(),
         poll_us: drive.poll_us,
         image,

@@ -179,7 +179,7 @@ impl Devices {
         let region = Arc::new(region);
         let mut slots = Vec::with_capacity(count);
         for drive in &config.drives {
-            let opened = drive::open(drive, config.cpus, (ram, dirty));
+            let opened = drive::open(drive, config, (ram, dirty));
             let (device, mut work) = opened.map_err(|error| twice(drive, &slots, error))?;
             if config.changes {
                 // The image may grow, but its worker's filter cannot.
@@ -275,8 +275,13 @@ impl Devices {
                 let report = confined.report();
                 let (thread, sandbox) = slot.confinement(*sandbox);
                 thread::Builder::new()
-                    // A thread's name has 15 characters at most.
-                    .name(slot.name.chars().take(15).collect())
+                    // A thread's name has 15 bytes at most.
+                    .name(
+                        slot.name
+                            .split_at(slot.name.floor_char_boundary(15))
+                            .0
+                            .into(),
+                    )
                     .stack_size(STACK)
                     .spawn(move || {
                         signals::leave_to_main(None);
