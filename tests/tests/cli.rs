@@ -47,8 +47,10 @@ fn help_for_run_names_every_flag() {
 /// It has to fit a terminal as people have it.
 #[test]
 fn help_is_at_most_80_columns_wide() {
-    for args in [&["--help"][..], &["run", "--help"], &["doctor", "--help"]] {
-        let end = run(&mut mote(args));
+    for command in [
+        "run", "restore", "merge", "demo", "doctor", "api", "ctl", "--help",
+    ] {
+        let end = run(&mut mote([command, "--help"]));
         for line in end.expect(0).out.lines() {
             assert!(line.chars().count() <= 80, "{line}");
         }

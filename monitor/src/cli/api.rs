@@ -25,7 +25,7 @@ pub const HELP: &str = "\
 Serve Firecracker's API on a Unix socket: configure, start and control a VM.
 
 Usage: mote api --socket PATH [OPTIONS]
-       mote --api-sock PATH [OPTIONS]                  (as Firecracker's clients)
+       mote --api-sock PATH [OPTIONS]                 (as Firecracker's clients)
        mote --no-api --config-file FILE [OPTIONS]
 
 Firecracker's options:

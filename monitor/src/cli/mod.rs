@@ -76,8 +76,8 @@ Options:
                    or in one: rx-bw, rx-ops, tx-bw, tx-ops
   --boot WHAT      cdrom, disk or a drive's id: boot from nothing else. Usually
                    CD-ROMs come first, and after the guest's own reset disks
-  --boot-entry E   Boot this entry of a medium's, or end with code 8: its number,
-                   title, id, place (1>2) or the beginning of one title
+  --boot-entry E   Boot this entry of a medium's, or end with code 8: its
+                   number, title, id, place (1>2) or the beginning of one title
   --cmdline TEXT   Kernel command line, instead of Mote's default
   --cmdline-devices  Name the devices on it, for kernels without ACPI
   --memory SIZE    Guest memory: 128M, 1G, plain bytes   [default: 128M]
@@ -118,22 +118,23 @@ memory is mapped from its file, which no guest writes to.
 
 Usage: mote restore DIR [OPTIONS]
 
-Disks, CD-ROMs and networks must be given as they were when it was taken: as many,
-in the same order, with the same ids; files and taps may be others.
+Disks, CD-ROMs and networks must be given as they were when it was taken: as
+many, in the same order, with the same ids; files and taps may be others.
 
 Options:
-  --hugepages 2M   Copy memory into huge pages that the host has set aside: it is
-                   shared with no other clone, and no working set is used
+  --hugepages 2M   Copy memory into huge pages that the host has set aside: it
+                   is shared with no other clone, and no working set is used
   --prefault       Map all memory before the guest goes on
   --uffd SOCKET    Memory is with another process that listens there: it is
-                   handed a userfaultfd and asked for the pages, as Firecracker does
+                   handed a userfaultfd and asked for the pages, as
+                   Firecracker does
   --verify         Compare all of the memory file with its checksum first
   --disk, --cdrom, --net, --serial, --on-enospc, --graceful, --seccomp,
   --require-landlock, --no-sandbox, --kvm-fd, --ready-fd, --timings
                    As for 'mote run'
   --snapshot DIR, --then WHAT  As for 'mote run'
-  --diff           Save only what has changed since the snapshot that is restored;
-                   'mote merge' makes a full one of both
+  --diff           Save only what has changed since the snapshot that is
+                   restored; 'mote merge' makes a full one of both
   --record WHEN    Note which pages the guest touches until it writes the boot
                    marker ('marker') or for so many seconds ('2', '0.5'): later
                    restores bring these in ahead of it
@@ -150,8 +151,8 @@ of the kind 'diff' hold. All files are compared with their checksums.
 
 Usage: mote merge BASE DIFF... INTO
 
-BASE and each DIFF are directories with the files 'state' and 'memory', each DIFF
-the difference to the one before it. The directory INTO must be there.
+BASE and each DIFF are directories with the files 'state' and 'memory', each
+DIFF the difference to the one before it. The directory INTO must be there.
 ";
 
 /// `mote doctor --help`.
