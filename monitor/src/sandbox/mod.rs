@@ -10,8 +10,9 @@
 //!
 //! A process with a control API is confined before it hears its first request
 //! ([`confine_early`], [`Thread::Early`]): it can gain nothing from then on, but
-//! open files for its clients. It keeps that until a thread, confined by itself,
-//! has read what the VM boots from: if that is refused, another one can be opened.
+//! open, make and remove files and connect to Unix sockets for its clients. It keeps
+//! that until a thread, confined by itself, has read what the VM boots from: if that
+//! is refused, another one can be opened.
 
 #[cfg(feature = "breakout")]
 mod breakout;
