@@ -10,7 +10,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::sync::Arc;
 
 use mote::api;
-use mote::boot::Source;
+use mote::boot;
 use mote::cli::demo::Drives;
 use mote::cli::{self, Command};
 use mote::doctor::{self, Host};
@@ -18,6 +18,7 @@ use mote::error::{Error, exit};
 use mote::host::console;
 use mote::host::signals;
 use mote::run;
+use mote::run::Source;
 use mote::timings::Timings;
 
 /// The entry point that the C library calls.
@@ -113,8 +114,8 @@ fn start(timings: &Arc<Timings>) -> Result<u8, Error> {
             let _ = out.write_all(text.as_bytes());
             Ok(report.exit_code())
         }
-        Command::Run(mut config) => {
-            let source = run::source(&mut config)?;
+        Command::Run(config) => {
+            let (config, source) = Source::open(*config)?;
             timings.mark("arguments, files");
             run::run(&config, source, timings, false)
         }
@@ -132,7 +133,7 @@ fn start(timings: &Arc<Timings>) -> Result<u8, Error> {
             // In the place of files, for as long as the VM runs.
             let drives = Drives::new()?;
             let config = drives.config();
-            let source = Source::firmware(&config, false)?;
+            let source = Source::boot(boot::Source::firmware(&config, false)?)?;
             run::run(&config, source, timings, true)
         }
     }

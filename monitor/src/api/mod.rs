@@ -160,14 +160,15 @@ pub fn run(options: Options, timings: &Arc<Timings>) -> Result<u8, Error> {
     }
     let mut machine = None;
     if starts {
-        let mut config = api.state.config().map_err(Error::Usage)?;
+        let config = api.state.config().map_err(Error::Usage)?;
         let started = start(
-            &mut config,
+            config,
             api.server.slots(),
             &api.state,
             (&wake, timings, &pages, &mut files),
         );
-        machine = Some(started.map_err(|failed| failed.error)?);
+        let (started, config) = started.map_err(|failed| failed.error)?;
+        machine = Some(started);
         let file = api.state.described().clone();
         api.state.started(config, file);
     }
@@ -252,16 +253,16 @@ struct Failed {
 }
 
 fn start(
-    config: &mut VmConfig,
+    config: VmConfig,
     mut slots: Vec<(Slot, RawFd)>,
     state: &State,
     (wake, timings, pages, files): Around<'_>,
-) -> Result<Machine, Failed> {
+) -> Result<(Machine, VmConfig), Failed> {
     let failed = |fatal| move |error| Failed { error, fatal };
     timings.mark("wait for InstanceStart");
-    state.check_outputs(config).map_err(failed(false))?;
-    let source = run::source(config).map_err(failed(false))?;
-    let opened = Opened::open(config, source, Arc::clone(wake), None).map_err(failed(false))?;
+    state.check_outputs(&config).map_err(failed(false))?;
+    let (config, source) = run::Source::open(config).map_err(failed(false))?;
+    let opened = Opened::open(&config, source, Arc::clone(wake), None).map_err(failed(false))?;
     let opened = opened.with_pages(pages.clone());
     slots.extend(state.log.number().map(|number| (Slot::Log, number)));
     slots.extend(state.metrics.number().map(|number| (Slot::Metrics, number)));
@@ -278,8 +279,11 @@ fn start(
         slots,
         files: files.take(),
     };
-    match opened.make(config, timings, &main) {
-        Ok(made) => made.run(config, main).map_err(failed(true)),
+    match opened.make(&config, timings, &main) {
+        Ok(made) => {
+            let machine = made.run(&config, main).map_err(failed(true))?;
+            Ok((machine, config))
+        }
         Err(error) => {
             *files = main.files;
             let fatal = main.start.is_some();
@@ -305,13 +309,13 @@ impl Api {
             let vm = machine
                 .as_mut()
                 .map(|vm: &mut Machine| -> &mut dyn router::Vm { vm });
-            let (mut config, file) = match state.handle(request, vm) {
+            let (config, file) = match state.handle(request, vm) {
                 Verdict::Answer(answer) => return answer,
                 Verdict::Start(both) => *both,
             };
             let around = (wake, timings, pages, &mut *files);
-            match start(&mut config, slots.clone(), state, around) {
-                Ok(started) => {
+            match start(config, slots.clone(), state, around) {
+                Ok((started, config)) => {
                     machine = Some(started);
                     state.started(config, file)
                 }

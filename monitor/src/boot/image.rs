@@ -13,24 +13,25 @@ use crate::host::memory::{self, GuestRam, PAGE};
 use crate::layout;
 
 /// Below this many bytes a copy is cheaper than a mapping.
-pub(super) const WORTH_MAPPING: u64 = 128 << 10;
+pub(crate) const WORTH_MAPPING: u64 = 128 << 10;
 
 /// A kernel or initrd file, opened once and for good.
 #[derive(Debug)]
 pub(crate) struct Image {
-    pub(super) what: &'static str,
+    pub(crate) what: &'static str,
     pub(crate) file: File,
     pub(crate) path: PathBuf,
     /// Bytes.
     pub(crate) len: u64,
     /// The lowest address at which it may lie in guest memory.
-    pub(super) lowest: u64,
+    pub(crate) lowest: u64,
     /// Where it has been mapped: guest address, length, offset in the file.
     mapped: Mutex<Vec<(u64, u64, u64)>>,
 }
 
+#[derive(Clone)]
 /// A part of guest memory that a file is mapped to.
-pub(crate) struct Mapped<'a> {
+pub struct Mapped<'a> {
     pub(crate) address: u64,
     /// Bytes: whole pages, of which the last may lie behind the file's end.
     pub(crate) length: u64,
@@ -39,7 +40,7 @@ pub(crate) struct Mapped<'a> {
 }
 
 impl Image {
-    pub(super) fn open(what: &'static str, path: &Path) -> Result<Self, Error> {
+    pub(crate) fn open(what: &'static str, path: &Path) -> Result<Self, Error> {
         let unusable = |e: io::Error| Error::file(what, path, &e);
         // A FIFO or device must not block or do things: ask before opening.
         let kind = std::fs::metadata(path).map_err(unusable)?;
@@ -67,7 +68,7 @@ impl Image {
     }
 
     /// An image that is part of the monitor, given the shape of a file.
-    pub(super) fn embedded(what: &'static str, bytes: &[u8]) -> Result<Self, Error> {
+    pub(crate) fn embedded(what: &'static str, bytes: &[u8]) -> Result<Self, Error> {
         let failed = |e: io::Error| Error::System("memfd", e);
         let fd = memfd_create("mote-guest", MemfdFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
         let file = File::from(fd);
@@ -83,17 +84,17 @@ impl Image {
     }
 
     /// Bytes of the file's beginning, at most `most`.
-    pub(super) fn head(&self, most: u64) -> usize {
+    pub(crate) fn head(&self, most: u64) -> usize {
         // At most 64 KiB, so it fits.
         self.len.min(most) as usize
     }
 
-    pub(super) fn refuse(&self, why: impl Into<String>) -> Error {
+    pub(crate) fn refuse(&self, why: impl Into<String>) -> Error {
         Error::Input(self.what, self.path.clone(), why.into())
     }
 
     /// Reads exactly `buffer.len()` bytes at `offset`.
-    pub(super) fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
+    pub(crate) fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
         self.file
             .read_exact_at(buffer, offset)
             .map_err(|e| match e.kind() {
@@ -103,7 +104,7 @@ impl Image {
     }
 
     /// Maps `length` bytes from `offset` at `address`, and notes it.
-    pub(super) fn map(
+    pub(crate) fn map(
         &self,
         ram: &GuestRam,
         address: u64,
@@ -121,7 +122,7 @@ impl Image {
     }
 
     /// Where it has been mapped.
-    pub(super) fn mapped(&self) -> Vec<Mapped<'_>> {
+    pub(crate) fn mapped(&self) -> Vec<Mapped<'_>> {
         let mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
         let file = &self.file;
         let piece = |&(address, length, offset): &(u64, u64, u64)| Mapped {
@@ -135,7 +136,7 @@ impl Image {
 
     /// Puts `length` bytes from `offset` at `address`: whole pages are mapped
     /// where file and memory line up and it pays, the rest is copied.
-    pub(super) fn place(
+    pub(crate) fn place(
         &self,
         ram: &GuestRam,
         address: u64,
@@ -166,7 +167,7 @@ impl Image {
 /// 2 MiB of which they fill less than an eighth. Memory around a small mapping
 /// cannot become a huge page, and costs the guest an exit for each page then;
 /// more of it would take longer to copy than that is worth.
-pub(super) fn worth_mapping(start: u64, end: u64) -> (u64, u64) {
+pub(crate) fn worth_mapping(start: u64, end: u64) -> (u64, u64) {
     const BLOCK: u64 = 2 << 20;
     const LEAST: u64 = BLOCK / 8;
     let (mut start, mut end) = (start.next_multiple_of(PAGE), end / PAGE * PAGE);

@@ -11,17 +11,15 @@ mod pvh;
 mod sniff;
 
 use std::os::fd::{AsRawFd, RawFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use mote_snapshot::MAX_STATE;
 use vm_memory::{Bytes, GuestAddress};
 
-pub(crate) use self::image::{Image, Mapped};
-use crate::config::{DEFAULT_CMDLINE, HugePages, VmConfig, check_memory};
+pub(crate) use self::image::Image;
+pub use self::image::Mapped;
+use crate::config::{DEFAULT_CMDLINE, VmConfig};
 use crate::error::Error;
 use crate::host::memory::{self, GuestRam, PAGE};
-use crate::host::random_id;
-use crate::host::uffd::Pager;
 use crate::layout;
 use crate::vm::regs::Entry;
 
@@ -69,27 +67,6 @@ pub struct Source {
     cmdline: String,
     /// The command line after a reset, if it is another one.
     after_reset: Option<String>,
-    /// It is a snapshot: the kernel is its state, the initrd its memory. Whether
-    /// that is to be verified, and copied.
-    snapshot: Option<(bool, bool)>,
-    generation: [u8; 16],
-    /// Path and bytes of the snapshot's working set.
-    working_set: Option<(PathBuf, Vec<u8>)>,
-    /// Who has the snapshot's memory, if that is in no file.
-    pager: Option<Pager>,
-}
-
-/// The files of a snapshot to restore.
-pub(crate) struct Saved<'a> {
-    pub(crate) state: &'a Image,
-    /// Or another process has it.
-    pub(crate) memory: Option<&'a Image>,
-    /// Whether all of the memory is to be compared with its checksum.
-    pub(crate) verify: bool,
-    /// Whether memory is copied, not mapped.
-    pub(crate) copy: bool,
-    /// Path and bytes of the working set.
-    pub(crate) working_set: Option<&'a (PathBuf, Vec<u8>)>,
 }
 
 /// Why a VM starts.
@@ -117,10 +94,6 @@ impl Source {
             initrd: initrd.map(|path| Image::open("initrd", path)).transpose()?,
             cmdline: check_cmdline(cmdline.unwrap_or(DEFAULT_CMDLINE))?,
             after_reset: None,
-            snapshot: None,
-            generation: random_id()?,
-            working_set: None,
-            pager: None,
         })
     }
 
@@ -134,10 +107,6 @@ impl Source {
             initrd: None,
             cmdline: check_cmdline(cmdline)?,
             after_reset: None,
-            snapshot: None,
-            generation: random_id()?,
-            working_set: None,
-            pager: None,
         })
     }
 
@@ -190,109 +159,17 @@ impl Source {
         })
     }
 
-    /// The snapshot that `config` is to be restored from, in the place of a
-    /// kernel and an initrd; what has to be known before it is read goes there.
-    ///
-    /// # Errors
-    /// A file is missing, or at first glance not of a snapshot.
-    pub fn snapshot(config: &mut VmConfig) -> Result<Self, Error> {
-        let none = || Error::Snapshot("none is given".to_owned());
-        let restore = config.restore.as_ref().ok_or_else(none)?;
-        let state = Image::open("snapshot", &restore.state)?;
-        let (memory, pager) = match restore.paged {
-            true => (None, Some(Pager::connect(&restore.memory)?)),
-            false => (Some(Image::open("snapshot", &restore.memory)?), None),
-        };
-        let working_set = match &restore.working_set {
-            Some(path) => read_working_set(path)?,
-            None => None,
-        };
-        let snapshot = Some((restore.verify, config.huge_pages == HugePages::Reserved));
-        let peeked = mote_snapshot::peek(&state.file);
-        let (cpus, length) = peeked.map_err(|e| state.refuse(e.to_string()))?;
-        config.cpus = cpus;
-        let length = match &memory {
-            Some(memory) => memory.len.saturating_sub(PAGE),
-            None => length,
-        };
-        let length = check_memory(length).and_then(|length| {
-            config.huge_pages.check(length)?;
-            Ok(length)
-        });
-        let of = memory.as_ref().unwrap_or(&state);
-        config.memory = length.map_err(|why| of.refuse(why))?;
-        Ok(Self {
-            kernel: state,
-            initrd: memory,
-            cmdline: String::new(),
-            after_reset: None,
-            snapshot,
-            generation: random_id()?,
-            working_set,
-            pager,
-        })
-    }
-
-    /// The snapshot, if it is one.
-    pub(crate) fn saved(&self) -> Option<Saved<'_>> {
-        let (verify, copy) = self.snapshot?;
-        Some(Saved {
-            state: &self.kernel,
-            memory: self.initrd.as_ref(),
-            verify,
-            copy,
-            working_set: self.working_set.as_ref(),
-        })
-    }
-
     /// The parts of guest memory that files are mapped to, by address.
     pub(crate) fn mapped(&self) -> Vec<Mapped<'_>> {
-        let mut all = match self.saved() {
-            Some(saved) if saved.copy => Vec::new(),
-            Some(saved) => {
-                let mut offset = 0;
-                let Some(file) = saved.memory else {
-                    return Vec::new();
-                };
-                let ranges = memory::ranges(file.len.saturating_sub(PAGE)).into_iter();
-                let piece = |(address, length)| {
-                    offset += length;
-                    Mapped {
-                        address,
-                        length,
-                        file: &file.file,
-                        offset: offset - length,
-                    }
-                };
-                ranges.map(piece).collect()
-            }
-            None => {
-                let images = self.initrd.iter().chain([&self.kernel]);
-                images.flat_map(Image::mapped).collect::<Vec<_>>()
-            }
-        };
+        let images = self.initrd.iter().chain([&self.kernel]);
+        let mut all: Vec<_> = images.flat_map(Image::mapped).collect();
         all.sort_by_key(|mapped| mapped.address);
         all
     }
 
-    /// Who has the pages of memory that are not there yet.
-    pub(crate) fn pager(&self) -> Option<&Pager> {
-        self.pager.as_ref()
-    }
-
-    /// The VM generation ID: another one each time that a VM is made.
-    pub fn generation(&self) -> [u8; 16] {
-        self.generation
-    }
-
-    /// Number of the kernel's descriptor.
-    pub fn kernel_fd(&self) -> RawFd {
-        self.kernel.file.as_raw_fd()
-    }
-
-    /// Number of the initrd's descriptor.
-    pub fn initrd_fd(&self) -> Option<RawFd> {
-        self.initrd.as_ref().map(|image| image.file.as_raw_fd())
+    /// Numbers of the descriptors of kernel and initrd.
+    pub(crate) fn numbers(&self) -> [Option<RawFd>; 2] {
+        [Some(&self.kernel), self.initrd.as_ref()].map(|image| Some(image?.file.as_raw_fd()))
     }
 
     fn load_kernel(&self, ram: &GuestRam) -> Result<Kernel, Error> {
@@ -312,17 +189,6 @@ impl Source {
             ))),
         }
     }
-}
-
-/// Path and bytes of a working set, if there is one.
-fn read_working_set(path: &Path) -> Result<Option<(PathBuf, Vec<u8>)>, Error> {
-    if !path.try_exists().unwrap_or(true) {
-        return Ok(None);
-    }
-    let image = Image::open("working set", path)?;
-    let mut bytes = vec![0; image.head(MAX_STATE as u64)];
-    image.read(0, &mut bytes)?;
-    Ok(Some((path.to_owned(), bytes)))
 }
 
 /// What boot parameters tell, apart from the kernel itself.

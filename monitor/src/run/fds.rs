@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use rustix::process::getpid;
 
-use crate::boot::Source;
+use super::source::Source;
 use crate::config::Policy;
 use crate::devices::Devices;
 use crate::error::Error;
@@ -44,16 +44,17 @@ impl Expected {
     /// Too many descriptors are open, or too few allowed.
     pub(super) fn find(policy: &Policy, cpus: u8, open: &Open) -> Result<(Self, Sandbox), Error> {
         let (vm, vcpus, spare) = free_numbers(cpus)?;
+        let [kernel, initrd] = open.source.numbers();
         // When a client comes, these are closed and their numbers free.
         let closed = open.closed.iter().copied().chain([open.host]);
         let closed = closed.chain(open.new.iter().flat_map(New::all));
         let client = closed.fold(spare, RawFd::min);
         let events = || open.devices.events().chain([open.line, open.wake]);
         let others = open.devices.backends().chain(vcpus.iter().copied());
-        let others =
-            others
-                .chain(open.output.number())
-                .chain([vm, client, open.source.kernel_fd()]);
+        let others = others
+            .chain(open.output.number())
+            .chain([vm, client])
+            .chain(kernel);
         // What a filter takes for an event must be one.
         let (first, last) = (events().min(), events().max());
         if others
@@ -81,8 +82,8 @@ impl Expected {
             .with_row((Slot::EventFirst, Slot::EventLast), events())
             .with_row((Slot::TrayFirst, Slot::TrayLast), open.devices.trays())
             .with(Slot::Wake, open.wake)
-            .with(Slot::Kernel, open.source.kernel_fd())
-            .with(Slot::Initrd, open.source.initrd_fd().unwrap_or(-1))
+            .with(Slot::Kernel, kernel.unwrap_or(-1))
+            .with(Slot::Initrd, initrd.unwrap_or(-1))
             .with(Slot::ConsoleOut, open.output.number().unwrap_or(-1))
             .with_fd(Slot::ConsoleIn, open.console.opened_input().as_ref())
             .with_fd(Slot::Listener, open.console.listener().as_ref())

@@ -4,6 +4,7 @@ mod event_loop;
 mod fds;
 mod lease;
 mod shutdown;
+mod source;
 mod start;
 mod vcpu_threads;
 
@@ -16,14 +17,13 @@ use rustix::event::{PollFd, PollFlags};
 use vmm_sys_util::eventfd::EventFd;
 
 use self::shutdown::Farewell;
+pub use self::source::Source;
 pub use self::start::{Made, Opened, tell_ready};
-use crate::boot::{Cause, Loaded, Source};
-use crate::boot::{acpi, mptable};
+use crate::boot::Cause;
 use crate::channel::{Nothing, Receiver};
-use crate::config::{DEFAULT_CMDLINE, cmdline};
 use crate::config::{OnReset, SnapshotKind, Then, VmConfig};
+use crate::devices::Devices;
 use crate::devices::serial::TypedAhead;
-use crate::devices::{self, Devices, VirtioWindow};
 use crate::error::{Error, exit};
 use crate::host::console::{self, Console};
 use crate::host::memory::{self, GuestRam};
@@ -350,7 +350,8 @@ impl Machine {
             shared: &self.shared,
             typed: &self.typed,
             ram: self.ram,
-            source: self.source,
+            mapped: self.source.mapped(),
+            paged: self.source.pager().is_some(),
             pages: self.pages.as_deref(),
             changes: self.changes.as_mut(),
         }
@@ -383,7 +384,9 @@ impl Machine {
         self.shared.bus.reset();
         memory::power_on(self.ram).map_err(|e| Error::System("reset guest memory", e))?;
         let windows = self.shared.bus.devices().windows();
-        let loaded = load(self.source, self.ram, config.cpus, &windows, Cause::Reset)?;
+        let loaded = self
+            .source
+            .load(self.ram, config.cpus, &windows, Cause::Reset)?;
         vm::power_on(&self.shared, loaded.entry)?;
         if config.prefault {
             memory::prefault(self.ram, true)?;
@@ -395,59 +398,4 @@ impl Machine {
         vcpu::open_gate(&self.shared);
         Ok(())
     }
-}
-
-/// What the VM boots from: a snapshot, which brings its memory and processors
-/// along, a kernel that is given, or the firmware.
-///
-/// # Errors
-/// A file is missing, or not what it should be.
-pub fn source(config: &mut VmConfig) -> Result<Source, Error> {
-    if config.restore.is_some() {
-        return Source::snapshot(config);
-    }
-    match config.kernel.as_deref() {
-        Some(kernel) => {
-            let cmdline = cmdline(config);
-            Source::open(kernel, config.initrd.as_deref(), cmdline.as_deref())
-        }
-        None => Source::firmware(config, console::has_person(&config.serial)),
-    }
-}
-
-/// The kernel's command line, with the devices on it if that was asked for
-/// (Linux: Documentation/admin-guide/kernel-parameters.txt, `virtio_mmio.device`).
-fn cmdline(config: &VmConfig) -> Option<String> {
-    if !config.cmdline_devices {
-        return config.cmdline.clone();
-    }
-    let mut text = config
-        .cmdline
-        .as_deref()
-        .unwrap_or(DEFAULT_CMDLINE)
-        .to_owned();
-    for window in devices::windows(config.drives.len() + config.nics.len()) {
-        let (size, base, gsi) = (window.size >> 10, window.base, window.gsi);
-        text = cmdline::insert(
-            &text,
-            &format!("virtio_mmio.device={size}K@{base:#x}:{gsi}"),
-        );
-    }
-    Some(text)
-}
-
-/// Writes everything the guest boots from into fresh memory.
-fn load(
-    source: &Source,
-    ram: &GuestRam,
-    cpus: u8,
-    windows: &[VirtioWindow],
-    cause: Cause,
-) -> Result<Loaded, Error> {
-    let no_room = |_| Error::Usage("--memory: too small for boot data".to_owned());
-    let rsdp = acpi::write(ram, cpus, windows, source.generation()).map_err(no_room)?;
-    mptable::write(ram, cpus, windows).map_err(no_room)?;
-    let loaded = source.load(ram, rsdp, cause)?;
-    vm::regs::write_tables(ram, loaded.entry).map_err(no_room)?;
-    Ok(loaded)
 }

@@ -9,9 +9,9 @@ use kvm_bindings::CpuId;
 use kvm_ioctls::Kvm;
 use mote_snapshot::StateV1;
 
-use super::load;
+use super::source::Source;
 use crate::boot::acpi;
-use crate::boot::{Cause, Loaded, Source};
+use crate::boot::{Cause, Loaded};
 use crate::channel::{Nothing, Receiver, Sender, channel};
 use crate::config::VmConfig;
 use crate::devices::VirtioWindow;
@@ -190,23 +190,18 @@ impl Preparation {
         }
         self.sandbox.enter_thread(Thread::FirstVcpu)?;
         if let Some(saved) = saved {
-            let state = restore::read(&saved, self.ram, self.cpus, &self.ahead)?;
+            let state = restore::read(saved, self.ram, self.cpus, &self.ahead)?;
             if self.prefault {
                 memory::prefault(self.ram, saved.copy)?;
             }
             // Another one than it was saved with, before it runs again.
-            acpi::set_generation(self.ram, self.source.generation())
+            acpi::set_generation(self.ram, self.source.generation)
                 .map_err(|_| Error::Snapshot("too little memory".to_owned()))?;
             return Ok(Guest::Saved(Box::new(state)));
         }
         let cpuid = cpuid.ok_or_else(thread_lost)?;
-        let mut loaded = load(
-            self.source,
-            self.ram,
-            self.cpus,
-            &self.windows,
-            Cause::PowerOn,
-        )?;
+        let (cpus, windows) = (self.cpus, &self.windows);
+        let mut loaded = self.source.load(self.ram, cpus, windows, Cause::PowerOn)?;
         if self.prefault {
             memory::prefault(self.ram, true)?;
         }

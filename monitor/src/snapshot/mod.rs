@@ -4,5 +4,6 @@ pub mod dirty;
 pub mod pagemap;
 pub mod restore;
 pub mod save;
+pub mod source;
 pub mod state;
 pub mod working_set;

@@ -8,8 +8,8 @@ use mote_snapshot::{MAX_STATE, StateV1, check_memory, decode, verify_memory};
 use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
 
 use super::save::unusable;
+use super::source::Saved;
 use super::working_set;
-use crate::boot::Saved;
 use crate::error::Error;
 use crate::host::memory::GuestRam;
 use crate::host::prefault::WorkAhead;
@@ -39,7 +39,7 @@ pub(crate) fn read(
     if state.memory.base.is_some() {
         return Err(in_state(mote_snapshot::Error::Difference));
     }
-    if let Some(memory) = saved.memory {
+    if let Some(memory) = &saved.memory {
         let in_memory = |e| unusable(&memory.path, &e);
         check_memory(&memory.file, memory.len, &state.memory).map_err(in_memory)?;
         if saved.verify {
@@ -51,14 +51,14 @@ pub(crate) fn read(
         let why = "its memory does not lie as this machine's";
         return Err(Error::Snapshot(why.to_owned()));
     }
-    let set = match saved.working_set {
+    let set = match &saved.working_set {
         Some((path, bytes)) => {
             let set = mote_snapshot::working_set::decode(bytes, &state.memory);
             set.map_err(|e| Error::Input("working set", path.clone(), e.to_string()))?
         }
         None => Vec::new(),
     };
-    if let Some(memory) = saved.memory {
+    if let Some(memory) = &saved.memory {
         let ranges = &state.memory.ranges;
         working_set::place(ram, (&memory.file, saved.copy), (ranges, &set), ahead)
             .map_err(|e| Error::file("snapshot", &memory.path, &e))?;

@@ -9,7 +9,7 @@ use mote_snapshot::{Create, MemoryV1, MemoryWriter, Merge, encode};
 use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
 
 use super::state;
-use crate::boot::Source;
+use crate::boot::Mapped;
 use crate::config::SnapshotKind;
 use crate::devices::serial::TypedAhead;
 use crate::error::Error;
@@ -137,15 +137,14 @@ impl Saving {
             progress.tell(at, length);
             writer.put(at, bytes).map_err(failed)
         };
-        let mut reader = Reader::new(ram, vm.source.mapped());
+        let mut reader = Reader::new(ram, vm.mapped.clone());
         let mut each = |place, at, length| match since {
             None => reader.read((place, at, length), &mut put),
             Some((_, pages)) => changed(pages, at, length)
                 .try_for_each(|(at, length)| reader.read((place, at, length), &mut put)),
         };
         // What has not been asked for yet is no zeroes.
-        let paged = vm.source.pager().is_some();
-        match vm.pages.filter(|_| !paged) {
+        match vm.pages.filter(|_| !vm.paged) {
             Some(pages) => pages.runs(ram, &mut each)?,
             // Nobody tells; whoever reads a page that was never touched takes one
             // that all processes share.
@@ -171,8 +170,10 @@ pub struct Parts<'a> {
     pub typed: &'a TypedAhead,
     /// Guest memory,
     pub ram: &'a GuestRam,
-    /// what it came from,
-    pub source: &'a Source,
+    /// the files that it is mapped from,
+    pub mapped: Vec<Mapped<'a>>,
+    /// whether another process has what has not been asked for yet,
+    pub paged: bool,
     /// and where its pages are.
     pub pages: Option<&'a PageMap>,
     /// What has changed since the last snapshot, if that is noted.
