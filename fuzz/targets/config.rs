@@ -43,8 +43,9 @@ fuzz_target!(|data: &[u8]| {
         device: "hd0,gpt1".into(),
         fs: Rc::new(files),
     };
-    let volumes = Volumes { list: vec![volume] };
-    let Some(config) = config::find(&volumes, 0, &mut |note| assert!(note.len() < 1 << 16)) else {
+    let mut volumes = Volumes::default();
+    volumes.list.push(volume);
+    let Some(config) = config::find(&mut volumes, 0, &mut |note| assert!(note.len() < 1 << 16)) else {
         return;
     };
     assert!((1..=256).contains(&config.entries.len()) && config.default < config.entries.len());

@@ -162,7 +162,7 @@ pub fn boot(drives: &[Drive], options: &Options, machine: &mut dyn Machine) -> O
             };
             let place = format!("{} ({})", found.device, found.fs.name());
             let count = told.len();
-            let config = config::find(&volumes, volume, &mut |note| {
+            let config = config::find(&mut volumes, volume, &mut |note| {
                 told.push(format!("{place}: {note}"))
             });
             let Some(config) = config else {

@@ -13,7 +13,7 @@ const FEDORA: &str = include_str!("config/stock/fedora.cfg");
 
 fn read(list: &[(&str, Contents)]) -> (Option<Config>, Vec<String>) {
     let mut notes = Vec::new();
-    let config = find(&volumes(list), 0, &mut |note| notes.push(note));
+    let config = find(&mut volumes(list), 0, &mut |note| notes.push(note));
     (config, notes)
 }
 
@@ -40,6 +40,7 @@ fn grub(script: &'static str) -> String {
         ("/k", "kernel"),
         ("/i", "initrd"),
         ("/boot/grub/more.cfg", "set more=yes"),
+        ("/boot/grub/words", "one two\n"),
         ("/boot/grub/loop.cfg", "source /boot/grub/loop.cfg"),
         (
             "/boot/grub/grubenv",
@@ -319,6 +320,25 @@ const SCRIPTS: &[(&str, &str)] = &[
     (
         "probe --set=u --fs-uuid $root; menuentry $u { linux (hd1)/k }",
         "0/label|1/k||",
+    ),
+    // Regular expressions.
+    (
+        "regexp --set 1:d '(.+)' $root; regexp -s n '([0-9]+)$' a12\n\
+             menuentry a { linux ($d)/k $n }",
+        "0/a|0/k||12",
+    ),
+    (
+        "if regexp '^x' ax; then true; else menuentry a { linux /k }; fi",
+        "0/a|0/k||",
+    ),
+    // Devices in files: one that is none stops the entry.
+    (
+        "menuentry a { loopback loop /i; linux (loop)/k }\nmenuentry b { linux /k }",
+        "0/b|0/k||",
+    ),
+    (
+        "file_env -f /boot/grub/words line; menuentry a { linux /k $line }",
+        "0/a|0/k||one two",
     ),
     // Options take their word from behind `=` or as the next one.
     (

@@ -171,6 +171,16 @@ pub struct File {
     len: u64,
 }
 
+impl Disk for File {
+    fn len(&self) -> u64 {
+        self.len()
+    }
+
+    fn read(&self, at: u64, into: &mut [u8]) -> Result<(), Error> {
+        self.read(at, into)
+    }
+}
+
 impl File {
     /// A file without content on `disk`.
     pub fn new(disk: Rc<dyn Disk>) -> Self {

@@ -10,6 +10,11 @@ use crate::disk::{Disk, File, Window};
 use crate::fs::{self, FileSystem, Kind};
 use crate::partition::{self, Table};
 
+/// Files whose volumes are added.
+const MAX_FILES: usize = 64;
+/// Files inside each other: reading one takes a part of the stack for each.
+const MAX_NESTED: usize = 4;
+
 /// A drive as the monitor describes it.
 pub struct Drive {
     /// Its identity.
@@ -42,8 +47,10 @@ pub struct Path {
 /// All volumes of the machine.
 #[derive(Default)]
 pub struct Volumes {
-    /// Those of one drive follow each other.
+    /// Those of one drive follow each other; behind them those in files.
     pub list: Vec<Volume>,
+    /// First volume of each file that has been added, and how many files it is in.
+    files: Vec<(usize, usize)>,
 }
 
 /// What GRUB's `search` looks for.
@@ -102,6 +109,45 @@ impl Volumes {
         if let Err(why) = partitions {
             note(why.to_string());
         }
+    }
+
+    /// Adds the volumes in a file as a device of a drive, in place of those that had
+    /// its name.
+    ///
+    /// # Errors
+    /// There is no file, or no file system in it; or there are too many.
+    pub fn add_file(&mut self, drive: usize, path: &Path, device: &str) -> Result<(), Error> {
+        let mut outer = self.files.iter().rev();
+        let outer = outer.find(|(first, _)| *first <= path.volume);
+        let depth = outer.map_or(1, |(_, depth)| depth + 1);
+        if self.files.len() == MAX_FILES || depth > MAX_NESTED {
+            return Err(Error::TooLarge("number of loopback devices"));
+        }
+        self.files.push((self.list.len(), depth));
+        let file = Drive {
+            id: String::new(),
+            cdrom: false,
+            disk: Ok(Rc::new(self.open(path)?)),
+        };
+        self.forget(device);
+        let count = self.list.len();
+        self.add(drive, &file, device, &mut |_| {});
+        match self.list.len() > count {
+            true => Ok(()),
+            false => Err(Error::NoFileSystem),
+        }
+    }
+
+    /// Takes a device's name away; entries that use it keep its volumes.
+    pub fn forget(&mut self, device: &str) -> bool {
+        let partitions = format!("{device},");
+        let is_it = |name: &str| name == device || name.starts_with(&partitions);
+        let mut found = false;
+        for volume in self.list.iter_mut().filter(|volume| is_it(&volume.device)) {
+            volume.device.clear();
+            found = true;
+        }
+        found
     }
 
     /// The volume with one of GRUB's names for it: `hd0,gpt2`, `hd0,2`.

@@ -342,3 +342,36 @@ fn partitioned_disks() {
         assert!(open(&*volumes.list[1].fs, "boot/grub/grub.cfg").is_ok());
     }
 }
+
+/// File systems in files in file systems, as deep as the firmware's stack allows.
+#[test]
+fn files_as_devices() {
+    let scratch = Scratch::new();
+    run(
+        "mkdir d; echo kernel >d/k
+         for n in 1 2 3 4 5 6; do
+             mke2fs -q -t ext2 -d d i $((n * 2))M; rm -r d; mkdir d; mv i d/i
+         done; mv d/i whole",
+        &scratch,
+    );
+    let drive = Drive {
+        id: "disk0".into(),
+        cdrom: false,
+        disk: Ok(disk(&scratch.path("whole"))),
+    };
+    let mut volumes = Volumes::default();
+    volumes.add(0, &drive, "hd0", &mut |note| panic!("{note}"));
+    let file = |volume, path: &str| mote_firmware::volume::Path {
+        volume,
+        path: path.into(),
+    };
+    for depth in 0..4 {
+        let added = volumes.add_file(0, &file(depth, "/i"), "loop");
+        assert_eq!((added, volumes.device("loop")), (Ok(()), Some(depth + 1)));
+        assert!(volumes.open(&file(depth + 1, "/i")).is_ok());
+    }
+    assert!(volumes.add_file(0, &file(4, "/i"), "loop").is_err());
+    assert_eq!(volumes.device("loop"), Some(4));
+    assert!(volumes.add_file(0, &file(0, "/none"), "loop").is_err());
+    assert!(volumes.forget("loop") && volumes.device("loop").is_none());
+}

@@ -18,7 +18,7 @@ pub(super) type Variables = BTreeMap<String, String>;
 
 /// A menu as systemd-boot has it: entries' files beside unified kernel images, in one
 /// order. `dir` is the directory of either.
-pub(super) fn read(volumes: &Volumes, dir: &Path) -> Result<Config, Error> {
+pub(super) fn read(volumes: &mut Volumes, dir: &Path) -> Result<Config, Error> {
     let root = ["/loader/entries", "/EFI/Linux"]
         .into_iter()
         .find_map(|end| dir.path.strip_suffix(end));

@@ -103,7 +103,7 @@ impl Entry {
 }
 
 /// A way to read a configuration file.
-type Reader = fn(&Volumes, &Path) -> Result<Config, Error>;
+type Reader = fn(&mut Volumes, &Path) -> Result<Config, Error>;
 
 /// Files that GRUB's images read first.
 const GRUB: [&str; 8] = [
@@ -142,7 +142,7 @@ const UNIFIED: [&str; 2] = ["/EFI/Linux", "/boot/EFI/Linux"];
 
 /// The first configuration of a volume that names a kernel which is there.
 /// `note` is told of each that was found and why it was refused.
-pub fn find(volumes: &Volumes, volume: usize, note: &mut dyn FnMut(String)) -> Option<Config> {
+pub fn find(volumes: &mut Volumes, volume: usize, note: &mut dyn FnMut(String)) -> Option<Config> {
     let mut sources: Vec<(&str, Reader)> = Vec::new();
     sources.extend(GRUB.map(|path| (path, grub::read as Reader)));
     sources.extend(LOADER.map(|path| (path, bls::read as Reader)));
@@ -158,6 +158,7 @@ pub fn find(volumes: &Volumes, volume: usize, note: &mut dyn FnMut(String)) -> O
         if volumes.kind(&path).is_none() {
             continue;
         }
+        let count = volumes.list.len();
         match read(volumes, &path) {
             Ok(mut config) => {
                 let named = config.entries.len();
@@ -174,6 +175,7 @@ pub fn find(volumes: &Volumes, volume: usize, note: &mut dyn FnMut(String)) -> O
             }
             Err(why) => note(format!("{source}: {why}")),
         }
+        volumes.list.truncate(count);
     }
     None
 }

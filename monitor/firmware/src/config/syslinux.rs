@@ -14,7 +14,7 @@ const MAX_DEPTH: usize = 8;
 /// Files in all.
 const MAX_FILES: usize = 64;
 
-pub(super) fn read(volumes: &Volumes, path: &Path) -> Result<Config, Error> {
+pub(super) fn read(volumes: &mut Volumes, path: &Path) -> Result<Config, Error> {
     let mut parser = Parser {
         volumes,
         start: path,

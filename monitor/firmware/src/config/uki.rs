@@ -113,7 +113,7 @@ pub(super) fn entry(
 
 /// The one image that UEFI would start: a unified kernel image, or a kernel
 /// that is a program for UEFI as well.
-pub(super) fn single(volumes: &Volumes, path: &Path) -> Result<Config, Error> {
+pub(super) fn single(volumes: &mut Volumes, path: &Path) -> Result<Config, Error> {
     let mut found = entry(volumes, path, "BOOTX64.EFI")?.map(|(_, entry)| entry);
     let head = volumes.open(path)?.head(1024)?;
     if found.is_none() && part(&head, 0x202, 4) == b"HdrS" {

@@ -5,6 +5,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use super::options::Options;
+use super::regexp;
 use super::script::{self, Block, Word};
 use super::{Shell, Stop};
 use crate::config::{Entry, MAX_INITRDS, bls};
@@ -44,6 +45,8 @@ const PROBE: [Known; 8] = [
     ("part-uuid", '-', false),
     ("part-label", '-', false),
 ];
+const REGEXP: [Known; 1] = [("set", 's', true)];
+const LOOPBACK: [Known; 1] = [("delete", 'd', false)];
 const ENVIRONMENT: [Known; 2] = [("file", 'f', true), ("skip-sig", 's', false)];
 
 // Commands are functions of their own: a script calls itself, and what they keep on the
@@ -123,6 +126,9 @@ impl Shell<'_> {
             "eval" => self.evaluate(arguments)?,
             "configfile" | "source" | "." | "normal" => self.include(first)?,
             "probe" => self.probe(arguments),
+            "regexp" => self.regexp(arguments),
+            "loopback" => self.loopback(arguments),
+            "file_env" => self.file_variables(arguments),
             "load_env" => self.load_environment(arguments),
             "blscfg" => self.loader_entries(first)?,
             // Others are not there, as a missing module of GRUB's.
@@ -195,7 +201,7 @@ impl Shell<'_> {
     /// Notes that an entry cannot start for want of a device.
     fn or_flaw(&mut self, what: &str, name: &str, found: bool) -> bool {
         if !found && self.loading.flaw.is_none() {
-            self.loading.flaw = Some(format!("{what} {name}: no such device"));
+            self.loading.flaw = Some(format!("{what} {name}: no such device or file system"));
         }
         found
     }
@@ -265,6 +271,56 @@ impl Shell<'_> {
         let value = value.to_string();
         if let Some(variable) = options.value("set") {
             self.set(variable, &value);
+        }
+        true
+    }
+
+    /// `regexp [--set [NUMBER:]VARIABLE] EXPRESSION TEXT`.
+    #[inline(never)]
+    fn regexp(&mut self, arguments: &[String]) -> bool {
+        let options = Options::parse(arguments, &REGEXP);
+        let [pattern, text] = options.words.as_slice() else {
+            return false;
+        };
+        self.steps += regexp::STEPS;
+        let Some(groups) = regexp::find(pattern, text) else {
+            return false;
+        };
+        for wanted in options.values("set") {
+            let (number, variable) = wanted.split_once(':').unwrap_or(("1", wanted));
+            let group = number.parse().ok().and_then(|n: usize| groups.get(n));
+            self.set(variable, group.map_or("", String::as_str));
+        }
+        true
+    }
+
+    /// `loopback [--delete] DEVICE FILE`: the file's volumes become that device's.
+    #[inline(never)]
+    fn loopback(&mut self, arguments: &[String]) -> bool {
+        let options = Options::parse(arguments, &LOOPBACK);
+        let (device, file) = match options.words.as_slice() {
+            [device] if options.last(&["delete"]).is_some() => {
+                return self.volumes.forget(device);
+            }
+            [device, file] => (device, file),
+            _ => return false,
+        };
+        let path = self.path(file);
+        let added = path.and_then(|path| self.volumes.add_file(self.drive, &path, device).ok());
+        self.or_flaw("loopback", file, added.is_some())
+    }
+
+    /// `file_env --file FILE VARIABLE`, of Home Assistant's GRUB: the file's text.
+    #[inline(never)]
+    fn file_variables(&mut self, arguments: &[String]) -> bool {
+        let options = Options::parse(arguments, &ENVIRONMENT);
+        let path = options.value("file").and_then(|file| self.path(file));
+        let text = path.and_then(|path| self.volumes.text(&path, super::MAX_LINE).ok());
+        let Some(text) = text else {
+            return false;
+        };
+        for variable in &options.words {
+            self.set(variable, text.trim());
         }
         true
     }

@@ -3,6 +3,7 @@
 
 mod commands;
 mod options;
+mod regexp;
 mod script;
 mod test;
 
@@ -37,11 +38,12 @@ const FEATURES: [&str; 7] = [
     "feature_200_final",
 ];
 
-pub(super) fn read(volumes: &Volumes, path: &Path) -> Result<Config, Error> {
+pub(super) fn read(volumes: &mut Volumes, path: &Path) -> Result<Config, Error> {
     let volume = volumes.list.get(path.volume).ok_or(Error::Missing)?;
     let device = volume.device.clone();
     let dir = path.path.rsplit_once('/').map_or("", |(dir, _)| dir);
-    let mut shell = Shell::new(volumes, volume.drive);
+    let drive = volume.drive;
+    let mut shell = Shell::new(volumes, drive);
     shell.set("root", &device);
     shell.set("prefix", &format!("({device}){dir}"));
     shell.set("config_directory", &format!("({device}){dir}"));
@@ -76,7 +78,7 @@ impl From<Error> for Stop {
 }
 
 struct Shell<'a> {
-    volumes: &'a Volumes,
+    volumes: &'a mut Volumes,
     /// The drive whose configuration this is: searches begin there.
     drive: usize,
     variables: BTreeMap<String, String>,
@@ -92,7 +94,7 @@ struct Shell<'a> {
 }
 
 impl<'a> Shell<'a> {
-    fn new(volumes: &'a Volumes, drive: usize) -> Self {
+    fn new(volumes: &'a mut Volumes, drive: usize) -> Self {
         Self {
             volumes,
             drive,

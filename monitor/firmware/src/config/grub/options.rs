@@ -51,12 +51,15 @@ impl<'a> Options<'a> {
         Self { given, words }
     }
 
+    /// The words that belong to an option, one for each time that it was given.
+    pub(super) fn values(&self, name: &str) -> impl DoubleEndedIterator<Item = &'a str> {
+        let given = self.given.iter().filter(move |given| given.0 == name);
+        given.filter_map(|given| given.1)
+    }
+
     /// The word that belongs to an option.
     pub(super) fn value(&self, name: &str) -> Option<&'a str> {
-        let given = self.given.iter().rev();
-        given
-            .filter(|given| given.0 == name)
-            .find_map(|given| given.1)
+        self.values(name).next_back()
     }
 
     /// The last given one of some options.
