@@ -45,7 +45,8 @@ fuzz_target!(|data: &[u8]| {
     };
     let mut volumes = Volumes::default();
     volumes.list.push(volume);
-    let Some(config) = config::find(&mut volumes, 0, &mut |note| assert!(note.len() < 1 << 16)) else {
+    let Some(config) = config::find(&mut volumes, 0, &mut |note| assert!(note.len() < 1 << 16))
+    else {
         return;
     };
     assert!((1..=256).contains(&config.entries.len()) && config.default < config.entries.len());
