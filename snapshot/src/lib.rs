@@ -30,8 +30,8 @@ pub use files::{Create, MEMORY, STATE, open};
 pub use memory::{MemoryWriter, PAGE, bitmap_words, check_memory, is_zero, verify_memory};
 pub use merge::Merge;
 pub use state::{
-    CpuV1, CpuidV1, DeviceV1, IoApicV1, MAX_CPUS, MAX_DEVICES, MAX_ID, MemoryV1, SerialV1, StateV1,
-    VcpuV1, VmV1,
+    CpuV1, CpuidV1, DeviceV1, IoApicV1, MAX_CPUS, MAX_DEVICES, MAX_ID, MAX_TYPED, MemoryV1,
+    SerialV1, StateV1, VcpuV1, VmV1,
 };
 
 /// Every state file begins with this.

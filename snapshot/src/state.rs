@@ -17,7 +17,8 @@ const MAX_ADDRESS: u64 = 1 << 42;
 const MAX_TEXT: usize = 64;
 /// Most bytes of a device's name: more than one line of Firecracker's API holds.
 pub const MAX_ID: usize = 1024;
-const MAX_TYPED: usize = 4096;
+/// Most bytes that were typed ahead.
+pub const MAX_TYPED: usize = 64 << 10;
 const MAX_QUEUES: usize = 256;
 /// Most leaves of CPUID and most MSRs that KVM takes in one call.
 const MAX_ENTRIES: usize = 256;

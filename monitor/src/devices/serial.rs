@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use mote_snapshot::SerialV1;
 use vm_superio::serial::SerialEvents;
@@ -235,44 +236,72 @@ impl Com1 {
 
 /// Typed bytes that the guest has no room for yet.
 #[derive(Debug, Default)]
-pub struct TypedAhead(VecDeque<u8>);
+pub struct TypedAhead {
+    bytes: VecDeque<u8>,
+    /// When the guest last took some.
+    taken: Option<Instant>,
+    lost: u64,
+}
 
 impl TypedAhead {
     /// Bytes that are kept; what is typed beyond that is lost.
-    pub const MOST: usize = 4096;
+    pub const MOST: usize = mote_snapshot::MAX_TYPED;
+    /// How long a guest may take nothing before what is typed for it is read all the
+    /// same: a person wants to leave then.
+    const PATIENCE: Duration = Duration::from_secs(1);
 
     /// Whether the guest has been given everything.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.bytes.is_empty()
+    }
+
+    /// How long `more` bytes are not to be read: there is no room, and the guest
+    /// is making some.
+    pub fn waits(&self, more: usize) -> Option<Duration> {
+        let left = Self::PATIENCE.checked_sub(self.taken?.elapsed())?;
+        (self.bytes.len() + more > Self::MOST).then_some(left)
+    }
+
+    /// Bytes that there was no room for.
+    pub fn lost(&self) -> u64 {
+        self.lost
     }
 
     /// What the guest has not been given.
     pub fn save(&self) -> Vec<u8> {
-        self.0.iter().copied().collect()
+        self.bytes.iter().copied().collect()
     }
 
     /// Takes over what was saved.
     pub fn restore(saved: &[u8]) -> Self {
-        Self(saved.iter().take(Self::MOST).copied().collect())
+        Self {
+            bytes: saved.iter().take(Self::MOST).copied().collect(),
+            ..Self::default()
+        }
     }
 
     /// Takes a typed byte.
     pub fn push(&mut self, byte: u8) {
-        if self.0.len() < Self::MOST {
-            self.0.push_back(byte);
+        if self.bytes.len() < Self::MOST {
+            self.bytes.push_back(byte);
+        } else {
+            self.lost += 1;
         }
     }
 
     /// Gives the guest as much as it has room for. If that is not all, the
     /// port wakes the main thread when there is room again.
     pub fn hand_over(&mut self, com1: &mut Com1) {
-        if self.0.is_empty() {
+        if self.bytes.is_empty() {
             return;
         }
-        let count = com1.room().min(self.0.len());
-        let bytes: Vec<u8> = self.0.drain(..count).collect();
+        let count = com1.room().min(self.bytes.len());
+        if count > 0 {
+            self.taken = Some(Instant::now());
+        }
+        let bytes: Vec<u8> = self.bytes.drain(..count).collect();
         com1.input(&bytes);
-        if !self.0.is_empty() {
+        if !self.bytes.is_empty() {
             // Asked while nobody can make room: the wake-up will come.
             com1.room();
         }

@@ -25,16 +25,15 @@ impl Machine {
     /// tells whether the user leaves.
     pub(super) fn wait_and_serve(&mut self, control: &mut dyn Control) -> Result<bool, Error> {
         let ahead = self.ahead.step(self.ram);
-        let (room, pending) = {
+        let (room, pending, full) = {
             let mut com1 = self.shared.bus.com1();
             com1.release();
-            (com1.room() > 0, com1.output().waiting())
+            let full = self.typed.waits(INPUT);
+            (com1.room() > 0, com1.output().waiting(), full)
         };
         self.typed.hand_over(&mut self.shared.bus.com1());
-        // A person is always listened to, to be able to leave.
-        let listen = self.console.escape.is_some() || (room && self.typed.is_empty());
         let (input, input_flags) = match self.console.input() {
-            input if listen => (input, PollFlags::IN),
+            input if self.listens(room, full.is_some()) => (input, PollFlags::IN),
             // A client's hang-up always counts: another one may be waiting.
             input => (
                 input.filter(|_| self.console.serves_clients()),
@@ -67,7 +66,7 @@ impl Machine {
             (false, true) => {
                 let recording = self.recording.as_ref().and_then(Recording::left);
                 let away = self.console.is_away().then_some(AWAY);
-                let all = [self.farewell.left(), control.due(), recording, away];
+                let all = [self.farewell.left(), control.due(), recording, away, full];
                 all.into_iter().flatten().min()
             }
         };
@@ -107,6 +106,15 @@ impl Machine {
             }
         }
         Ok(false)
+    }
+
+    /// Whether input is read now: that of a person always, to be able to leave,
+    /// unless the terminal keeps what was pasted while the guest takes it.
+    fn listens(&self, room: bool, full: bool) -> bool {
+        match self.console.escape {
+            Some(_) => !full,
+            None => room && self.typed.is_empty(),
+        }
     }
 
     fn wake_fd(&self) -> BorrowedFd<'_> {

@@ -151,6 +151,12 @@ impl Machine {
                 "mote: serial output: {bytes} bytes were lost: {why}\n"
             ));
         }
+        let untaken = self.typed.lost();
+        if untaken > 0 {
+            console::say(&format!(
+                "mote: serial input: {untaken} bytes were lost: the guest did not take them\n"
+            ));
+        }
         self.tell_marker(config);
         if config.timings {
             console::say(&self.shared.timings.table());
