@@ -4,7 +4,7 @@ use std::fs::File;
 
 use mote_tests::api::Server;
 use mote_tests::network::{self, Interface, frame};
-use mote_tests::{Client, Scratch, have_kvm, mote, run};
+use mote_tests::{Client, Scratch, Vm, guest, have_kvm, mote, run};
 use serde_json::{Value, json};
 
 /// Times out of the guest's last line that says how long its reads took.
@@ -80,6 +80,42 @@ fn a_disk_grows_under_its_driver() {
     server.vm.send("q");
     let end = server.vm.end();
     assert_eq!(end.expect(0).out.matches("sectors now").count(), 2);
+}
+
+/// So it is of a larger disk that a snapshot is restored with.
+#[test]
+fn a_larger_disk_at_a_restore_is_announced() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let beneath = scratch.join(".");
+    let beneath = beneath.to_str().unwrap();
+    let kernel = guest("disk");
+    let kernels = kernel.parent().unwrap().to_str().unwrap();
+    let allowed = ["--allow-path", beneath, "--allow-path", kernels];
+    let server = Server::start(&scratch, &allowed);
+    let mut client = with_disk(&scratch, &server);
+    client.patch("/vm", r#"{"state":"Paused"}"#);
+    let [state, memory] = ["state", "memory"].map(|name| scratch.join(name));
+    let body = json!({"snapshot_path": state, "mem_file_path": memory});
+    client.put("/snapshot/create", &body.to_string());
+    drop((client, server));
+    for sectors in [2048, 4096] {
+        let disk = scratch.file("other", vec![0; sectors * 512]);
+        let disk = format!("{},id=d", disk.display());
+        let mut restore = mote(["restore", beneath, "--disk", &disk]);
+        let mut vm = Vm::start(&mut restore);
+        vm.send("\n");
+        if sectors > 2048 {
+            vm.wait_for("4096 sectors now\n");
+        }
+        vm.wait_for("pace took ");
+        vm.send("q");
+        let end = vm.end();
+        let told = end.expect(0).out.matches("sectors now").count();
+        assert_eq!(told, usize::from(sectors > 2048));
+    }
 }
 
 /// A driver that reads the capacity between two looks at the generation never has
