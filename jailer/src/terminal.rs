@@ -35,6 +35,8 @@ pub struct Relay {
     /// Standard input is a terminal that has not hung up.
     keyboard: bool,
     screen: OwnedFd,
+    /// To write to that may block: it is the caller's own open file.
+    shared: bool,
     /// Modes of the caller's terminal before it was made raw.
     before: Option<Termios>,
     typed: Vec<u8>,
@@ -140,7 +142,7 @@ impl Relay {
         {
             self.listen();
         }
-        if !self.typed.is_empty() && !pass(&self.master, &mut self.typed) {
+        if !self.typed.is_empty() && !pass(&self.master, &mut self.typed, PIECE) {
             self.typed.clear();
         }
         if !screen.is_empty() || !self.shown.is_empty() {
@@ -175,8 +177,17 @@ impl Relay {
 
     /// Without a terminal, output is lost as it would be anyway.
     fn show(&mut self) {
-        if !pass(&self.screen, &mut self.shown) {
-            self.shown.clear();
+        if !self.shared {
+            if !pass(&self.screen, &mut self.shown, PIECE) {
+                self.shown.clear();
+            }
+            return;
+        }
+        // A single byte, for which there is room.
+        while !self.shown.is_empty() && is_ready(&self.screen) {
+            if !pass(&self.screen, &mut self.shown, 1) {
+                self.shown.clear();
+            }
         }
     }
 }
@@ -187,9 +198,17 @@ impl Drop for Relay {
     }
 }
 
-/// Writes what can be written; whether more can be some time.
-fn pass(to: &OwnedFd, bytes: &mut Vec<u8>) -> bool {
-    match rustix::io::write(to, bytes) {
+/// Whether it can be written to, or never again.
+fn is_ready(screen: &OwnedFd) -> bool {
+    let mut screen = [PollFd::new(screen, PollFlags::OUT)];
+    poll(&mut screen, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+}
+
+/// Writes what can be written of the first `most` bytes; whether more can be some
+/// time.
+fn pass(to: &OwnedFd, bytes: &mut Vec<u8>, most: usize) -> bool {
+    let part = bytes.get(..most).unwrap_or(bytes);
+    match rustix::io::write(to, part) {
         Ok(len) => {
             bytes.drain(..len.min(bytes.len()));
             true
@@ -211,11 +230,13 @@ fn pair(screen: BorrowedFd<'_>, keyboard: bool) -> io::Result<(Relay, OwnedFd)> 
     }
     tcsetattr(&slave, OptionalActions::Now, &modes)?;
     fcntl_setfl(&master, fcntl_getfl(&master)? | OFlags::NONBLOCK)?;
+    let (screen, shared) = reopen(screen)?;
     let relay = Relay {
         master,
         hung_up: false,
         keyboard,
-        screen: reopen(screen)?,
+        screen,
+        shared,
         before: None,
         typed: Vec::new(),
         shown: Vec::new(),
@@ -225,12 +246,15 @@ fn pair(screen: BorrowedFd<'_>, keyboard: bool) -> io::Result<(Relay, OwnedFd)> 
 }
 
 /// Once more and without blocking, which is a flag of the open file that others
-/// share; where that is not permitted, a copy.
-fn reopen(screen: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+/// share; where that is not permitted, as another user's terminal is not, a copy.
+/// Tells whether it is one.
+fn reopen(screen: BorrowedFd<'_>) -> io::Result<(OwnedFd, bool)> {
     let path = format!("/proc/self/fd/{}", screen.as_raw_fd());
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    openat(CWD, path, flags, Mode::empty())
-        .map_or_else(|_| Ok(rustix::io::fcntl_dupfd_cloexec(screen, 3)?), Ok)
+    match openat(CWD, path, flags, Mode::empty()) {
+        Ok(own) => Ok((own, false)),
+        Err(_) => Ok((rustix::io::fcntl_dupfd_cloexec(screen, 3)?, true)),
+    }
 }
 
 /// Whether keys are for this process. By number: a group of another PID

@@ -3,6 +3,9 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -319,6 +322,67 @@ fn all_that_is_typed_and_printed_arrives() {
     let came = |bytes: &[u8]| bytes.len() >= from + noise.len();
     terminal.screen.wait(LIMIT, came);
     assert!(terminal.screen.bytes()[from..] == noise);
+}
+
+/// Runs in the jail, as its only program: prints until it is asked to end.
+#[test]
+#[ignore = "for a jail"]
+fn prints() {
+    extern "C" fn end(_: libc::c_int) {
+        // SAFETY: may be called by a signal's handler.
+        unsafe { libc::_exit(3) };
+    }
+    if std::process::id() == 1 {
+        let handler: extern "C" fn(libc::c_int) = end;
+        // SAFETY: the handler makes one system call.
+        unsafe { libc::signal(libc::SIGTERM, handler as libc::sighandler_t) };
+        loop {
+            println!("more");
+        }
+    }
+}
+
+/// Also where the terminal is another user's, who has become this one.
+#[test]
+fn a_terminal_that_takes_nothing_holds_up_no_signal() {
+    if !root() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let program = scratch.join("prints");
+    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    for path in [&*scratch, &*program] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    for foreign in [false, true] {
+        let terminal = terminal();
+        let mut command = if foreign {
+            jail("held", &program)
+        } else {
+            rooted("held", &program)
+        };
+        command.args([
+            "--kvm",
+            "none",
+            "--",
+            "--exact",
+            "prints",
+            "--ignored",
+            "--nocapture",
+        ]);
+        terminal.attach(&mut command);
+        if foreign {
+            command.uid(10_001).gid(10_001);
+        }
+        let vm = Vm::spawn(&mut command);
+        shows(&terminal, "more\r\n");
+        let slave = fs::File::open(terminal.name()).unwrap();
+        // SAFETY: a plain system call on an open descriptor.
+        assert_eq!(unsafe { libc::tcflow(slave.as_raw_fd(), libc::TCOOFF) }, 0);
+        thread::sleep(Duration::from_millis(300));
+        vm.signal(libc::SIGTERM);
+        vm.end().expect(3);
+    }
 }
 
 /// Users' jails have one too.

@@ -96,6 +96,27 @@ fn no_output_goes_to_a_file_that_the_vm_reads() {
     }
 }
 
+/// A shell opens it, and by then only appends.
+#[test]
+fn standard_output_is_no_file_that_the_vm_reads() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let (files, config) = inputs(&scratch);
+    for (what, file) in files {
+        let before = fnv(&fs::read(&file).unwrap());
+        let mut command = mote(["run", "--config"]);
+        let output = fs::OpenOptions::new().append(true).open(&file).unwrap();
+        command.arg(&config).stdin(Stdio::null()).stdout(output);
+        let end = command.stderr(Stdio::piped()).output().unwrap();
+        let text = String::from_utf8_lossy(&end.stderr);
+        assert_eq!(end.status.code(), Some(INPUT), "{what}: {text}");
+        assert!(text.contains(&format!("is this VM's {what}")), "{text}");
+        assert_eq!(fnv(&fs::read(&file).unwrap()), before, "{what}");
+    }
+}
+
 /// The same of a snapshot that is restored.
 #[test]
 fn no_output_goes_to_a_snapshot_that_is_restored() {

@@ -68,7 +68,10 @@ pub fn open(config: &VmConfig, clock: Option<&Arc<Timings>>) -> Result<(Console,
     };
     let mut output = match &config.serial.to {
         SerialTo::None => Output::nowhere(),
-        SerialTo::Stdio => stdio(&mut console),
+        SerialTo::Stdio => {
+            refuse_input(config)?;
+            stdio(&mut console)
+        }
         SerialTo::File(path) => {
             let output = files::Output {
                 what: "serial file",
@@ -137,6 +140,20 @@ pub fn say(text: &str) {
 /// in it.
 pub fn complain(error: &Error) {
     say(&format!("mote: {}\n", printable(&error.to_string())));
+}
+
+/// Refuses a standard output that a shell has put on a file which the VM reads.
+fn refuse_input(config: &VmConfig) -> Result<(), Error> {
+    let Ok(copy) = rustix::stdio::stdout().try_clone_to_owned() else {
+        return Ok(());
+    };
+    match fs::File::from(copy).metadata() {
+        Ok(found) if found.is_file() => {
+            let path = Path::new("/dev/stdout");
+            files::refuse_input("standard output", (path, &found), config)
+        }
+        _ => Ok(()),
+    }
 }
 
 fn stdio(console: &mut Console) -> Output {
