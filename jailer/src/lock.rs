@@ -9,8 +9,8 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::error::{Error, jail};
+use crate::paths::beneath;
 use crate::plan::Plan;
-use crate::root::beneath;
 
 /// An id that is taken for as long as this is held, even by a copy.
 #[derive(Debug)]

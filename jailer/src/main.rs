@@ -1,22 +1,23 @@
 //! `mote-jailer`: runs a virtual machine monitor where it can do no harm.
 //!
 //! arguments ([`args`]) → plan ([`plan`], [`cgroup`]: plain data) → steps in
-//! order, outside ([`outside`]: [`lock`], groups, descriptors, process) and inside
-//! ([`inside`]: session, root, limits, user namespace, privileges, table,
-//! execution) → the end ([`wait`], [`terminal`]).
+//! order, outside ([`supervisor`]: [`lock`], groups, descriptors, process) and
+//! inside ([`child`]: root, limits, user namespace, privileges, session, table,
+//! execution) → the end ([`wait`], [`terminal`]). No two files import each other.
 
 mod args;
 mod cgroup;
+mod child;
 mod credentials;
 mod descriptors;
 mod error;
-mod groups;
-mod inside;
 mod lock;
+mod messages;
 mod namespaces;
-mod outside;
+mod paths;
 mod plan;
 mod root;
+mod supervisor;
 mod syscalls;
 mod terminal;
 mod wait;
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
     match start() {
         Ok(code) => code.into(),
         Err(error) => {
-            outside::say(&error);
+            messages::say(&error);
             error.exit_code().into()
         }
     }
@@ -42,7 +43,7 @@ fn start() -> Result<u8, Error> {
     match args::parse(std::env::args_os().skip(1))? {
         Command::Print(text) => Ok(print(text)),
         Command::Plan(args) => Ok(print(&plan(&args)?.to_string())),
-        Command::Run(args) => outside::run(&plan(&args)?),
+        Command::Run(args) => supervisor::run(&plan(&args)?),
     }
 }
 

@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    Access, AtFlags, CWD, Dev, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid, accessat,
-    fchown, fstat, mkdirat, mknodat, openat, openat2, unlinkat,
+    Access, AtFlags, CWD, Dev, FileType, Gid, Mode, OFlags, Stat, Uid, accessat, fchown, fstat,
+    mkdirat, mknodat, openat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::{
@@ -18,17 +18,8 @@ use rustix::mount::{
 
 use crate::args::Shown;
 use crate::error::{Error, input, jail};
+use crate::paths::beneath;
 use crate::plan::{Plan, Root};
-
-/// Opens a path below a directory, and nowhere else.
-///
-/// # Errors
-/// `LOOP` if there is a symbolic link in it, `XDEV` if it leads out.
-pub fn beneath(directory: impl AsFd, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
-    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    openat2(directory, path, flags, Mode::empty(), resolve)
-}
 
 /// The directory that becomes the root: its device and inode.
 pub type Identity = (u64, u64);

@@ -1,20 +1,17 @@
 //! Waiting for the end, and saying what it was.
 
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFlags, Timespec};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, pidfd_send_signal, waitpid};
 
+use crate::cgroup::{self, Groups};
 use crate::descriptors;
 use crate::error::{Error, exit, jail};
-use crate::groups::{self, Groups};
 use crate::lock::Lock;
-use crate::outside::{Caller, READY, poll_all, say};
+use crate::messages::{Caller, READY, poll_all, say};
 use crate::plan::Plan;
 use crate::root;
 use crate::syscalls;
@@ -196,7 +193,7 @@ impl Keeper<'_> {
             return Ok(status.exit_status().map_or(exit::JAIL, |code| code as u8));
         };
         let why = match signal {
-            libc::SIGSYS => refused_call(self.pid),
+            libc::SIGSYS => syscalls::refused(self.pid),
             libc::SIGKILL if self.groups.is_some_and(Groups::out_of_memory) => {
                 Some("its memory limit was reached".to_owned())
             }
@@ -347,7 +344,7 @@ impl Front<'_> {
         while reap(-1).is_ok() {}
         if let Ok(lock) = Lock::take(self.plan) {
             if let Some(cgroup) = &self.plan.cgroup {
-                groups::remove(cgroup);
+                cgroup::remove(cgroup);
             }
             root::remove(self.plan);
             lock.remove(self.plan);
@@ -403,78 +400,4 @@ fn signal_name(signal: libc::c_int) -> String {
         || format!("signal {signal}"),
         |(_, name)| (*name).to_owned(),
     )
-}
-
-/// Which thread made which system call, if the kernel's log may be read. The
-/// record comes there a moment after the end.
-fn refused_call(pid: i32) -> Option<String> {
-    for _ in 0..50 {
-        if let Some(found) = kernel_log()?
-            .lines()
-            .rev()
-            .find_map(|line| refusal(line, pid))
-        {
-            return Some(found);
-        }
-        sleep(Duration::from_millis(4));
-    }
-    None
-}
-
-fn kernel_log() -> Option<String> {
-    let mut options = std::fs::OpenOptions::new();
-    let mut log: File = options
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open("/dev/kmsg")
-        .ok()?;
-    let mut text = String::new();
-    // Not on the stack, where it would cost every start page faults.
-    let mut record = vec![0; 8192];
-    loop {
-        match log.read(&mut record) {
-            Ok(0) => break,
-            Ok(len) => text += &String::from_utf8_lossy(record.get(..len).unwrap_or_default()),
-            // Overwritten meanwhile: go on with the next.
-            Err(error) if error.raw_os_error() == Some(libc::EPIPE) => {}
-            Err(_) => break,
-        }
-    }
-    Some(text)
-}
-
-/// Reads an audit record of seccomp (type 1326).
-fn refusal(line: &str, pid: i32) -> Option<String> {
-    if !line.contains("type=1326 ") {
-        return None;
-    }
-    let value = |key: &str| {
-        let mut words = line.split([' ', ';']);
-        words.find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
-    };
-    if value("pid")?.parse() != Ok(pid) {
-        return None;
-    }
-    let call = value("syscall")?.parse().ok()?;
-    let thread = value("comm")?.trim_matches('"');
-    Some(format!(
-        "thread {thread}, system call {}",
-        syscalls::name(call)
-    ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_refused_call_is_read_from_the_log() {
-        let line = "5,12,345,-;audit: type=1326 audit(1.2:3): auid=1 uid=9 gid=9 ses=1 pid=77 \
-                    comm=\"vcpu0\" exe=\"/mote\" sig=31 arch=c000003e syscall=41 compat=0 ip=0x1 \
-                    code=0x80000000";
-        let want = "thread vcpu0, system call socket";
-        assert_eq!(refusal(line, 77).as_deref(), Some(want));
-        assert_eq!(refusal(line, 7), None);
-        assert_eq!(refusal("type=1327 pid=77", 77), None);
-    }
 }

@@ -1,20 +1,20 @@
 //! The jailer's two processes: one that the caller sees, and one that keeps
 //! the jail. If either is killed, the other tidies up.
 
-use std::io::{self, Write as _};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
 };
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use crate::cgroup::{self, Groups};
+use crate::child;
 use crate::descriptors;
 use crate::error::{Error, exit, jail};
-use crate::groups::{self, Groups};
-use crate::inside;
 use crate::lock::Lock;
+use crate::messages::Caller;
 use crate::namespaces::{self, Side};
 use crate::plan::Plan;
 use crate::root;
@@ -66,35 +66,6 @@ pub fn run(plan: &Plan) -> Result<u8, Error> {
     }
 }
 
-/// The process that the caller sees, as the keeper has it.
-#[derive(Debug)]
-pub struct Caller {
-    /// Ends with that process.
-    pub alive: OwnedFd,
-    /// What it says for the keeper, which has no descriptors of the caller's.
-    tell: OwnedFd,
-}
-
-/// Precedes the lines: the program is ready.
-pub const READY: u8 = b'r';
-
-impl Caller {
-    /// Has a line written to standard error, after the program's own.
-    pub fn line(&self, text: &str) {
-        let _ = rustix::io::write(&self.tell, format!("{text}\n").as_bytes());
-    }
-
-    /// Says that the program is ready.
-    pub fn ready(&self) {
-        let _ = rustix::io::write(&self.tell, &[READY]);
-    }
-}
-
-/// Says something on standard error, which may be closed.
-pub fn say(text: &impl std::fmt::Display) {
-    let _ = io::stderr().write_all(format!("mote-jailer: {text}\n").as_bytes());
-}
-
 /// The keeper: makes the jail, waits for its end, and removes it.
 fn keep(
     plan: &Plan,
@@ -111,7 +82,7 @@ fn keep(
     };
     left.map_err(jail("session"))?;
     let lock = Lock::take(plan)?;
-    let made = Outside {
+    let made = Setup {
         plan,
         signals,
         caller,
@@ -123,14 +94,14 @@ fn keep(
 }
 
 /// What the keeper has while it makes the jail.
-struct Outside<'a> {
+struct Setup<'a> {
     plan: &'a Plan,
     signals: &'a Signals,
     caller: &'a Caller,
     lock: &'a Lock,
 }
 
-impl Outside<'_> {
+impl Setup<'_> {
     fn in_root(&self, terminal: Option<OwnedFd>) -> Result<u8, Error> {
         if let Some(path) = &self.plan.netns {
             namespaces::join_network(path)?;
@@ -140,7 +111,7 @@ impl Outside<'_> {
             Ok(groups) => {
                 let result = self.in_groups(root, groups.as_ref(), terminal);
                 if let Some(cgroup) = &self.plan.cgroup {
-                    groups::remove(cgroup);
+                    cgroup::remove(cgroup);
                 }
                 result
             }
@@ -177,7 +148,7 @@ impl Outside<'_> {
         let (pid, pidfd) = match namespaces::fork(plan, group.map(AsFd::as_fd))? {
             Side::Child => {
                 drop(link);
-                inside::run(plan, root, table, &childs)
+                child::run(plan, root, table, &childs)
             }
             Side::Parent(pid, pidfd) => (pid, pidfd),
         };
@@ -227,7 +198,7 @@ fn begin(keeper: &Keeper<'_>, unified: bool, link: &OwnedFd) -> Result<(), Error
     if !plan.privileged {
         namespaces::map_ids(plan, pid)?;
     }
-    let go = || send(link, &[inside::GO], SendFlags::NOSIGNAL).map_err(jail("the jail's process"));
+    let go = || send(link, &[child::GO], SendFlags::NOSIGNAL).map_err(jail("the jail's process"));
     // It may be gone; then the next message says so.
     let _ = go();
     let mut kind = [0];
@@ -236,7 +207,7 @@ fn begin(keeper: &Keeper<'_>, unified: bool, link: &OwnedFd) -> Result<(), Error
         .0
         > 0
     {
-        if kind == [inside::FAILED] {
+        if kind == [child::FAILED] {
             return Err(failure(link));
         }
         let _ = recv(link, &mut kind, RecvFlags::empty());
@@ -260,25 +231,4 @@ fn failure(link: &OwnedFd) -> Error {
         exit::INPUT => Error::Input(text),
         _ => Error::Jail(text),
     }
-}
-
-/// Waits until one of the descriptors has something, or for so long.
-///
-/// # Errors
-/// The system refuses.
-pub fn poll_all(
-    fds: &[(BorrowedFd<'_>, PollFlags)],
-    limit: Option<&Timespec>,
-) -> io::Result<Vec<PollFlags>> {
-    let polled = fds
-        .iter()
-        .map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags));
-    let mut polled: Vec<_> = polled.collect();
-    loop {
-        match poll(&mut polled, limit) {
-            Err(rustix::io::Errno::INTR) => {}
-            other => break other.map(|_| ())?,
-        }
-    }
-    Ok(polled.iter().map(PollFd::revents).collect())
 }

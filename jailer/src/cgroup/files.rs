@@ -1,4 +1,4 @@
-//! Control groups: making, filling and removing what was planned.
+//! Makes, fills and removes the control groups that were planned.
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,9 +9,9 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, unlinkat};
 use rustix::io::Errno;
 
-use crate::cgroup::{Leaf, Plan};
+use crate::cgroup::plan::{Leaf, Plan};
 use crate::error::{Error, jail};
-use crate::root::beneath;
+use crate::paths::beneath;
 
 /// The groups of a jail that is being made or running, leaf by leaf.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! Control groups: where they are, and the plan of those of a jail.
+//! Where control groups are mounted, and the plan of those of a jail.
 
 use std::fmt;
 use std::fs;
@@ -242,5 +242,5 @@ impl fmt::Display for Plan {
 }
 
 #[cfg(test)]
-#[path = "cgroup_test.rs"]
+#[path = "plan_test.rs"]
 mod tests;
