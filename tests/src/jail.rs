@@ -20,6 +20,9 @@ pub const USER: u32 = 10_001;
 /// A static program that is many.
 pub const BUSYBOX: &str = "/bin/busybox";
 
+/// A program that runs until its standard input ends.
+pub const WAITS: [&str; 4] = ["--", "sh", "-c", "read x"];
+
 /// The jailer with a program and an id that no other test uses.
 #[must_use]
 pub fn jail(id: &str, exec: impl AsRef<Path>) -> Command {
@@ -82,6 +85,33 @@ pub fn start(command: &mut Command) -> (Vm, u32) {
     let pid = line.strip_prefix("ready ").unwrap().lines().next().unwrap();
     let pid = pid.parse().unwrap();
     (jailer, pid)
+}
+
+/// The children of a process.
+///
+/// # Panics
+/// The kernel writes no numbers.
+#[must_use]
+pub fn children(pid: u32) -> Vec<u32> {
+    let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let list = list.unwrap_or_default();
+    let pids = list.split_whitespace();
+    pids.map(|pid| pid.parse().unwrap()).collect()
+}
+
+/// Whether a process exists.
+#[must_use]
+pub fn alive(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// Kills a process of a jail of this test's.
+///
+/// # Panics
+/// It does not exist.
+pub fn kill(pid: u32) {
+    // SAFETY: a plain system call.
+    assert_eq!(unsafe { libc::kill(pid.cast_signed(), libc::SIGKILL) }, 0);
 }
 
 /// Control groups of this test process's jails.

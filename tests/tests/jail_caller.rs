@@ -10,7 +10,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use mote_tests::jail::{BUSYBOX, root, rooted, start};
+use mote_tests::jail::{BUSYBOX, alive, children, kill, root, rooted, start};
 use mote_tests::vm::LIMIT;
 use mote_tests::{Scratch, Terminal, Vm, proc, run, tap, wait_until};
 
@@ -62,16 +62,6 @@ fn burdened() -> io::Result<()> {
     Ok(())
 }
 
-/// The keeper of a jail: the only child of the process that was started.
-fn keeper(jailer: &Vm) -> u32 {
-    let children = format!("/proc/{0}/task/{0}/children", jailer.pid());
-    fs::read_to_string(children)
-        .unwrap()
-        .trim()
-        .parse()
-        .unwrap()
-}
-
 /// Session, process group and terminal, as a process of the host sees them.
 fn session(pid: u32) -> [i32; 3] {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
@@ -98,7 +88,7 @@ fn a_jail_inherits_nothing_of_its_caller() {
     // SAFETY: only system calls, and a file, between fork and exec.
     unsafe { command.current_dir(&*scratch).pre_exec(burdened) };
     let (jailer, program) = start(&mut command);
-    let keeper = keeper(&jailer);
+    let keeper = children(jailer.pid())[0];
     let none = "0000000000000000";
     for (file, key, want) in [
         ("status", "SigIgn:", none),
@@ -148,12 +138,8 @@ fn a_jail_in_background_leaves_the_callers_session() {
     for pid in [program, keeper].map(u32::cast_signed) {
         assert_eq!(session(pid.cast_unsigned()), [pid, pid, 0]);
     }
-    // SAFETY: a plain system call; the process is one of this test's own jail.
-    let killed = unsafe { libc::kill(program.cast_signed(), libc::SIGKILL) };
-    assert_eq!(killed, 0);
-    wait_until("the keeper is gone", || {
-        !Path::new(&format!("/proc/{keeper}")).exists()
-    });
+    kill(program);
+    wait_until("the keeper is gone", || !alive(keeper));
 }
 
 /// A caller's narrower mask holds for the program too.

@@ -9,12 +9,10 @@ use std::process::Command;
 use std::thread;
 
 use mote_tests::jail::{
-    BUSYBOX, IN_USE, INPUT, JAIL, USAGE, groups, jail, limit, refused, root, rooted, start,
+    BUSYBOX, IN_USE, INPUT, JAIL, USAGE, WAITS, alive, groups, jail, limit, refused, root, rooted,
+    start,
 };
 use mote_tests::{Scratch, Vm, guest, have_kvm, run, vm, wait_until};
-
-/// A program that runs until its standard input ends.
-const WAITS: [&str; 4] = ["--", "sh", "-c", "read x"];
 
 /// Whatever else each of two jails is made of.
 #[test]
@@ -55,7 +53,7 @@ fn an_id_is_used_once() {
         }
         // Another program does not make it another jail.
         refused(&mut command("/bin/sh", &[]), IN_USE, &["in use"]);
-        assert!(Path::new(&format!("/proc/{pid}")).exists());
+        assert!(alive(pid));
         drop(jailer.take_input());
         if first.contains(&"--daemonize") {
             jailer.end().expect(0);

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use mote_tests::jail::{BUSYBOX, INPUT, JAIL, jail, root, rooted};
+use mote_tests::jail::{BUSYBOX, INPUT, JAIL, children, jail, root, rooted};
 use mote_tests::vm::{self, LIMIT};
 use mote_tests::{Scratch, Terminal, Vm, files, guest, have_kvm, proc, tap, wait_until};
 
@@ -45,12 +45,6 @@ fn shows(terminal: &Terminal, text: &str) {
     let came = |bytes: &[u8]| tap::count(bytes, text) > 0;
     let screen = &terminal.screen;
     assert!(screen.wait(LIMIT, came), "no {text:?} in {}", screen.text());
-}
-
-fn children(pid: u32) -> Vec<u32> {
-    let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-    let pids = list.split_whitespace();
-    pids.map(|pid| pid.parse().unwrap()).collect()
 }
 
 /// The process in the jail that this process keeps.
