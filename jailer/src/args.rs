@@ -193,28 +193,13 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error>
     })
 }
 
+/// The flags that have a value.
+const VALUED: &str = "id exec-file uid gid chroot-base-dir netns cgroup cgroup-version \
+    parent-cgroup resource-limit file tap pass-fd kvm ready-fd ready-by ready-within";
+
 /// One flag that has a value.
 fn valued(args: &mut Args, flag: &str, parser: &mut lexopt::Parser) -> Result<(), Error> {
-    let known = [
-        "id",
-        "exec-file",
-        "uid",
-        "gid",
-        "chroot-base-dir",
-        "netns",
-        "cgroup",
-        "cgroup-version",
-        "parent-cgroup",
-        "resource-limit",
-        "file",
-        "tap",
-        "pass-fd",
-        "kvm",
-        "ready-fd",
-        "ready-by",
-        "ready-within",
-    ];
-    if !known.contains(&flag) {
+    if !VALUED.split(' ').any(|known| known == flag) {
         return Err(usage(Long(flag).unexpected()));
     }
     let value = parser.value().map_err(usage)?;
@@ -396,15 +381,10 @@ fn shown(text: &str) -> Result<Shown, String> {
 
 fn one_of<T: Copy>(text: &str, ways: &[(&str, T)]) -> Result<T, String> {
     let found = ways.iter().find(|(name, _)| *name == text);
-    let names = || {
-        ways.iter()
-            .map(|(name, _)| *name)
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
-    found
-        .map(|(_, way)| *way)
-        .ok_or_else(|| format!("'{text}' is none of {}", names()))
+    found.map(|(_, way)| *way).ok_or_else(|| {
+        let names: Vec<_> = ways.iter().map(|(name, _)| *name).collect();
+        format!("'{text}' is none of {}", names.join(", "))
+    })
 }
 
 /// Puts the flag's name before what is wrong with its value.

@@ -9,8 +9,6 @@ use crate::args::Handed;
 use crate::error::{Error, input, jail};
 use crate::plan::Slot;
 
-const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
-
 /// Opens what the table wants, in its order. `ready` is the writing end of the
 /// pipe to say ready on, `terminal` the jail's own.
 ///
@@ -172,7 +170,7 @@ fn tap(name: &str) -> Result<OwnedFd, Error> {
     request.ifr_ifru.ifru_flags =
         (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
     // SAFETY: an open descriptor and a live structure of the kind it wants.
-    if unsafe { libc::ioctl(tun.as_raw_fd(), TUNSETIFF, &raw mut request) } < 0 {
+    if unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &raw mut request) } < 0 {
         let error = io::Error::last_os_error();
         return Err(match error.raw_os_error() {
             Some(libc::EINVAL) => Error::Input(format!("{}: not a tap", what())),

@@ -36,14 +36,12 @@ pub fn make(plan: &Plan) -> Result<Option<Identity>, Error> {
     // An ending jail of the same program may remove a directory in between.
     for _ in 0..100 {
         let above = open_base(base)?;
-        let above = match own_directory(&above, name, base) {
-            Err(Step::Vanished) => continue,
-            other => other.map_err(Step::into_error)?,
+        let Some(above) = own_directory(&above, name, base)? else {
+            continue;
         };
         let path = base.join(name);
-        let jail_directory = match own_directory(&above, id, &path) {
-            Err(Step::Vanished) => continue,
-            other => other.map_err(Step::into_error)?,
+        let Some(jail_directory) = own_directory(&above, id, &path)? else {
+            continue;
         };
         let path = path.join(id).join(root);
         let what = || path.display().to_string();
@@ -66,43 +64,29 @@ pub fn make(plan: &Plan) -> Result<Option<Identity>, Error> {
     )))
 }
 
-enum Step {
-    Vanished,
-    Failed(Error),
-}
-
-impl Step {
-    fn into_error(self) -> Error {
-        match self {
-            Self::Vanished => Error::Jail("a directory vanished".to_owned()),
-            Self::Failed(error) => error,
-        }
-    }
-}
-
 fn open_base(base: &Path) -> Result<OwnedFd, Error> {
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
     openat(CWD, base, flags, Mode::empty())
         .map_err(jail(format!("--chroot-base-dir {}", base.display())))
 }
 
-/// Makes or opens a directory that only the jailer's user may change.
-fn own_directory(above: &OwnedFd, name: &str, path: &Path) -> Result<OwnedFd, Step> {
+/// Makes or opens a directory that only the jailer's user may change; none if
+/// it vanished in between.
+fn own_directory(above: &OwnedFd, name: &str, path: &Path) -> Result<Option<OwnedFd>, Error> {
     let path = path.join(name);
-    let failed = |error| Step::Failed(jail::<Errno>(path.display())(error));
-    make_directory(above, name).map_err(failed)?;
-    let directory = beneath(above, Path::new(name), OFlags::DIRECTORY);
-    let directory = directory.map_err(|error| match error {
-        Errno::NOENT => Step::Vanished,
-        other => failed(other),
-    })?;
-    let stat = fstat(&directory).map_err(failed)?;
+    let what = || path.display();
+    make_directory(above, name).map_err(jail(what()))?;
+    let directory = match beneath(above, Path::new(name), OFlags::DIRECTORY) {
+        Err(Errno::NOENT) => return Ok(None),
+        other => other.map_err(jail(what()))?,
+    };
+    let stat = fstat(&directory).map_err(jail(what()))?;
     let own = stat.st_uid == rustix::process::geteuid().as_raw();
     if !own || stat.st_mode & 0o022 != 0 {
-        let why = format!("{}: may be changed by other users", path.display());
-        return Err(Step::Failed(Error::Jail(why)));
+        let why = format!("{}: may be changed by other users", what());
+        return Err(Error::Jail(why));
     }
-    Ok(directory)
+    Ok(Some(directory))
 }
 
 fn make_directory(above: &OwnedFd, name: &str) -> Result<(), Errno> {
@@ -167,15 +151,11 @@ pub fn enter(plan: &Plan, made: Option<Identity>) -> Result<(), Error> {
     .map_err(jail("root"))?;
     let trees = files.iter().map(|file| Ok((file, tree(&file.path)?)));
     let trees = trees.collect::<Result<Vec<_>, Error>>()?;
-    let kvm = if plan.privileged || plan.nodes.is_empty() {
-        None
-    } else {
-        Some(())
-    };
     let mut nodes = Vec::new();
     for node in &plan.nodes {
         let path = PathBuf::from(format!("/dev/{node}"));
-        nodes.push((*node, kvm.map(|()| tree(&path)).transpose()?));
+        let hosts = (!plan.privileged).then(|| tree(&path));
+        nodes.push((*node, hosts.transpose()?));
     }
     attach(&root, CWD, "/").map_err(jail("root: attach"))?;
     for (file, tree) in &trees {

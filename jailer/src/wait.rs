@@ -2,6 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFlags, Timespec};
@@ -384,20 +386,9 @@ fn reap(pid: i32) -> io::Result<WaitStatus> {
     }
 }
 
+/// As the library shows it: "signal: 9 (SIGKILL)".
 fn signal_name(signal: libc::c_int) -> String {
-    let names = [
-        (libc::SIGKILL, "SIGKILL"),
-        (libc::SIGSYS, "SIGSYS"),
-        (libc::SIGSEGV, "SIGSEGV"),
-        (libc::SIGBUS, "SIGBUS"),
-        (libc::SIGABRT, "SIGABRT"),
-        (libc::SIGTERM, "SIGTERM"),
-        (libc::SIGILL, "SIGILL"),
-        (libc::SIGXFSZ, "SIGXFSZ"),
-    ];
-    let found = names.iter().find(|(number, _)| *number == signal);
-    found.map_or_else(
-        || format!("signal {signal}"),
-        |(_, name)| (*name).to_owned(),
-    )
+    let text = ExitStatus::from_raw(signal).to_string();
+    let name = text.split(['(', ')']).nth(1).map(str::to_owned);
+    name.unwrap_or_else(|| format!("signal {signal}"))
 }

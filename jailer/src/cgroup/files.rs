@@ -1,7 +1,7 @@
 //! Makes, fills and removes the control groups that were planned.
 
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
@@ -26,13 +26,13 @@ impl Groups {
         let mut made = Vec::new();
         for leaf in &plan.leaves {
             let result = make_leaf(plan, leaf).and_then(|group| {
-                for write in &leaf.first {
-                    set(&group, write)?;
+                for (file, value) in &leaf.first {
+                    set(&group, file, value)?;
                 }
-                for write in &leaf.defaults {
-                    match write_file(&group, write) {
+                for (file, value) in &leaf.defaults {
+                    match write(&group, file, value) {
                         Err(Errno::NOENT) => {}
-                        other => other.map_err(|error| refusal(&group, write, error))?,
+                        other => other.map_err(|error| refusal(&group, file, value, error))?,
                     }
                 }
                 Ok(group)
@@ -58,8 +58,8 @@ impl Groups {
     /// # Errors
     /// The system refuses.
     pub fn take(&self, pid: i32) -> Result<(), Error> {
-        let write = ("cgroup.procs".to_owned(), pid.to_string());
-        self.0.iter().try_for_each(|(group, _)| set(group, &write))
+        let mut groups = self.directories();
+        groups.try_for_each(|group| set(group, "cgroup.procs", &pid.to_string()))
     }
 
     /// Sets the limits that are for a program that is ready.
@@ -67,11 +67,11 @@ impl Groups {
     /// # Errors
     /// The system refuses.
     pub fn arm(&self) -> Result<(), Error> {
-        let mut writes = self
-            .0
-            .iter()
-            .flat_map(|(g, leaf)| leaf.late.iter().map(move |w| (g, w)));
-        writes.try_for_each(|(group, write)| set(group, write))
+        let set_late = |(group, leaf): &(OwnedFd, Leaf)| {
+            let mut writes = leaf.late.iter();
+            writes.try_for_each(|(file, value)| set(group, file, value))
+        };
+        self.0.iter().try_for_each(set_late)
     }
 
     /// Their directories; with version 2 there is one, to start in.
@@ -110,7 +110,7 @@ fn remove_leaf(plan: &Plan, leaf: &Leaf) {
     if let Ok(parent) = beneath(&mount, &plan.parent, directory) {
         if let Ok(group) = beneath(&parent, Path::new(&plan.name), directory) {
             // Whoever is left in it after its first process; Linux 5.14.
-            let _ = set(&group, &("cgroup.kill".to_owned(), "1".to_owned()));
+            let _ = set(&group, "cgroup.kill", "1");
         }
         // The last process leaves its group a moment after it was waited for.
         for _ in 0..500 {
@@ -201,10 +201,7 @@ fn descend(plan: &Plan, leaf: &Leaf) -> Result<OwnedFd, Errno> {
 /// to a controller's missing files fail, and say so.
 fn hand_down(plan: &Plan, group: &OwnedFd) {
     for name in &plan.controllers {
-        let _ = set(
-            group,
-            &("cgroup.subtree_control".to_owned(), format!("+{name}")),
-        );
+        let _ = set(group, "cgroup.subtree_control", &format!("+{name}"));
     }
 }
 
@@ -215,31 +212,29 @@ fn inherit_cpuset(parent: &OwnedFd, child: OwnedFd) -> Result<OwnedFd, Errno> {
             && read(&child, file).is_some_and(|text| text.trim().is_empty())
             && let Some(text) = read(parent, file)
         {
-            let _ = set(&child, &(file.to_owned(), text.trim().to_owned()));
+            let _ = set(&child, file, text.trim());
         }
     }
     Ok(child)
 }
 
-fn read(group: impl AsFd, file: &str) -> Option<String> {
+fn read(group: &OwnedFd, file: &str) -> Option<String> {
     let file = openat(group, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
     std::io::read_to_string(fs::File::from(file)).ok()
 }
 
-fn set(group: impl AsFd, write: &(String, String)) -> Result<(), Error> {
-    let group = group.as_fd();
-    write_file(group, write).map_err(|error| refusal(group, write, error))
+fn set(group: &OwnedFd, file: &str, value: &str) -> Result<(), Error> {
+    write(group, file, value).map_err(|error| refusal(group, file, value, error))
 }
 
-fn write_file(group: impl AsFd, (file, value): &(String, String)) -> Result<(), Errno> {
+fn write(group: &OwnedFd, file: &str, value: &str) -> Result<(), Errno> {
     let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let open = openat(group, file.as_str(), flags, Mode::empty())?;
+    let open = openat(group, file, flags, Mode::empty())?;
     rustix::io::write(open, value.as_bytes()).map(|_| ())
 }
 
 /// Why a file of a group was not written, in the words of who asked for it.
-fn refusal(group: impl AsFd, (file, value): &(String, String), error: Errno) -> Error {
-    let group = group.as_fd();
+fn refusal(group: &OwnedFd, file: &str, value: &str, error: Errno) -> Error {
     let controller = file.split('.').next().unwrap_or_default();
     let why = match (error, read(group, "cgroup.controllers")) {
         (Errno::NOENT, Some(list)) if !list.split_whitespace().any(|c| c == controller) => format!(

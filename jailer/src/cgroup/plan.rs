@@ -16,9 +16,13 @@ pub struct Mounts {
     pub v2: Option<(PathBuf, Vec<String>)>,
 }
 
+/// The controllers of version 1, among other mount options.
+const CONTROLLERS: &str = "cpu cpuacct cpuset memory pids blkio devices hugetlb net_cls net_prio \
+    freezer perf_event rdma misc";
+
 /// One group of the jail: the only one with version 2, one per controller with
 /// version 1.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Leaf {
     /// Where the hierarchy is mounted.
     pub mount: PathBuf,
@@ -59,22 +63,6 @@ impl Mounts {
     }
 
     fn parse(mounts: &str, controllers: impl Fn(&Path) -> Vec<String>) -> Self {
-        let known = [
-            "cpu",
-            "cpuacct",
-            "cpuset",
-            "memory",
-            "pids",
-            "blkio",
-            "devices",
-            "hugetlb",
-            "net_cls",
-            "net_prio",
-            "freezer",
-            "perf_event",
-            "rdma",
-            "misc",
-        ];
         let mut found = Self::default();
         for line in mounts.lines() {
             let mut words = line.split(' ').skip(1);
@@ -90,7 +78,9 @@ impl Mounts {
                     found.v2 = Some((path, list));
                 }
                 "cgroup" => {
-                    let named = options.split(',').filter(|option| known.contains(option));
+                    let named = options
+                        .split(',')
+                        .filter(|option| CONTROLLERS.split(' ').any(|known| known == *option));
                     found
                         .v1
                         .extend(named.map(|name| (name.to_owned(), path.clone())));
@@ -137,14 +127,14 @@ impl Plan {
             let controller = controller(file);
             let mount = mounts.v1.iter().find(|(name, _)| name == controller);
             let (_, mount) = mount.ok_or_else(|| none(controller))?;
-            let leaf = leaf(&mut plan.leaves, mount);
-            let late = file.starts_with("cpu.cfs_");
-            let writes = if late {
-                &mut leaf.late
-            } else {
-                &mut leaf.first
-            };
-            writes.push((file.clone(), value.clone()));
+            match plan.leaves.iter_mut().find(|leaf| leaf.mount == *mount) {
+                Some(leaf) => leaf.add(file, value),
+                None => {
+                    let mut leaf = Leaf::of(mount);
+                    leaf.add(file, value);
+                    plan.leaves.push(leaf);
+                }
+            }
         }
         Ok(Some(plan))
     }
@@ -156,7 +146,7 @@ impl Plan {
         mount: &Path,
         available: &[String],
     ) -> Result<(), Error> {
-        let leaf = leaf(&mut self.leaves, mount);
+        let mut leaf = Leaf::of(mount);
         let given = |file: &str| asked.iter().any(|(name, _)| name == file);
         for (file, value, controller) in [
             // One thread out of memory is a VM out of order: end all of it.
@@ -173,13 +163,7 @@ impl Plan {
             if !available.iter().any(|name| name == controller(file)) {
                 return Err(none(controller(file)));
             }
-            let late = file.starts_with("cpu.max");
-            let writes = if late {
-                &mut leaf.late
-            } else {
-                &mut leaf.first
-            };
-            writes.push((file.clone(), value.clone()));
+            leaf.add(file, value);
         }
         let writes = leaf.first.iter().chain(&leaf.defaults);
         for (file, _) in writes.chain(&leaf.late) {
@@ -188,7 +172,28 @@ impl Plan {
                 self.controllers.push(controller);
             }
         }
+        self.leaves.push(leaf);
         Ok(())
+    }
+}
+
+impl Leaf {
+    fn of(mount: &Path) -> Self {
+        Self {
+            mount: mount.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// Adds what was asked for; limits on the processor wait for the program.
+    fn add(&mut self, file: &str, value: &str) {
+        let late = file.starts_with("cpu.max") || file.starts_with("cpu.cfs_");
+        let writes = if late {
+            &mut self.late
+        } else {
+            &mut self.first
+        };
+        writes.push((file.to_owned(), value.to_owned()));
     }
 }
 
@@ -200,24 +205,6 @@ fn none(what: &str) -> Error {
 
 fn controller(file: &str) -> &str {
     file.split('.').next().unwrap_or_default()
-}
-
-fn leaf<'a>(leaves: &'a mut Vec<Leaf>, mount: &Path) -> &'a mut Leaf {
-    let at = leaves
-        .iter()
-        .position(|leaf| leaf.mount == mount)
-        .unwrap_or(leaves.len());
-    if at == leaves.len() {
-        leaves.push(Leaf {
-            mount: mount.to_owned(),
-            first: Vec::new(),
-            defaults: Vec::new(),
-            late: Vec::new(),
-        });
-    }
-    // It is there by now.
-    #[expect(clippy::indexing_slicing)]
-    &mut leaves[at]
 }
 
 impl fmt::Display for Plan {
