@@ -60,7 +60,8 @@ fn prepare(
 ) -> Result<(RawFd, RawFd), Error> {
     // For what is made here; a caller's narrower mask is put back at the end.
     let mask = rustix::process::umask(Mode::from_raw_mode(0o022));
-    credentials::leave_caller()?;
+    let terminal = plan.table.iter().position(|slot| *slot == Slot::Terminal);
+    credentials::leave_session(terminal.and_then(|at| table.get(at)))?;
     wait(link)?;
     let path = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let sysctl =
@@ -85,10 +86,6 @@ fn prepare(
     if gone.iter().any(|link| !link.revents().is_empty()) {
         return Err(Error::Jail("the jailer is gone".to_owned()));
     }
-    // A session has a scheduling group of its own (autogroup): the processes of
-    // one group hand work over faster, so this waits until the keeper has done its.
-    let terminal = plan.table.iter().position(|slot| *slot == Slot::Terminal);
-    credentials::leave_session(terminal.and_then(|at| table.get(at)))?;
     rustix::process::umask(mask | Mode::from_raw_mode(0o022));
     let placed = descriptors::place(table, program, link)?;
     credentials::limit_descriptors(plan)?;

@@ -72,23 +72,16 @@ fn set(plan: &Plan, (name, value): &(String, u64)) -> Result<(), Error> {
     })
 }
 
-/// Leaves the caller's session and process group, and takes the jail's terminal.
+/// Leaves what the caller's processes share: session, process group, terminal,
+/// keys; and what protects them from the kernel's killer when memory is short.
 ///
 /// # Errors
 /// The system refuses.
 pub fn leave_session(terminal: Option<&OwnedFd>) -> Result<(), Error> {
     rustix::process::setsid().map_err(jail("session"))?;
-    terminal.map_or(Ok(()), |terminal| {
-        rustix::process::ioctl_tiocsctty(terminal).map_err(jail("terminal for the jail"))
-    })
-}
-
-/// Leaves the caller's keys, and what protects its processes from the kernel's
-/// killer when memory is short.
-///
-/// # Errors
-/// The system refuses.
-pub fn leave_caller() -> Result<(), Error> {
+    if let Some(terminal) = terminal {
+        rustix::process::ioctl_tiocsctty(terminal).map_err(jail("terminal for the jail"))?;
+    }
     // SAFETY: a plain system call; the null pointer stands for a keyring
     // without a name.
     let keyring = unsafe {

@@ -2,7 +2,7 @@
 //!
 //! arguments ([`args`]) → plan ([`plan`], [`cgroup`]: plain data) → steps in
 //! order, outside ([`supervisor`]: [`lock`], groups, descriptors, process) and
-//! inside ([`child`]: root, limits, user namespace, privileges, session, table,
+//! inside ([`child`]: session, root, limits, user namespace, privileges, table,
 //! execution) → the end ([`wait`], [`terminal`]). No two files import each other.
 
 mod args;
