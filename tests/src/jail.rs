@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::vm::{self, End, Vm, run};
+use crate::vm::{self, End, LIMIT, Vm, run};
 
 /// The jailer's exit codes.
 pub const IN_USE: i32 = 123;
@@ -80,10 +80,15 @@ pub fn refused(command: &mut Command, code: i32, words: &[&str]) -> End {
 /// It does not come to that.
 pub fn start(command: &mut Command) -> (Vm, u32) {
     let jailer = Vm::start(command);
-    jailer.wait_for("\n");
-    let line = jailer.out.text();
-    let pid = line.strip_prefix("ready ").unwrap().lines().next().unwrap();
-    let pid = pid.parse().unwrap();
+    // The program may write there first, and not whole lines.
+    let pid = |text: &str| {
+        let (_, after) = text.split_once("ready ")?;
+        after.split_once('\n')?.0.parse().ok()
+    };
+    let came = |bytes: &[u8]| pid(&String::from_utf8_lossy(bytes)).is_some();
+    let text = || jailer.out.text();
+    assert!(jailer.out.wait(LIMIT, came), "never ready: {}", text());
+    let pid = pid(&text()).unwrap();
     (jailer, pid)
 }
 
