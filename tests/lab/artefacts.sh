@@ -98,7 +98,8 @@ generic_kernel() {
 mptable_kernel() {
     local kept=$cache/libkrunfw-0.10.3.vmlinux work
     if [[ ! -s $kept ]]; then
-        command -v npm >/dev/null || apt-get -qq -y --no-install-recommends install npm >&2
+        # With all that it depends on it is too much to install for one test.
+        command -v npm >/dev/null || { say 'the kernel without ACPI comes by npm, which is missing'; exit $CODE_SKIPPED; }
         work=$(mktemp -d "$cache/fetch.XXXXXX")
         say 'fetching a kernel without ACPI'
         (cd "$work" && npm pack --silent @boxlite-ai/boxlite-linux-x64-gnu@0.10.3 && tar -xzf ./*.tgz) >&2 ||

@@ -104,7 +104,9 @@ pub fn for_vcpu(supported: &CpuId, cpu: u8, cpus: u8, tsc_khz: u32) -> CpuId {
                 entry.ebx = entry.ebx & 0xff00 | count << 16 | id << 24;
                 // HTT says that the count above is valid.
                 entry.edx = entry.edx & !(1 << 28) | u32::from(cpus > 1) << 28;
-                entry.ecx |= 1 << 31;
+                // A hypervisor. And the local APIC's timer takes deadlines, which KVM leaves
+                // to its caller to say: without, a kernel that has no ACPI waits for a PIT.
+                entry.ecx |= 1 << 31 | 1 << 24;
             }
             // Deterministic caches: L1 and L2 are a core's own, L3 is shared.
             0x4 if entry.eax & 0x1f != 0 => {
@@ -242,6 +244,7 @@ mod tests {
         let leaf = |n: usize| cpuid.as_slice()[n];
         assert_eq!(leaf(0).ebx, 5 << 24 | 6 << 16);
         assert_eq!(leaf(0).edx >> 28 & 1, 1);
+        assert_eq!(leaf(0).ecx, 1 << 31 | 1 << 24);
         assert_eq!(leaf(1).eax, 5);
         assert_eq!((leaf(2).eax, leaf(2).ebx, leaf(2).ecx), (0, 1, 1 << 8));
         assert_eq!((leaf(3).eax, leaf(3).ebx, leaf(3).edx), (3, 6, 5));
