@@ -3,7 +3,7 @@
 # by what grub-mkconfig wrote, used, powered off; booted again, now by what u-boot-menu
 # wrote, and shut down by the power button. Its file systems are clean afterwards. With the
 # argument `install` only up to the first power-off, for rounds of it.
-# lab: --silence 120 --mem 3072 --cpu max,-xsave,-aes,-pclmulqdq --extra debian.iso
+# lab: --silence 300 --mem 3072 --cpu max,-xsave,-aes,-pclmulqdq --extra debian.iso
 . /lab/lib.sh
 
 here=10.9.0.1 there=10.9.0.2

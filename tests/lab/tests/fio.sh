@@ -4,7 +4,7 @@
 # away under I/O and given back. Then again read-only (lines 23 and 24 of the table of
 # past flaws, by a stock driver). Every byte of the image is compared from outside, too.
 # One CPU in the lab host: see the README on what the emulation gets wrong with more.
-# lab: --extra fio.iso
+# lab: --silence 500 --extra fio.iso
 . /lab/lib.sh
 disk=/tmp/disk.img
 

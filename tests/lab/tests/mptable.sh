@@ -2,7 +2,7 @@
 # A kernel without ACPI finds its processors and interrupts by the MP table, and its
 # devices on the command line: all CPUs come up, disks and network work by interrupts,
 # and a reset is one. It has no serial port either, so what it finds is on a disk.
-# lab: --extra vmlinux-mptable --silence 200 --timeout 600
+# lab: --extra vmlinux-mptable --silence 300 --timeout 600
 . /lab/lib.sh
 
 /sbin/ip tuntap add dev vm0 mode tap
