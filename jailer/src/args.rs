@@ -21,8 +21,8 @@ Options of Firecracker's jailer:
   --chroot-base-dir DIR  Make DIR/NAME OF FILE/ID/root the root, with what lies
                          there, writable  [default: an empty root in memory]
   --netns PATH           Join this network namespace  [default: an empty one]
-  --cgroup FILE=VALUE    A limit, as memory.max=256M; may be given more than once
-  --cgroup-version N     1 or 2           [default: 2 where it has what is asked]
+  --cgroup FILE=VALUE    A limit, as memory.max=256M; may be given several times
+  --cgroup-version N     1 or 2    [default: 2 if it has all controllers needed]
   --parent-cgroup PATH   Where the jail's own cgroup goes, below the mount
                                                        [default: name of FILE]
   --resource-limit NAME=VALUE   fsize, no-file (2048), memlock, nproc or as
@@ -39,14 +39,14 @@ More:
   --ready-fd N           Write a line to descriptor N when the program is ready
   --ready-by HOW         exec: ready when it runs; fd: when it writes a byte to
                          descriptor 3; taps and others follow  [default: exec]
-  --ready-within S       Apply cpu.max after S seconds at the latest  [default: 10]
+  --ready-within S       Apply cpu.max after at most S seconds     [default: 10]
   --copy-exec            Execute a sealed copy in memory of FILE
   --plan                 Print what would be done, and do nothing
   -h, --help             Show this help
   -V, --version          Show the version
 
-cpu.max (cgroup v1: cpu.cfs_*) applies from when the program is ready, has closed
-its end of that descriptor, or has run for the time of --ready-within.
+cpu.max (cgroup v1: cpu.cfs_*) applies once the program is ready, has closed its
+end of that descriptor, or has run for the time of --ready-within.
 
 Exit codes: that of the program, or
   123  the id is in use          126  FILE or a file given cannot be used
@@ -203,6 +203,9 @@ fn valued(args: &mut Args, flag: &str, parser: &mut lexopt::Parser) -> Result<()
         return Err(usage(Long(flag).unexpected()));
     }
     let value = parser.value().map_err(usage)?;
+    if value.is_empty() {
+        return Err(Error::Usage(format!("--{flag}: the value is empty")));
+    }
     let path = PathBuf::from(&value);
     let text = value.into_string();
     let text = text.map_err(|_| Error::Usage(format!("--{flag}: the value is no UTF-8 text")));

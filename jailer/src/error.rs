@@ -46,7 +46,11 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Self::Usage(why) | Self::Input(why) | Self::InUse(why) | Self::Jail(why)) = self;
-        f.write_str(why)
+        // One line, whatever the names in it hold.
+        why.chars().try_for_each(|c| match c.is_control() {
+            true => write!(f, "{}", c.escape_default()),
+            false => write!(f, "{c}"),
+        })
     }
 }
 

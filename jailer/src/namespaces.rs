@@ -29,7 +29,8 @@ pub enum Side {
 /// It is none, or not for the caller.
 pub fn join_network(path: &Path) -> Result<(), Error> {
     let what = || format!("--netns {}", path.display());
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    // Without waiting for the writer of a named pipe.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = openat(CWD, path, flags, Mode::empty()).map_err(jail(what()))?;
     let joined = move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network));
     joined.map_err(|error| match error {

@@ -149,12 +149,14 @@ pub fn enter(plan: &Plan, made: Option<Identity>) -> Result<(), Error> {
         Mode::empty(),
     )
     .map_err(jail("root"))?;
-    let trees = files.iter().map(|file| Ok((file, tree(&file.path)?)));
+    let trees = files
+        .iter()
+        .map(|file| Ok((file, tree("--file", &file.path)?)));
     let trees = trees.collect::<Result<Vec<_>, Error>>()?;
     let mut nodes = Vec::new();
     for node in &plan.nodes {
         let path = PathBuf::from(format!("/dev/{node}"));
-        let hosts = (!plan.privileged).then(|| tree(&path));
+        let hosts = (!plan.privileged).then(|| tree("device", &path));
         nodes.push((*node, hosts.transpose()?));
     }
     attach(&root, CWD, "/").map_err(jail("root: attach"))?;
@@ -203,19 +205,20 @@ fn directory(base: &Path, below: &[String; 3], made: Option<Identity>) -> Result
 }
 
 /// One file of the host, as a mount.
-fn tree(path: &Path) -> Result<OwnedFd, Error> {
+fn tree(what: &str, path: &Path) -> Result<OwnedFd, Error> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let file = openat(CWD, path, flags, Mode::empty()).map_err(input(path.display()))?;
-    let stat = fstat(&file).map_err(input(path.display()))?;
+    let what = || format!("{what} {}", path.display());
+    let file = openat(CWD, path, flags, Mode::empty()).map_err(input(what()))?;
+    let stat = fstat(&file).map_err(input(what()))?;
     let kind = FileType::from_raw_mode(stat.st_mode);
     if !matches!(
         kind,
         FileType::RegularFile | FileType::BlockDevice | FileType::CharacterDevice
     ) {
-        let why = format!("{}: neither a regular file nor a device", path.display());
+        let why = format!("{}: neither a regular file nor a device", what());
         return Err(Error::Input(why));
     }
-    clone_tree(&file).map_err(input(path.display()))
+    clone_tree(&file).map_err(input(what()))
 }
 
 fn clone_tree(file: &OwnedFd) -> Result<OwnedFd, Errno> {

@@ -222,8 +222,8 @@ fn unusable_values_name_their_flag() {
         ("--memory", "3M", "too few"),
         ("--memory", "4194305", "multiple of 4K"),
         ("--memory", "1000T", "more than the host has"),
-        ("--memory", "16777216T", "larger than any memory"),
-        ("--memory", "99999999999999999999", "larger than any memory"),
+        ("--memory", "16777216T", "too large"),
+        ("--memory", "99999999999999999999", "too large"),
         ("--memory", "-1", "not a size"),
         ("--memory", "1.5G", "not a size"),
         ("--memory", "", "not a size"),
@@ -259,6 +259,23 @@ fn flags_that_are_wrong_in_themselves_are_named() {
         (["--timings=yes", "--kernel", "k", "--timings"], "--timings"),
     ] {
         refused(mote(["run"]).args(args), USAGE, &[word]);
+    }
+}
+
+/// A name may hold what would start a new line or turn the text round.
+#[test]
+fn an_error_is_one_line_whatever_names_hold() {
+    let odd = "a\nb\x1b[31m\u{202e}c";
+    for (args, code) in [
+        (&["run", "--kernel", odd][..], INPUT),
+        (&["run", "--cpus", odd], USAGE),
+        (&["run", "--config", odd], USAGE),
+        (&["restore", odd], INPUT),
+        (&["merge", "a", "b", odd], INPUT),
+        (&[odd], USAGE),
+    ] {
+        let end = refused(&mut mote(args), code, &["a\\u000ab\\u001b[31m\\u202ec"]);
+        assert!(!end.err.trim_end().contains(char::is_control), "{args:?}");
     }
 }
 

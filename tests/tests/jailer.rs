@@ -21,9 +21,40 @@ fn bad_input_is_one_line_and_a_code() {
     ] {
         refused(Command::new(vm::jailer()).args(args), USAGE, &[word]);
     }
+    for flag in ["--netns", "--chroot-base-dir", "--file", "--parent-cgroup"] {
+        let mut command = Command::new(vm::jailer());
+        command.args(["--id", "a", "--exec-file", "/bin/true", flag, ""]);
+        refused(&mut command, USAGE, &[flag, "empty"]);
+    }
     let help = run(Command::new(vm::jailer()).arg("--help"));
     help.expect(0);
     assert!(help.out.contains("--chroot-base-dir"), "{}", help.out);
+    assert!(help.out.lines().all(|line| line.chars().count() <= 80));
+}
+
+/// Also where opening it would wait for a writer.
+#[test]
+fn what_is_no_network_namespace_is_refused() {
+    if !root() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let pipe = scratch.join("a\nb");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let ids = ["--id", "pipe", "--uid", "10071", "--gid", "10071"];
+    let mut command = Command::new(vm::jailer());
+    command.args(ids).args(["--exec-file", BUSYBOX, "--netns"]);
+    refused(
+        command.arg(&pipe),
+        JAIL,
+        &["--netns", "a\\nb", "not a network"],
+    );
 }
 
 #[test]

@@ -56,6 +56,26 @@ fn no_flag_takes_an_empty_or_abstract_path() {
     }
 }
 
+/// What is no directory has nothing beneath it that could be opened.
+#[test]
+fn only_directories_are_allowed() {
+    let scratch = Scratch::new();
+    let file = scratch.join("file");
+    fs::write(&file, "x").unwrap();
+    std::os::unix::fs::symlink("loop", scratch.join("loop")).unwrap();
+    for (path, why) in [
+        ("missing", "no such file"),
+        ("file", "not a directory"),
+        ("/dev/null", "not a directory"),
+        ("loop", "symbolic links"),
+    ] {
+        let mut command = mote(["api", "--socket", "s", "--allow-path", path]);
+        let end = run(command.current_dir(&*scratch).stdin(Stdio::null()));
+        end.expect(3).complains(&["--allow-path", path, why]);
+        assert!(!scratch.join("s").exists(), "{path}");
+    }
+}
+
 /// Requests with `PATH` where a path goes.
 const REQUESTS: &[(&str, &str)] = &[
     ("/boot-source", r#"{"kernel_image_path":"PATH"}"#),

@@ -126,6 +126,17 @@ struct Api {
 /// # Errors
 /// The socket or a file cannot be used, or the guest cannot go on.
 pub fn run(options: Options, timings: &Arc<Timings>) -> Result<u8, Error> {
+    // Before anything is made: what is refused leaves nothing behind.
+    for folder in &options.allow {
+        let found = folder.metadata();
+        if !found
+            .map_err(|e| Error::file("--allow-path", folder, &e))?
+            .is_dir()
+        {
+            let why = "is not a directory".to_owned();
+            return Err(Error::Input("--allow-path", folder.clone(), why));
+        }
+    }
     let wake = Arc::new(sandbox::event()?);
     signals::catch(&wake)?;
     let server = match (&options.socket, options.socket_fd) {

@@ -71,7 +71,7 @@ impl Server {
     pub fn bind(path: &Path, mode: u32, max_body: usize) -> Result<Self, Error> {
         let failed = |e: io::Error| {
             let why = match e.kind() {
-                io::ErrorKind::AddrInUse => "already exists".to_owned(),
+                io::ErrorKind::AddrInUse => "already exists: remove it, or name another".to_owned(),
                 _ => os_message(&e),
             };
             Error::Input("API socket", path.into(), why)

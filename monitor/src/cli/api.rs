@@ -119,10 +119,12 @@ impl Flags {
 
     /// Takes a flag with its value.
     fn value(&mut self, flag: &str, value: std::ffi::OsString) -> Result<(), Error> {
-        if flag != "allow-path" && self.seen.iter().any(|seen| seen == flag) {
+        // Two names of one flag.
+        let name = if flag == "socket" { "api-sock" } else { flag };
+        if flag != "allow-path" && self.seen.iter().any(|seen| seen == name) {
             return Err(refused(flag, "is given twice"));
         }
-        self.seen.push(flag.to_owned());
+        self.seen.push(name.to_owned());
         let options = &mut self.options;
         let text = || cli::named(flag, value.to_str().ok_or_else(|| "is no text".to_owned()));
         let number = || text().and_then(|text| cli::named(flag, cli::number(text)));
@@ -288,7 +290,9 @@ mod tests {
             ("--no-api", "--config-file"),
             ("--id x", "--api-sock"),
             ("--api-sock a --api-sock b", "--api-sock: is given twice"),
-            ("--api-sock a --api-fd 1", "--api-fd: 1"),
+            ("--api-sock a --socket b", "--socket: is given twice"),
+            ("api --socket a --api-sock b", "--api-sock: is given twice"),
+            ("--api-sock a --api-fd 1", "--api-fd: descriptor 1 is not"),
             ("--api-sock a --id a/b", "--id"),
             ("--api-sock a --level loud", "--level"),
             ("--api-sock a --api-sock-mode 777", "--api-sock-mode"),

@@ -116,7 +116,9 @@ fn task(words: &[&str]) -> Result<Task, Error> {
             tell("PUT", "/snapshot/create".to_owned(), body)
         }
         [] => Err(Error::Arguments("no command given".to_owned())),
-        [word, ..] => Err(Error::Arguments(format!("'{word}': not so"))),
+        [word, ..] => Err(Error::Arguments(format!(
+            "'{word}' is not a command, or has too few or too many arguments"
+        ))),
     }
 }
 

@@ -28,13 +28,13 @@ Mote runs one virtual machine in one small, locked-down process.
 Usage: mote COMMAND [OPTIONS]
 
 Commands:
-  run      Boot a CD-ROM, a disk or a kernel  (mote run --help)
-  restore  Go on where a snapshot was taken   (mote restore --help)
-  merge    One snapshot from one and what changed since  (mote merge --help)
-  demo     From a CD to the disk and on: the whole story, in memory
-  api      Serve Firecracker's API         (mote api --help)
-  ctl      Control a VM with that API      (mote ctl --help)
-  doctor   Say whether this host is fit    (mote doctor --help)
+  run      Boot a CD-ROM, a disk or a kernel   (mote run --help)
+  restore  Restore a VM from a snapshot        (mote restore --help)
+  merge    Combine a full snapshot with diff snapshots  (mote merge --help)
+  demo     Install a system from a CD and boot it, all in memory
+  api      Serve Firecracker's API             (mote api --help)
+  ctl      Control a VM with that API          (mote ctl --help)
+  doctor   Check whether this host can run VMs (mote doctor --help)
 
 Options:
   -h, --help     Show this help
@@ -43,16 +43,16 @@ Options:
 Exit codes:
   0  the guest powered off          4  the host lacks something
   1  mote failed                    5  the guest crashed (triple fault)
-  2  wrong flag or config file      6  KVM could not go on
+  2  wrong flag or config file      6  KVM cannot continue
   3  kernel or image unusable       7  the guest reset (--on-reset exit)
-  8  there was nothing to boot      9  'mote doctor' found weakness
-  10 the guest ended before --snapshot
+  8  there was nothing to boot      9  'mote doctor' found problems
+  10 the guest ended before the snapshot of --snapshot was taken
   128 + N  ended by signal N
 ";
 
 /// `mote run --help`.
 pub const RUN_HELP: &str = "\
-Boot a virtual machine: from a CD-ROM or a disk, or a kernel that is given.
+Boot a virtual machine from a CD-ROM, a disk or a kernel file.
 
 Usage: mote run --cdrom FILE --disk PATH,size=8G,create [OPTIONS]
        mote run --disk PATH [OPTIONS]
@@ -68,44 +68,43 @@ Options:
                    more than once. bw and ops limit its bytes and requests per
                    second. Blocks have 512 bytes, whatever the host's have. A
                    comma in PATH is written twice
-  --cdrom PATH     A CD-ROM image, which is only read. The guest finds CD-ROMs
-                   behind all disks
+  --cdrom PATH     A CD-ROM image, opened read-only. The guest finds CD-ROMs
+                   after all disks
   --net tap=NAME[,mac=MAC][,mtu=BYTES][,poll_us=N][,bw=10M][,ops=1000]
-                   A network interface on a TAP of the host, or tap-fd=N. bw
+                   A network interface on a host's TAP, or tap-fd=N. bw
                    and ops limit bytes and frames per second in each direction,
                    or in one: rx-bw, rx-ops, tx-bw, tx-ops
-  --boot WHAT      cdrom, disk or a drive's id: boot from nothing else. Usually
-                   CD-ROMs come first, and after the guest's own reset disks
-  --boot-entry E   Boot this entry of a medium's, or end with code 8: its
-                   number, title, id, place (1>2) or the beginning of one title
+  --boot WHAT      Boot only from this: cdrom, disk or a drive's id  [default:
+                   CD-ROMs, then disks; after the guest's reset, disks first]
+  --boot-entry E   Boot this entry of the boot menu, or end with code 8: its
+                   number, title, id, place (1>2) or a title's unique beginning
   --cmdline TEXT   Kernel command line, instead of Mote's default
   --cmdline-devices  Name the devices on it, for kernels without ACPI
   --memory SIZE    Guest memory: 128M, 1G, plain bytes   [default: 128M]
-  --hugepages WHAT Guest memory in pages of 2 MiB: thp, as far as the host has
-                   some, or 2M, those that it has set aside
-  --prefault       Take all guest memory before the guest runs
+  --hugepages WHAT Back guest memory with 2 MiB pages: thp (transparent, where
+                   the host has them) or 2M (the reserved pool)
+  --prefault       Allocate all guest memory before the guest runs
   --cpus N         vCPUs, 1 to 32                        [default: 1]
   --serial WHERE   stdio, file:PATH, pty, socket:PATH or none  [default: stdio].
                    A file is replaced, unless it is file:PATH,append. With ,hold
-                   a slow reader holds the guest; without, it loses output
-  --on-enospc WHAT When the host's disk is full, a write to any disk of the
-                   guest has to pause until there is room, or to fail with an
-                   error                                  [default: pause]
+                   output waits for a slow reader; without, it is lost
+  --on-enospc WHAT When the host's disk is full: pause guest writes until there
+                   is space, or fail them (error)         [default: pause]
   --on-reset WHAT  restart in place, or exit with code 7  [default: restart]
-  --graceful SECONDS  A signal (SIGTERM) presses the guest's ACPI power button,
-                   and ends the VM if it is not off by then, or does not
-                   listen; a second signal ends it at once
+  --graceful SECONDS  On SIGTERM press the guest's ACPI power button, and end
+                   the VM after SECONDS, or if it has no driver for the button;
+                   a second signal ends it at once
   --snapshot DIR   When the guest writes the boot marker, save the VM into the
                    directory DIR, for 'mote restore'
-  --then WHAT      resume or exit after that             [default: resume]
-  --config FILE    Read Firecracker's config JSON; flags go before it
-  --seccomp WHAT   A system call that no part of Mote needs has to kill the VM,
-                   or, for diagnosis, only to log it      [default: kill]
+  --then WHAT      After that: resume or exit             [default: resume]
+  --config FILE    Read Firecracker's config JSON; flags take precedence
+  --seccomp WHAT   On a disallowed system call: kill the VM, or only log the
+                   call (for debugging)                   [default: kill]
   --require-landlock N  Start only if the kernel has Landlock ABI N or later
-  --no-sandbox     Confine nothing; for debugging only
+  --no-sandbox     Turn the sandbox off; for debugging only
   --kvm-fd N       /dev/kvm is descriptor N, opened by the caller
   --ready-fd N     Write a line to descriptor N when the guest is about to run
-  --timings        Say at the end where start-up time went, in microseconds
+  --timings        Print at the end where start-up time went, in microseconds
   -h, --help       Show this help
 
 On a terminal, Ctrl-A x leaves the VM and Ctrl-A h shows the other keys.
@@ -113,32 +112,31 @@ On a terminal, Ctrl-A x leaves the VM and Ctrl-A h shows the other keys.
 
 /// `mote restore --help`.
 pub const RESTORE_HELP: &str = "\
-Go on where a snapshot was taken, any number of times from the same one: guest
-memory is mapped from its file, which no guest writes to.
+Restore a VM from a snapshot, any number of times from the same one: guest
+memory is mapped from its file copy-on-write.
 
 Usage: mote restore DIR [OPTIONS]
 
-Disks, CD-ROMs and networks must be given as they were when it was taken: as
-many, in the same order, with the same ids; files and taps may be others.
+Give disks, CD-ROMs and network interfaces again: as many, in the same order,
+with the same ids. Their files and taps may differ.
 
 Options:
-  --hugepages 2M   Copy memory into huge pages that the host has set aside: it
-                   is shared with no other clone, and no working set is used
-  --prefault       Map all memory before the guest goes on
-  --uffd SOCKET    Memory is with another process that listens there: it is
-                   handed a userfaultfd and asked for the pages, as
-                   Firecracker does
-  --verify         Compare all of the memory file with its checksum first
+  --hugepages 2M   Copy memory into the reserved pool of huge pages: clones
+                   share none of it, and no working set is used
+  --prefault       Map all memory before the guest resumes
+  --uffd SOCKET    Have the process that listens there serve memory: it gets a
+                   userfaultfd and is asked for pages, as Firecracker does it
+  --verify         Check the memory file's checksum first
   --disk, --cdrom, --net, --serial, --on-enospc, --graceful, --seccomp,
   --require-landlock, --no-sandbox, --kvm-fd, --ready-fd, --timings
                    As for 'mote run'
   --snapshot DIR, --then WHAT  As for 'mote run'
-  --diff           Save only what has changed since the snapshot that is
-                   restored; 'mote merge' makes a full one of both
-  --record WHEN    Note which pages the guest touches until it writes the boot
-                   marker ('marker') or for so many seconds ('2', '0.5'): later
-                   restores bring these in ahead of it
-  --no-working-set Bring nothing in ahead, whatever was noted
+  --diff           Save only the pages changed since the snapshot that is
+                   restored; 'mote merge' combines both into a full one
+  --record WHEN    Record which pages the guest touches until it writes the boot
+                   marker ('marker') or for a number of seconds ('2', '0.5'):
+                   later restores load these pages ahead of the guest
+  --no-working-set Do not load the recorded pages ahead
   -h, --help       Show this help
 
 The guest's own reset ends it with code 7.
@@ -146,19 +144,19 @@ The guest's own reset ends it with code 7.
 
 /// `mote merge --help`.
 pub const MERGE_HELP: &str = "\
-Make one full snapshot of a full one and what has changed since, which snapshots
-of the kind 'diff' hold. All files are compared with their checksums.
+Combine a full snapshot with the diff snapshots that follow it into one full
+snapshot. The checksums of all files are checked.
 
 Usage: mote merge BASE DIFF... INTO
 
 BASE and each DIFF are directories with the files 'state' and 'memory', each
-DIFF the difference to the one before it. The directory INTO must be there.
+DIFF the difference to the one before it. The directory INTO must exist.
 ";
 
 /// `mote doctor --help`.
 pub const DOCTOR_HELP: &str = "\
-Say whether this host, and images, are fit for virtual machines: what is fine,
-weak, missing or unknown, and what to do. It changes nothing.
+Check whether this host and your images can be used for virtual machines: what
+is fine, weak, missing or unknown, and what to do. It changes nothing.
 
 Usage: mote doctor [IMAGE...] [--json]
 
@@ -167,9 +165,9 @@ Options:
   -h, --help  Show this help
 
 Exit codes, the first that applies:
-  4  the host lacks something, VMs do not run
-  3  an image cannot be used, or not now
-  9  something is weak (less safe, or slower), or cannot be told
+  4  the host lacks something that VMs need
+  3  an image cannot be used, or is in use
+  9  a check failed or could not be completed (less secure or slower)
   0  all is fine
 ";
 
@@ -181,7 +179,7 @@ const MAX_GRACE: u64 = 86_400;
 pub enum Command {
     /// Print a text and end with code 0.
     Print(&'static str),
-    /// Boot a VM, or go on with a snapshot of one.
+    /// Boot a VM, or restore one.
     Run(Box<VmConfig>),
     /// Serve the control API.
     Api(Box<Options>),
@@ -335,7 +333,10 @@ fn run(mut parser: lexopt::Parser, restore: bool) -> Result<Command, Error> {
             Short('h') | Long("help") if restore => return Ok(Command::Print(RESTORE_HELP)),
             Short('h') | Long("help") => return Ok(Command::Print(RUN_HELP)),
             Value(path) if restore => {
-                set(&mut flags.directory, "DIR", argument(path)?)?;
+                if flags.directory.replace(argument(path)?).is_some() {
+                    let why = "one snapshot only: DIR is given twice";
+                    return Err(Error::Arguments(why.to_owned()));
+                }
                 continue;
             }
             Long(name) => name.to_owned(),
@@ -518,6 +519,9 @@ fn merge(flags: Flags) -> Result<VmConfig, Error> {
     let mut nics = base.nics;
     nics.extend(flags.nics);
     config::check_devices(&drives, &nics).map_err(Error::Usage)?;
+    if flags.then.is_some() && flags.snapshot.is_none() {
+        return Err(Error::Usage("--then: only with --snapshot".to_owned()));
+    }
     let sandbox = policy(flags.no_sandbox, flags.seccomp, flags.landlock)?;
     let config = VmConfig {
         config_file: flags.file,
@@ -567,7 +571,7 @@ pub(crate) fn policy(
         (false, mode) => mode.unwrap_or_default(),
         (true, None) if landlock.is_none() => Mode::Off,
         (true, _) => {
-            let why = "--no-sandbox goes with neither --seccomp nor --require-landlock";
+            let why = "--no-sandbox cannot be combined with --seccomp or --require-landlock";
             return Err(Error::Usage(why.to_owned()));
         }
     };
@@ -591,7 +595,7 @@ pub(crate) fn descriptor(number: u64) -> Result<RawFd, String> {
     let fd = RawFd::try_from(number).ok().filter(|fd| *fd > 2);
     // SAFETY: a plain system call, which fails for what is not open.
     fd.filter(|fd| unsafe { libc::fcntl(*fd, libc::F_GETFD) } >= 0)
-        .ok_or_else(|| format!("{number} is no descriptor that was passed in"))
+        .ok_or_else(|| format!("descriptor {number} is not open, or is a standard one"))
 }
 
 pub(crate) fn seconds(count: u64) -> Result<Duration, String> {
@@ -602,7 +606,7 @@ pub(crate) fn seconds(count: u64) -> Result<Duration, String> {
 
 pub(crate) fn landlock(least: u64) -> Result<u32, String> {
     let known = u32::try_from(least).ok().filter(|least| *least > 0);
-    known.ok_or_else(|| format!("{least} is no version of Landlock's interface"))
+    known.ok_or_else(|| format!("{least}: Landlock's ABI versions start at 1"))
 }
 
 fn boot_from(text: String) -> BootFrom {
@@ -732,10 +736,16 @@ mod tests {
             ("run --kernel k --graceful 0", "--graceful: 0"),
             ("run --kernel k --graceful soon", "--graceful"),
             ("run --kernel k --seccomp allow", "--seccomp"),
-            ("run --kernel k --kvm-fd 1", "--kvm-fd: 1"),
-            ("run --kernel k --ready-fd 99999", "--ready-fd: 99999"),
+            ("run --kernel k --kvm-fd 1", "--kvm-fd: descriptor 1"),
+            (
+                "run --kernel k --ready-fd 99999",
+                "--ready-fd: descriptor 99999",
+            ),
             ("run --kernel k --require-landlock 0", "--require-landlock"),
             ("run --kernel k --no-sandbox --seccomp log", "--no-sandbox"),
+            ("run --kernel k --then exit", "--then: only with --snapshot"),
+            ("restore d --then exit", "--then: only with --snapshot"),
+            ("restore d e", "DIR is given twice"),
             ("run --kernel k --color", "--color"),
             ("run --kernel k extra", "extra"),
             ("run --boot disk", "--cdrom"),

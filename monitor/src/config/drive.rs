@@ -135,7 +135,7 @@ pub fn parse_disk(text: &str, number: usize) -> Result<Drive, String> {
             Some(("poll_us", text)) => drive.poll_us = parse_poll(text)?,
             Some(("bw", text)) if !limits.set_bytes(text)? => {}
             Some(("ops", text)) if !limits.set_operations(text)? => {}
-            Some(("bw" | "ops", _)) => return Err(format!("'{part}': said twice")),
+            Some(("bw" | "ops", _)) => return Err(format!("{part}: given twice")),
             _ => {
                 return Err(format!(
                     "'{part}' is none of ro, id=, size=, create, direct, block-size=, \
@@ -153,7 +153,7 @@ pub fn parse_disk(text: &str, number: usize) -> Result<Drive, String> {
             return Err("size= and create belong together".to_owned());
         }
         _ if create && drive.read_only => {
-            return Err("a new disk that can only be read is of no use".to_owned());
+            return Err("create and ro cannot be combined".to_owned());
         }
         _ => drive.create = size,
     }

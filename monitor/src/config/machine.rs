@@ -29,7 +29,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         .parse::<u64>()
         .ok()
         .and_then(|n| n.checked_mul(1 << shift))
-        .ok_or_else(|| format!("'{text}' is larger than any memory"))
+        .ok_or_else(|| format!("'{text}' is too large"))
 }
 
 /// Checks a memory size in bytes.

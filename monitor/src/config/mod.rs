@@ -310,7 +310,7 @@ impl VmConfig {
         if self.kernel.is_some() {
             return match (&self.boot, &self.boot_entry) {
                 (BootFrom::Usual, None) => Ok(()),
-                _ => Err("--boot and --boot-entry go only without --kernel".to_owned()),
+                _ => Err("--boot and --boot-entry cannot be combined with --kernel".to_owned()),
             };
         }
         if self.drives.is_empty() {

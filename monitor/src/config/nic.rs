@@ -87,7 +87,9 @@ pub fn parse_net(text: &str, number: usize) -> Result<Nic, String> {
             }
         };
         if old {
-            return Err(format!("'{part}': said twice"));
+            return Err(format!(
+                "{part}: given twice, or a second form of the same option"
+            ));
         }
     }
     let tap = tap.ok_or_else(|| "neither tap=NAME nor tap-fd=N".to_owned())?;

@@ -498,12 +498,10 @@ fn warn(mode: Mode) {
     match mode {
         Mode::Kill => {}
         Mode::Log => {
-            console::say(
-                "mote: WARNING: --seccomp log: system calls are logged, none is refused\n",
-            );
+            console::say("mote: WARNING: --seccomp log: disallowed system calls are only logged\n");
         }
         Mode::Off => {
-            console::say("mote: WARNING: --no-sandbox: whoever breaks out of the guest is you\n");
+            console::say("mote: WARNING: --no-sandbox: a guest escape runs with your privileges\n");
         }
     }
 }

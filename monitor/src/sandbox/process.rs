@@ -181,7 +181,7 @@ fn require(least: Option<u32>) -> Result<(), Error> {
         let has = version();
         if has < least {
             return Err(Error::Host(format!(
-                "--require-landlock {least}: this kernel has Landlock {has} (0 is none)"
+                "--require-landlock {least}: this kernel has Landlock ABI {has} (0: no Landlock)"
             )));
         }
     }

@@ -1051,11 +1051,7 @@ const EARLY: &[Rule] = &[
         &[Exactly(1, 0)],
         "a console's file, to be replaced",
     ),
-    rule(
-        libc::SYS_unlink,
-        &[],
-        "a socket that nobody listens on any more",
-    ),
+    rule(libc::SYS_unlink, &[], "a dead socket, to be replaced"),
     rule(
         libc::SYS_socket,
         &[Is(0, libc::AF_UNIX as u32)],
@@ -1064,7 +1060,7 @@ const EARLY: &[Rule] = &[
     rule(
         libc::SYS_connect,
         &[],
-        "a pager's; whether somebody listens on the console's; no abstract one (Landlock)",
+        "a pager's; a probe of the console's old socket; no abstract one (Landlock)",
     ),
     rule(
         libc::SYS_getsockopt,
@@ -1072,9 +1068,13 @@ const EARLY: &[Rule] = &[
             Is(1, libc::SOL_SOCKET as u32),
             Is(2, libc::SO_PEERCRED as u32),
         ],
-        "whose the pager is",
+        "the pager's user",
     ),
-    rule(libc::SYS_geteuid, &[], "whose the pager is"),
+    rule(
+        libc::SYS_geteuid,
+        &[],
+        "the pager's user, compared with Mote's",
+    ),
     rule(libc::SYS_uname, &[], "an interface's own address"),
     rule(libc::SYS_sysinfo, &[], "how much memory the host has"),
     rule(libc::SYS_bind, &[], "the console's socket"),

@@ -98,7 +98,9 @@ pub fn open(config: &VmConfig, clock: Option<&Arc<Timings>>) -> Result<(Console,
         SerialTo::Socket(path) => {
             let failed = |e: std::io::Error| {
                 let why = match e.kind() {
-                    std::io::ErrorKind::AddrInUse => "already exists".to_owned(),
+                    std::io::ErrorKind::AddrInUse => {
+                        "already exists: remove it, or name another".to_owned()
+                    }
                     _ => os_message(&e),
                 };
                 Error::Input("serial socket", path.clone(), why)
@@ -282,7 +284,7 @@ impl Console {
         let emptied = rustix::fs::ftruncate(to, 0);
         emptied.map_err(|e| Error::file("serial file", &path, &e.into()))?;
         if bytes > 0 {
-            let path = path.display();
+            let path = printable(&path.to_string_lossy());
             say(&format!(
                 "mote: serial file {path}: {bytes} bytes are replaced; ',append' keeps them\n"
             ));

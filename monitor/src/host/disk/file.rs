@@ -130,7 +130,7 @@ impl DiskFile {
         let size = end_of(&file).map_err(failed)?;
         if let Some(wanted) = how.create.filter(|wanted| *wanted != size) {
             let why = format!(
-                "is there and has {size} bytes, not the {wanted} of size=: leave size= and \
+                "exists with {size} bytes, not the {wanted} of size=: leave size= and \
                  create out to use it, or give another path"
             );
             return Err(Error::Input(WHAT, path.into(), why));
