@@ -43,10 +43,7 @@ impl Disk for Sparse {
     fn read(&self, at: u64, into: &mut [u8]) -> Result<(), Error> {
         let len = into.len() as u64;
         self.read.set(self.read.get() + len);
-        assert!(
-            self.read.get() < MOST_READ,
-            "a small medium is read for ever"
-        );
+        assert!(self.read.get() < MOST_READ, "a small medium is read for ever");
         if at.checked_add(len).is_none_or(|end| end > self.len) {
             return Err(Error::Drive(at / 512));
         }
@@ -71,10 +68,7 @@ impl Disk for Bytes {
     }
 
     fn read(&self, at: u64, into: &mut [u8]) -> Result<(), Error> {
-        let from = self
-            .0
-            .get(at as usize..)
-            .and_then(|rest| rest.get(..into.len()));
+        let from = self.0.get(at as usize..).and_then(|rest| rest.get(..into.len()));
         into.copy_from_slice(from.ok_or(Error::Drive(at / 512))?);
         Ok(())
     }
@@ -164,11 +158,7 @@ impl Pc {
     pub fn new(ram_end: u64) -> Self {
         let memory = vec![0; ram_end as usize];
         let printed = 0;
-        Self {
-            memory,
-            ram_end,
-            printed,
-        }
+        Self { memory, ram_end, printed }
     }
 }
 

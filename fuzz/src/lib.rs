@@ -43,9 +43,7 @@ pub fn clear(byte: u8) {
 pub fn fill(addr: u64, len: usize, byte: u8) {
     let mut bytes = Snapshot::buffer();
     bytes.0[..len].fill(byte);
-    ram()
-        .write_slice(&bytes[..len], GuestAddress(addr))
-        .unwrap();
+    ram().write_slice(&bytes[..len], GuestAddress(addr)).unwrap();
 }
 
 /// A copy of the guest's low memory. Its buffer is used again: a sanitizer

@@ -91,10 +91,7 @@ impl Machine {
         let count = devices.windows().len();
         devices
             .start(
-                &Sandbox::new(&Policy {
-                    mode: Mode::Off,
-                    ..Policy::default()
-                }),
+                &Sandbox::new(&Policy { mode: Mode::Off, ..Policy::default() }),
                 &Confined::new(),
             )
             .unwrap();
@@ -253,16 +250,11 @@ impl Machine {
         let mut buffer = [0; 2048];
         while host.receive(&mut buffer).is_some() {}
         self.ram.write_slice(&[0; 12], GuestAddress(DATA)).unwrap();
-        self.ram
-            .write_slice(&frame, GuestAddress(DATA + 12))
-            .unwrap();
+        self.ram.write_slice(&frame, GuestAddress(DATA + 12)).unwrap();
         guest.queues[1].send(&[(DATA, 72, false)]);
         self.store(NIC, 0x50, 1);
         Self::wait(&mut guest.queues[1]);
-        while host
-            .receive(&mut buffer)
-            .is_none_or(|n| buffer[..n] != frame)
-        {
+        while host.receive(&mut buffer).is_none_or(|n| buffer[..n] != frame) {
             thread::yield_now();
         }
         // What input left behind on the wire may come first.

@@ -22,12 +22,7 @@ fn low(addr: u64, len: u64) -> (usize, usize) {
 
 fn number(memory: &[u8], at: usize, len: usize) -> Option<u64> {
     let bytes = memory.get(at..at.checked_add(len)?)?;
-    Some(
-        bytes
-            .iter()
-            .rev()
-            .fold(0, |n, byte| n << 8 | u64::from(*byte)),
-    )
+    Some(bytes.iter().rev().fold(0, |n, byte| n << 8 | u64::from(*byte)))
 }
 
 impl Allowed {
@@ -51,10 +46,7 @@ impl Allowed {
     fn table(&mut self, memory: &[u8], at: u64, entries: u16, follow: bool) {
         self.tables.push(low(at, 16 * u64::from(entries)));
         for i in 0..u64::from(entries) {
-            let Some(at) = at
-                .checked_add(16 * i)
-                .and_then(|at| usize::try_from(at).ok())
-            else {
+            let Some(at) = at.checked_add(16 * i).and_then(|at| usize::try_from(at).ok()) else {
                 return;
             };
             let field = |offset, len| number(memory, at.checked_add(offset)?, len);

@@ -40,10 +40,7 @@ pub fn leave_network() -> io::Result<()> {
 pub fn make() -> io::Result<(File, Host)> {
     // The kernel would talk on its own; not having IPv6 is as good.
     let _ = std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
-    let tap = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/net/tun")?;
+    let tap = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
     // SAFETY: plain structures for which zeroes are fine, and calls that get
     // live ones of the type that they take.
     unsafe {
@@ -59,26 +56,14 @@ pub fn make() -> io::Result<(File, Host)> {
         let socket = check(libc::socket(libc::AF_PACKET, kind, protocol.into()))?;
         let socket = OwnedFd::from_raw_fd(socket);
         request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-        check(libc::ioctl(
-            socket.as_raw_fd(),
-            libc::SIOCSIFFLAGS,
-            &raw mut request,
-        ))?;
-        check(libc::ioctl(
-            socket.as_raw_fd(),
-            libc::SIOCGIFINDEX,
-            &raw mut request,
-        ))?;
+        check(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request))?;
+        check(libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFINDEX, &raw mut request))?;
         let mut address: libc::sockaddr_ll = zeroed();
         address.sll_family = libc::AF_PACKET as u16;
         address.sll_protocol = protocol;
         address.sll_ifindex = request.ifr_ifru.ifru_ifindex;
         let size = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-        check(libc::bind(
-            socket.as_raw_fd(),
-            (&raw const address).cast(),
-            size,
-        ))?;
+        check(libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size))?;
         Ok((tap, Host(socket)))
     }
 }

@@ -119,10 +119,7 @@ fn check(request: &Request, answer: &Response, runs: bool) {
 }
 
 fuzz_target!(|data: &[u8]| {
-    let options = Options {
-        id: "fuzz".to_owned(),
-        ..Options::default()
-    };
+    let options = Options { id: "fuzz".to_owned(), ..Options::default() };
     let mut state = State::new(options, Box::new(NoFiles)).unwrap();
     let (mut vm, mut rest): (Option<NoVm>, _) = (None, data);
     loop {
@@ -149,11 +146,7 @@ fuzz_target!(|data: &[u8]| {
                 assert!(boots || config.restore.is_some());
                 let paused = config.restore.as_ref().is_some_and(|saved| saved.paused);
                 check(&request, &state.started(config, file), true);
-                vm = Some(NoVm {
-                    paused,
-                    devices,
-                    ..NoVm::default()
-                });
+                vm = Some(NoVm { paused, devices, ..NoVm::default() });
             }
         }
     }

@@ -178,13 +178,7 @@ impl Guest {
         let end = u128::from(sector) * 512 + u128::from(len);
         let inside = whole && end <= u128::from(SECTORS * 512);
         let at = (sector as usize).wrapping_mul(512);
-        let mut answer = Expected {
-            head,
-            status,
-            byte: 1,
-            data: Vec::new(),
-            used: 1,
-        };
+        let mut answer = Expected { head, status, byte: 1, data: Vec::new(), used: 1 };
         match kind {
             0 if inside => {
                 answer.byte = 0;
@@ -226,12 +220,8 @@ impl Guest {
             2 => self.driver.set_available_index(u.arbitrary()?),
             3 => self.driver.offer(u.int_in_range(0..=QUEUE)?),
             4 => {
-                let raw = (
-                    edge(u)?,
-                    edge(u)? as u32,
-                    u.int_in_range(0..=7)?,
-                    u.int_in_range(0..=QUEUE)?,
-                );
+                let raw =
+                    (edge(u)?, edge(u)? as u32, u.int_in_range(0..=7)?, u.int_in_range(0..=QUEUE)?);
                 self.driver.descriptor(u.int_in_range(0..=QUEUE - 1)?, raw);
             }
             _ => self.disk.fault.set(u.int_in_range(0..=4)?),
@@ -248,9 +238,7 @@ impl Guest {
         let empty = *u.choose(&[WhenEmpty::Arm, WhenEmpty::Poll])?;
         let mut runs = 0;
         let alive = loop {
-            let outcome = self
-                .block
-                .run(&mut self.worker, 0, &|| Duration::ZERO, budget, empty);
+            let outcome = self.block.run(&mut self.worker, 0, &|| Duration::ZERO, budget, empty);
             match outcome.step {
                 Step::More => {}
                 Step::Idle | Step::Empty | Step::Paused => break true,
@@ -303,9 +291,7 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
             }
             19 => {
                 let features = guest.features;
-                guest
-                    .block
-                    .write_config(features, u.int_in_range(30..=34)?, &[u.arbitrary()?]);
+                guest.block.write_config(features, u.int_in_range(30..=34)?, &[u.arbitrary()?]);
             }
             _ => guest.spoil(u)?,
         }

@@ -27,22 +27,10 @@ fuzz_target!(|data: &[u8]| {
     let (text, more) = match kind % 5 {
         // Zeroes belong to what is no text.
         4 => (data, data),
-        _ => (
-            texts.next().unwrap_or_default(),
-            texts.next().unwrap_or_default(),
-        ),
+        _ => (texts.next().unwrap_or_default(), texts.next().unwrap_or_default()),
     };
-    let files = Files::new(&[
-        (first, text),
-        (second, more),
-        ("/k", b"kernel"),
-        ("/i", b"initrd"),
-    ]);
-    let volume = Volume {
-        drive: 0,
-        device: "hd0,gpt1".into(),
-        fs: Rc::new(files),
-    };
+    let files = Files::new(&[(first, text), (second, more), ("/k", b"kernel"), ("/i", b"initrd")]);
+    let volume = Volume { drive: 0, device: "hd0,gpt1".into(), fs: Rc::new(files) };
     let mut volumes = Volumes::default();
     volumes.list.push(volume);
     let Some(config) = config::find(&mut volumes, 0, &mut |note| assert!(note.len() < 1 << 16))

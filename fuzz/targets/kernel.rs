@@ -20,11 +20,7 @@ fuzz_target!(|data: &[u8]| {
     let mut entered = false;
     for load in &kernel.loads {
         let load_end = load.at + load.file.len() + load.zeroes;
-        assert!(
-            load.at >= end && load_end <= RAM,
-            "{:#x} to {load_end:#x}",
-            load.at
-        );
+        assert!(load.at >= end && load_end <= RAM, "{:#x} to {load_end:#x}", load.at);
         entered |= (load.at..load_end).contains(&kernel.entry.address());
         end = load_end;
     }
@@ -35,9 +31,5 @@ fuzz_target!(|data: &[u8]| {
             assert!(at + len - 1 <= kernel.initrd_max);
         }
     }
-    assert!(
-        kernel
-            .header
-            .is_none_or(|header| header.len() <= 0x290 - 0x1f1)
-    );
+    assert!(kernel.header.is_none_or(|header| header.len() <= 0x290 - 0x1f1));
 });

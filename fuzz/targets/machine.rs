@@ -34,9 +34,7 @@ fn asked(port: u16, data: &[u8]) -> Option<Request> {
 }
 
 fn ports(u: &mut Unstructured<'_>, machine: &mut Machine) -> Result<bool> {
-    let known = [
-        0x3f8, 0x3f9, 0x3fa, 0x3fc, 0x60, 0x64, 0x600, 0x602, 0x604, 0x608, 0xfffe,
-    ];
+    let known = [0x3f8, 0x3f9, 0x3fa, 0x3fc, 0x60, 0x64, 0x600, 0x602, 0x604, 0x608, 0xfffe];
     let port = match u.ratio(7, 8)? {
         true => *u.choose(&known)? + u.int_in_range(0..=1)?,
         false => u.arbitrary()?,
@@ -56,11 +54,7 @@ fn ports(u: &mut Unstructured<'_>, machine: &mut Machine) -> Result<bool> {
     }
     let odd = [0xfe, 0x34, 6, 123, 1];
     for byte in data.iter_mut() {
-        *byte = if u.ratio(1, 4)? {
-            *u.choose(&odd)?
-        } else {
-            u.arbitrary()?
-        };
+        *byte = if u.ratio(1, 4)? { *u.choose(&odd)? } else { u.arbitrary()? };
     }
     let request = machine.bus.port_write(port, data);
     assert_eq!(request, asked(port, data));
@@ -69,9 +63,7 @@ fn ports(u: &mut Unstructured<'_>, machine: &mut Machine) -> Result<bool> {
 
 /// Somewhere in or near what is there.
 fn address(u: &mut Unstructured<'_>) -> Result<u64> {
-    let registers = [
-        0x14, 0x20, 0x24, 0x30, 0x38, 0x44, 0x50, 0x64, 0x70, 0x80, 0x90, 0xa0,
-    ];
+    let registers = [0x14, 0x20, 0x24, 0x30, 0x38, 0x44, 0x50, 0x64, 0x70, 0x80, 0x90, 0xa0];
     let window = WINDOWS + 0x1000 * u.int_in_range(0..=4)?;
     Ok(match u.int_in_range(0..=7)? {
         0..=3 => window + u.choose(&registers)?,
@@ -83,9 +75,7 @@ fn address(u: &mut Unstructured<'_>) -> Result<u64> {
 }
 
 fn value(u: &mut Unstructured<'_>) -> Result<[u8; 8]> {
-    let values = [
-        0, 1, 2, 3, 4, 8, 0xb, 0xf, 0x10, 0x11, 0x30, 0x100, 0x1_0000, 0x4000, DATA,
-    ];
+    let values = [0, 1, 2, 3, 4, 8, 0xb, 0xf, 0x10, 0x11, 0x30, 0x100, 0x1_0000, 0x4000, DATA];
     let value = match u.ratio(3, 4)? {
         true => *u.choose(&values)?,
         false => u.arbitrary()?,
@@ -104,10 +94,7 @@ fn memory_access(u: &mut Unstructured<'_>, machine: &mut Machine) -> Result<bool
         return Ok(true);
     }
     let request = machine.bus.mmio_write(address, &bytes[..width]);
-    assert!(matches!(
-        request,
-        None | Some(Request::Routes | Request::Doorbell(_))
-    ));
+    assert!(matches!(request, None | Some(Request::Routes | Request::Doorbell(_))));
     Ok(machine.serve(request))
 }
 
@@ -158,22 +145,14 @@ fn offer(u: &mut Unstructured<'_>, machine: &Machine, guests: &mut [Option<Guest
     if u.ratio(1, 6)? {
         let broken = u.choose_index(buffers.len())?;
         let edge = u.choose(&EDGES)?.wrapping_sub(u.int_in_range(0..=600)?);
-        buffers[broken] = (
-            edge,
-            u.arbitrary::<u32>()? >> u.int_in_range(0..=31)?,
-            u.arbitrary()?,
-        );
+        buffers[broken] = (edge, u.arbitrary::<u32>()? >> u.int_in_range(0..=31)?, u.arbitrary()?);
     }
     let head = match u.ratio(1, 4)? {
         true => queue.build_indirect(at + 0x300, &buffers),
         false => queue.build(&buffers),
     };
     if let Some(head) = head {
-        queue.offer(if u.ratio(1, 20)? {
-            u.arbitrary()?
-        } else {
-            head
-        });
+        queue.offer(if u.ratio(1, 20)? { u.arbitrary()? } else { head });
     }
     machine.store(device, 0x50, index as u32);
     for _ in 0..u.int_in_range(0..=50)? {
@@ -215,11 +194,7 @@ fn play(u: &mut Unstructured<'_>, machine: &mut Machine) -> Result<()> {
             }
             13..=16 => {
                 let device = u.choose_index(machine.devices)?;
-                let mask = if u.arbitrary()? {
-                    u64::MAX
-                } else {
-                    u.arbitrary()?
-                };
+                let mask = if u.arbitrary()? { u64::MAX } else { u.arbitrary()? };
                 let features = match device {
                     DISK => 1 << 6 | 1 << 9 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 14,
                     NIC => 1 << 15 | 3,
@@ -232,9 +207,7 @@ fn play(u: &mut Unstructured<'_>, machine: &mut Machine) -> Result<()> {
             26 => spoil(u, machine)?,
             27 => {
                 let len = u.int_in_range(1..=100)?;
-                u.bytes(len.min(u.len()))?
-                    .iter()
-                    .for_each(|key| machine.typed.push(*key));
+                u.bytes(len.min(u.len()))?.iter().for_each(|key| machine.typed.push(*key));
                 machine.serve_console();
             }
             28 => {

@@ -24,21 +24,13 @@ fuzz_target!(|data: &[u8]| {
     };
     let disk = || Ok(Rc::new(Cached::new(Sparse::new(data, MEDIUM))) as Rc<dyn Disk>);
     let cdrom = kind & 1 != 0;
-    let drive = || Drive {
-        id: "drive".into(),
-        cdrom,
-        disk: disk(),
-    };
+    let drive = || Drive { id: "drive".into(), cdrom, disk: disk() };
     let mut volumes = Volumes::default();
     volumes.add(0, &drive(), "hd0", &mut |note| assert!(note.len() < 4096));
     for volume in &volumes.list {
         look(&*volume.fs);
     }
-    let options = Options {
-        entry: None,
-        terminal: kind & 2 != 0,
-        ram_end: RAM,
-    };
+    let options = Options { entry: None, terminal: kind & 2 != 0, ram_end: RAM };
     let mut machine = Pc::new(RAM);
     if let Some(start) = boot(&[drive()], &options, &mut machine) {
         assert!((1 << 20..RAM).contains(&start.entry.address()));

@@ -24,10 +24,7 @@ const QUEUE: u16 = 16;
 /// What a worker of each device calls.
 enum Work {
     Block(Arc<Block<'static>>),
-    Net(
-        Arc<Net<'static>>,
-        Box<(RxWorker<'static>, TxWorker<'static>)>,
-    ),
+    Net(Arc<Net<'static>>, Box<(RxWorker<'static>, TxWorker<'static>)>),
 }
 
 struct Slot {
@@ -64,20 +61,13 @@ fn slot(index: usize, device: Arc<dyn Device>, work: Work) -> Slot {
 impl Machine {
     fn new() -> Self {
         clear(0);
-        let options = || Options {
-            queue_size: QUEUE,
-            queues: 2,
-            ..Options::default()
-        };
+        let options = || Options { queue_size: QUEUE, queues: 2, ..Options::default() };
         let disk = Medium::Disk(Box::new(Handle(Disk::new(8))));
         let disk = Arc::new(Block::new(ram(), disk, options()).unwrap());
         let cd = CdRom::new(ram(), Some(Box::new(Handle(Disk::new(8)))), options()).unwrap();
         let wire = Arc::new(Wire::default());
         let tap = Box::new(WireHandle(wire.clone()));
-        let net_options = net::Options {
-            queue_size: QUEUE,
-            ..net::Options::default()
-        };
+        let net_options = net::Options { queue_size: QUEUE, ..net::Options::default() };
         let net = Arc::new(Net::new(ram(), tap, net_options).unwrap());
         let workers = Box::default();
         Self {
@@ -147,15 +137,9 @@ impl Slot {
         self.store(0x70, 0);
         let features = self.device.features() & (mask | 1 << 32);
         let (low, high) = (features as u32, (features >> 32) as u32);
-        for (at, value) in [
-            (0x70, 1),
-            (0x70, 3),
-            (0x24, 0),
-            (0x20, low),
-            (0x24, 1),
-            (0x20, high),
-            (0x70, 0xb),
-        ] {
+        for (at, value) in
+            [(0x70, 1), (0x70, 3), (0x24, 0), (0x20, low), (0x24, 1), (0x20, high), (0x70, 0xb)]
+        {
             self.store(at, value);
         }
         for (index, base) in self.drivers.into_iter().enumerate() {
@@ -321,12 +305,7 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
             }
             _ => {
                 machine.wire.fault.set(u.int_in_range(0..=6)?);
-                machine
-                    .wire
-                    .incoming
-                    .lock()
-                    .unwrap()
-                    .push_back(vec![0; 100]);
+                machine.wire.incoming.lock().unwrap().push_back(vec![0; 100]);
             }
         }
         let slot = &mut machine.slots[index];

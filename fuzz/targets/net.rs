@@ -80,12 +80,7 @@ impl Guest {
                 available: driver.available,
                 used: driver.used,
             };
-            let state = from
-                .queues
-                .get(index)
-                .cloned()
-                .flatten()
-                .unwrap_or_default();
+            let state = from.queues.get(index).cloned().flatten().unwrap_or_default();
             Some(QueueSetup { config, state })
         };
         let activation = Activation {
@@ -147,9 +142,7 @@ impl Guest {
             false => u.int_in_range(0..=66_000)?,
         };
         let tag = u.arbitrary::<u8>()?;
-        let mut frame: Vec<u8> = (0..len)
-            .map(|i| (i as u8).wrapping_add(tag) & 0x7f)
-            .collect();
+        let mut frame: Vec<u8> = (0..len).map(|i| (i as u8).wrapping_add(tag) & 0x7f).collect();
         for byte in frame.iter_mut().take(HEADER_LEN) {
             *byte = 0;
         }
@@ -168,16 +161,11 @@ impl Guest {
             return Ok(());
         };
         for i in 0..u64::from(len.min(64)) {
-            let byte = if i < 12 {
-                0
-            } else {
-                u.arbitrary::<u8>()? & 0x7f
-            };
+            let byte = if i < 12 { 0 } else { u.arbitrary::<u8>()? & 0x7f };
             self.tx.put(at + i, [byte]);
         }
         if u.ratio(1, 4)? {
-            self.tx
-                .put(at, [u.int_in_range(0..=4)?, u.int_in_range(0..=6)?]);
+            self.tx.put(at, [u.int_in_range(0..=4)?, u.int_in_range(0..=6)?]);
             self.tx.put(at + 4, u.arbitrary::<u64>()?.to_le_bytes());
         }
         let indirect = self.features & features::INDIRECT_DESC != 0 && u.arbitrary()?;
@@ -187,8 +175,7 @@ impl Guest {
         };
         if let Some(head) = head {
             let memory = snapshot();
-            self.frames
-                .push(memory[at as usize..][..len as usize].to_vec());
+            self.frames.push(memory[at as usize..][..len as usize].to_vec());
             self.tx.offer(head);
         }
         Ok(())
@@ -196,23 +183,15 @@ impl Guest {
 
     fn spoil(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
         self.spoilt = true;
-        let driver = if u.arbitrary()? {
-            &mut self.rx
-        } else {
-            &mut self.tx
-        };
+        let driver = if u.arbitrary()? { &mut self.rx } else { &mut self.tx };
         match u.int_in_range(0..=5)? {
             0 => poke(u, 2 * Driver::SPACE)?,
             1 => poke(u, RAM as u64)?,
             2 => driver.set_available_index(u.arbitrary()?),
             3 => driver.offer(u.int_in_range(0..=QUEUE)?),
             4 => {
-                let raw = (
-                    edge(u)?,
-                    edge(u)? as u32,
-                    u.int_in_range(0..=7)?,
-                    u.int_in_range(0..=QUEUE)?,
-                );
+                let raw =
+                    (edge(u)?, edge(u)? as u32, u.int_in_range(0..=7)?, u.int_in_range(0..=QUEUE)?);
                 driver.descriptor(u.int_in_range(0..=QUEUE - 1)?, raw);
             }
             _ => self.wire.fault.set(u.int_in_range(0..=6)?),
@@ -229,11 +208,7 @@ impl Guest {
         let budget = u.int_in_range(1..=20)?;
         let mut runs = 0;
         let alive = loop {
-            match self
-                .net
-                .run_rx(&mut self.rx_worker, Duration::ZERO, budget)
-                .step
-            {
+            match self.net.run_rx(&mut self.rx_worker, Duration::ZERO, budget).step {
                 Step::More => {}
                 Step::Idle | Step::NoBuffers | Step::NoBuffersUntil(_) | Step::WaitUntil(_) => {
                     break true;
@@ -280,9 +255,7 @@ impl Guest {
 
     fn contents(&self, memory: &[u8], head: u16, len: u32) -> Vec<u8> {
         let pieces = &self.buffers[usize::from(head)];
-        let all = pieces
-            .iter()
-            .flat_map(|(at, len, _)| &memory[*at as usize..][..*len as usize]);
+        let all = pieces.iter().flat_map(|(at, len, _)| &memory[*at as usize..][..*len as usize]);
         let bytes: Vec<u8> = all.take(len as usize).copied().collect();
         assert_eq!(bytes.len(), len as usize, "more used than the buffer has");
         bytes
@@ -297,11 +270,7 @@ impl Guest {
         let mut runs = 0;
         let alive = loop {
             let now = Duration::ZERO;
-            match self
-                .net
-                .run_tx(&mut self.tx_worker, now, budget, empty)
-                .step
-            {
+            match self.net.run_tx(&mut self.tx_worker, now, budget, empty).step {
                 Step::More => {}
                 Step::Idle | Step::Empty | Step::WaitUntil(_) => break true,
                 Step::Broken => break false,

@@ -46,16 +46,8 @@ fn state(u: &mut Unstructured<'_>) -> Result<QueueState> {
 fn fill(u: &mut Unstructured<'_>, driver: &mut Driver<'_>) -> Result<()> {
     for i in 0..u.int_in_range(0..=driver.size)? {
         let flags = u.int_in_range(0..=7)?;
-        let addr = if u.ratio(7, 8)? {
-            u.int_in_range(0..=DATA + 0x8000)?
-        } else {
-            edge(u)?
-        };
-        let len = if u.ratio(7, 8)? {
-            16 * u.int_in_range(0..=32)?
-        } else {
-            edge(u)? as u32
-        };
+        let addr = if u.ratio(7, 8)? { u.int_in_range(0..=DATA + 0x8000)? } else { edge(u)? };
+        let len = if u.ratio(7, 8)? { 16 * u.int_in_range(0..=32)? } else { edge(u)? as u32 };
         driver.descriptor(i, (addr, len, flags, u.int_in_range(0..=driver.size)?));
     }
     for _ in 0..u.int_in_range(0..=driver.size)? {
@@ -93,12 +85,7 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
     let mut driver = Driver::new(ram(), 0, size);
     let (config, state) = (config(u, &driver)?, state(u)?);
     fill(u, &mut driver)?;
-    let bits = [
-        0,
-        features::EVENT_IDX,
-        features::INDIRECT_DESC,
-        features::COMMON,
-    ];
+    let bits = [0, features::EVENT_IDX, features::INDIRECT_DESC, features::COMMON];
     let features = *u.choose(&bits)?;
     let Ok(mut queue) = Queue::new(ram(), 16, features, &config, &state) else {
         return Ok(());

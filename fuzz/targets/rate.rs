@@ -18,11 +18,7 @@ fn number(u: &mut Unstructured<'_>) -> Result<u64> {
 }
 
 fn bucket(u: &mut Unstructured<'_>) -> Result<BucketConfig> {
-    Ok(BucketConfig {
-        size: number(u)?,
-        one_time_burst: number(u)?,
-        refill_time: number(u)?,
-    })
+    Ok(BucketConfig { size: number(u)?, one_time_burst: number(u)?, refill_time: number(u)? })
 }
 
 /// What a bucket may have given from its start until `nanos` later.

@@ -171,11 +171,7 @@ impl Machine {
     /// More bytes than are kept if nobody reads. Else fewer: the port would
     /// wait for the reader, which takes real time and has a unit test.
     fn flood(&mut self) {
-        let count = if self.reader.is_none() {
-            KEPT + 100
-        } else {
-            600
-        };
+        let count = if self.reader.is_none() { KEPT + 100 } else { 600 };
         if self.reader.is_some() && self.pending() + count >= KEPT {
             return;
         }
@@ -250,11 +246,7 @@ impl Machine {
 
     fn connect(&mut self, kind: u8) {
         // What may block is written byte by byte, two system calls each.
-        let kind = if kind == 1 && self.pending() > 2000 {
-            0
-        } else {
-            kind
-        };
+        let kind = if kind == 1 && self.pending() > 2000 { 0 } else { kind };
         let (reader, writer) = Reader::new(kind);
         self.reader = Some(reader);
         self.com1.output().connect(writer.into());

@@ -19,10 +19,7 @@ use vm_memory::MmapRegion;
 /// A disk that begins with the state of somebody's file.
 fn run(state: &EndpointStateV1) {
     clear(0);
-    let options = Options {
-        id: "fuzz".into(),
-        ..Options::default()
-    };
+    let options = Options { id: "fuzz".into(), ..Options::default() };
     let disk = Box::new(Handle(Disk::new(32)));
     let block = Arc::new(Block::new(ram(), Medium::Disk(disk), options).unwrap());
     let window = Window::new(Arc::new(MmapRegion::new(PAGE_SIZE).unwrap()), 0).unwrap();
@@ -44,16 +41,10 @@ fn run(state: &EndpointStateV1) {
 
 /// Ranges of pages with a right checksum.
 fn working_set(data: &[u8]) {
-    let memory = MemoryV1 {
-        ranges: vec![(0, 96 << 20), (4 << 30, 32 << 20)],
-        ..MemoryV1::default()
-    };
+    let memory =
+        MemoryV1 { ranges: vec![(0, 96 << 20), (4 << 30, 32 << 20)], ..MemoryV1::default() };
     let _ = working_set::decode(data, &memory);
-    let number = |bytes: &[u8]| {
-        bytes
-            .iter()
-            .fold(0, |all, byte| all << 8 | u64::from(*byte))
-    };
+    let number = |bytes: &[u8]| bytes.iter().fold(0, |all, byte| all << 8 | u64::from(*byte));
     let page = PAGE as u64;
     let ranges: Vec<Touched> = data
         .chunks_exact(6)

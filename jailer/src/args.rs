@@ -149,10 +149,7 @@ pub struct Args {
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error> {
     let mut all = args.into_iter();
     let own: Vec<OsString> = all.by_ref().take_while(|arg| arg != "--").collect();
-    let mut args = Args {
-        rest: all.collect(),
-        ..Args::default()
-    };
+    let mut args = Args { rest: all.collect(), ..Args::default() };
     let mut parser = lexopt::Parser::from_args(own);
     let (mut plan, mut seen) = (false, Vec::new());
     while let Some(arg) = parser.next().map_err(usage)? {
@@ -186,11 +183,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error>
     }
     check(&mut args)?;
     let args = Box::new(args);
-    Ok(if plan {
-        Command::Plan(args)
-    } else {
-        Command::Run(args)
-    })
+    Ok(if plan { Command::Plan(args) } else { Command::Run(args) })
 }
 
 /// The flags that have a value.
@@ -231,11 +224,7 @@ fn with_text(args: &mut Args, flag: &str, text: &str) -> Result<(), String> {
         "tap" => args.handed.push(Handed::Tap(tap(text)?)),
         "pass-fd" => args.handed.push(Handed::Inherited(descriptor(text, 3)?)),
         "kvm" => {
-            let ways = [
-                ("node", Kvm::Node),
-                ("fd", Kvm::Descriptor),
-                ("none", Kvm::None),
-            ];
+            let ways = [("node", Kvm::Node), ("fd", Kvm::Descriptor), ("none", Kvm::None)];
             args.kvm = one_of(text, &ways)?;
         }
         "ready-within" => {
@@ -294,11 +283,9 @@ fn plain(path: &Path) -> bool {
 
 fn id_number(text: &str) -> Result<u32, String> {
     match text.parse() {
-        Ok(0) => Err(
-            "0 is root, also in a jail: give the jail a number of its own, \
+        Ok(0) => Err("0 is root, also in a jail: give the jail a number of its own, \
                       such as 10001, which no user or group of the host has"
-                .to_owned(),
-        ),
+            .to_owned()),
         // The highest means "no change" to the kernel.
         Ok(id) if id < u32::MAX => Ok(id),
         _ => Err(format!("'{text}' is no user or group number")),
@@ -312,20 +299,13 @@ fn descriptor(text: &str, least: i32) -> Result<i32, String> {
 
 fn tap(text: &str) -> Result<String, String> {
     let fits = (1..libc::IFNAMSIZ).contains(&text.len());
-    let plain = text
-        .bytes()
-        .all(|b| b.is_ascii_graphic() && b != b'/' && b != b'%');
-    if fits && plain {
-        Ok(text.to_owned())
-    } else {
-        Err(format!("'{text}' is no interface name"))
-    }
+    let plain = text.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b'%');
+    if fits && plain { Ok(text.to_owned()) } else { Err(format!("'{text}' is no interface name")) }
 }
 
 fn cgroup(text: &str) -> Result<(String, String), String> {
-    let (file, value) = text
-        .split_once('=')
-        .ok_or_else(|| format!("'{text}' is not FILE=VALUE"))?;
+    let (file, value) =
+        text.split_once('=').ok_or_else(|| format!("'{text}' is not FILE=VALUE"))?;
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.' || c == '-';
     let controller = file.split('.').next().unwrap_or_default();
     // cgroup.procs and its like are the jailer's own business.
@@ -339,16 +319,13 @@ fn cgroup(text: &str) -> Result<(String, String), String> {
 }
 
 fn limit(text: &str) -> Result<(String, u64), String> {
-    let (name, value) = text
-        .split_once('=')
-        .ok_or_else(|| format!("'{text}' is not NAME=VALUE"))?;
+    let (name, value) =
+        text.split_once('=').ok_or_else(|| format!("'{text}' is not NAME=VALUE"))?;
     let names = ["fsize", "no-file", "memlock", "nproc", "as"];
     if !names.contains(&name) {
         return Err(format!("'{name}' is none of {}", names.join(", ")));
     }
-    let value = value
-        .parse()
-        .map_err(|_| format!("'{value}' is not a number"))?;
+    let value = value.parse().map_err(|_| format!("'{value}' is not a number"))?;
     Ok((name.to_owned(), value))
 }
 
@@ -366,20 +343,13 @@ fn shown(text: &str) -> Result<Shown, String> {
         }
     }
     let text = path.display();
-    let own = path
-        .file_name()
-        .and_then(|name| name.to_str())
-        .map(str::to_owned);
+    let own = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
     let name = name.or(own).unwrap_or_default();
     let taken = ["", ".", "..", "dev"].contains(&name.as_str());
     if taken || name.contains('/') || name.len() > 255 {
         return Err(format!("'{text}': no usable name in the jail"));
     }
-    Ok(Shown {
-        path,
-        name,
-        writable,
-    })
+    Ok(Shown { path, name, writable })
 }
 
 fn one_of<T: Copy>(text: &str, ways: &[(&str, T)]) -> Result<T, String> {

@@ -10,9 +10,7 @@ fn flags_of_firecrackers_jailer_are_taken() {
                 --netns /var/run/netns/n --cgroup-version 2 --cgroup cpuset.mems=0 \
                 --cgroup cpu.max=1000 --parent-cgroup all/vms --resource-limit fsize=250000000 \
                 --resource-limit no-file=1024 --daemonize --new-pid-ns -- --config /vm.json --id x";
-    let Ok(Command::Run(args)) = parse_line(line) else {
-        panic!("{line}")
-    };
+    let Ok(Command::Run(args)) = parse_line(line) else { panic!("{line}") };
     assert_eq!((args.uid, args.gid), (Some(123), Some(100)));
     assert_eq!(args.exec_name, "fc");
     assert_eq!(args.cgroup.len(), 2);
@@ -22,11 +20,9 @@ fn flags_of_firecrackers_jailer_are_taken() {
 
 #[test]
 fn a_comma_in_a_path_is_written_twice() {
-    for (text, path, name) in [
-        ("d/a,,b", "d/a,b", "a,b"),
-        ("a,,b,as=c,,d", "a,b", "c,d"),
-        ("a,,,rw", "a,", "a,"),
-    ] {
+    for (text, path, name) in
+        [("d/a,,b", "d/a,b", "a,b"), ("a,,b,as=c,,d", "a,b", "c,d"), ("a,,,rw", "a,", "a,")]
+    {
         let shown = shown(text).unwrap();
         assert_eq!((shown.path, shown.name.as_str()), (path.into(), name));
     }
@@ -49,29 +45,14 @@ fn mistakes_name_the_flag() {
         ("--id a --exec-file x --cgroup memory.max", "--cgroup"),
         ("--id a --exec-file x --cgroup ../x.y=1", "--cgroup"),
         ("--id a --exec-file x --cgroup cgroup.procs=1", "--cgroup"),
-        (
-            "--id a --exec-file x --cgroup-version 3",
-            "--cgroup-version",
-        ),
-        (
-            "--id a --exec-file x --parent-cgroup ../up",
-            "--parent-cgroup",
-        ),
-        (
-            "--id a --exec-file x --parent-cgroup /abs",
-            "--parent-cgroup",
-        ),
-        (
-            "--id a --exec-file x --resource-limit core=1",
-            "--resource-limit",
-        ),
+        ("--id a --exec-file x --cgroup-version 3", "--cgroup-version"),
+        ("--id a --exec-file x --parent-cgroup ../up", "--parent-cgroup"),
+        ("--id a --exec-file x --parent-cgroup /abs", "--parent-cgroup"),
+        ("--id a --exec-file x --resource-limit core=1", "--resource-limit"),
         ("--id a --exec-file x --file k,wo", "--file"),
         ("--id a --exec-file x --file k,as=a/b", "--file"),
         ("--id a --exec-file x --file k --file d/k", "--file"),
-        (
-            "--id a --exec-file x --file k --chroot-base-dir d",
-            "--file",
-        ),
+        ("--id a --exec-file x --file k --chroot-base-dir d", "--file"),
         ("--id a --exec-file x --tap much-too-long-a-name", "--tap"),
         ("--id a --exec-file x --pass-fd 2", "--pass-fd"),
         ("--id a --exec-file x --kvm maybe", "--kvm"),

@@ -104,11 +104,7 @@ fn wait(link: &OwnedFd) -> Result<(), Error> {
 /// Opens the program, or makes the copy of it that nobody can change.
 fn program(plan: &Plan) -> Result<OwnedFd, Error> {
     let what = || format!("--exec-file {}", plan.exec.display());
-    let flags = if plan.copy {
-        OFlags::RDONLY | OFlags::NONBLOCK
-    } else {
-        OFlags::PATH
-    };
+    let flags = if plan.copy { OFlags::RDONLY | OFlags::NONBLOCK } else { OFlags::PATH };
     let file = openat(CWD, &plan.exec, flags | OFlags::CLOEXEC, Mode::empty());
     let file = file.map_err(input(what()))?;
     let stat = fstat(&file).map_err(input(what()))?;

@@ -54,15 +54,8 @@ fn set(plan: &Plan, (name, value): &(String, u64)) -> Result<(), Error> {
     };
     let most = hard(resource);
     // What was not asked for gives way to the caller's own limit.
-    let value = if plan.asked.contains(name) {
-        *value
-    } else {
-        most.min(*value)
-    };
-    let both = Rlimit {
-        current: Some(value),
-        maximum: Some(value),
-    };
+    let value = if plan.asked.contains(name) { *value } else { most.min(*value) };
+    let both = Rlimit { current: Some(value), maximum: Some(value) };
     rustix::process::setrlimit(resource, both).map_err(|error| match error {
         Errno::PERM => Error::Jail(format!(
             "--resource-limit {name}={value}: above the hard limit of {most}: \

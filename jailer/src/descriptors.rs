@@ -96,10 +96,7 @@ pub fn fill_standard() {
 /// # Errors
 /// The system refuses.
 pub fn close_but(kept: &[&OwnedFd]) -> io::Result<()> {
-    let mut numbers: Vec<u32> = kept
-        .iter()
-        .map(|fd| fd.as_raw_fd().cast_unsigned())
-        .collect();
+    let mut numbers: Vec<u32> = kept.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
     numbers.push(u32::MAX);
     numbers.sort_unstable();
     let mut first = 3;
@@ -162,9 +159,7 @@ fn tap(name: &str) -> Result<OwnedFd, Error> {
     // The kernel would make a missing one, for as long as it is open.
     // SAFETY: the name ends in a zero, as it was checked to be shorter.
     if unsafe { libc::if_nametoindex(request.ifr_name.as_ptr()) } == 0 {
-        return Err(Error::Input(format!(
-            "tap {name}: there is no such interface"
-        )));
+        return Err(Error::Input(format!("tap {name}: there is no such interface")));
     }
     let tun = device("/dev/net/tun")?;
     request.ifr_ifru.ifru_flags =

@@ -54,11 +54,7 @@ fn plan(args: &Args) -> Result<Plan, Error> {
         gid: rustix::process::getegid().as_raw(),
         terminals: terminal::standard(),
         time_namespaces: std::path::Path::new("/proc/self/ns/time").exists(),
-        cgroups: if asked {
-            cgroup::Mounts::read()
-        } else {
-            cgroup::Mounts::default()
-        },
+        cgroups: if asked { cgroup::Mounts::read() } else { cgroup::Mounts::default() },
     };
     Plan::new(args, &host)
 }

@@ -42,9 +42,7 @@ pub fn poll_all(
     fds: &[(BorrowedFd<'_>, PollFlags)],
     limit: Option<&Timespec>,
 ) -> io::Result<Vec<PollFlags>> {
-    let polled = fds
-        .iter()
-        .map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags));
+    let polled = fds.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags));
     let mut polled: Vec<_> = polled.collect();
     loop {
         match poll(&mut polled, limit) {

@@ -72,9 +72,7 @@ pub fn fork(plan: &Plan, group: Option<BorrowedFd<'_>>) -> Result<Side, Error> {
     match pid {
         0 => Ok(Side::Child),
         // SAFETY: the kernel has just made this descriptor for us.
-        1.. => Ok(Side::Parent(pid as i32, unsafe {
-            OwnedFd::from_raw_fd(pidfd)
-        })),
+        1.. => Ok(Side::Parent(pid as i32, unsafe { OwnedFd::from_raw_fd(pidfd) })),
         _ => Err(no_process(plan, &io::Error::last_os_error())),
     }
 }

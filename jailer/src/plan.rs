@@ -185,20 +185,9 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut line = |what: &str, text: String| writeln!(f, "{what:<12}{text}");
         line("jail", self.id.clone())?;
-        let copied = if self.copy {
-            "a sealed copy in memory of "
-        } else {
-            ""
-        };
-        line(
-            "program",
-            format!("{copied}{}, by descriptor", self.exec.display()),
-        )?;
-        let words: Vec<_> = self
-            .argv
-            .iter()
-            .map(|word| format!("{}", word.display()))
-            .collect();
+        let copied = if self.copy { "a sealed copy in memory of " } else { "" };
+        line("program", format!("{copied}{}, by descriptor", self.exec.display()))?;
+        let words: Vec<_> = self.argv.iter().map(|word| format!("{}", word.display())).collect();
         line("arguments", words.join(" "))?;
         line("environment", "empty".to_owned())?;
         line("user", format!("{} group {}", self.uid, self.gid))?;
@@ -206,10 +195,7 @@ impl fmt::Display for Plan {
         let network = if self.netns.is_some() { "" } else { " network" };
         let kinds = format!("mount pid{network} ipc uts cgroup{time}");
         match self.privileged {
-            true => line(
-                "namespaces",
-                format!("{kinds}, the host's; then user, for the program"),
-            )?,
+            true => line("namespaces", format!("{kinds}, the host's; then user, for the program"))?,
             false => line("namespaces", format!("user {kinds}"))?,
         }
         if let Some(path) = &self.netns {
@@ -235,15 +221,8 @@ impl fmt::Display for Plan {
         writeln!(f, "{:<12}{session}", "caller")?;
         let rest = "capabilities none, bounding set empty, no new privileges";
         writeln!(f, "{:<12}{rest}", "privileges")?;
-        let ready = if self.ready_by_fd() {
-            "a byte on descriptor 3"
-        } else {
-            "execution"
-        };
-        let told = self
-            .ready_fd
-            .map(|fd| format!(", told on {fd}"))
-            .unwrap_or_default();
+        let ready = if self.ready_by_fd() { "a byte on descriptor 3" } else { "execution" };
+        let told = self.ready_fd.map(|fd| format!(", told on {fd}")).unwrap_or_default();
         writeln!(f, "{:<12}by {ready}{told}", "ready")
     }
 }
@@ -255,11 +234,7 @@ impl fmt::Display for Root {
             Self::Memory(files) => {
                 writeln!(f, "{:<12}in memory, read-only, {how}", "root")?;
                 files.iter().try_for_each(|file| {
-                    let mode = if file.writable {
-                        "read-write"
-                    } else {
-                        "read-only"
-                    };
+                    let mode = if file.writable { "read-write" } else { "read-only" };
                     let path = file.path.display();
                     writeln!(f, "{:<12}/{} = {path}, {mode}", "file", file.name)
                 })
@@ -294,15 +269,8 @@ mod tests {
     fn plan(line: &str, uid: u32) -> Result<Plan, Error> {
         let line = format!("--plan --id a --exec-file /bin/mote {line}");
         let command = parse(line.split_whitespace().map(OsString::from))?;
-        let Command::Plan(args) = command else {
-            panic!("{line}")
-        };
-        let host = Host {
-            uid,
-            gid: uid,
-            time_namespaces: true,
-            ..Host::default()
-        };
+        let Command::Plan(args) = command else { panic!("{line}") };
+        let host = Host { uid, gid: uid, time_namespaces: true, ..Host::default() };
         Plan::new(&args, &host)
     }
 
@@ -334,26 +302,14 @@ mod tests {
     #[test]
     fn firecrackers_layout_is_kept() {
         let plan = plan("--chroot-base-dir /srv/jailer", 7).unwrap();
-        assert!(
-            plan.to_string().contains("/srv/jailer/mote/a/root"),
-            "{plan}"
-        );
+        assert!(plan.to_string().contains("/srv/jailer/mote/a/root"), "{plan}");
     }
 
     #[test]
     fn limits_given_replace_the_defaults() {
         let plan = plan("--resource-limit no-file=64 --resource-limit fsize=1", 7).unwrap();
-        let want = [
-            ("core", 0),
-            ("nice", 0),
-            ("rtprio", 0),
-            ("no-file", 64),
-            ("fsize", 1),
-        ];
-        assert_eq!(
-            plan.limits,
-            want.map(|(name, value)| (name.to_owned(), value))
-        );
+        let want = [("core", 0), ("nice", 0), ("rtprio", 0), ("no-file", 64), ("fsize", 1)];
+        assert_eq!(plan.limits, want.map(|(name, value)| (name.to_owned(), value)));
     }
 
     #[test]
@@ -361,14 +317,8 @@ mod tests {
         for line in ["", "--daemonize"] {
             let text = format!("--plan --id a --exec-file /bin/mote {line}");
             let words = text.split_whitespace().map(OsString::from);
-            let Command::Plan(args) = parse(words).unwrap() else {
-                panic!("{line}")
-            };
-            let host = Host {
-                uid: 7,
-                terminals: [true, false, true],
-                ..Host::default()
-            };
+            let Command::Plan(args) = parse(words).unwrap() else { panic!("{line}") };
+            let host = Host { uid: 7, terminals: [true, false, true], ..Host::default() };
             let want = match line {
                 "" => [Slot::Terminal, Slot::Standard, Slot::Terminal],
                 _ => [const { Slot::Null }; 3],

@@ -49,19 +49,12 @@ pub fn make(plan: &Plan) -> Result<Option<Identity>, Error> {
         let root = beneath(&jail_directory, Path::new(root), OFlags::DIRECTORY);
         let root = root.map_err(jail(what()))?;
         if plan.privileged {
-            fchown(
-                &root,
-                Some(Uid::from_raw(plan.uid)),
-                Some(Gid::from_raw(plan.gid)),
-            )
-            .map_err(jail(what()))?;
+            fchown(&root, Some(Uid::from_raw(plan.uid)), Some(Gid::from_raw(plan.gid)))
+                .map_err(jail(what()))?;
         }
         return identity(&root).map(Some).map_err(jail(what()));
     }
-    Err(Error::Jail(format!(
-        "{}: keeps vanishing",
-        base.join(name).display()
-    )))
+    Err(Error::Jail(format!("{}: keeps vanishing", base.join(name).display())))
 }
 
 fn open_base(base: &Path) -> Result<OwnedFd, Error> {
@@ -132,26 +125,16 @@ pub fn remove(plan: &Plan) {
 /// # Errors
 /// A file cannot be shown, or the system refuses a step.
 pub fn enter(plan: &Plan, made: Option<Identity>) -> Result<(), Error> {
-    mount_change(
-        "/",
-        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
-    )
-    .map_err(jail("root: make mounts private"))?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(jail("root: make mounts private"))?;
     let (root, files) = match &plan.root {
         Root::Memory(files) => (memory("root")?, files.as_slice()),
         Root::Directory(base, below) => (directory(base, below, made)?, &[][..]),
     };
     // Files are found on the host before its root is covered.
-    let host = openat(
-        CWD,
-        "/",
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(jail("root"))?;
-    let trees = files
-        .iter()
-        .map(|file| Ok((file, tree("--file", &file.path)?)));
+    let host = openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(jail("root"))?;
+    let trees = files.iter().map(|file| Ok((file, tree("--file", &file.path)?)));
     let trees = trees.collect::<Result<Vec<_>, Error>>()?;
     let mut nodes = Vec::new();
     for node in &plan.nodes {
@@ -211,10 +194,7 @@ fn tree(what: &str, path: &Path) -> Result<OwnedFd, Error> {
     let file = openat(CWD, path, flags, Mode::empty()).map_err(input(what()))?;
     let stat = fstat(&file).map_err(input(what()))?;
     let kind = FileType::from_raw_mode(stat.st_mode);
-    if !matches!(
-        kind,
-        FileType::RegularFile | FileType::BlockDevice | FileType::CharacterDevice
-    ) {
+    if !matches!(kind, FileType::RegularFile | FileType::BlockDevice | FileType::CharacterDevice) {
         let why = format!("{}: neither a regular file nor a device", what());
         return Err(Error::Input(why));
     }
@@ -229,13 +209,7 @@ fn clone_tree(file: &OwnedFd) -> Result<OwnedFd, Errno> {
 }
 
 fn attach(mount: &OwnedFd, directory: impl AsFd, name: &str) -> Result<(), Errno> {
-    move_mount(
-        mount,
-        "",
-        directory,
-        name,
-        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
-    )
+    move_mount(mount, "", directory, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
 }
 
 /// Puts an empty file where none was, and a mount over it.
@@ -249,11 +223,7 @@ fn show(plan: &Plan, root: &OwnedFd, file: &Shown, tree: &OwnedFd) -> Result<(),
     let failed = || input::<Errno>(file.path.display());
     let stat = fstat(tree).map_err(failed())?;
     let kind = FileType::from_raw_mode(stat.st_mode);
-    let readonly = if file.writable {
-        0
-    } else {
-        libc::MOUNT_ATTR_RDONLY
-    };
+    let readonly = if file.writable { 0 } else { libc::MOUNT_ATTR_RDONLY };
     let fixed = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
     if kind == FileType::RegularFile {
         cover(root, &file.name, tree).map_err(failed())?;
@@ -322,12 +292,7 @@ fn node(
 
 /// Adds attributes to a mount that is in its place.
 fn restrict(mount: &OwnedFd, attributes: u64) -> Result<(), Errno> {
-    let attr = libc::mount_attr {
-        attr_set: attributes,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: 0,
-    };
+    let attr = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd: 0 };
     // SAFETY: an open descriptor, a C string, and a structure with its size.
     let done = unsafe {
         libc::syscall(
@@ -344,10 +309,7 @@ fn restrict(mount: &OwnedFd, attributes: u64) -> Result<(), Errno> {
         // Before Linux 5.12; there the other attributes have to be given anew.
         Some(libc::ENOSYS) => {
             let mut flags = MountFlags::BIND | MountFlags::NOSUID | MountFlags::NOEXEC;
-            flags.set(
-                MountFlags::RDONLY,
-                attributes & libc::MOUNT_ATTR_RDONLY != 0,
-            );
+            flags.set(MountFlags::RDONLY, attributes & libc::MOUNT_ATTR_RDONLY != 0);
             flags.set(MountFlags::NODEV, attributes & libc::MOUNT_ATTR_NODEV != 0);
             mount_remount(format!("/proc/self/fd/{}", mount.as_raw_fd()), flags, "")
         }

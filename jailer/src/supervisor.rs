@@ -52,13 +52,8 @@ pub fn run(plan: &Plan) -> Result<u8, Error> {
             drop((alive, tell, terminal));
             // Where the caller's word is "in background", the end of `lifeline`
             // with this process means nothing.
-            let mut front = wait::Front {
-                plan,
-                signals: &signals,
-                told: &told,
-                relay,
-                words: Vec::new(),
-            };
+            let mut front =
+                wait::Front { plan, signals: &signals, told: &told, relay, words: Vec::new() };
             let code = front.wait(keeper, &lifeline)?;
             drop(lifeline);
             Ok(code)
@@ -82,12 +77,7 @@ fn keep(
     };
     left.map_err(jail("session"))?;
     let lock = Lock::take(plan)?;
-    let made = Setup {
-        plan,
-        signals,
-        caller,
-        lock: &lock,
-    };
+    let made = Setup { plan, signals, caller, lock: &lock };
     let result = made.in_root(terminal);
     lock.remove(plan);
     result
@@ -131,17 +121,11 @@ impl Setup<'_> {
         let (ready, say_ready) = pipe_with(PipeFlags::CLOEXEC).map_err(jail("pipe"))?;
         let table = descriptors::open(&plan.table, say_ready.as_fd(), terminal.as_ref())?;
         drop((say_ready, terminal));
-        let report = plan
-            .ready_fd
-            .map(|fd| descriptors::callers("--ready-fd", fd));
+        let report = plan.ready_fd.map(|fd| descriptors::callers("--ready-fd", fd));
         let report = report.transpose()?;
-        let (link, childs) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .map_err(jail("socket"))?;
+        let (link, childs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(jail("socket"))?;
         let unified = plan.cgroup.as_ref().is_some_and(|cgroup| cgroup.unified);
         let group = groups.and_then(|groups| groups.directories().next());
         let group = group.filter(|_| unified);
@@ -153,14 +137,8 @@ impl Setup<'_> {
             Side::Parent(pid, pidfd) => (pid, pidfd),
         };
         drop((table, childs));
-        let keeper = Keeper {
-            plan,
-            pid,
-            pidfd: &pidfd,
-            ready: &ready,
-            groups,
-            caller: self.caller,
-        };
+        let keeper =
+            Keeper { plan, pid, pidfd: &pidfd, ready: &ready, groups, caller: self.caller };
         if let Err(error) = begin(&keeper, unified, &link).and_then(|()| {
             drop(link);
             self.leave_caller(&keeper, report.as_ref())
@@ -202,11 +180,7 @@ fn begin(keeper: &Keeper<'_>, unified: bool, link: &OwnedFd) -> Result<(), Error
     // It may be gone; then the next message says so.
     let _ = go();
     let mut kind = [0];
-    while recv(link, &mut kind, RecvFlags::PEEK)
-        .map_err(jail("jail"))?
-        .0
-        > 0
-    {
+    while recv(link, &mut kind, RecvFlags::PEEK).map_err(jail("jail"))?.0 > 0 {
         if kind == [child::FAILED] {
             return Err(failure(link));
         }

@@ -70,11 +70,7 @@ fn name(number: u64) -> String {
 /// record comes there a moment after the end.
 pub fn refused(pid: i32) -> Option<String> {
     for _ in 0..50 {
-        if let Some(found) = kernel_log()?
-            .lines()
-            .rev()
-            .find_map(|line| refusal(line, pid))
-        {
+        if let Some(found) = kernel_log()?.lines().rev().find_map(|line| refusal(line, pid)) {
             return Some(found);
         }
         sleep(Duration::from_millis(4));
@@ -84,11 +80,7 @@ pub fn refused(pid: i32) -> Option<String> {
 
 fn kernel_log() -> Option<String> {
     let mut options = std::fs::OpenOptions::new();
-    let mut log: File = options
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open("/dev/kmsg")
-        .ok()?;
+    let mut log: File = options.read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg").ok()?;
     let mut text = String::new();
     // Not on the stack, where it would cost every start page faults.
     let mut record = vec![0; 8192];

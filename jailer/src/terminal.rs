@@ -19,11 +19,7 @@ use crate::plan::{Plan, Slot};
 
 /// Which of the standard descriptors are terminals.
 pub fn standard() -> [bool; 3] {
-    [
-        io::stdin().is_terminal(),
-        io::stdout().is_terminal(),
-        io::stderr().is_terminal(),
-    ]
+    [io::stdin().is_terminal(), io::stdout().is_terminal(), io::stderr().is_terminal()]
 }
 
 /// Moves bytes between the caller's terminal and the jail's.
@@ -46,10 +42,7 @@ pub struct Relay {
 /// What is moved at once.
 const PIECE: usize = 4096;
 /// How long the end of the output may wait for a terminal that takes nothing.
-const LAST_WORDS: Timespec = Timespec {
-    tv_sec: 1,
-    tv_nsec: 0,
-};
+const LAST_WORDS: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 impl Relay {
     /// Makes the terminal that the plan wants; returns the program's side too.
@@ -110,10 +103,7 @@ impl Relay {
     /// foreground tells nobody.
     pub fn patience(&self) -> Option<Timespec> {
         let waits = self.keyboard && self.before.is_none();
-        waits.then_some(Timespec {
-            tv_sec: 0,
-            tv_nsec: 250_000_000,
-        })
+        waits.then_some(Timespec { tv_sec: 0, tv_nsec: 250_000_000 })
     }
 
     /// What to wait for: keys, the screen, the jail. One that is not waited for

@@ -125,16 +125,8 @@ impl Keeper<'_> {
         loop {
             // In background there is no caller; a pipe that was closed would
             // wake us for ever.
-            let life = if self.plan.daemonize {
-                self.pidfd
-            } else {
-                &self.caller.alive
-            };
-            let ready = if report.is_some() {
-                self.ready
-            } else {
-                self.pidfd
-            };
+            let life = if self.plan.daemonize { self.pidfd } else { &self.caller.alive };
+            let ready = if report.is_some() { self.ready } else { self.pidfd };
             let fds = [self.pidfd, signals.fd(), life, ready].map(|fd| (fd.as_fd(), PollFlags::IN));
             let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
             let left = left.and_then(|left| Timespec::try_from(left).ok());
@@ -274,14 +266,9 @@ impl Front<'_> {
     /// is what the caller waits for.
     fn serve(&mut self, pidfd: &OwnedFd) -> Result<bool, Error> {
         loop {
-            let told = if self.plan.daemonize && self.words.is_empty() {
-                self.told
-            } else {
-                pidfd
-            };
-            let mut fds: Vec<_> = [pidfd, self.signals.fd(), told]
-                .map(|fd| (fd.as_fd(), PollFlags::IN))
-                .into();
+            let told = if self.plan.daemonize && self.words.is_empty() { self.told } else { pidfd };
+            let mut fds: Vec<_> =
+                [pidfd, self.signals.fd(), told].map(|fd| (fd.as_fd(), PollFlags::IN)).into();
             let mut limit = None;
             if let Some(relay) = &self.relay {
                 // One that is not waited for is the keeper's, too.
@@ -361,13 +348,7 @@ fn forward(pidfd: &OwnedFd, signal: libc::c_int) {
     // have ended.
     unsafe {
         let none = std::ptr::null::<libc::siginfo_t>();
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            pidfd.as_raw_fd(),
-            signal,
-            none,
-            0,
-        );
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, none, 0);
     }
 }
 

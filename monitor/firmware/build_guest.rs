@@ -66,9 +66,7 @@ impl Guests {
         let guests = Guests {
             rustc: env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()),
             script: absolute(&firmware.join("guest.ld"))?,
-            out: env::var_os("OUT_DIR")
-                .ok_or("OUT_DIR is not set: not called by cargo")?
-                .into(),
+            out: env::var_os("OUT_DIR").ok_or("OUT_DIR is not set: not called by cargo")?.into(),
         };
         for part in ["build_guest.rs", "guest.ld", "rt"] {
             println!("cargo:rerun-if-changed={}", firmware.join(part).display());
@@ -95,11 +93,7 @@ impl Guests {
         let flags = [rlib, small, bitcode, "--crate-name=mote_firmware"];
         self.rustc(&firmware.join("src/lib.rs"), parsers, &flags)?;
         let crates = [("rt", runtime), ("mote_firmware", parsers)];
-        self.program(
-            &firmware.join("boot.rs"),
-            &crates,
-            &[small, bitcode, "-Clto=fat"],
-        )
+        self.program(&firmware.join("boot.rs"), &crates, &[small, bitcode, "-Clto=fat"])
     }
 
     /// Flags with which cargo builds a guest on the runtime, as it takes them in

@@ -40,15 +40,8 @@ struct State<T> {
 /// An empty queue.
 #[must_use]
 pub fn channel<T>() -> (Sender<T>, Receiver<T>) {
-    let state = State {
-        items: VecDeque::new(),
-        senders: 1,
-        receiver: true,
-    };
-    let queue = Arc::new(Queue {
-        state: Mutex::new(state),
-        changed: Condvar::new(),
-    });
+    let state = State { items: VecDeque::new(), senders: 1, receiver: true };
+    let queue = Arc::new(Queue { state: Mutex::new(state), changed: Condvar::new() });
     (Sender(Arc::clone(&queue)), Receiver(queue))
 }
 
@@ -122,10 +115,7 @@ impl<T> Receiver<T> {
     /// Nothing came.
     pub fn recv_timeout(&self, limit: Duration) -> Result<T, Nothing> {
         let state = self.0.state();
-        let waited = self
-            .0
-            .changed
-            .wait_timeout_while(state, limit, State::waits);
+        let waited = self.0.changed.wait_timeout_while(state, limit, State::waits);
         waited.unwrap_or_else(PoisonError::into_inner).0.take()
     }
 }

@@ -79,11 +79,7 @@ fn prepare_process() -> bool {
 /// file that is opened takes its number and gets what is meant for it; tells
 /// whether it could.
 fn fill_standard_descriptors() -> bool {
-    let closed = |fd| libc::pollfd {
-        fd,
-        events: 0,
-        revents: 0,
-    };
+    let closed = |fd| libc::pollfd { fd, events: 0, revents: 0 };
     let mut all = [closed(0), closed(1), closed(2)];
     // SAFETY: poll gets a live array and its length; open gets a C string. A
     // new descriptor is the lowest that is free, so it fills the gap.

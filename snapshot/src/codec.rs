@@ -53,9 +53,8 @@ impl<'a> Io<'a> {
         match self {
             Self::Write(to) => to.extend_from_slice(value),
             Self::Read(from) => {
-                let (head, rest) = from
-                    .split_at_checked(value.len())
-                    .ok_or(Error::Field("length"))?;
+                let (head, rest) =
+                    from.split_at_checked(value.len()).ok_or(Error::Field("length"))?;
                 value.copy_from_slice(head);
                 *from = rest;
             }

@@ -117,8 +117,7 @@ fn run(bytes: &[u8], zero: bool) -> usize {
 #[must_use]
 pub fn is_zero(page: &[u8]) -> bool {
     // In pieces, which the compiler turns into wide loads.
-    page.chunks(64)
-        .all(|part| part.iter().fold(0, |all, byte| all | byte) == 0)
+    page.chunks(64).all(|part| part.iter().fold(0, |all, byte| all | byte) == 0)
 }
 
 fn add(sum: &mut Sha256, place: u64, page: &[u8]) {

@@ -66,8 +66,7 @@ impl<'a> Layer<'a> {
         read_memory(self.memory, memory, &mut |at, page| {
             let has = |changed| has(changed, at / PAGE as u64);
             if changed.as_deref().is_none_or(has) {
-                to.write_all_at(page, at)
-                    .map_err(|e| Error::Io("write", e))?;
+                to.write_all_at(page, at).map_err(|e| Error::Io("write", e))?;
             }
             Ok(())
         })?;
@@ -135,11 +134,7 @@ impl Merge {
         let open =
             |path: &Path| Source::open(path).map_err(|(name, error)| (path.join(name), error));
         let from = from.iter().map(|path| open(path.as_ref()));
-        Ok(Self {
-            from: from.collect::<Result<_, _>>()?,
-            into: into.to_owned(),
-            create,
-        })
+        Ok(Self { from: from.collect::<Result<_, _>>()?, into: into.to_owned(), create })
     }
 
     /// The files that are written, whose numbers a filter of system calls needs.
@@ -150,10 +145,7 @@ impl Merge {
 
     /// Numbers of the files that are read.
     pub fn sources(&self) -> impl Iterator<Item = RawFd> {
-        let files = self
-            .from
-            .iter()
-            .flat_map(|source| [&source.state, &source.memory]);
+        let files = self.from.iter().flat_map(|source| [&source.state, &source.memory]);
         files.map(|(file, _)| file.as_raw_fd())
     }
 
@@ -177,8 +169,7 @@ impl Merge {
         let mut state = before.ok_or_else(|| there(Error::NotASnapshot))?;
         let length = state.memory.length();
         let mut writer = MemoryWriter::new(to);
-        to.set_len(length)
-            .map_err(|e| there(Error::Io("write", e)))?;
+        to.set_len(length).map_err(|e| there(Error::Io("write", e)))?;
         data(to, length, &mut |at, page| {
             writer.count(at, page);
             Ok(())

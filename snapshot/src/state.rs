@@ -47,15 +47,7 @@ pub struct StateV1 {
 impl StateV1 {
     /// Writes or reads it; so do all functions of this name.
     pub(crate) fn fields(&mut self, io: &mut Io) -> Result<(), Error> {
-        let Self {
-            written_by,
-            cpu,
-            memory,
-            vm,
-            serial,
-            vcpus,
-            devices,
-        } = self;
+        let Self { written_by, cpu, memory, vm, serial, vcpus, devices } = self;
         io.text(written_by, MAX_TEXT)?;
         cpu.fields(io)?;
         memory.fields(io)?;
@@ -82,11 +74,7 @@ pub struct CpuV1 {
 
 impl CpuV1 {
     fn fields(&mut self, io: &mut Io) -> Result<(), Error> {
-        let Self {
-            vendor,
-            signature,
-            features,
-        } = self;
+        let Self { vendor, signature, features } = self;
         io.bytes(vendor)?;
         io.u32(signature)?;
         features.iter_mut().try_for_each(|word| io.u32(word))
@@ -110,12 +98,7 @@ pub struct MemoryV1 {
 
 impl MemoryV1 {
     fn fields(&mut self, io: &mut Io) -> Result<(), Error> {
-        let Self {
-            id,
-            sum,
-            base,
-            ranges,
-        } = self;
+        let Self { id, sum, base, ranges } = self;
         io.bytes(id)?;
         io.bytes(sum)?;
         let mut there = base.is_some();
@@ -131,12 +114,8 @@ impl MemoryV1 {
         for (start, length) in ranges.iter() {
             let page = PAGE as u64;
             let whole = start.is_multiple_of(page) && length.is_multiple_of(page) && *length > 0;
-            let next = start
-                .checked_add(*length)
-                .filter(|next| *next <= MAX_ADDRESS);
-            end = next
-                .filter(|_| whole && *start >= end)
-                .ok_or(Error::Field("range of memory"))?;
+            let next = start.checked_add(*length).filter(|next| *next <= MAX_ADDRESS);
+            end = next.filter(|_| whole && *start >= end).ok_or(Error::Field("range of memory"))?;
         }
         (end > 0).then_some(()).ok_or(Error::Field("memory"))
     }
@@ -171,15 +150,7 @@ pub struct IoApicV1 {
 
 impl VmV1 {
     fn fields(&mut self, io: &mut Io) -> Result<(), Error> {
-        let Self {
-            clock,
-            ioapic:
-                IoApicV1 {
-                    select,
-                    id,
-                    entries,
-                },
-        } = self;
+        let Self { clock, ioapic: IoApicV1 { select, id, entries } } = self;
         io.u64(clock)?;
         io.u8(select)?;
         io.u8(id)?;
@@ -201,11 +172,7 @@ pub struct SerialV1 {
 
 impl SerialV1 {
     fn fields(&mut self, io: &mut Io) -> Result<(), Error> {
-        let Self {
-            registers,
-            input,
-            typed,
-        } = self;
+        let Self { registers, input, typed } = self;
         io.bytes(registers)?;
         io.blob(input, MAX_TEXT)?;
         io.blob(typed, MAX_TYPED)
@@ -264,22 +231,9 @@ pub type CpuidV1 = [u32; 7];
 
 impl VcpuV1 {
     fn fields(&mut self, io: &mut Io) -> Result<(), Error> {
-        let Self {
-            cpuid,
-            tsc_khz,
-            mp_state,
-            regs,
-            sregs,
-            events,
-            debug,
-            lapic,
-            xcrs,
-            msrs,
-            xsave,
-        } = self;
-        io.list(cpuid, MAX_ENTRIES, |leaf, io| {
-            leaf.iter_mut().try_for_each(|word| io.u32(word))
-        })?;
+        let Self { cpuid, tsc_khz, mp_state, regs, sregs, events, debug, lapic, xcrs, msrs, xsave } =
+            self;
+        io.list(cpuid, MAX_ENTRIES, |leaf, io| leaf.iter_mut().try_for_each(|word| io.u32(word)))?;
         io.u32(tsc_khz)?;
         io.u32(mp_state)?;
         io.bytes(regs)?;
@@ -320,13 +274,7 @@ impl DeviceV1 {
             kind,
             id,
             read_only,
-            endpoint:
-                EndpointStateV1 {
-                    registers,
-                    config,
-                    queues,
-                    writeback,
-                },
+            endpoint: EndpointStateV1 { registers, config, queues, writeback },
             limits,
         } = self;
         io.u32(kind)?;
@@ -340,11 +288,7 @@ impl DeviceV1 {
             if !there {
                 return Ok(());
             }
-            let QueueState {
-                next_available,
-                next_used,
-                in_flight,
-            } = queue.get_or_insert_default();
+            let QueueState { next_available, next_used, in_flight } = queue.get_or_insert_default();
             io.u16(next_available)?;
             io.u16(next_used)?;
             io.list(in_flight, MAX_QUEUE_SIZE.into(), |head, io| io.u16(head))
@@ -356,11 +300,7 @@ impl DeviceV1 {
             if !there {
                 return Ok(());
             }
-            let LevelV1 {
-                burst,
-                tokens,
-                debt,
-            } = level.get_or_insert_default();
+            let LevelV1 { burst, tokens, debt } = level.get_or_insert_default();
             io.u64(burst)?;
             io.u64(tokens)?;
             io.u64(debt)
@@ -387,16 +327,8 @@ fn register_fields(registers: &mut RegistersV1, io: &mut Io) -> Result<(), Error
     io.u32(interrupt_status)?;
     io.u32(config_generation)?;
     io.list(queues, MAX_QUEUES, |queue, io| {
-        let QueueRegistersV1 {
-            config:
-                QueueConfig {
-                    size,
-                    descriptors,
-                    available,
-                    used,
-                },
-            ready,
-        } = queue;
+        let QueueRegistersV1 { config: QueueConfig { size, descriptors, available, used }, ready } =
+            queue;
         io.u32(size)?;
         io.u64(descriptors)?;
         io.u64(available)?;

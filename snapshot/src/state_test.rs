@@ -29,12 +29,7 @@ fn sample_vcpu() -> VcpuV1 {
 /// A state with another value in every field.
 fn sample() -> StateV1 {
     let queue = QueueRegistersV1 {
-        config: QueueConfig {
-            size: 256,
-            descriptors: 0x1000,
-            available: 0x2000,
-            used: 0x3000,
-        },
+        config: QueueConfig { size: 256, descriptors: 0x1000, available: 0x2000, used: 0x3000 },
         ready: true,
     };
     let endpoint = EndpointStateV1 {
@@ -50,22 +45,14 @@ fn sample() -> StateV1 {
         },
         config: vec![5, 6, 7],
         queues: vec![
-            Some(QueueState {
-                next_available: 10,
-                next_used: 8,
-                in_flight: vec![3, 4],
-            }),
+            Some(QueueState { next_available: 10, next_used: 8, in_flight: vec![3, 4] }),
             None,
         ],
         writeback: true,
     };
     StateV1 {
         written_by: "mote 0.1.0".to_owned(),
-        cpu: CpuV1 {
-            vendor: *b"AuthenticAMD",
-            signature: 0x00a2_0f12,
-            features: [1, 2, 3, 4, 5],
-        },
+        cpu: CpuV1 { vendor: *b"AuthenticAMD", signature: 0x00a2_0f12, features: [1, 2, 3, 4, 5] },
         memory: MemoryV1 {
             id: [0xaa; 16],
             sum: [0xbb; 32],
@@ -74,11 +61,7 @@ fn sample() -> StateV1 {
         },
         vm: VmV1 {
             clock: 123_456_789,
-            ioapic: IoApicV1 {
-                select: 0x10,
-                id: 2,
-                entries: vec![1 << 16, 0x31],
-            },
+            ioapic: IoApicV1 { select: 0x10, id: 2, entries: vec![1 << 16, 0x31] },
         },
         serial: SerialV1 {
             registers: [1, 2, 3, 4, 5, 6, 7, 8, 9],
@@ -91,14 +74,7 @@ fn sample() -> StateV1 {
             id: "disk0".to_owned(),
             read_only: true,
             endpoint,
-            limits: vec![
-                Some(LevelV1 {
-                    burst: 1,
-                    tokens: 2,
-                    debt: 3,
-                }),
-                None,
-            ],
+            limits: vec![Some(LevelV1 { burst: 1, tokens: 2, debt: 3 }), None],
         }],
     }
 }
@@ -111,10 +87,7 @@ fn the_format_is_that_of_the_golden_file() {
     difference.memory.base = Some([0xcc; 16]);
     for (golden, state) in [
         (&include_bytes!("../tests/golden/v3.state")[..], sample()),
-        (
-            include_bytes!("../tests/golden/v3-difference.state"),
-            difference,
-        ),
+        (include_bytes!("../tests/golden/v3-difference.state"), difference),
     ] {
         assert_eq!(encode(&state).unwrap(), golden);
         assert_eq!(decode(golden).unwrap(), state);

@@ -46,12 +46,7 @@ pub fn encode(id: [u8; 16], ranges: &[Touched]) -> Vec<u8> {
     let mut file = Vec::with_capacity(HEAD + body.len());
     file.extend_from_slice(&MAGIC);
     file.extend_from_slice(&id);
-    file.extend_from_slice(
-        &Sha256::new()
-            .chain_update(&file)
-            .chain_update(&body)
-            .finalize(),
-    );
+    file.extend_from_slice(&Sha256::new().chain_update(&file).chain_update(&body).finalize());
     file.extend_from_slice(&body);
     file
 }
@@ -87,11 +82,7 @@ pub fn decode(file: &[u8], memory: &MemoryV1) -> Result<Vec<Touched>, Error> {
             return Err(Error::Field("range of pages"));
         }
         end = offset + length;
-        ranges.push(Touched {
-            offset,
-            length,
-            written: pages & WRITTEN != 0,
-        });
+        ranges.push(Touched { offset, length, written: pages & WRITTEN != 0 });
     }
     match rest.is_empty() && odd.is_empty() {
         true => Ok(ranges),
@@ -118,10 +109,7 @@ impl CreateWorkingSet {
             Ok(()) | Err(rustix::io::Errno::NOENT) => {}
             Err(error) => return Err(Error::Io("remove working-set", error.into())),
         }
-        Ok(Self {
-            unnamed: Unnamed::create(directory, WORKING_SET, &mut Ok)?,
-            links: links()?,
-        })
+        Ok(Self { unnamed: Unnamed::create(directory, WORKING_SET, &mut Ok)?, links: links()? })
     }
 
     /// The directory.
@@ -133,11 +121,7 @@ impl CreateWorkingSet {
     /// Numbers of the directory's, the links' and the file's descriptor.
     #[must_use]
     pub fn numbers(&self) -> [i32; 3] {
-        [
-            self.unnamed.directory.as_raw_fd(),
-            self.links.as_raw_fd(),
-            self.unnamed.file.as_raw_fd(),
-        ]
+        [self.unnamed.directory.as_raw_fd(), self.links.as_raw_fd(), self.unnamed.file.as_raw_fd()]
     }
 
     /// Writes the file and gives it its name. It need not be on disk: a torn

@@ -13,19 +13,11 @@ fn memory() -> MemoryV1 {
 }
 
 fn touched(offset: u64, length: u64, written: bool) -> Touched {
-    Touched {
-        offset,
-        length,
-        written,
-    }
+    Touched { offset, length, written }
 }
 
 fn ranges() -> Vec<Touched> {
-    vec![
-        touched(0, 4096, true),
-        touched(4096, 8192, false),
-        touched(3 * MIB - 4096, 4096, true),
-    ]
+    vec![touched(0, 4096, true), touched(4096, 8192, false), touched(3 * MIB - 4096, 4096, true)]
 }
 
 #[test]

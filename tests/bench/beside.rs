@@ -99,13 +99,7 @@ pub struct Case {
 }
 
 pub const fn case(name: &'static str, kind: char, bytes: u64, depth: u64, count: u64) -> Case {
-    Case {
-        name,
-        kind,
-        bytes,
-        depth,
-        count,
-    }
+    Case { name, kind, bytes, depth, count }
 }
 
 /// A benchmark's `main`.
@@ -170,22 +164,14 @@ impl Guest {
             };
             command.args(back).args(["-device", &front]);
         } else {
-            command
-                .arg(&options.mote)
-                .args(["run", "--kernel"])
-                .arg(guest);
+            command.arg(&options.mote).args(["run", "--kernel"]).arg(guest);
             command.args([flag, &format!("{value}{device}")]);
         }
         command.args(&options.extra);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let vm = Vm::spawn(&mut command);
         vm.wait_for("ready\n");
-        Self {
-            vm,
-            ends: !options.qemu,
-            ticks_per_us: ticks_per_us(),
-            answers: 0,
-        }
+        Self { vm, ends: !options.qemu, ticks_per_us: ticks_per_us(), answers: 0 }
     }
 
     /// Tells it what to do; [`answer`](Self::answer) waits for the end of it.
@@ -317,10 +303,8 @@ fn median(sorted: &[f64]) -> f64 {
 /// Ordinary memory, as the guest's is, from the start of a page: the kernel
 /// copies to elsewhere at a third of the speed.
 pub fn memory(len: usize) -> Result<&'static mut [u8]> {
-    let (access, kind) = (
-        libc::PROT_READ | libc::PROT_WRITE,
-        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-    );
+    let (access, kind) =
+        (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     // SAFETY: a new mapping.
     let start = unsafe { libc::mmap(std::ptr::null_mut(), len, access, kind, -1, 0) };
     if start == libc::MAP_FAILED {

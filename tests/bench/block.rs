@@ -45,20 +45,12 @@ fn measure(options: &Options) -> Result<()> {
 
 fn measure_in(dir: &Path, options: &Options) -> Result<()> {
     let path = dir.join("disk");
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&path)?;
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
     file.set_len(SIZE)?;
     let path = path.to_str().ok_or("the directory has no name in UTF-8")?;
     let mut guest = Guest::start("bench_block", ["--disk", path], None, options);
-    let mut host = Host {
-        file,
-        buffers: beside::memory(8 << 20)?,
-        state: 0x2545_f491_4f6c_dd1d,
-        next: 0,
-    };
+    let mut host =
+        Host { file, buffers: beside::memory(8 << 20)?, state: 0x2545_f491_4f6c_dd1d, next: 0 };
     beside::print_head(options.runs);
     for case in CASES.iter().filter(|case| options.wants(case)) {
         host.rewrite(case.bytes)?;

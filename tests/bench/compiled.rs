@@ -12,10 +12,7 @@ pub fn build(dir: &Path, name: &str) -> Result<PathBuf, Box<dyn Error>> {
     let program = dir.join(name);
     let compiler = env::var_os("CC").unwrap_or_else(|| "cc".into());
     let mut command = Command::new(compiler);
-    command
-        .args(["-O2", "-static-pie", "-o"])
-        .arg(&program)
-        .arg(source);
+    command.args(["-O2", "-static-pie", "-o"]).arg(&program).arg(source);
     if command.status()?.success() {
         Ok(program)
     } else {

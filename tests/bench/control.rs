@@ -48,9 +48,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let folder = env::temp_dir().join(format!("mote-control-{}", std::process::id()));
-    let result = fs::create_dir(&folder)
-        .map_err(Into::into)
-        .and_then(|()| measure(&folder, runs));
+    let result = fs::create_dir(&folder).map_err(Into::into).and_then(|()| measure(&folder, runs));
     let _ = fs::remove_dir_all(&folder);
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -75,9 +73,7 @@ struct Place<'a> {
 
 fn measure(folder: &Path, runs: usize) -> Result<()> {
     let place = Place {
-        mote: env::current_exe()?
-            .with_file_name("../mote")
-            .canonicalize()?,
+        mote: env::current_exe()?.with_file_name("../mote").canonicalize()?,
         socket: folder.join("socket"),
         folder,
     };
@@ -95,10 +91,7 @@ fn measure(folder: &Path, runs: usize) -> Result<()> {
         program.stop()?;
         if round >= 5 {
             let row = [accepts, mote_accepts, began.first_byte, configured];
-            times
-                .iter_mut()
-                .zip(row)
-                .for_each(|(all, time)| all.push(time));
+            times.iter_mut().zip(row).for_each(|(all, time)| all.push(time));
         }
     }
     let [accepts, mote_accepts, began, configured] = times.map(median);
@@ -136,11 +129,7 @@ fn until_accepts(command: &[OsString], place: &Place) -> Result<(f64, Program)> 
 
 impl Place<'_> {
     fn api(&self) -> Vec<OsString> {
-        vec![
-            self.mote.clone().into(),
-            "--api-sock".into(),
-            self.socket.clone().into(),
-        ]
+        vec![self.mote.clone().into(), "--api-sock".into(), self.socket.clone().into()]
     }
 
     fn run(&self) -> Vec<OsString> {
@@ -159,16 +148,8 @@ impl Place<'_> {
         let disk = self.folder.join("disk");
         let requests = [
             ("PUT", "/logger", json!({"level": "Warning"})),
-            (
-                "PUT",
-                "/machine-config",
-                json!({"vcpu_count": 1, "mem_size_mib": MEMORY}),
-            ),
-            (
-                "PUT",
-                "/boot-source",
-                json!({"kernel_image_path": guest(name)}),
-            ),
+            ("PUT", "/machine-config", json!({"vcpu_count": 1, "mem_size_mib": MEMORY})),
+            ("PUT", "/boot-source", json!({"kernel_image_path": guest(name)})),
             (
                 "PUT",
                 "/drives/root",

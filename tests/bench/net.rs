@@ -31,10 +31,7 @@ fn measure(options: &Options) -> Result<()> {
     let wire = Wire::new(&tap)?;
     let passed = tap.file.try_clone()?;
     let mut guest = Guest::start("bench_net", ["--net", "tap-fd=3"], Some(passed), options);
-    let mut host = Host {
-        tap: tap.file,
-        buffers: beside::memory(8 << 20)?,
-    };
+    let mut host = Host { tap: tap.file, buffers: beside::memory(8 << 20)? };
     beside::print_head(options.runs);
     for case in CASES.iter().filter(|case| options.wants(case)) {
         // What is received is there before it is asked for.

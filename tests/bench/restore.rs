@@ -87,9 +87,7 @@ fn number(text: &OsString) -> Result<usize> {
 fn measure(options: &Options) -> Result<()> {
     let mote = options.mote.canonicalize();
     let mote = mote.map_err(|e| format!("{}: {e}", options.mote.display()))?;
-    let dir = options
-        .dir
-        .join(format!("mote-restore-{}", std::process::id()));
+    let dir = options.dir.join(format!("mote-restore-{}", std::process::id()));
     fs::create_dir(&dir)?;
     let result = [128, 1024]
         .into_iter()
@@ -107,15 +105,9 @@ fn measure(options: &Options) -> Result<()> {
 
 /// Runs a program that has to end well.
 fn must(command: &mut Command) -> Result<()> {
-    let status = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .status()?;
+    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status()?;
     let failed = || format!("{} ended with {status}", command.get_program().display());
-    status
-        .success()
-        .then_some(())
-        .ok_or_else(|| failed().into())
+    status.success().then_some(()).ok_or_else(|| failed().into())
 }
 
 /// An empty directory.
@@ -129,12 +121,7 @@ fn fresh(dir: &Path, name: &str) -> Result<PathBuf> {
 fn first_byte(dir: &Path, mote: &Path, mib: u64, options: &Options) -> Result<()> {
     let floor = build(dir, "floor")?;
     let (resumed, raw, saved) = (guest("resumed"), dir.join("raw"), fresh(dir, "saved")?);
-    must(
-        Command::new(&floor)
-            .arg(&resumed)
-            .arg(&raw)
-            .arg(mib.to_string()),
-    )?;
+    must(Command::new(&floor).arg(&resumed).arg(&raw).arg(mib.to_string()))?;
     let memory = format!("{mib}M");
     let mut run = Command::new(mote);
     run.args(["run", "--memory", &memory, "--then", "exit", "--kernel"]);
@@ -168,13 +155,7 @@ fn first_byte(dir: &Path, mote: &Path, mib: u64, options: &Options) -> Result<()
 }
 
 fn restore(mote: &Path, saved: &Path) -> Vec<OsString> {
-    vec![
-        mote.into(),
-        "restore".into(),
-        saved.into(),
-        "--serial".into(),
-        "stdio".into(),
-    ]
+    vec![mote.into(), "restore".into(), saved.into(), "--serial".into(), "stdio".into()]
 }
 
 /// The same in a jail with every namespace of its own, as another user.
@@ -207,9 +188,7 @@ fn create(dir: &Path, mote: &Path, runs: usize) -> Result<()> {
             fresh(dir, "saved")?;
             let mut command = Command::new(mote);
             match from {
-                None => command
-                    .args(["run", "--memory", "4G", "--kernel"])
-                    .arg(guest("function")),
+                None => command.args(["run", "--memory", "4G", "--kernel"]).arg(guest("function")),
                 Some(from) => command.arg("restore").arg(from),
             };
             command.args(["--timings", "--then", "exit", "--snapshot"]);
@@ -218,9 +197,7 @@ fn create(dir: &Path, mote: &Path, runs: usize) -> Result<()> {
             let output = command.stdin(Stdio::null()).output()?;
             let took = begin.elapsed().as_micros();
             let said = String::from_utf8_lossy(&output.stderr);
-            let marker = said
-                .split_whitespace()
-                .find_map(|word| word.parse::<u128>().ok());
+            let marker = said.split_whitespace().find_map(|word| word.parse::<u128>().ok());
             times.push(took.saturating_sub(marker.ok_or("no boot marker")?));
         }
         times.sort_unstable();
@@ -272,27 +249,13 @@ fn clones(dir: &Path, mote: &Path) -> Result<()> {
 fn function(dir: &Path, mote: &Path, only: &str, options: &Options) -> Result<()> {
     let (start, saved) = (fresh(dir, "start")?, fresh(dir, "saved")?);
     let mut run = Command::new(mote);
-    run.args([
-        "run",
-        "--memory",
-        "128M",
-        "--cmdline",
-        only,
-        "--then",
-        "exit",
-        "--kernel",
-    ]);
+    run.args(["run", "--memory", "128M", "--cmdline", only, "--then", "exit", "--kernel"]);
     must(run.arg(guest("function")).arg("--snapshot").arg(&start))?;
     let mut again = Command::new(mote);
     again.arg("restore").arg(&start).args(["--then", "exit"]);
     must(again.arg("--snapshot").arg(&saved))?;
     let mut first = Command::new(mote);
-    must(
-        first
-            .arg("restore")
-            .arg(&saved)
-            .args(["--record", "marker"]),
-    )?;
+    must(first.arg("restore").arg(&saved).args(["--record", "marker"]))?;
     let mut all = [
         Series::new("without working set", {
             let mut command = restore(mote, &saved);

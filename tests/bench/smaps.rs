@@ -67,11 +67,7 @@ fn parse(text: &str) -> Vec<Mapping> {
         let mut words = line.split_ascii_whitespace();
         let name = words.next().unwrap_or_default();
         if let Some((start, end)) = range(name) {
-            mappings.push(Mapping {
-                start,
-                end,
-                ..Mapping::default()
-            });
+            mappings.push(Mapping { start, end, ..Mapping::default() });
             continue;
         }
         let value = words.next().and_then(|word| word.parse::<u64>().ok());

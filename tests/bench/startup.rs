@@ -120,10 +120,7 @@ fn measure_in(dir: &Path, mote: &Path, options: &Options) -> Result<()> {
     let jailer = mote.with_file_name("mote-jailer");
     // SAFETY: a plain system call.
     if jailer.exists() && unsafe { libc::geteuid() } == 0 {
-        all.push(series(
-            "mote, jailed",
-            jailed(&jailer, mote, &hello, options),
-        ));
+        all.push(series("mote, jailed", jailed(&jailer, mote, &hello, options)));
     }
     turns::run(&mut all, options.warmups, options.runs)?;
     println!(

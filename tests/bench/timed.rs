@@ -97,11 +97,8 @@ extern "C" fn run(child: *mut c_void) -> c_int {
 impl Program {
     /// Waits for some output; `None` at its end.
     pub fn read(&self) -> io::Result<Option<Vec<u8>>> {
-        let mut ready = libc::pollfd {
-            fd: self.output.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
+        let mut ready =
+            libc::pollfd { fd: self.output.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one valid entry.
         match unsafe { libc::poll(&raw mut ready, 1, PATIENCE) } {
             0 => return Err(io::ErrorKind::TimedOut.into()),
@@ -157,9 +154,7 @@ impl Program {
         let status = self.wait()?;
         let exit = self.since_start();
         if status != 0 {
-            return Err(io::Error::other(format!(
-                "it ended with status {status:#x}"
-            )));
+            return Err(io::Error::other(format!("it ended with status {status:#x}")));
         }
         Ok(Times { first_byte, exit })
     }

@@ -16,11 +16,7 @@ pub struct Series {
 
 impl Series {
     pub fn new(name: &'static str, command: Vec<OsString>) -> Self {
-        Self {
-            name,
-            command,
-            times: Vec::new(),
-        }
+        Self { name, command, times: Vec::new() }
     }
 }
 

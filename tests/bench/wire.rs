@@ -49,10 +49,7 @@ pub fn write_frame(buffer: &mut [u8], len: usize) {
 /// Reads a frame into a buffer as pieces of `len` bytes, as many as a frame
 /// may take.
 pub fn read_pieces(fd: c_int, buffer: &mut [u8], len: usize) -> isize {
-    let empty = libc::iovec {
-        iov_base: std::ptr::null_mut(),
-        iov_len: 0,
-    };
+    let empty = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
     let mut pieces = [empty; 17];
     let mut count = 0;
     for (to, from) in pieces.iter_mut().zip(buffer.chunks_mut(len)) {
@@ -72,10 +69,7 @@ pub struct Tap {
 
 impl Tap {
     pub fn new(name: &str) -> Result<Self> {
-        let file: File = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/net/tun")?;
+        let file: File = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
         // SAFETY: a structure of numbers; all bits zero is a valid value.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
         for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
@@ -92,10 +86,7 @@ impl Tap {
         if !ip.status()?.success() {
             return Err("ip link set: it failed".into());
         }
-        Ok(Self {
-            file: file.into(),
-            name: name.to_owned(),
-        })
+        Ok(Self { file: file.into(), name: name.to_owned() })
     }
 }
 

@@ -13,18 +13,9 @@ use mote::sandbox::table::{If, LATER, Rule, THREADS, rules};
 /// Rules that the tests need not use, and why.
 const SPARED: &[(libc::c_long, &str)] = &[
     (libc::SYS_brk, "a heap may grow at any allocation"),
-    (
-        libc::SYS_clock_gettime,
-        "only where the clock cannot be read without",
-    ),
-    (
-        libc::SYS_restart_syscall,
-        "only if stopped within a timed wait",
-    ),
-    (
-        libc::SYS_madvise,
-        "populating is for Linux kernels; see the lab",
-    ),
+    (libc::SYS_clock_gettime, "only where the clock cannot be read without"),
+    (libc::SYS_restart_syscall, "only if stopped within a timed wait"),
+    (libc::SYS_madvise, "populating is for Linux kernels; see the lab"),
     (libc::SYS_fcntl, "in debug builds only"),
     (libc::SYS_write, "each thread may have last words"),
 ];
@@ -61,22 +52,13 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
             unneeded += usize::from(spared.is_none());
         }
     }
-    println!(
-        "{runs} runs, {} rules used, {unneeded} unneeded",
-        used.len()
-    );
+    println!("{runs} runs, {} rules used, {unneeded} unneeded", used.len());
     let all_used = runs > 0 && unneeded == 0;
-    Ok(if all_used {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if all_used { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn used_by_first(rule: &Rule, used: &Used) -> bool {
-    let kind = THREADS
-        .iter()
-        .position(|(thread, _)| *thread == Thread::FirstVcpu);
+    let kind = THREADS.iter().position(|(thread, _)| *thread == Thread::FirstVcpu);
     let same = |other: &&Rule| std::ptr::eq(*other, rule);
     let place = rules(Thread::FirstVcpu).position(|other| same(&other));
     kind.zip(place).is_some_and(|at| used.contains(&at))
@@ -95,9 +77,7 @@ fn numbers() -> Result<HashMap<String, libc::c_long>, Box<dyn Error>> {
 
 fn name_of<'a>(rule: &Rule, names: &'a HashMap<String, libc::c_long>) -> &'a str {
     let mut names = names.iter();
-    names
-        .find(|(_, number)| **number == rule.call)
-        .map_or("?", |(name, _)| name)
+    names.find(|(_, number)| **number == rule.call).map_or("?", |(name, _)| name)
 }
 
 /// A thread of a trace.
@@ -110,10 +90,7 @@ struct Traced {
 
 fn read(trace: &[u8], numbers: &HashMap<String, libc::c_long>, used: &mut Used) {
     let mut threads: HashMap<String, Traced> = HashMap::new();
-    let new = |filters| Traced {
-        filters,
-        ..Traced::default()
-    };
+    let new = |filters| Traced { filters, ..Traced::default() };
     for line in String::from_utf8_lossy(trace).lines() {
         let Some((pid, call)) = line.split_once(char::is_whitespace) else {
             continue;
@@ -122,9 +99,7 @@ fn read(trace: &[u8], numbers: &HashMap<String, libc::c_long>, used: &mut Used) 
             continue;
         };
         let inherited = usize::from(!threads.is_empty());
-        let thread = threads
-            .entry(pid.to_owned())
-            .or_insert_with(|| new(inherited));
+        let thread = threads.entry(pid.to_owned()).or_insert_with(|| new(inherited));
         // The arguments of one of them are not traced raw.
         if let (1, Some(number), "prctl" | "seccomp") = (thread.filters, numbers.get(name), name) {
             mark(None, *number, &[PR_SET_NAME], used);
@@ -161,8 +136,7 @@ fn raw(rest: &str, at: usize) -> u64 {
     let end = rest.find([')', '<']).unwrap_or(rest.len());
     let word = rest[..end].split(',').nth(at).unwrap_or_default().trim();
     let hex = word.strip_prefix("0x");
-    hex.map_or_else(|| word.parse(), |hex| u64::from_str_radix(hex, 16))
-        .unwrap_or(0)
+    hex.map_or_else(|| word.parse(), |hex| u64::from_str_radix(hex, 16)).unwrap_or(0)
 }
 
 /// Of a thread with this name, or none while the VM is made.

@@ -68,10 +68,7 @@ impl Client {
         let stream = UnixStream::connect(socket).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
         stream.set_write_timeout(Some(LIMIT)).unwrap();
-        Self {
-            stream,
-            pending: Vec::new(),
-        }
+        Self { stream, pending: Vec::new() }
     }
 
     /// The connection itself.
@@ -103,19 +100,13 @@ impl Client {
         let head: Vec<u8> = self.pending.drain(..end).collect();
         let head = String::from_utf8(head).unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        let length = head
-            .lines()
-            .find_map(|l| l.strip_prefix("Content-Length: "));
+        let length = head.lines().find_map(|l| l.strip_prefix("Content-Length: "));
         let length = length.map_or(0, |length| length.parse().unwrap());
         while self.pending.len() < length {
             assert!(self.more(), "closed: {head:?} {:?}", self.text());
         }
         let body = self.pending.drain(..length).collect();
-        Answer {
-            status,
-            head,
-            body: String::from_utf8(body).unwrap(),
-        }
+        Answer { status, head, body: String::from_utf8(body).unwrap() }
     }
 
     /// Whether the server closes the connection.

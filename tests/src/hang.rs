@@ -25,10 +25,9 @@ pub fn watch() {
     ONCE.call_once(|| {
         let (mut told, tell) = io::pipe().unwrap();
         TELL.store(tell.into_raw_fd(), Ordering::Release);
-        for (signal, handler) in [
-            (libc::SIGTERM, end as extern "C" fn(c_int)),
-            (libc::SIGUSR2, trace),
-        ] {
+        for (signal, handler) in
+            [(libc::SIGTERM, end as extern "C" fn(c_int)), (libc::SIGUSR2, trace)]
+        {
             // SAFETY: one handler only writes to a pipe; the other runs when
             // the process ends anyway.
             unsafe { libc::signal(signal, handler as *const () as libc::sighandler_t) };
@@ -92,28 +91,16 @@ pub fn state() -> String {
             let call = file("syscall");
             let call = call.split(' ').next().unwrap_or_default().trim();
             let (name, state) = (file("comm"), state.unwrap_or_default());
-            let _ = writeln!(
-                text,
-                "  {} {state} call {call} in {}",
-                name.trim(),
-                stack.join(" ")
-            );
+            let _ = writeln!(text, "  {} {state} call {call} in {}", name.trim(), stack.join(" "));
             let children = file("children");
-            left.extend(
-                children
-                    .split_whitespace()
-                    .filter_map(|pid| pid.parse::<u32>().ok()),
-            );
+            left.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
         }
     }
     text
 }
 
 fn tasks(pid: u32) -> Vec<u32> {
-    let entries = fs::read_dir(format!("/proc/{pid}/task"))
-        .into_iter()
-        .flatten()
-        .flatten();
+    let entries = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     numbers.collect()
 }

@@ -28,9 +28,7 @@ pub const WAITS: [&str; 4] = ["--", "sh", "-c", "read x"];
 pub fn jail(id: &str, exec: impl AsRef<Path>) -> Command {
     let mut command = Command::new(vm::jailer());
     let id = format!("t{}-{id}", std::process::id());
-    command
-        .args(["--id", &id, "--exec-file"])
-        .arg(exec.as_ref());
+    command.args(["--id", &id, "--exec-file"]).arg(exec.as_ref());
     command.stdin(Stdio::null());
     command
 }
@@ -122,10 +120,7 @@ pub fn kill(pid: u32) {
 /// Control groups of this test process's jails.
 #[must_use]
 pub fn groups(parent: &str) -> Vec<PathBuf> {
-    let mounts = fs::read_dir("/sys/fs/cgroup")
-        .into_iter()
-        .flatten()
-        .flatten();
+    let mounts = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
     let mut all: Vec<PathBuf> = mounts.map(|entry| entry.path().join(parent)).collect();
     all.push(Path::new("/sys/fs/cgroup").join(parent));
     all.retain(|path| path.exists());

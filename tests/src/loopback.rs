@@ -26,9 +26,7 @@ impl Loop {
             crate::vm::skip(&format!("losetup: {output:?}"));
             return None;
         }
-        let name = String::from_utf8_lossy(&output.ok()?.stdout)
-            .trim()
-            .to_owned();
+        let name = String::from_utf8_lossy(&output.ok()?.stdout).trim().to_owned();
         Some(Self(name.into()))
     }
 
@@ -45,9 +43,6 @@ impl Loop {
 impl Drop for Loop {
     fn drop(&mut self) {
         // What is still open goes when it is closed.
-        let _ = Command::new("losetup")
-            .arg("--detach")
-            .arg(&self.0)
-            .status();
+        let _ = Command::new("losetup").arg("--detach").arg(&self.0).status();
     }
 }

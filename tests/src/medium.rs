@@ -46,11 +46,7 @@ pub fn iso(scratch: &Scratch, name: &str, files: &[(&str, &[u8])]) -> String {
     let label = name.to_uppercase();
     let make = format!("xorriso -as mkisofs -quiet -R -J -V {label} -o {name}.iso {folder}");
     shell(scratch, &make);
-    scratch
-        .join(format!("{name}.iso"))
-        .to_str()
-        .unwrap()
-        .to_owned()
+    scratch.join(format!("{name}.iso")).to_str().unwrap().to_owned()
 }
 
 /// A disk of 32 MiB with a partition of its own for these files: FAT in an
@@ -69,10 +65,7 @@ pub fn disk(scratch: &Scratch, name: &str, fat: bool, files: &[(&str, &[u8])]) -
                 "mkfs.vfat -C {name}.fs 16384 >/dev/null; mcopy -s -i {name}.fs {folder}/* ::/"
             ),
         ),
-        false => (
-            "gpt",
-            format!("mke2fs -q -t ext4 -d {folder} {name}.fs 16M"),
-        ),
+        false => ("gpt", format!("mke2fs -q -t ext4 -d {folder} {name}.fs 16M")),
     };
     shell(
         scratch,

@@ -58,11 +58,7 @@ struct Request {
 fn request(name: &str, number: libc::c_int) -> Request {
     let mut all = [0; libc::IFNAMSIZ];
     all[..name.len()].copy_from_slice(name.as_bytes());
-    Request {
-        name: all,
-        number,
-        rest: [0; 20],
-    }
+    Request { name: all, number, rest: [0; 20] }
 }
 
 fn control(fd: RawFd, command: libc::c_ulong, argument: libc::c_ulong) {
@@ -81,11 +77,7 @@ pub fn attach(name: &str, headers: bool) -> File {
     let tun = File::options().read(true).write(true).open(TUN).unwrap();
     let flags = IFF_TAP | IFF_NO_PI | if headers { IFF_VNET_HDR } else { 0 };
     let mut wanted = request(name, flags.into());
-    control(
-        tun.as_raw_fd(),
-        TUNSETIFF,
-        (&raw mut wanted) as libc::c_ulong,
-    );
+    control(tun.as_raw_fd(), TUNSETIFF, (&raw mut wanted) as libc::c_ulong);
     tun
 }
 
@@ -145,11 +137,7 @@ impl Interface {
         };
         set(libc::SOL_PACKET, IGNORE_OUTGOING, 1);
         set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 32 << 20);
-        let this = Self {
-            name: name.to_owned(),
-            index,
-            socket: File::from(socket),
-        };
+        let this = Self { name: name.to_owned(), index, socket: File::from(socket) };
         // Before it is bound: the first call would be told that it was down.
         this.set_up(true);
         this.set_mtu(65_521);
@@ -226,11 +214,8 @@ impl Interface {
     /// The host refuses.
     #[must_use]
     pub fn receive_within(&self, limit: Duration) -> Option<Vec<u8>> {
-        let mut poll = libc::pollfd {
-            fd: self.socket.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
+        let mut poll =
+            libc::pollfd { fd: self.socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one live structure.
         let ready = unsafe { libc::poll(&raw mut poll, 1, limit.as_millis() as i32) };
         if ready <= 0 {

@@ -52,11 +52,7 @@ pub fn status(pid: u32, key: &str) -> u64 {
 pub fn state(pid: u32) -> char {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = text.lines().find(|line| line.starts_with("State:"));
-    line.unwrap()["State:".len()..]
-        .trim()
-        .chars()
-        .next()
-        .unwrap()
+    line.unwrap()["State:".len()..].trim().chars().next().unwrap()
 }
 
 /// Whether the thread with this name waits.
@@ -81,8 +77,7 @@ pub fn ticks(pid: u32) -> u64 {
 pub fn thread_ticks(pid: u32, name: &str) -> u64 {
     let stat = named_thread(pid, name).map(|task| task.join("stat"));
     // It may end at any time.
-    stat.and_then(|stat| stat_ticks(&stat.to_string_lossy()).ok())
-        .unwrap_or(0)
+    stat.and_then(|stat| stat_ticks(&stat.to_string_lossy()).ok()).unwrap_or(0)
 }
 
 fn stat_ticks(path: &str) -> std::io::Result<u64> {
@@ -139,11 +134,7 @@ pub fn mapped(pid: u32, file: &Path) -> Mapped {
 
 fn named_thread(pid: u32, name: &str) -> Option<PathBuf> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task"));
-    let mut tasks = tasks
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|task| task.path());
+    let mut tasks = tasks.into_iter().flatten().flatten().map(|task| task.path());
     tasks.find(|task| {
         let comm = fs::read_to_string(task.join("comm"));
         comm.is_ok_and(|comm| comm.trim() == name)

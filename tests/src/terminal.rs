@@ -59,11 +59,7 @@ impl Terminal {
         // SAFETY: openpty has just opened both, and nobody else owns them.
         let (master, slave) = unsafe { (File::from_raw_fd(master), OwnedFd::from_raw_fd(slave)) };
         let screen = Tap::new(master.try_clone().unwrap());
-        Self {
-            master,
-            slave,
-            screen,
-        }
+        Self { master, slave, screen }
     }
 
     /// Its path, for who opens it by that.
@@ -120,12 +116,7 @@ impl Terminal {
     /// # Panics
     /// The terminal refuses.
     pub fn resize(&self, rows: u16, columns: u16) {
-        let size = libc::winsize {
-            ws_row: rows,
-            ws_col: columns,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
+        let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         // SAFETY: a descriptor of ours and a live local.
         let result =
             unsafe { libc::ioctl(self.master.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };

@@ -76,11 +76,7 @@ pub fn breakout() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/breakout");
     let path = root.join("x86_64-unknown-linux-gnu/debug/mote");
     let how = "cargo build -p mote --features breakout --target-dir target/breakout";
-    assert!(
-        path.exists(),
-        "not there: {}; build it: {how}",
-        path.display()
-    );
+    assert!(path.exists(), "not there: {}; build it: {how}", path.display());
     path
 }
 
@@ -135,11 +131,7 @@ pub fn run(command: &mut Command) -> End {
 pub fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !so() {
-        assert!(
-            begin.elapsed() < LIMIT,
-            "in vain: {what}\n{}",
-            hang::state()
-        );
+        assert!(begin.elapsed() < LIMIT, "in vain: {what}\n{}", hang::state());
         thread::sleep(Duration::from_millis(2));
     }
 }
@@ -317,12 +309,7 @@ impl End {
     pub fn expect(&self, code: i32) -> &Self {
         let Self { out, err, .. } = self;
         let at = out.ceil_char_boundary(out.len().saturating_sub(2000));
-        assert_eq!(
-            self.code,
-            code,
-            "exit code\n--- stdout\n{}\n--- stderr\n{err}",
-            &out[at..]
-        );
+        assert_eq!(self.code, code, "exit code\n--- stdout\n{}\n--- stderr\n{err}", &out[at..]);
         self
     }
 
@@ -340,9 +327,7 @@ impl End {
     #[track_caller]
     pub fn complains(&self, words: &[&str]) -> &Self {
         let complaints = self.complaints();
-        let [line] = complaints[..] else {
-            panic!("not one line on stderr: {complaints:?}")
-        };
+        let [line] = complaints[..] else { panic!("not one line on stderr: {complaints:?}") };
         assert!(line.starts_with("mote: "), "{line}");
         for word in words {
             assert!(line.contains(word), "no {word:?} in {line:?}");

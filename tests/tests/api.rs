@@ -86,9 +86,7 @@ fn every_request_has_its_status() {
     assert_eq!(client.get("/").json()["state"], "Running");
     // The guest's output is in the file, nothing of it elsewhere.
     wait_until("output in the file", || {
-        fs::read_to_string(scratch.join("serial"))
-            .unwrap()
-            .contains("spin")
+        fs::read_to_string(scratch.join("serial")).unwrap().contains("spin")
     });
     for case in cases("always").iter().chain(&cases("after")) {
         check(&mut server.client(), case, dir);
@@ -108,12 +106,8 @@ fn every_request_has_its_status() {
 /// The lines of metrics in a file; one may just be written.
 fn metrics(file: &Path) -> Vec<Value> {
     let text = fs::read_to_string(file).unwrap_or_default();
-    let whole = text
-        .split_inclusive('\n')
-        .filter(|line| line.ends_with('\n'));
-    whole
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    whole.map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// What all lines together say of a count.
@@ -204,11 +198,9 @@ fn a_config_file_starts_at_once() {
         return;
     }
     let scratch = Scratch::new();
-    for (name, on_reset, code) in [
-        ("hello", &[][..], 0),
-        ("reset", &[], 0),
-        ("reset", &["--on-reset", "exit"], 7),
-    ] {
+    for (name, on_reset, code) in
+        [("hello", &[][..], 0), ("reset", &[], 0), ("reset", &["--on-reset", "exit"], 7)]
+    {
         let kernel = guest(name);
         let boot = json!({"kernel_image_path": kernel, "boot_args": "by=i8042"});
         let config = json!({"boot-source": boot, "drives": [],
@@ -236,27 +228,18 @@ fn a_start_that_fails_can_be_tried_again() {
     let scratch = Scratch::new();
     let server = Server::start(&scratch, &[]);
     let mut client = server.with_guest("hello");
-    client.put(
-        "/network-interfaces/n",
-        r#"{"iface_id":"n","host_dev_name":"no-such-tap"}"#,
-    );
+    client.put("/network-interfaces/n", r#"{"iface_id":"n","host_dev_name":"no-such-tap"}"#);
     let disk = scratch.file("disk", vec![0; 1 << 20]);
     let entry = json!({"drive_id": "d", "is_root_device": false, "path_on_host": disk}).to_string();
     client.put("/drives/d", &entry);
     fs::remove_file(&disk).unwrap();
     for _ in 0..3 {
         let answer = client.request("PUT", "/actions", START);
-        assert!(
-            answer.expect(400).body.contains("no such file"),
-            "{answer:?}"
-        );
+        assert!(answer.expect(400).body.contains("no such file"), "{answer:?}");
     }
     fs::write(&disk, vec![0; 1 << 20]).unwrap();
     let answer = client.request("PUT", "/actions", START);
-    assert!(
-        answer.expect(400).body.contains("no-such-tap"),
-        "{answer:?}"
-    );
+    assert!(answer.expect(400).body.contains("no-such-tap"), "{answer:?}");
     assert_eq!(client.get("/").json()["state"], "Not started");
 }
 
@@ -308,9 +291,7 @@ fn bad_clients_harm_nobody() {
     greedy.stream().set_write_timeout(patience).unwrap();
     let request = b"GET /vm/config HTTP/1.1\r\n\r\n".repeat(64);
     use std::io::Write as _;
-    let sent: usize = (0..10_000)
-        .map_while(|_| greedy.stream().write(&request).ok())
-        .sum();
+    let sent: usize = (0..10_000).map_while(|_| greedy.stream().write(&request).ok()).sum();
     assert!(sent < 10_000 * request.len(), "it was never held back");
     let mut good = server.client();
     good.get("/").expect(200);
@@ -343,10 +324,7 @@ fn requests_may_come_as_they_like() {
     for byte in b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n" {
         client.send(&[*byte]);
     }
-    assert_eq!(
-        client.answer().json()["mote_version"],
-        env!("CARGO_PKG_VERSION")
-    );
+    assert_eq!(client.answer().json()["mote_version"], env!("CARGO_PKG_VERSION"));
     // Several at once.
     client.send(&b"GET /version HTTP/1.1\r\n\r\n".repeat(50));
     for _ in 0..50 {
@@ -360,10 +338,7 @@ fn requests_may_come_as_they_like() {
     // More than the limit: told so, though it is never read.
     client.send(b"PUT /vsock HTTP/1.1\r\nContent-Length: 101\r\n\r\n");
     let answer = client.answer();
-    assert!(
-        answer.expect(400).body.contains("limit of 100"),
-        "{answer:?}"
-    );
+    assert!(answer.expect(400).body.contains("limit of 100"), "{answer:?}");
     client.send(&[b'x'; 101]);
     assert!(client.is_closed());
     // Headers without end.
@@ -410,18 +385,14 @@ fn a_socket_is_taken_over_from_the_dead_only() {
     let scratch = Scratch::new();
     let server = Server::start(&scratch, &[]);
     let path = server.socket.to_str().unwrap();
-    run(&mut mote(["--api-sock", path]))
-        .expect(3)
-        .complains(&["already exists", "api.sock"]);
+    run(&mut mote(["--api-sock", path])).expect(3).complains(&["already exists", "api.sock"]);
     server.client().get("/").expect(200);
     drop(server);
     let server = Server::start(&scratch, &[]);
     server.client().get("/").expect(200);
     drop(server);
     let file = scratch.file("file", "mine");
-    run(&mut mote(["--api-sock", file.to_str().unwrap()]))
-        .expect(3)
-        .complains(&["already exists"]);
+    run(&mut mote(["--api-sock", file.to_str().unwrap()])).expect(3).complains(&["already exists"]);
     assert_eq!(fs::read(file).unwrap(), b"mine");
 }
 
@@ -452,10 +423,7 @@ fn the_openapi_file_is_true() {
         }
     }
     // And nothing else is.
-    for case in ["always", "before", "after"]
-        .iter()
-        .flat_map(|name| cases(name))
-    {
+    for case in ["always", "before", "after"].iter().flat_map(|name| cases(name)) {
         let (path, _) = case.path.split_once('?').unwrap_or((case.path, ""));
         let parts: Vec<&str> = path.split('/').collect();
         let path = match parts[..] {
@@ -537,10 +505,7 @@ fn cdroms_are_changed_while_the_vm_runs() {
     // Outside nothing can be opened, not even before the start.
     let boot = json!({"kernel_image_path": guest("spin")}).to_string();
     let answer = client.request("PUT", "/boot-source", &boot);
-    assert!(
-        answer.expect(400).body.contains("ermission denied"),
-        "{answer:?}"
-    );
+    assert!(answer.expect(400).body.contains("ermission denied"), "{answer:?}");
     let boot = json!({"kernel_image_path": images.join("kernel")}).to_string();
     client.put("/boot-source", &boot);
     let entry =
@@ -554,19 +519,13 @@ fn cdroms_are_changed_while_the_vm_runs() {
     // The new one is locked against writers, the old one is free.
     assert_eq!((is_locked(&first), is_locked(&second)), (false, true));
     let answer = client.request("PATCH", "/drives/c", &insert(&outside));
-    assert!(
-        answer.expect(400).body.contains("ermission denied"),
-        "{answer:?}"
-    );
+    assert!(answer.expect(400).body.contains("ermission denied"), "{answer:?}");
     client.patch("/drives/c", r#"{"drive_id":"c","eject":true}"#);
     assert!(!is_locked(&second));
     client.patch("/drives/c", &insert(&first));
     assert!(is_locked(&first));
     let answer = client.request("PATCH", "/drives/c", &insert(&images));
-    assert!(
-        answer.expect(400).body.contains("regular file"),
-        "{answer:?}"
-    );
+    assert!(answer.expect(400).body.contains("regular file"), "{answer:?}");
     client.get("/").expect(200);
 }
 
@@ -598,25 +557,13 @@ fn people_have_a_client_too() {
     assert!(ctl(&["info"]).expect(0).out.contains("state    Running\n"));
     ctl(&["pause"]).expect(0);
     let info: Value = serde_json::from_str(&ctl(&["info", "--json"]).expect(0).out).unwrap();
-    assert_eq!(
-        (&info["state"], &info["id"]),
-        (&json!("Paused"), &json!("mine"))
-    );
+    assert_eq!((&info["state"], &info["id"]), (&json!("Paused"), &json!("mine")));
     ctl(&["resume"]).expect(0);
-    assert!(
-        ctl(&["metrics"])
-            .expect(0)
-            .out
-            .contains("mote_vcpu_exit_io_out_total")
-    );
+    assert!(ctl(&["metrics"]).expect(0).out.contains("mote_vcpu_exit_io_out_total"));
     let all: Value = serde_json::from_str(&ctl(&["metrics", "--json"]).expect(0).out).unwrap();
     assert!(all["mote_put_api_requests_actions_count_total"].as_u64() > Some(0));
-    ctl(&["eject", "x"])
-        .expect(1)
-        .complains(&["Invalid block device ID"]);
-    ctl(&["grow", "x"])
-        .expect(1)
-        .complains(&["Invalid block device ID"]);
+    ctl(&["eject", "x"]).expect(1).complains(&["Invalid block device ID"]);
+    ctl(&["grow", "x"]).expect(1).complains(&["Invalid block device ID"]);
     ctl(&["power"]).expect(1).complains(&["power button"]);
     ctl(&["fly"]).expect(2).complains(&["'fly'"]);
     drop(server);

@@ -27,12 +27,7 @@ fn held(server: &Server, folder: &Path) -> Held {
         .collect();
     files.sort();
     let descriptors = proc::descriptors(pid);
-    Held(
-        proc::status(pid, "VmSize:"),
-        descriptors,
-        proc::status(pid, "Threads:"),
-        files,
-    )
+    Held(proc::status(pid, "VmSize:"), descriptors, proc::status(pid, "Threads:"), files)
 }
 
 /// Says it so often, and each time it is refused with this word; the second time
@@ -81,38 +76,18 @@ fn mistakes(folder: &Path) -> Vec<Mistake> {
     spoilt[64 + 24..64 + 32].fill(0x7f);
     let spoilt = file("spoilt", &spoilt);
     let large = file("large", b"");
-    fs::File::options()
-        .write(true)
-        .open(&large)
-        .unwrap()
-        .set_len(1 << 30)
-        .unwrap();
+    fs::File::options().write(true).open(&large).unwrap().set_len(1 << 30).unwrap();
     let odd = file("odd", &[0; 700]);
     let disk = file("disk", &[0; 4096]);
     let drive =
         |path: &Path| json!({"drive_id": "d", "is_root_device": false, "path_on_host": path});
     let good = || kernel(&guest("spin"));
-    let mistake = |path, wrong, word, right| Mistake {
-        path,
-        wrong,
-        word,
-        right,
-    };
+    let mistake = |path, wrong, word, right| Mistake { path, wrong, word, right };
     vec![
         mistake("/boot-source", kernel(&text), "not a kernel", good()),
         mistake("/boot-source", kernel(&cut), "truncated", good()),
-        mistake(
-            "/boot-source",
-            kernel(&spoilt),
-            "outside the guest's RAM",
-            good(),
-        ),
-        mistake(
-            "/boot-source",
-            with_initrd(&large),
-            "leaves room",
-            with_initrd(&text),
-        ),
+        mistake("/boot-source", kernel(&spoilt), "outside the guest's RAM", good()),
+        mistake("/boot-source", with_initrd(&large), "leaves room", with_initrd(&text)),
         mistake(
             "/machine-config",
             json!({"vcpu_count": 1, "mem_size_mib": 4096, "huge_pages": "2M"}),
@@ -140,12 +115,7 @@ fn a_refused_start_can_be_corrected() {
         let scratch = Scratch::new();
         let folder = scratch.join("vm");
         fs::create_dir(&folder).unwrap();
-        let Mistake {
-            path,
-            wrong,
-            word,
-            right,
-        } = mistakes(&scratch).swap_remove(index);
+        let Mistake { path, wrong, word, right } = mistakes(&scratch).swap_remove(index);
         let guests = guest("spin");
         let may = [&*scratch as &Path, guests.parent().unwrap()].map(|path| path.to_str().unwrap());
         let flags = ["--allow-path", may[0], "--allow-path", may[1]];
@@ -159,9 +129,7 @@ fn a_refused_start_can_be_corrected() {
         assert_eq!(client.get("/").json()["state"], "Running");
         match path {
             "/serial" => wait_until("output", || {
-                fs::read_to_string(scratch.join("output"))
-                    .unwrap()
-                    .contains("spin")
+                fs::read_to_string(scratch.join("output")).unwrap().contains("spin")
             }),
             _ => server.vm.wait_for("spin"),
         }
@@ -180,10 +148,7 @@ fn a_hundred_refused_starts_take_nothing() {
     let server = Server::start(&scratch, &[]);
     let mut client = server.client();
     client.put("/machine-config", r#"{"vcpu_count":4,"mem_size_mib":2048}"#);
-    client.put(
-        "/boot-source",
-        &json!({"kernel_image_path": text}).to_string(),
-    );
+    client.put("/boot-source", &json!({"kernel_image_path": text}).to_string());
     for _ in 0..100 / TIMES {
         refused(&server, &mut client, START, "not a kernel");
     }
@@ -257,12 +222,7 @@ fn a_refused_snapshot_can_be_corrected() {
     let server = Server::start(&folder, &[]);
     let mut client = server.client();
     // The snapshot's disk is missing at first, and then has another name.
-    refused(
-        &server,
-        &mut client,
-        ("/snapshot/load", &good),
-        "1 devices were saved",
-    );
+    refused(&server, &mut client, ("/snapshot/load", &good), "1 devices were saved");
     let config = client.get("/vm/config").json();
     client.put("/drives/wrong", &entry("wrong", &other));
     refused(&server, &mut client, ("/snapshot/load", &good), "disk0");
@@ -270,11 +230,7 @@ fn a_refused_snapshot_can_be_corrected() {
     fs::remove_file(folder.join("api.sock")).unwrap();
     let server = Server::start(&folder, &[]);
     let mut client = server.client();
-    assert_eq!(
-        client.get("/vm/config").json(),
-        config,
-        "something was kept"
-    );
+    assert_eq!(client.get("/vm/config").json(), config, "something was kept");
     client.put("/drives/disk0", &entry("disk0", &disk));
     let config = client.get("/vm/config").json();
     for (body, word) in &bad {
@@ -324,11 +280,7 @@ fn refused_descriptions_can_be_corrected() {
         assert_eq!(config["network-interfaces"][0]["iface_id"], "n");
         assert_eq!(config["machine-config"]["vcpu_count"], 2);
         for (name, word) in [("output", "spin"), ("log", "no such file")] {
-            let has = || {
-                fs::read_to_string(scratch.join(name))
-                    .unwrap()
-                    .contains(word)
-            };
+            let has = || fs::read_to_string(scratch.join(name)).unwrap().contains(word);
             wait_until(name, has);
         }
         client.put(START.0, r#"{"action_type":"FlushMetrics"}"#);
@@ -346,10 +298,7 @@ fn a_refused_save_can_be_corrected() {
     for tracked in [false, true] {
         let scratch = Scratch::new();
         let may = [scratch.to_str().unwrap(), guest("").to_str().unwrap()].map(str::to_owned);
-        let server = Server::start(
-            &scratch,
-            &["--allow-path", &may[0], "--allow-path", &may[1]],
-        );
+        let server = Server::start(&scratch, &["--allow-path", &may[0], "--allow-path", &may[1]]);
         let mut client = server.client();
         let [state, memory, old] = ["state", "memory", "old"].map(|name| scratch.join(name));
         fs::write(&old, "old").unwrap();
@@ -358,23 +307,13 @@ fn a_refused_save_can_be_corrected() {
         let full = json!({"snapshot_path": state, "mem_file_path": memory});
         let difference = with(&full, "snapshot_type", json!("Diff"));
         let create = "/snapshot/create";
-        refused(
-            &server,
-            &mut client,
-            (create, &full.to_string()),
-            "before starting",
-        );
+        refused(&server, &mut client, (create, &full.to_string()), "before starting");
         client.put("/boot-source", &boot_source("spin", ""));
         let machine = json!({"vcpu_count": 1, "mem_size_mib": 128, "track_dirty_pages": tracked});
         client.put("/machine-config", &machine.to_string());
         client.start();
         server.vm.wait_for("spin");
-        refused(
-            &server,
-            &mut client,
-            (create, &full.to_string()),
-            "must be paused",
-        );
+        refused(&server, &mut client, (create, &full.to_string()), "must be paused");
         client.patch("/vm", r#"{"state":"Paused"}"#);
         let refusals = ["snapshot_path", "mem_file_path"].map(|key| {
             [
@@ -387,29 +326,17 @@ fn a_refused_save_can_be_corrected() {
             ]
         });
         let same = with(&full, "mem_file_path", json!(state));
-        let since = if tracked {
-            "take a full snapshot first"
-        } else {
-            "dirty-page tracking is off"
-        };
+        let since =
+            if tracked { "take a full snapshot first" } else { "dirty-page tracking is off" };
         let more = [(same, "of this name"), (difference.clone(), since)];
         for (body, word) in refusals.concat().iter().chain(&more) {
             refused(&server, &mut client, (create, &body.to_string()), word);
         }
         client.put(create, &full.to_string());
-        refused(
-            &server,
-            &mut client,
-            (create, &full.to_string()),
-            "already exists",
-        );
+        refused(&server, &mut client, (create, &full.to_string()), "already exists");
         if tracked {
             let [state, memory] = ["state2", "memory2"].map(|name| json!(scratch.join(name)));
-            let second = with(
-                &with(&difference, "snapshot_path", state),
-                "mem_file_path",
-                memory,
-            );
+            let second = with(&with(&difference, "snapshot_path", state), "mem_file_path", memory);
             client.put(create, &second.to_string());
         }
         client.patch("/vm", r#"{"state":"Resumed"}"#);

@@ -110,44 +110,20 @@ fn broken_elf_files_are_refused() {
         ("none", changed(56, &[0, 0]), &["0 program headers"]),
         ("many", changed(56, &[255, 255]), &["65535 program headers"]),
         ("table", changed(32, &huge), &["truncated"]),
-        (
-            "entry",
-            changed(24, &number(0x1000)),
-            &["entry point 0x1000"],
-        ),
+        ("entry", changed(24, &number(0x1000)), &["entry point 0x1000"]),
         ("low", changed(field(1, ADDRESS), &number(0)), &["outside"]),
         (
             "hole",
             changed(field(1, ADDRESS), &number(3 << 30)),
             &["segment at 0xc0000000", "outside"],
         ),
-        (
-            "beyond",
-            changed(field(1, ADDRESS), &number(1 << 40)),
-            &["outside"],
-        ),
+        ("beyond", changed(field(1, ADDRESS), &number(1 << 40)), &["outside"]),
         ("wraps", changed(field(1, ADDRESS), &huge), &["outside"]),
-        (
-            "overlap",
-            changed(field(1, ADDRESS), &number(0x20_0000)),
-            &["overlap at 0x200000"],
-        ),
+        ("overlap", changed(field(1, ADDRESS), &number(0x20_0000)), &["overlap at 0x200000"]),
         ("offset", changed(field(1, OFFSET), &huge), &["truncated"]),
-        (
-            "file size",
-            changed(field(1, FILE_SIZE), &huge),
-            &["truncated"],
-        ),
-        (
-            "memory size",
-            changed(field(2, MEMORY_SIZE), &huge),
-            &["outside"],
-        ),
-        (
-            "memory below file",
-            changed(field(2, MEMORY_SIZE), &number(1)),
-            &["larger in the file"],
-        ),
+        ("file size", changed(field(1, FILE_SIZE), &huge), &["truncated"]),
+        ("memory size", changed(field(2, MEMORY_SIZE), &huge), &["outside"]),
+        ("memory below file", changed(field(2, MEMORY_SIZE), &number(1)), &["larger in the file"]),
     ] {
         kernel_refused(&scratch.file(name, elf), &[], words);
     }
@@ -302,10 +278,7 @@ fn files_for_the_console_that_cannot_be_are_refused() {
     for (to, words) in [
         (format!("file:{dir}"), &["serial file", dir][..]),
         (format!("file:{dir}/no/log"), &["serial file", "no such"]),
-        (
-            format!("socket:{dir}/no/socket"),
-            &["serial socket", "no such"],
-        ),
+        (format!("socket:{dir}/no/socket"), &["serial socket", "no such"]),
         (format!("socket:{}", long.display()), &["serial socket"]),
     ] {
         refused(&mut tiny("hello", ["--serial", &to]), INPUT, words);
@@ -323,10 +296,7 @@ fn config_files_name_file_and_key() {
         ("{} {}", &["trailing"]),
         ("\u{feff}{}", &["expected"]),
         (r#"{"vsock":{}}"#, &["vsock", "no such device"]),
-        (
-            r#"{"boot-source":{"kernel":"k"}}"#,
-            &["boot-source.kernel", "unknown"],
-        ),
+        (r#"{"boot-source":{"kernel":"k"}}"#, &["boot-source.kernel", "unknown"]),
         (r#"{"boot-source":[]}"#, &["boot-source"]),
         (
             r#"{"boot-source":{"kernel_image_path":1}}"#,
@@ -348,14 +318,8 @@ fn config_files_name_file_and_key() {
             r#"{"machine-config":{"vcpu_count":1,"vcpu_count":2,"mem_size_mib":128}}"#,
             &["machine-config", "duplicate", "vcpu_count"],
         ),
-        (
-            r#"{"boot-source":{},"boot-source":{}}"#,
-            &["duplicate", "boot-source"],
-        ),
-        (
-            r#"{"machine-config":{"vcpu_count":1}}"#,
-            &["mem_size_mib", "missing"],
-        ),
+        (r#"{"boot-source":{},"boot-source":{}}"#, &["duplicate", "boot-source"]),
+        (r#"{"machine-config":{"vcpu_count":1}}"#, &["mem_size_mib", "missing"]),
         (
             r#"{"machine-config":{"vcpu_count":33,"mem_size_mib":128}}"#,
             &["machine-config.vcpu_count", "1 to 32"],
@@ -522,10 +486,7 @@ fn a_host_without_room_is_named() {
         (libc::RLIMIT_AS, 64 << 20, &["128M of guest memory"]),
     ] {
         let mut command = tiny("idle", ["--cpus", "4"]);
-        let new = libc::rlimit {
-            rlim_cur: value,
-            rlim_max: value,
-        };
+        let new = libc::rlimit { rlim_cur: value, rlim_max: value };
         // SAFETY: setrlimit may be called between fork and exec.
         unsafe {
             command.pre_exec(move || {

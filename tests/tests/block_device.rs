@@ -15,9 +15,8 @@ const INPUT: i32 = 3;
 /// What the guest `disk` with `do=odd` leaves in each sector of an image.
 fn odd(sector: u64, sectors: u64, before: &[u8], after: &[u8]) -> bool {
     let places = [(1, 1), (3, 2), (7, 2), (21, 5), (sectors - 1, 1)];
-    let written = places
-        .into_iter()
-        .find(|(first, count)| (*first..first + count).contains(&sector));
+    let written =
+        places.into_iter().find(|(first, count)| (*first..first + count).contains(&sector));
     let zeroes = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
     match (written, sector) {
         (Some((first, _)), _) => after.iter().all(|b| *b == (first * 7 + 1) as u8),
@@ -57,10 +56,7 @@ fn a_guest_sees_the_same_disk_whatever_is_below() {
             assert_eq!(after.len(), before.len(), "{flag}");
             for (sector, (old, new)) in before.chunks(512).zip(after.chunks(512)).enumerate() {
                 let sector = sector as u64;
-                assert!(
-                    odd(sector, 2048, old, new),
-                    "{block:?}{options}: sector {sector}"
-                );
+                assert!(odd(sector, 2048, old, new), "{block:?}{options}: sector {sector}");
             }
         }
     }
@@ -76,10 +72,8 @@ fn a_partition_table_of_512_boots_from_blocks_of_4096() {
     let scratch = Scratch::new();
     let extlinux = "label l0\n linux /system\n append do=run\n initrd /system\n";
     let system = fs::read(guest("system")).unwrap();
-    let files: &[(&str, &[u8])] = &[
-        ("extlinux/extlinux.conf", extlinux.as_bytes()),
-        ("system", &system),
-    ];
+    let files: &[(&str, &[u8])] =
+        &[("extlinux/extlinux.conf", extlinux.as_bytes()), ("system", &system)];
     let image = medium::disk(&scratch, "gpt", false, files);
     let Some(device) = Loop::new(image.as_ref(), 4096, false) else {
         return;
@@ -92,10 +86,7 @@ fn a_partition_table_of_512_boots_from_blocks_of_4096() {
     }
     // Stated, blocks are what is stated.
     let stated = format!("{},block-size=4096", device.name());
-    let end = run(&mut tiny(
-        "disk",
-        ["--disk", &stated, "--cmdline", "do=odd"],
-    ));
+    let end = run(&mut tiny("disk", ["--disk", &stated, "--cmdline", "do=odd"]));
     assert!(end.expect(0).out.contains("sectors of 4096"), "{}", end.out);
 }
 
@@ -132,10 +123,7 @@ fn a_device_that_is_in_use_is_refused() {
     end.expect(INPUT).complains(&[name, "another VM"]);
     assert!(!writer.has_ended());
     drop(writer);
-    for flags in [
-        ["--disk", name, "--disk", node],
-        ["--disk", name, "--disk", name],
-    ] {
+    for flags in [["--disk", name, "--disk", node], ["--disk", name, "--disk", name]] {
         let end = run(&mut tiny("hello", flags));
         end.expect(INPUT).complains(&["drive disk0 of this VM"]);
     }
@@ -149,10 +137,7 @@ fn a_device_that_is_in_use_is_refused() {
     // The host has it.
     let at = scratch.join("mounted");
     fs::create_dir(&at).unwrap();
-    shell(
-        &scratch,
-        &format!("mke2fs -q -t ext4 {name} && mount {name} mounted"),
-    );
+    shell(&scratch, &format!("mke2fs -q -t ext4 {name} && mount {name} mounted"));
     let end = run(&mut tiny("hello", ["--disk", node]));
     shell(&scratch, "umount mounted");
     end.expect(INPUT).complains(&[node, "is mounted"]);
@@ -171,22 +156,14 @@ fn a_read_only_device_is_only_read() {
     };
     let name = device.name();
     let end = run(&mut tiny("hello", ["--disk", name]));
-    end.expect(INPUT)
-        .complains(&[name, "read-only device", "add ro"]);
+    end.expect(INPUT).complains(&[name, "read-only device", "add ro"]);
     let other = scratch.file("other", vec![0; 1 << 20]);
     let first = other.to_str().unwrap();
     let flags = ["--disk", first, "--cdrom", name, "--cmdline", "do=readonly"];
     let end = run(&mut tiny("disk", flags));
     assert!(end.expect(0).out.contains("readonly ok"), "{}", end.out);
     let second = format!("{name},ro");
-    let flags = [
-        "--disk",
-        first,
-        "--disk",
-        &second,
-        "--cmdline",
-        "do=readonly",
-    ];
+    let flags = ["--disk", first, "--disk", &second, "--cmdline", "do=readonly"];
     let end = run(&mut tiny("disk", flags));
     assert!(end.expect(0).out.contains("readonly ok"), "{}", end.out);
 }
@@ -212,25 +189,12 @@ fn doctor_knows_devices() {
     assert_eq!(point("space"), None, "a device does not grow");
     assert_eq!(point("lock").unwrap(), "fine \"not in use\"");
     fs::create_dir(scratch.join("mounted")).unwrap();
-    shell(
-        &scratch,
-        &format!("mke2fs -q -t ext4 {name} && mount {name} mounted"),
-    );
+    shell(&scratch, &format!("mke2fs -q -t ext4 {name} && mount {name} mounted"));
     let mounted = point("lock");
     shell(&scratch, "umount mounted");
     let mounted = mounted.unwrap();
-    assert!(
-        mounted.starts_with("in use") && mounted.contains("mounted"),
-        "{mounted}"
-    );
+    assert!(mounted.starts_with("in use") && mounted.contains("mounted"), "{mounted}");
     // A device that is not there any more can still be named.
-    assert!(
-        Command::new("losetup")
-            .arg("-d")
-            .arg(name)
-            .status()
-            .unwrap()
-            .success()
-    );
+    assert!(Command::new("losetup").arg("-d").arg(name).status().unwrap().success());
     assert!(point("size").unwrap().starts_with("missing"));
 }

@@ -127,10 +127,7 @@ fn an_initrd_stays_below_the_device_hole() {
     let scratch = Scratch::new();
     let bytes = noise(123_456);
     let initrd = scratch.file("initrd", &bytes);
-    let end = run(&mut tiny(
-        "cmdline",
-        ["--memory", "5G", "--initrd", path(&initrd)],
-    ));
+    let end = run(&mut tiny("cmdline", ["--memory", "5G", "--initrd", path(&initrd)]));
     let expected = format!("{} {:016x}\n", bytes.len(), fnv(&bytes));
     assert!(end.expect(0).out.ends_with(&expected), "{}", end.out);
 }
@@ -172,10 +169,7 @@ fn check_demo(end: &End) {
     for (line, step) in told.iter().zip(steps) {
         assert!(line.starts_with(step), "no {step:?} in:\n{text}");
     }
-    let times: Vec<f64> = lines
-        .iter()
-        .map(|(ms, _)| ms.trim().parse().unwrap())
-        .collect();
+    let times: Vec<f64> = lines.iter().map(|(ms, _)| ms.trim().parse().unwrap()).collect();
     assert!(times.is_sorted() && times[0] > 0.0, "{text}");
 }
 
@@ -206,16 +200,8 @@ fn a_config_file_does_what_the_flags_do() {
     }
     let scratch = Scratch::new();
     let initrd = scratch.join("initrd");
-    let flags = [
-        "--memory",
-        "64M",
-        "--cpus",
-        "3",
-        "--cmdline",
-        "from the file",
-        "--initrd",
-        path(&initrd),
-    ];
+    let flags =
+        ["--memory", "64M", "--cpus", "3", "--cmdline", "from the file", "--initrd", path(&initrd)];
     for (name, proof) in [
         ("cmdline", "[from the file]"),
         ("cpus", "3 of 3 cpus: 0 1 2\n"),
@@ -339,9 +325,7 @@ fn many_vms_run_at_once() {
     if !have_kvm() {
         return;
     }
-    let vms: Vec<Vm> = (0..8)
-        .map(|_| Vm::start(&mut tiny("echo", ["--memory", "32M"])))
-        .collect();
+    let vms: Vec<Vm> = (0..8).map(|_| Vm::start(&mut tiny("echo", ["--memory", "32M"]))).collect();
     for (number, mut vm) in vms.into_iter().enumerate() {
         vm.wait_for("ready");
         vm.send(format!("I am {number}\x04"));

@@ -13,9 +13,7 @@ fn pace(server: &mut Server, times: usize) -> f64 {
     let lines = || -> Vec<String> {
         let out = server.vm.out.text();
         // The last one may not be whole yet.
-        let lines = out
-            .split_inclusive('\n')
-            .filter_map(|l| l.strip_suffix('\n'));
+        let lines = out.split_inclusive('\n').filter_map(|l| l.strip_suffix('\n'));
         let lines = lines.filter(|line| line.starts_with("pace took "));
         lines.map(str::to_owned).collect()
     };
@@ -28,10 +26,7 @@ fn pace(server: &mut Server, times: usize) -> f64 {
 fn count(client: &mut Client, name: &str) -> u64 {
     let text = client.get("/metrics").body;
     let line = text.lines().find_map(|line| line.strip_prefix(name));
-    line.unwrap_or_else(|| panic!("no {name} in {text}"))
-        .trim()
-        .parse()
-        .unwrap()
+    line.unwrap_or_else(|| panic!("no {name} in {text}")).trim().parse().unwrap()
 }
 
 fn with_disk(scratch: &Scratch, server: &Server) -> Client {
@@ -135,10 +130,7 @@ fn a_capacity_is_read_whole() {
     });
     let mut server = Server::start(&scratch, &["--allow-path", "/"]);
     let mut client = server.client();
-    client.put(
-        "/boot-source",
-        &mote_tests::api::boot_source("disk", "do=capacity"),
-    );
+    client.put("/boot-source", &mote_tests::api::boot_source("disk", "do=capacity"));
     let cd = json!({"drive_id": "cd", "media": "cdrom", "is_root_device": false,
                     "path_on_host": scratch.join("small")});
     client.put("/drives/cd", &cd.to_string());
@@ -177,9 +169,7 @@ fn a_drives_limit_changes_under_its_driver() {
         let waited = count(&mut client, throttled) > before;
         assert_eq!(waited, size > 0, "{size}");
     }
-    let [free, slow, fast, freed] = times[..] else {
-        unreachable!()
-    };
+    let [free, slow, fast, freed] = times[..] else { unreachable!() };
     assert!(slow > 1.5 * fast && fast > 2.0 * free, "{times:?}");
     assert!(fast > 2.0 * freed, "{times:?}");
     // Bytes have a bucket of their own: 120 reads of 4096 bytes.
@@ -203,10 +193,7 @@ fn an_interfaces_limits_change_under_its_driver() {
         let tap = Interface::new("vm0");
         let server = Server::start(&scratch, &[]);
         let mut client = server.client();
-        client.put(
-            "/boot-source",
-            &mote_tests::api::boot_source("net", "do=echo"),
-        );
+        client.put("/boot-source", &mote_tests::api::boot_source("net", "do=echo"));
         client.put(
             "/network-interfaces/n",
             r#"{"iface_id":"n","host_dev_name":"vm0","guest_mac":"02:00:00:00:00:01"}"#,

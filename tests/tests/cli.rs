@@ -9,14 +9,7 @@ fn help_is_on_stdout_and_code_0() {
     for args in [&["--help"][..], &["-h"], &["help"]] {
         let end = run(&mut mote(args));
         assert_eq!(end.expect(0).err, "");
-        for word in [
-            "Usage: mote",
-            "run",
-            "demo",
-            "doctor",
-            "--version",
-            "Exit codes",
-        ] {
+        for word in ["Usage: mote", "run", "demo", "doctor", "--version", "Exit codes"] {
             assert!(end.out.contains(word), "no {word} in:\n{}", end.out);
         }
     }
@@ -47,9 +40,7 @@ fn help_for_run_names_every_flag() {
 /// It has to fit a terminal as people have it.
 #[test]
 fn help_is_at_most_80_columns_wide() {
-    for command in [
-        "run", "restore", "merge", "demo", "doctor", "api", "ctl", "--help",
-    ] {
+    for command in ["run", "restore", "merge", "demo", "doctor", "api", "ctl", "--help"] {
         let end = run(&mut mote([command, "--help"]));
         for line in end.expect(0).out.lines() {
             assert!(line.chars().count() <= 80, "{line}");
@@ -117,8 +108,7 @@ fn every_command_names_its_own_help() {
         ("api", "--id"),
     ] {
         let end = run(&mut mote([command, value]));
-        end.expect(2)
-            .complains(&[value, &format!("see 'mote {command} --help'")]);
+        end.expect(2).complains(&[value, &format!("see 'mote {command} --help'")]);
     }
 }
 
@@ -141,10 +131,8 @@ fn the_units_are_sound() {
         let unit = unit.unwrap();
         let text = std::fs::read_to_string(unit.path()).unwrap();
         // The program is not installed here.
-        let here = text.replace(
-            "/usr/bin/mote ",
-            &format!("{} ", mote_tests::vm::binary().display()),
-        );
+        let here =
+            text.replace("/usr/bin/mote ", &format!("{} ", mote_tests::vm::binary().display()));
         assert_ne!(text, here);
         let path = scratch.join(unit.file_name().to_str().unwrap());
         std::fs::write(&path, here).unwrap();

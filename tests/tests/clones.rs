@@ -64,9 +64,7 @@ fn a_vm_is_saved_and_goes_on_elsewhere() {
     let mut client = server_.client();
     describe(&mut client, &first, "echo", "");
     let create = files(&first).to_string();
-    client
-        .request("PUT", "/snapshot/create", &create)
-        .expect(400);
+    client.request("PUT", "/snapshot/create", &create).expect(400);
     client.put("/machine-config", r#"{"vcpu_count":2,"mem_size_mib":96}"#);
     client.start();
     server_.vm.wait_for("ready\n");
@@ -137,10 +135,7 @@ fn a_vm_is_saved_and_goes_on_elsewhere() {
             client.put("/snapshot/create", &body.to_string());
             let memory = |name| fs::read(clone.join(name)).unwrap();
             let (was, is) = (memory("m"), memory("m2"));
-            let differs = was
-                .chunks(4096)
-                .zip(is.chunks(4096))
-                .filter(|(a, b)| a != b);
+            let differs = was.chunks(4096).zip(is.chunks(4096)).filter(|(a, b)| a != b);
             // The VM generation ID, and whose it is.
             assert_eq!(differs.count(), 2);
             client.patch("/vm", RESUMED);
@@ -179,20 +174,11 @@ fn what_cannot_be_loaded_is_refused() {
         assert!(why.contains(word), "{why}");
     };
     let (state, memory) = (first.join("s"), first.join("m"));
-    refused(
-        json!({"snapshot_path": first.join("no"), "mem_file_path": memory}),
-        "no such file",
-    );
-    refused(
-        json!({"snapshot_path": memory, "mem_file_path": memory}),
-        "not a file of a snapshot",
-    );
+    refused(json!({"snapshot_path": first.join("no"), "mem_file_path": memory}), "no such file");
+    refused(json!({"snapshot_path": memory, "mem_file_path": memory}), "not a file of a snapshot");
     refused(json!({"snapshot_path": state}), "mem_file_path");
     let backend = |kind| json!({"backend_type": kind, "backend_path": memory});
-    refused(
-        json!({"snapshot_path": state, "mem_backend": backend("Uffd")}),
-        "uffd",
-    );
+    refused(json!({"snapshot_path": state, "mem_backend": backend("Uffd")}), "uffd");
     let both =
         json!({"snapshot_path": state, "mem_file_path": memory, "mem_backend": backend("File")});
     refused(both, "mem_file_path");

@@ -48,11 +48,7 @@ fn what_is_typed_comes_back_whole_and_in_order() {
         let typist = thread::spawn(move || input.write_all(&bytes));
         let end = vm.end();
         typist.join().unwrap().unwrap();
-        assert!(
-            end.expect(0).bytes == expected,
-            "{guest} {flags:?}: {} bytes",
-            end.bytes.len()
-        );
+        assert!(end.expect(0).bytes == expected, "{guest} {flags:?}: {} bytes", end.bytes.len());
     }
 }
 
@@ -99,10 +95,7 @@ fn the_end_of_input_is_not_the_end_of_the_vm() {
     assert!(!vm.has_ended());
     // Nor does it make a thread turn round and round.
     let after = proc::ticks(vm.pid());
-    assert!(
-        after - before < 10,
-        "{before}, {after} hundredths of a second"
-    );
+    assert!(after - before < 10, "{before}, {after} hundredths of a second");
     vm.signal(libc::SIGTERM);
     vm.end().expect(143);
 }
@@ -155,9 +148,7 @@ fn endless_input_for_a_guest_that_never_reads_costs_nothing() {
         return;
     }
     let mut command = deaf();
-    command
-        .stdin(File::open("/dev/zero").unwrap())
-        .stdout(Stdio::piped());
+    command.stdin(File::open("/dev/zero").unwrap()).stdout(Stdio::piped());
     stays_flat(Vm::spawn(&mut command), || {
         thread::sleep(Duration::from_secs(1));
     });
@@ -403,10 +394,7 @@ fn serial_to_a_file_is_complete_and_replaces_what_was_there() {
     let scratch = Scratch::new();
     let log = scratch.file("log", "x".repeat(300_000));
     let to = format!("file:{}", log.display());
-    let end = run(&mut tiny(
-        "flood",
-        ["--cmdline", "bytes=50000", "--serial", &to],
-    ));
+    let end = run(&mut tiny("flood", ["--cmdline", "bytes=50000", "--serial", &to]));
     assert_eq!(end.expect(0).out, "");
     let expected: String = (0..3_125).map(|n| format!("{n:015}\n")).collect();
     assert!(fs::read_to_string(&log).unwrap() == expected);
@@ -431,9 +419,7 @@ fn a_pseudo_terminal_is_a_console_for_whoever_opens_it() {
     let vm = Vm::start(&mut tiny("echo", ["--serial", "pty", "--timings"]));
     assert!(vm.err.wait(LIMIT, |text| text.ends_with(b"us\n")));
     let text = vm.err.text();
-    let name = text
-        .lines()
-        .find_map(|line| line.strip_prefix("mote: serial console on "));
+    let name = text.lines().find_map(|line| line.strip_prefix("mote: serial console on "));
     let open = || {
         let mut options = OpenOptions::new();
         options.read(true).write(true);

@@ -37,11 +37,7 @@ impl Saved {
         client.put("/machine-config", &machine.to_string());
         more(&mut client, &scratch);
         client.start();
-        Self {
-            scratch,
-            server,
-            client,
-        }
+        Self { scratch, server, client }
     }
 
     fn request(&self, name: &str, kind: &str) -> String {

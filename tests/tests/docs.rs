@@ -34,19 +34,14 @@ trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 "#;
 
 fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("..")
-        .canonicalize()
-        .unwrap()
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
 }
 
 /// The `sh` blocks of a document, one after the other.
 fn commands(document: &Path) -> String {
     let text = fs::read_to_string(document).unwrap();
     let mut blocks = text.split("```sh\n").skip(1);
-    let commands = blocks
-        .by_ref()
-        .map(|block| block.split("```").next().unwrap());
+    let commands = blocks.by_ref().map(|block| block.split("```").next().unwrap());
     commands.collect()
 }
 
@@ -54,17 +49,12 @@ fn commands(document: &Path) -> String {
 fn fixtures(scratch: &Scratch) {
     let system = fs::read(guest("system")).unwrap();
     let extlinux = "label l0\n linux /system\n append do=run\n initrd /system\n";
-    let files: &[(&str, &[u8])] = &[
-        ("extlinux/extlinux.conf", extlinux.as_bytes()),
-        ("system", &system),
-    ];
+    let files: &[(&str, &[u8])] =
+        &[("extlinux/extlinux.conf", extlinux.as_bytes()), ("system", &system)];
     let installed = fs::read(disk(scratch, "installed", false, files)).unwrap();
     let cfg = "menuentry Install {\n linux /system do=install disk=0\n initrd /initrd\n}\n";
-    let files: &[(&str, &[u8])] = &[
-        ("boot/grub/grub.cfg", cfg.as_bytes()),
-        ("system", &system),
-        ("initrd", &installed),
-    ];
+    let files: &[(&str, &[u8])] =
+        &[("boot/grub/grub.cfg", cfg.as_bytes()), ("system", &system), ("initrd", &installed)];
     let _ = iso(scratch, "installer", files);
     let images = scratch.join("images");
     fs::create_dir(&images).unwrap();
@@ -114,34 +104,18 @@ fn every_command_in_the_documents_works() {
         fixtures(&scratch);
         let mut command = Command::new("unshare");
         // A network of its own, for taps.
-        command
-            .args(["--net", "bash", "-c"])
-            .arg(format!("{PRELUDE}{commands}"));
-        command
-            .current_dir(&*scratch)
-            .env("REPOSITORY", repository());
-        command
-            .env("MOTE", vm::binary())
-            .env("MOTE_JAILER", vm::jailer());
+        command.args(["--net", "bash", "-c"]).arg(format!("{PRELUDE}{commands}"));
+        command.current_dir(&*scratch).env("REPOSITORY", repository());
+        command.env("MOTE", vm::binary()).env("MOTE_JAILER", vm::jailer());
         // Real files: a jail takes no symbolic link for its program.
         let programs = scratch.join("programs");
         fs::create_dir(&programs).unwrap();
         fs::copy(vm::binary(), programs.join("mote")).unwrap();
         fs::copy(vm::jailer(), programs.join("mote-jailer")).unwrap();
         let path = std::env::var("PATH").unwrap();
-        command.env(
-            "PATH",
-            format!("{}:{path}:/usr/sbin:/sbin", programs.display()),
-        );
+        command.env("PATH", format!("{}:{path}:/usr/sbin:/sbin", programs.display()));
         let end = run(&mut command);
-        assert_eq!(
-            end.code,
-            0,
-            "{}\n{}\n{}",
-            document.display(),
-            end.out,
-            end.err
-        );
+        assert_eq!(end.code, 0, "{}\n{}\n{}", document.display(), end.out, end.err);
         ran += 1;
     }
     assert!(ran >= 7, "only {ran} documents have commands");
@@ -151,13 +125,8 @@ fn every_command_in_the_documents_works() {
 #[test]
 fn every_link_in_the_documents_leads_somewhere() {
     let anchor = |heading: &str| -> String {
-        let kept = heading
-            .chars()
-            .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
-        kept.collect::<String>()
-            .trim()
-            .to_lowercase()
-            .replace(' ', "-")
+        let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+        kept.collect::<String>().trim().to_lowercase().replace(' ', "-")
     };
     for document in documents() {
         let text = fs::read_to_string(&document).unwrap();
@@ -172,9 +141,8 @@ fn every_link_in_the_documents_leads_somewhere() {
             if !heading.is_empty() {
                 let text = fs::read_to_string(&target).unwrap();
                 let headings = text.lines().filter(|line| line.starts_with('#'));
-                let all: BTreeSet<_> = headings
-                    .map(|h| anchor(h.trim_start_matches('#')))
-                    .collect();
+                let all: BTreeSet<_> =
+                    headings.map(|h| anchor(h.trim_start_matches('#'))).collect();
                 assert!(all.contains(heading), "{}: {link}", document.display());
             }
         }

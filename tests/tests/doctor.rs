@@ -68,11 +68,7 @@ fn the_table_names_every_part_of_the_host() {
         "/dev/net/tun",
         "taps",
     ] {
-        assert!(
-            end.out.contains(&format!(" {point} ")),
-            "no {point}:\n{}",
-            end.out
-        );
+        assert!(end.out.contains(&format!(" {point} ")), "no {point}:\n{}", end.out);
     }
     assert!(!end.out.contains('\x1b'), "colours are for terminals");
     let last = end.out.lines().last().unwrap();
@@ -136,13 +132,7 @@ fn images_that_cannot_be_used_have_a_code() {
     let scratch = Scratch::new();
     let empty = scratch.file("empty", "");
     let fifo = scratch.join("fifo");
-    assert!(
-        Command::new("mkfifo")
-            .arg(&fifo)
-            .status()
-            .unwrap()
-            .success()
-    );
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
     for path in [&empty, &fifo, &scratch.join("none"), &scratch.to_path_buf()] {
         let (code, value) = json(&[path.to_str().unwrap()]);
         // A host without KVM comes first.
@@ -191,9 +181,7 @@ fn nobody_can_run_it() {
     let find = |about: &Path, point| {
         let about = about.to_str().unwrap();
         let findings = value["findings"].as_array().unwrap();
-        let found = findings
-            .iter()
-            .find(|f| f["about"] == about && f["point"] == point);
+        let found = findings.iter().find(|f| f["about"] == about && f["point"] == point);
         found.unwrap()["level"].clone()
     };
     assert_eq!(find(&secret, "file"), "missing");

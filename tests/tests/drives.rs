@@ -20,14 +20,7 @@ fn task(what: &str) -> (Vec<u8>, String) {
     let image = disk(&scratch, "disk", 2048);
     let cd = scratch.file("cd", [b'c'; 4096]);
     let line = format!("do={what}");
-    let flags = [
-        "--disk",
-        &image,
-        "--cdrom",
-        cd.to_str().unwrap(),
-        "--cmdline",
-        &line,
-    ];
+    let flags = ["--disk", &image, "--cdrom", cd.to_str().unwrap(), "--cmdline", &line];
     let end = run(&mut tiny("disk", flags));
     end.expect(0);
     assert!(end.out.contains(&format!("{what} ok")), "{}", end.out);
@@ -44,9 +37,7 @@ fn a_disk_keeps_what_it_is_given() {
     let (bytes, out) = task("check");
     assert!(out.contains("2048 sectors"), "{out}");
     for (sector, bytes) in bytes.chunks(512).enumerate() {
-        let start = [0, 8, 1024, 2040]
-            .into_iter()
-            .find(|s| (*s..s + 8).contains(&sector));
+        let start = [0, 8, 1024, 2040].into_iter().find(|s| (*s..s + 8).contains(&sector));
         let expected = start.map_or(0, |start| (start * 7 + 1) as u8);
         assert!(bytes.iter().all(|b| *b == expected), "sector {sector}");
     }
@@ -62,10 +53,7 @@ fn discarded_pieces_are_zeroes() {
     for (sector, bytes) in bytes.chunks(512).take(64).enumerate() {
         let gone = (16..32).contains(&sector) || (40..56).contains(&sector);
         let expected = if gone { 0 } else { 0xa5 };
-        assert!(
-            bytes.iter().all(|byte| *byte == expected),
-            "sector {sector}"
-        );
+        assert!(bytes.iter().all(|byte| *byte == expected), "sector {sector}");
     }
 }
 
@@ -107,12 +95,7 @@ fn a_disk_is_raw_whatever_is_in_it() {
     if !have_kvm() {
         return;
     }
-    for magic in [
-        &b"QFI\xfb\0\0\0\x03"[..],
-        b"KDMV",
-        b"vhdxfile",
-        b"LUKS\xba\xbe",
-    ] {
+    for magic in [&b"QFI\xfb\0\0\0\x03"[..], b"KDMV", b"vhdxfile", b"LUKS\xba\xbe"] {
         let scratch = Scratch::new();
         let mut bytes = vec![0; 1 << 20];
         bytes[..magic.len()].copy_from_slice(magic);
@@ -149,10 +132,7 @@ fn a_reset_resets_the_devices() {
     let image = disk(&scratch, "disk", 2048);
     for threads in ["1", "4"] {
         let flag = format!("{image},threads={threads}");
-        let mut vm = Vm::start(&mut tiny(
-            "reset",
-            ["--disk", &flag, "--cmdline", "by=acpi"],
-        ));
+        let mut vm = Vm::start(&mut tiny("reset", ["--disk", &flag, "--cmdline", "by=acpi"]));
         for start in 1..=3 {
             vm.wait_for_times("boot\n", start);
             vm.send("r");
@@ -219,11 +199,7 @@ fn bad_drives_are_refused_by_name() {
         ("--disk", &directory, "is a directory"),
         ("--cdrom", &empty, "not even one sector"),
         ("--cdrom", &missing, "no such file"),
-        (
-            "--cdrom",
-            &directory,
-            "neither a regular file nor a block device",
-        ),
+        ("--cdrom", &directory, "neither a regular file nor a block device"),
     ] {
         let name = path.to_str().unwrap();
         let end = run(&mut tiny("hello", [flag, name]));
@@ -234,13 +210,9 @@ fn bad_drives_are_refused_by_name() {
     let name = format!("{},ro", odd.display());
     run(&mut tiny("hello", ["--disk", &name])).expect(0);
     let good = disk(&scratch, "good", 8);
-    let twice = [
-        "run", "--kernel", "k", "--disk", &good, "--disk", &good, "--disk",
-    ];
+    let twice = ["run", "--kernel", "k", "--disk", &good, "--disk", &good, "--disk"];
     let same = format!("{good},id=disk0");
-    run(mote(twice).arg(&same))
-        .expect(USAGE)
-        .complains(&["disk0"]);
+    run(mote(twice).arg(&same)).expect(USAGE).complains(&["disk0"]);
 }
 
 /// One file in two drives of a VM of which one can write: that is said, and not

@@ -111,11 +111,7 @@ fn signals_end_a_vm_whatever_it_does() {
     }
     // Halted, running without an exit, and polling.
     for (guest, word) in [("idle", "idle"), ("spin", "spin"), ("echo", "ready")] {
-        for (signal, code) in [
-            (libc::SIGTERM, 143),
-            (libc::SIGINT, 130),
-            (libc::SIGHUP, 129),
-        ] {
+        for (signal, code) in [(libc::SIGTERM, 143), (libc::SIGINT, 130), (libc::SIGHUP, 129)] {
             let vm = Vm::start(&mut tiny(guest, ["--cpus", "2"]));
             vm.wait_for(word);
             vm.signal(signal);
@@ -185,10 +181,7 @@ fn a_hundred_resets_leak_nothing() {
     let (fds_after, threads_after, memory_after) = holdings(vm.pid());
     assert_eq!(fds, fds_after);
     assert_eq!(threads, threads_after);
-    assert!(
-        memory_after <= memory + 256,
-        "{memory} KiB before, {memory_after} KiB after"
-    );
+    assert!(memory_after <= memory + 256, "{memory} KiB before, {memory_after} KiB after");
     vm.send("q");
     check_starts(&vm.end().expect(0).out, 111);
 }
@@ -225,10 +218,7 @@ fn the_process_does_not_outlive_its_end() {
 
 /// A guest that has a power button, and a minute to react to it.
 fn with_button(cmdline: &str, seconds: &str) -> Vm {
-    let vm = Vm::start(&mut tiny(
-        "button",
-        ["--graceful", seconds, "--cmdline", cmdline],
-    ));
+    let vm = Vm::start(&mut tiny("button", ["--graceful", seconds, "--cmdline", cmdline]));
     vm.wait_for("ready\n");
     vm
 }

@@ -39,10 +39,8 @@ fn a_system_installs_itself() {
     let extlinux = "label l0\n linux /system\n append do=run\n initrd /system\n";
     let system = system();
     for fat in [true, false] {
-        let files: &[(&str, &[u8])] = &[
-            ("extlinux/extlinux.conf", extlinux.as_bytes()),
-            ("system", &system),
-        ];
+        let files: &[(&str, &[u8])] =
+            &[("extlinux/extlinux.conf", extlinux.as_bytes()), ("system", &system)];
         let installed = fs::read(disk(&scratch, &format!("installed-{fat}"), fat, files)).unwrap();
         let cfg = entry("Install", "do=install disk=0");
         let files: &[(&str, &[u8])] = &[
@@ -72,17 +70,10 @@ fn a_system_installs_itself() {
                 "This is the installed system.",
             ]
         );
-        assert!(
-            fs::read(target).unwrap()[..size] == installed,
-            "what was installed"
-        );
+        assert!(fs::read(target).unwrap()[..size] == installed, "what was installed");
         // The next start needs no CD; with one, that comes first.
         let end = boots(&["--disk", target]);
-        assert!(
-            end.expect(0)
-                .out
-                .ends_with("This is the installed system.\n")
-        );
+        assert!(end.expect(0).out.ends_with("This is the installed system.\n"));
         let end = boots(&["--cdrom", &cd, "--disk", target, "--on-reset", "exit"]);
         assert!(end.expect(RESET).out.starts_with("mote: cdrom0: Install"));
         let end = boots(&["--cdrom", &cd, "--disk", target, "--boot", "disk"]);
@@ -121,11 +112,7 @@ fn a_kernel_finds_what_it_finds_without_firmware() {
         let given = end.expect(0).out.replace("9000001 bytes", "9000004 bytes");
         let sum = |bytes: &[u8]| format!("initrd sum: {:#x}", fnv(bytes));
         let padded = [&initrd[..], &[0; 3]].concat();
-        assert_eq!(
-            rest,
-            given.replace(&sum(&initrd), &sum(&padded)),
-            "{memory}"
-        );
+        assert_eq!(rest, given.replace(&sum(&initrd), &sum(&padded)), "{memory}");
     }
 }
 
@@ -213,36 +200,21 @@ fn an_entry_is_looked_for_on_all_drives() {
         iso(&scratch, name, files)
     };
     let one = make("one", &entry("Install", "do=run n=1"));
-    let two = make(
-        "two",
-        &[
-            entry("Rescue a", "do=run n=2"),
-            entry("Rescue b", "do=run n=3"),
-        ]
-        .concat(),
-    );
+    let two =
+        make("two", &[entry("Rescue a", "do=run n=2"), entry("Rescue b", "do=run n=3")].concat());
     let both = ["--cdrom", &one, "--cdrom", &two, "--boot-entry"];
     let out = |name| boots(&[&both[..], &[name]].concat());
     assert!(out("Rescue b").expect(0).out.contains("n=3"));
     let end = out("Rescue");
     let told = &end.expect(NOTHING_TO_BOOT).out;
-    assert!(
-        told.contains("more than one entry begins with 'Rescue'"),
-        "{told}"
-    );
-    assert!(
-        told.contains("   1  Install") && told.contains("   2  Rescue b"),
-        "{told}"
-    );
+    assert!(told.contains("more than one entry begins with 'Rescue'"), "{told}");
+    assert!(told.contains("   1  Install") && told.contains("   2  Rescue b"), "{told}");
     // A drive that was asked for is the only one.
     let plain = iso(&scratch, "plain", &[("readme", b"nothing here")]);
     let both = ["--cdrom", &plain, "--cdrom", &one, "--boot"];
     let end = boots(&[&both[..], &["cdrom0"]].concat());
     let told = &end.expect(NOTHING_TO_BOOT).out;
-    assert!(
-        told.contains("cdrom0") && !told.contains("cdrom1"),
-        "{told}"
-    );
+    assert!(told.contains("cdrom0") && !told.contains("cdrom1"), "{told}");
     let end = boots(&["--cdrom", &one, "--boot", "disk"]);
     assert!(end.code == NOTHING_TO_BOOT || end.code == 2, "{}", end.out);
 }
@@ -255,10 +227,8 @@ fn a_default_that_is_none_is_told() {
     }
     let scratch = Scratch::new();
     let grub = |default: &str| format!("set default='{default}'\n{}", entry("One", "do=run"));
-    let gone = format!(
-        "set default=1\n{}menuentry Gone {{ linux /gone }}\n",
-        entry("One", "do=run")
-    );
+    let gone =
+        format!("set default=1\n{}menuentry Gone {{ linux /gone }}\n", entry("One", "do=run"));
     for (number, (cfg, lost)) in [
         (grub("0"), None),
         (grub("One"), None),
@@ -300,9 +270,7 @@ fn nothing_to_boot_is_told() {
     ];
     let broken = disk(&scratch, "broken", false, files);
     let empty = format!("{},ro", empty.to_str().unwrap());
-    let end = boots(&[
-        "--cdrom", &plain, "--cdrom", &gone, "--disk", &broken, "--disk", &empty,
-    ]);
+    let end = boots(&["--cdrom", &plain, "--cdrom", &gone, "--disk", &broken, "--disk", &empty]);
     let out = end.expect(NOTHING_TO_BOOT).out.replace('\r', "");
     let (_, told) = out.split_once("mote: there is nothing to boot\n").unwrap();
     let lines: Vec<&str> = told.lines().collect();
@@ -324,10 +292,7 @@ fn a_missing_initrd_stops_its_entry() {
         return;
     }
     let scratch = Scratch::new();
-    for (number, initrd) in ["/ucode (hd7,gpt1)/initrd", "/none"]
-        .into_iter()
-        .enumerate()
-    {
+    for (number, initrd) in ["/ucode (hd7,gpt1)/initrd", "/none"].into_iter().enumerate() {
         let cfg = format!("menuentry A {{ linux /boot/system do=run\ninitrd {initrd}\n}}");
         let files: &[(&str, &[u8])] = &[
             ("boot/grub/grub.cfg", cfg.as_bytes()),
@@ -352,21 +317,14 @@ fn deep_scripts_end() {
         let (ifs, ends) = ("if true; then ".repeat(depth), "; fi".repeat(depth));
         let function = |n: usize| format!("function f{n} {{ {ifs} f{} {ends} }}\n", n + 1);
         let mut cfg: String = (0..calls).map(function).collect();
-        cfg += &format!(
-            "function f{calls} {{ true }}\nf0\n{}",
-            entry("End", "do=run")
-        );
+        cfg += &format!("function f{calls} {{ true }}\nf0\n{}", entry("End", "do=run"));
         let files: &[(&str, &[u8])] = &[
             ("boot/grub/grub.cfg", cfg.as_bytes()),
             ("boot/system", &system()),
             ("boot/initrd", b"initrd"),
         ];
         let end = boots(&["--cdrom", &iso(&scratch, &format!("cd{number}"), files)]);
-        assert!(
-            !end.out.contains("EXCEPTION"),
-            "{depth} {calls}: {}",
-            end.out
-        );
+        assert!(!end.out.contains("EXCEPTION"), "{depth} {calls}: {}", end.out);
         end.expect(if number == 0 { 0 } else { NOTHING_TO_BOOT });
     }
 }
@@ -441,10 +399,7 @@ fn calls_while_running(flags: &[&str]) -> BTreeSet<String> {
         let (_, call) = line.split_once(' ')?;
         let call = Some(call.trim_start()).filter(|call| !call.starts_with("<..."))?;
         let (name, arguments) = call.split_once('(')?;
-        let command = arguments
-            .split([',', ' '])
-            .nth(2)
-            .filter(|_| name == "ioctl");
+        let command = arguments.split([',', ' ']).nth(2).filter(|_| name == "ioctl");
         Some(format!("{name} {}", command.unwrap_or_default()))
     };
     running.filter_map(call).collect()
@@ -458,15 +413,8 @@ fn the_firmware_is_a_guest_like_any_other() {
         return;
     }
     /// How long something takes decides on these.
-    const BY_CHANCE: [&str; 7] = [
-        "futex ",
-        "ppoll ",
-        "poll ",
-        "madvise ",
-        "brk ",
-        "restart_syscall ",
-        "rt_sigreturn ",
-    ];
+    const BY_CHANCE: [&str; 7] =
+        ["futex ", "ppoll ", "poll ", "madvise ", "brk ", "restart_syscall ", "rt_sigreturn "];
     let scratch = Scratch::new();
     let cfg = entry("Run", "do=run");
     let initrd = noise(3_000_000);
@@ -479,12 +427,7 @@ fn the_firmware_is_a_guest_like_any_other() {
     let empty = scratch.file("empty", vec![0; 1 << 20]);
     let drives = ["--disk", empty.to_str().unwrap(), "--cdrom", &cd];
     let kernel = guest("disk");
-    let given = [
-        "--kernel",
-        kernel.to_str().unwrap(),
-        "--cmdline",
-        "do=readonly",
-    ];
+    let given = ["--kernel", kernel.to_str().unwrap(), "--cmdline", "do=readonly"];
     let any_guest = calls_while_running(&[&drives[..], &given].concat());
     let firmware = calls_while_running(&drives);
     assert!(firmware.contains("preadv "), "{firmware:?}");

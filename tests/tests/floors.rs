@@ -32,9 +32,7 @@ struct Sources {
 
 impl Sources {
     fn read(name: &str, folder: &str) -> Self {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("..")
-            .join(folder);
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder);
         let mut texts = BTreeMap::new();
         collect(&root, &mut Vec::new(), &mut texts);
         assert!(texts.len() > 3, "{folder}: no sources");
@@ -57,11 +55,8 @@ impl Sources {
                     }
                 }
             }
-            imports.extend(
-                inline(&rest)
-                    .iter()
-                    .filter_map(|path| absolute(path, file, name, &texts)),
-            );
+            imports
+                .extend(inline(&rest).iter().filter_map(|path| absolute(path, file, name, &texts)));
             all.imports.insert(file.clone(), imports);
         }
         all
@@ -76,20 +71,14 @@ impl Sources {
             path = [&through[..], rest].concat();
         }
         let files = (0..=path.len()).rev().map(|n| path[..n].to_vec());
-        files
-            .into_iter()
-            .find(|file| self.imports.contains_key(file))
-            .unwrap_or_default()
+        files.into_iter().find(|file| self.imports.contains_key(file)).unwrap_or_default()
     }
 
     /// Which files each file uses, other than itself.
     fn edges(&self) -> BTreeMap<Place, BTreeSet<Place>> {
         let own = |(file, paths): (&Place, &BTreeSet<Place>)| {
             let targets = paths.iter().map(|path| self.owner(path));
-            (
-                file.clone(),
-                targets.filter(|target| target != file).collect(),
-            )
+            (file.clone(), targets.filter(|target| target != file).collect())
         };
         self.imports.iter().map(own).collect()
     }
@@ -115,13 +104,9 @@ fn collect(folder: &Path, place: &mut Place, texts: &mut BTreeMap<Place, String>
 
 /// The text without comments and without the tests at its end.
 fn code(text: &str) -> String {
-    let end = text
-        .find("#[cfg(test)]\nmod ")
-        .filter(|at| text[*at..].contains('{'));
+    let end = text.find("#[cfg(test)]\nmod ").filter(|at| text[*at..].contains('{'));
     let text = &text[..end.unwrap_or(text.len())];
-    let lines = text
-        .lines()
-        .map(|line| line.split("//").next().unwrap_or_default());
+    let lines = text.lines().map(|line| line.split("//").next().unwrap_or_default());
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -132,10 +117,7 @@ fn uses(code: &str) -> Vec<(bool, String)> {
         let before = code[..at].rsplit('\n').next().unwrap_or_default().trim();
         if before.is_empty() || before.starts_with("pub") {
             let tree = code[at + 4..].split(';').next().unwrap_or_default();
-            all.push((
-                !before.is_empty(),
-                tree.split_whitespace().collect::<Vec<_>>().join(" "),
-            ));
+            all.push((!before.is_empty(), tree.split_whitespace().collect::<Vec<_>>().join(" ")));
         }
     }
     all
@@ -155,13 +137,8 @@ fn leaves(tree: &str) -> Vec<String> {
             _ => parts.last_mut().unwrap().push(c),
         }
     }
-    let parts = parts
-        .iter()
-        .map(|part| part.trim())
-        .filter(|part| !part.is_empty());
-    parts
-        .flat_map(|part| leaves(&format!("{prefix}{part}")))
-        .collect()
+    let parts = parts.iter().map(|part| part.trim()).filter(|part| !part.is_empty());
+    parts.flat_map(|part| leaves(&format!("{prefix}{part}"))).collect()
 }
 
 /// Paths in the code itself that begin at the crate or a neighbour.
@@ -193,11 +170,7 @@ fn absolute(path: &str, file: &Place, name: &str, all: &BTreeMap<Place, String>)
         base.pop();
     }
     words.retain(|word| !["super", "self", "crate", name].contains(word));
-    Some(
-        base.into_iter()
-            .chain(words.into_iter().map(str::to_owned))
-            .collect(),
-    )
+    Some(base.into_iter().chain(words.into_iter().map(str::to_owned)).collect())
 }
 
 #[test]

@@ -15,16 +15,10 @@ fn ids() -> Vec<(String, String)> {
         pair("rootfs", "rootfs"),
         pair("диск_٣", "диск_٣"),
         pair("12345678901234567890", "12345678901234567890"),
-        pair(
-            "5f3a0c1e-9b7d-4c22-8f10-3d2b1a000001",
-            "5f3a0c1e-9b7d-4c22-8",
-        ),
+        pair("5f3a0c1e-9b7d-4c22-8f10-3d2b1a000001", "5f3a0c1e-9b7d-4c22-8"),
         pair("volume_of_a_tenant_called_a", "volume_of_a_tenan:4"),
         pair("volume_of_a_tenant_called_b", "volume_of_a_tenan:5"),
-        (
-            format!("根{}", "é".repeat(480)),
-            format!("根{}", "é".repeat(8)),
-        ),
+        (format!("根{}", "é".repeat(480)), format!("根{}", "é".repeat(8))),
     ]
 }
 
@@ -50,10 +44,7 @@ fn a_guest_reads_them_as_serial_numbers() {
     client.start();
     server.vm.wait_for("serials ok");
     let out = server.vm.out.text();
-    let read: Vec<&str> = out
-        .lines()
-        .filter_map(|l| l.strip_prefix("serial "))
-        .collect();
+    let read: Vec<&str> = out.lines().filter_map(|l| l.strip_prefix("serial ")).collect();
     let wanted: Vec<String> = ids().into_iter().map(|(_, serial)| serial).collect();
     assert_eq!(read, wanted);
 }
@@ -87,10 +78,7 @@ fn requests_metrics_and_snapshots_keep_them() {
         }
         let metrics = client.get("/metrics").body;
         for (id, _) in ids() {
-            assert!(
-                metrics.contains(&format!("{{id=\"{id}\"}}")),
-                "{id}: {metrics}"
-            );
+            assert!(metrics.contains(&format!("{{id=\"{id}\"}}")), "{id}: {metrics}");
             let limit =
                 json!({"drive_id": id, "rate_limiter": {"ops": {"size": 9, "refill_time": 9}}});
             client.patch(&format!("/drives/{id}"), &limit.to_string());
@@ -106,40 +94,18 @@ fn what_is_no_id_is_refused_in_print() {
     let server = Server::start(&scratch, &["--log-path", log.to_str().unwrap()]);
     let mut client = server.client();
     let long = "a".repeat(40_000);
-    for id in [
-        "",
-        "a b",
-        "a\u{1b}[31mb",
-        "a\u{7f}",
-        "\u{9b}31m",
-        "\u{202e}a",
-        "🖴",
-        &long,
-    ] {
+    for id in ["", "a b", "a\u{1b}[31mb", "a\u{7f}", "\u{9b}31m", "\u{202e}a", "🖴", &long] {
         for (path, body) in [
-            (
-                "/drives/a",
-                json!({"drive_id": id, "is_root_device": false, "path_on_host": "d"}),
-            ),
-            (
-                "/network-interfaces/a",
-                json!({"iface_id": id, "host_dev_name": "t"}),
-            ),
+            ("/drives/a", json!({"drive_id": id, "is_root_device": false, "path_on_host": "d"})),
+            ("/network-interfaces/a", json!({"iface_id": id, "host_dev_name": "t"})),
         ] {
             client.request("PUT", path, &body.to_string()).expect(400);
         }
         if id != long {
             let end = run(&mut tiny("hello", ["--disk", &format!("d,id={id}")]));
-            assert!(
-                !end.expect(2).err.trim_end().contains(char::is_control),
-                "{:?}",
-                end.err
-            );
+            assert!(!end.expect(2).err.trim_end().contains(char::is_control), "{:?}", end.err);
         }
     }
     let log = fs::read_to_string(log).unwrap();
-    assert!(
-        log.lines().all(|line| !line.contains(char::is_control)),
-        "{log:?}"
-    );
+    assert!(log.lines().all(|line| !line.contains(char::is_control)), "{log:?}");
 }

@@ -24,11 +24,7 @@ fn keyring() -> io::Result<i64> {
         let ring = libc::KEY_SPEC_SESSION_KEYRING;
         libc::syscall(libc::SYS_add_key, kind, name, c"s".as_ptr(), 1, ring)
     };
-    if key < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(key)
-    }
+    if key < 0 { Err(io::Error::last_os_error()) } else { Ok(key) }
 }
 
 const KEY: &std::ffi::CStr = c"mote-test-secret";
@@ -40,10 +36,7 @@ fn burdened() -> io::Result<()> {
     keyring()?;
     // SAFETY: plain system calls and live locals.
     unsafe {
-        let high = libc::rlimit {
-            rlim_cur: 40,
-            rlim_max: 40,
-        };
+        let high = libc::rlimit { rlim_cur: 40, rlim_max: 40 };
         libc::setrlimit(libc::RLIMIT_RTPRIO, &raw const high);
         libc::setrlimit(libc::RLIMIT_NICE, &raw const high);
         libc::setgroups(3, [1, 2, 3].as_ptr());
@@ -176,18 +169,10 @@ fn attempts() {
     let key: i64 = argument.unwrap().parse().unwrap();
     let say = |what: &str, result: i64| {
         let error = io::Error::last_os_error().raw_os_error().unwrap_or(0);
-        let result = if result < 0 {
-            -i64::from(error)
-        } else {
-            result
-        };
+        let result = if result < 0 { -i64::from(error) } else { result };
         println!("<{what} = {result}>");
     };
-    for fd in [
-        io::stdin().as_fd(),
-        io::stdout().as_fd(),
-        io::stderr().as_fd(),
-    ] {
+    for fd in [io::stdin().as_fd(), io::stdout().as_fd(), io::stderr().as_fd()] {
         let file = File::from(fd.try_clone_to_owned().unwrap());
         say("device", file.metadata().unwrap().rdev().cast_signed());
     }
@@ -212,26 +197,17 @@ fn attempts() {
     say("read the key", number(libc::SYS_keyctl, &read));
     let link = [i64::from(libc::KEYCTL_LINK), key, rings[0].into()];
     say("take the key", number(libc::SYS_keyctl, &link));
-    say(
-        "ask for the key",
-        number(libc::SYS_request_key, &[user, name, 0, 0]),
-    );
+    say("ask for the key", number(libc::SYS_request_key, &[user, name, 0, 0]));
     let own = [user, c"own".as_ptr() as i64, letter, 1, rings[0].into()];
     say("own key", number(libc::SYS_add_key, &own).signum());
     say("session", number(libc::SYS_getsid, &[0]));
     say("group", number(libc::SYS_getpgrp, &[]));
     say("parent", number(libc::SYS_getppid, &[]));
-    say(
-        "terminal by name",
-        number(libc::SYS_open, &[c"/dev/tty".as_ptr() as i64, 0, 0]),
-    );
+    say("terminal by name", number(libc::SYS_open, &[c"/dev/tty".as_ptr() as i64, 0, 0]));
     say("hang up", number(libc::SYS_vhangup, &[]));
     say("groups", number(libc::SYS_setgroups, &[0, 0]));
     say("root", number(libc::SYS_setuid, &[0]));
-    say(
-        "securebits",
-        number(libc::SYS_prctl, &[libc::PR_SET_SECUREBITS.into(), 1]),
-    );
+    say("securebits", number(libc::SYS_prctl, &[libc::PR_SET_SECUREBITS.into(), 1]));
     say("urgent", number(libc::SYS_setpriority, &[0, 0, -1]));
     let priority = [1i32, 0];
     let policy = [0, libc::SCHED_FIFO.into(), priority.as_ptr() as i64];
@@ -239,41 +215,22 @@ fn attempts() {
     // The rest may work; whom it reaches is seen from outside.
     for (what, call, words) in [
         ("type", libc::SYS_ioctl, [0, libc::TIOCSTI as i64, letter]),
-        (
-            "take the terminal",
-            libc::SYS_ioctl,
-            [0, libc::TIOCSCTTY as i64, 1],
-        ),
+        ("take the terminal", libc::SYS_ioctl, [0, libc::TIOCSCTTY as i64, 1]),
         ("slow the group", libc::SYS_setpriority, [1, 0, 19]),
         ("slow the user", libc::SYS_setpriority, [2, 0, 19]),
         ("starve the group", libc::SYS_ioprio_set, [2, 0, 3 << 13]),
-        (
-            "starve the user",
-            libc::SYS_ioprio_set,
-            [3, 10_001, 3 << 13],
-        ),
+        ("starve the user", libc::SYS_ioprio_set, [3, 10_001, 3 << 13]),
         ("kill the group", libc::SYS_kill, [0, 9, 0]),
         ("kill all", libc::SYS_kill, [-1, 9, 0]),
-        (
-            "leave the terminal",
-            libc::SYS_ioctl,
-            [0, libc::TIOCNOTTY as i64, 0],
-        ),
-        (
-            "type again",
-            libc::SYS_ioctl,
-            [1, libc::TIOCSTI as i64, letter],
-        ),
+        ("leave the terminal", libc::SYS_ioctl, [0, libc::TIOCNOTTY as i64, 0]),
+        ("type again", libc::SYS_ioctl, [1, libc::TIOCSTI as i64, letter]),
     ] {
         say(what, number(call, &words));
     }
     println!("<tried>");
     // What it has typed itself is not the end.
     let mut lines = io::stdin().lines();
-    while lines
-        .next()
-        .is_some_and(|line| line.is_ok_and(|line| line != "end"))
-    {}
+    while lines.next().is_some_and(|line| line.is_ok_and(|line| line != "end")) {}
 }
 
 /// A person's shell that starts a jail, and another in which the attempts are
@@ -308,20 +265,14 @@ fn nothing_in_a_jail_reaches_its_caller() {
     let shell = Vm::spawn(shell.stderr(Stdio::null()));
     let shows = |text: &str| {
         let came = |bytes: &[u8]| tap::count(bytes, text) > 0;
-        assert!(
-            terminal.screen.wait(LIMIT, came),
-            "no {text} in {}",
-            terminal.screen.text()
-        );
+        assert!(terminal.screen.wait(LIMIT, came), "no {text} in {}", terminal.screen.text());
     };
     shows("<tried>");
     let screen = terminal.screen.text();
     let results = |what: &str| -> Vec<i64> {
         let start = format!("<{what} = ");
         let parts = screen.split(&start).skip(1);
-        parts
-            .map(|part| part.split('>').next().unwrap().parse().unwrap())
-            .collect()
+        parts.map(|part| part.split('>').next().unwrap().parse().unwrap()).collect()
     };
     for (what, want) in [
         ("find the key", &[-ENOKEY][..]),
@@ -346,10 +297,7 @@ fn nothing_in_a_jail_reaches_its_caller() {
     }
     // Standard error is no terminal here.
     let devices = results("device");
-    assert!(
-        !devices.contains(&terminal.device().cast_signed()),
-        "{devices:?}"
-    );
+    assert!(!devices.contains(&terminal.device().cast_signed()), "{devices:?}");
     // Alive, and as they were, are the shell and all in its group.
     let session_of = session(shell.pid());
     let group = |pid: &u32| {

@@ -15,11 +15,7 @@ fn how_it_ended_is_told() {
         return;
     }
     run(rooted("code", BUSYBOX).args(["--", "sh", "-c", "exit 42"])).expect(42);
-    let (jailer, pid) = start(
-        rooted("kill", BUSYBOX)
-            .args(["--ready-fd", "1"])
-            .args(WAITS),
-    );
+    let (jailer, pid) = start(rooted("kill", BUSYBOX).args(["--ready-fd", "1"]).args(WAITS));
     kill(pid);
     let end = jailer.end();
     end.expect(137);
@@ -29,20 +25,13 @@ fn how_it_ended_is_told() {
     jailer.wait_for("up");
     jailer.signal(libc::SIGTERM);
     jailer.end().expect(5);
-    for (exec, word) in [
-        ("/bin/none", "no such file"),
-        ("/bin", "not a regular file"),
-    ] {
+    for (exec, word) in [("/bin/none", "no such file"), ("/bin", "not a regular file")] {
         refused(&mut rooted("exec", exec), INPUT, &[exec, word]);
     }
     let scratch = Scratch::new();
     let script = scratch.file("script", "#!/bin/sh\n");
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-    refused(
-        &mut rooted("script", &script),
-        INPUT,
-        &["not a static program"],
-    );
+    refused(&mut rooted("script", &script), INPUT, &["not a static program"]);
 }
 
 #[test]
@@ -55,14 +44,7 @@ fn whoever_is_killed_nothing_is_left() {
         let parent = format!("mote-test-{}-{victim}", std::process::id());
         let mut command = rooted(victim, BUSYBOX);
         command.arg("--chroot-base-dir").arg(&*scratch);
-        command.args([
-            "--cgroup",
-            limit(),
-            "--parent-cgroup",
-            &parent,
-            "--ready-fd",
-            "1",
-        ]);
+        command.args(["--cgroup", limit(), "--parent-cgroup", &parent, "--ready-fd", "1"]);
         let (jailer, pid) = start(command.args(WAITS));
         assert_eq!(groups(&parent).len(), 1);
         assert_eq!(fs::read_dir(&*scratch).unwrap().count(), 1);
@@ -78,9 +60,7 @@ fn whoever_is_killed_nothing_is_left() {
         });
         wait_until("the program is gone", || !alive(pid));
         wait_until("the groups are gone", || groups(&parent).is_empty());
-        wait_until("directories are gone", || {
-            fs::read_dir(&*scratch).unwrap().count() == 0
-        });
+        wait_until("directories are gone", || fs::read_dir(&*scratch).unwrap().count() == 0);
     }
 }
 
@@ -139,21 +119,11 @@ fn in_background_it_returns_when_ready() {
     command.args(["--daemonize", "--ready-by", "fd", "--ready-fd", "1"]);
     let end = run(command.args(["--", "sh", "-c", script]));
     end.expect(0);
-    let pid = end
-        .out
-        .trim()
-        .strip_prefix("ready ")
-        .unwrap()
-        .parse()
-        .unwrap();
+    let pid = end.out.trim().strip_prefix("ready ").unwrap().parse().unwrap();
     assert!(alive(pid));
     kill(pid);
     wait_until("it is gone", || !alive(pid));
-    refused(
-        rooted("daemon", "/bin/none").arg("--daemonize"),
-        INPUT,
-        &["no such file"],
-    );
+    refused(rooted("daemon", "/bin/none").arg("--daemonize"), INPUT, &["no such file"]);
 }
 
 /// Runs jails, `one_by_one` and then `at_once`, and asserts that nothing is left.
@@ -176,9 +146,7 @@ fn many(one_by_one: usize, at_once: usize) {
     for number in 0..one_by_one {
         run(&mut command(number, "exit 3")).expect(3);
     }
-    let all: Vec<_> = (0..at_once)
-        .map(|n| start(&mut command(n, "read x; exit 4")))
-        .collect();
+    let all: Vec<_> = (0..at_once).map(|n| start(&mut command(n, "read x; exit 4"))).collect();
     let pids: Vec<u32> = all.iter().map(|(_, pid)| *pid).collect();
     for (number, (mut jailer, pid)) in all.into_iter().enumerate() {
         // Every second one is killed.

@@ -15,11 +15,7 @@ fn the_program_has_nothing() {
     if !root() {
         return;
     }
-    let (jailer, pid) = start(
-        rooted("empty", BUSYBOX)
-            .args(["--ready-fd", "1"])
-            .args(WAITS),
-    );
+    let (jailer, pid) = start(rooted("empty", BUSYBOX).args(["--ready-fd", "1"]).args(WAITS));
     let own = |path: &str| PathBuf::from(format!("/proc/{pid}/{path}"));
     let status = fs::read_to_string(own("status")).unwrap();
     for line in [
@@ -38,26 +34,18 @@ fn the_program_has_nothing() {
     assert_eq!(fs::read(own("environ")).unwrap(), b"");
     assert_eq!(proc::descriptors(pid).len(), 3);
     for space in ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"] {
-        let [theirs, ours] = [pid, std::process::id()].map(|pid| {
-            fs::metadata(format!("/proc/{pid}/ns/{space}"))
-                .unwrap()
-                .ino()
-        });
+        let [theirs, ours] = [pid, std::process::id()]
+            .map(|pid| fs::metadata(format!("/proc/{pid}/ns/{space}")).unwrap().ino());
         assert_ne!(theirs, ours, "{space}");
     }
     let mounts = fs::read_to_string(own("mounts")).unwrap();
     let mounts: Vec<Vec<&str>> = mounts.lines().map(|m| m.split(' ').collect()).collect();
-    let [jail_root, dev] = &mounts[..] else {
-        panic!("{mounts:?}")
-    };
+    let [jail_root, dev] = &mounts[..] else { panic!("{mounts:?}") };
     assert!(
         jail_root[1] == "/" && jail_root[3].starts_with("ro,nosuid,nodev,noexec"),
         "{mounts:?}"
     );
-    assert!(
-        dev[1] == "/dev" && dev[3].starts_with("ro,nosuid,noexec"),
-        "{mounts:?}"
-    );
+    assert!(dev[1] == "/dev" && dev[3].starts_with("ro,nosuid,noexec"), "{mounts:?}");
     let list = |path: &str| -> Vec<_> {
         let entries = fs::read_dir(own(path)).unwrap();
         entries.map(|entry| entry.unwrap().file_name()).collect()
@@ -83,26 +71,14 @@ fn descriptors_have_the_numbers_of_the_plan() {
     if !root() {
         return;
     }
-    let args = [
-        "--ready-fd",
-        "1",
-        "--ready-by",
-        "fd",
-        "--kvm",
-        "fd",
-        "--pass-fd",
-        "9",
-        "--",
-    ];
+    let args = ["--ready-fd", "1", "--ready-by", "fd", "--kvm", "fd", "--pass-fd", "9", "--"];
     let mut command = rooted("table", BUSYBOX);
     command.args(args).args(["sh", "-c", "echo >&3; read x"]);
     let scratch = Scratch::new();
     let file = fs::File::open(scratch.file("passed", "")).unwrap();
     let mut outer = Command::new(BUSYBOX);
     // A shell opens the descriptor that the jailer has to be given.
-    outer
-        .args(["sh", "-c", "exec 9<\"$0\"; exec \"$@\""])
-        .arg(scratch.join("passed"));
+    outer.args(["sh", "-c", "exec 9<\"$0\"; exec \"$@\""]).arg(scratch.join("passed"));
     outer.arg(command.get_program()).args(command.get_args());
     drop(file);
     let (jailer, pid) = start(&mut outer);
@@ -115,9 +91,7 @@ fn descriptors_have_the_numbers_of_the_plan() {
     assert!(!Path::new(&format!("/proc/{pid}/root/dev")).exists());
     drop(jailer);
     refused(
-        rooted("tap", BUSYBOX)
-            .args(["--tap", "no-such-tap"])
-            .args(WAITS),
+        rooted("tap", BUSYBOX).args(["--tap", "no-such-tap"]).args(WAITS),
         INPUT,
         &["no-such-tap", "no such interface"],
     );
@@ -168,87 +142,29 @@ fn a_jail_holds_without_a_filter() {
             "-100,\"/etc/passwd,0".to_owned(),
             &[EACCES, ENOENT][..],
         ),
-        (
-            "a device",
-            libc::SYS_openat,
-            "-100,\"/dev/null,0".to_owned(),
-            &[EACCES, ENOENT],
-        ),
-        (
-            "a new file",
-            libc::SYS_openat,
-            "-100,\"/new,65,420".to_owned(),
-            &[EACCES, EROFS],
-        ),
-        (
-            "a process of the host",
-            libc::SYS_kill,
-            format!("{own},0"),
-            &[ESRCH],
-        ),
-        (
-            "all processes",
-            libc::SYS_kill,
-            "-1,9".to_owned(),
-            &[ESRCH, EPERM],
-        ),
-        (
-            "a user namespace",
-            libc::SYS_clone,
-            "268435473,0,0,0,0".to_owned(),
-            &[ENOSPC, EPERM],
-        ),
-        (
-            "a mount namespace",
-            libc::SYS_unshare,
-            "131072".to_owned(),
-            &[EPERM],
-        ),
-        (
-            "a mount",
-            libc::SYS_mount,
-            "\"none,\"/,\"tmpfs,0,0".to_owned(),
-            &[EPERM],
-        ),
-        (
-            "a host name",
-            libc::SYS_sethostname,
-            "\"x,1".to_owned(),
-            &[EPERM],
-        ),
+        ("a device", libc::SYS_openat, "-100,\"/dev/null,0".to_owned(), &[EACCES, ENOENT]),
+        ("a new file", libc::SYS_openat, "-100,\"/new,65,420".to_owned(), &[EACCES, EROFS]),
+        ("a process of the host", libc::SYS_kill, format!("{own},0"), &[ESRCH]),
+        ("all processes", libc::SYS_kill, "-1,9".to_owned(), &[ESRCH, EPERM]),
+        ("a user namespace", libc::SYS_clone, "268435473,0,0,0,0".to_owned(), &[ENOSPC, EPERM]),
+        ("a mount namespace", libc::SYS_unshare, "131072".to_owned(), &[EPERM]),
+        ("a mount", libc::SYS_mount, "\"none,\"/,\"tmpfs,0,0".to_owned(), &[EPERM]),
+        ("a host name", libc::SYS_sethostname, "\"x,1".to_owned(), &[EPERM]),
         (
             "a higher limit",
             libc::SYS_setrlimit,
             "7,~ffffff0000000000ffffff0000000000".to_owned(),
             &[EPERM],
         ),
-        (
-            "another user",
-            libc::SYS_setuid,
-            "0".to_owned(),
-            &[EPERM, EINVAL],
-        ),
-        (
-            "a program",
-            libc::SYS_execve,
-            "\"/kernel,0,0".to_owned(),
-            &[EACCES],
-        ),
+        ("another user", libc::SYS_setuid, "0".to_owned(), &[EPERM, EINVAL]),
+        ("a program", libc::SYS_execve, "\"/kernel,0,0".to_owned(), &[EACCES]),
     ];
     for (what, call, arguments, errors) in attempts {
-        let end = compromised(
-            "hold",
-            &format!("Main:{call},{arguments}"),
-            &["--seccomp", "log"],
-        );
+        let end = compromised("hold", &format!("Main:{call},{arguments}"), &["--seccomp", "log"]);
         end.expect(0);
         let said = end.err.lines().find(|line| line.starts_with("breakout: "));
         let result = said.and_then(|line| line.rsplit(" = ").next()?.parse::<i32>().ok());
-        assert!(
-            errors.iter().any(|error| result == Some(-error)),
-            "{what}: {}",
-            end.err
-        );
+        assert!(errors.iter().any(|error| result == Some(-error)), "{what}: {}", end.err);
     }
 }
 
@@ -260,16 +176,7 @@ fn kvm_and_readiness_pass_as_descriptors() {
     }
     let idle = format!("{},as=kernel", guest("idle").display());
     let mut command = rooted("fds", vm::binary());
-    command.args([
-        "--file",
-        &idle,
-        "--kvm",
-        "fd",
-        "--ready-by",
-        "fd",
-        "--ready-fd",
-        "1",
-    ]);
+    command.args(["--file", &idle, "--kvm", "fd", "--ready-by", "fd", "--ready-fd", "1"]);
     command.args(["--", "run", "--kernel", "/kernel", "--serial", "none"]);
     let (vm, pid) = start(command.args(["--ready-fd", "3", "--kvm-fd", "4"]));
     let open = proc::descriptors(pid);
@@ -290,19 +197,13 @@ fn what_is_planted_is_not_followed() {
         return;
     }
     let id = format!("t{}-plant", std::process::id());
-    let below = [
-        vec!["busybox"],
-        vec!["busybox", &id],
-        vec!["busybox", &id, "root"],
-    ];
+    let below = [vec!["busybox"], vec!["busybox", &id], vec!["busybox", &id, "root"]];
     let dev = vec!["busybox", &id, "root", "dev"];
     for place in below.iter().chain([&dev]) {
         for kind in ["symlink", "dangling", "hard link", "fifo", "file"] {
             let scratch = Scratch::new();
             let base = scratch.join("base");
-            let path = place
-                .iter()
-                .fold(base.clone(), |path, part| path.join(part));
+            let path = place.iter().fold(base.clone(), |path, part| path.join(part));
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             let victim = scratch.join("victim");
             fs::create_dir(&victim).unwrap();
@@ -315,30 +216,21 @@ fn what_is_planted_is_not_followed() {
                 _ => fs::write(&path, "").unwrap(),
             }
             let mut command = rooted("plant", BUSYBOX);
-            command
-                .arg("--chroot-base-dir")
-                .arg(&base)
-                .args(["--", "sh", "-c", "echo ran"]);
+            command.arg("--chroot-base-dir").arg(&base).args(["--", "sh", "-c", "echo ran"]);
             let end = refused(&mut command, JAIL, &[]);
             assert_eq!(end.out, "", "{kind} at {}", path.display());
             assert_eq!(fs::read_dir(&victim).unwrap().count(), 0);
             assert_eq!(fs::metadata(&victim).unwrap().uid(), 0);
             assert_eq!(fs::metadata(&secret).unwrap().uid(), 0);
             assert_eq!(fs::read(&secret).unwrap(), b"secret");
-            assert!(
-                fs::symlink_metadata(&path).is_ok(),
-                "{kind} at {}",
-                path.display()
-            );
+            assert!(fs::symlink_metadata(&path).is_ok(), "{kind} at {}", path.display());
             assert!(!scratch.join("none").exists());
         }
     }
     // Directories: those that others may change are refused, too.
     for place in &below[..2] {
         let scratch = Scratch::new();
-        let path = place
-            .iter()
-            .fold(scratch.to_path_buf(), |path, part| path.join(part));
+        let path = place.iter().fold(scratch.to_path_buf(), |path, part| path.join(part));
         fs::create_dir_all(&path).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
         let mut command = rooted("plant", BUSYBOX);

@@ -36,11 +36,7 @@ fn an_id_is_used_once() {
     ];
     for (number, first) in ways.into_iter().enumerate() {
         // In background it has no input that could end.
-        let script = if first.contains(&"--daemonize") {
-            "while :; do :; done"
-        } else {
-            "read x"
-        };
+        let script = if first.contains(&"--daemonize") { "while :; do :; done" } else { "read x" };
         let command = |program: &str, flags: &[&str]| {
             let mut command = rooted(&format!("once{number}"), program);
             command.args(["--ready-fd", "1"]).args(flags);
@@ -74,10 +70,7 @@ fn opened_by_a_stranger(paths: Vec<PathBuf>) -> Vec<File> {
     let open = move || {
         // SAFETY: a plain system call; it is for this thread alone.
         unsafe { libc::syscall(libc::SYS_setfsuid, 65_534) };
-        paths
-            .iter()
-            .filter_map(|path| File::open(path).ok())
-            .collect()
+        paths.iter().filter_map(|path| File::open(path).ok()).collect()
     };
     thread::spawn(open).join().unwrap()
 }
@@ -106,14 +99,7 @@ fn no_stranger_can_hold_an_id() {
     fs::write(place.join("kernel"), "").unwrap();
     let mut command = rooted("stranger", BUSYBOX);
     command.arg("--chroot-base-dir").arg(&*scratch);
-    command.args([
-        "--cgroup",
-        limit(),
-        "--parent-cgroup",
-        &parent,
-        "--ready-fd",
-        "1",
-    ]);
+    command.args(["--cgroup", limit(), "--parent-cgroup", &parent, "--ready-fd", "1"]);
     command.args(WAITS);
     let (mut jailer, _) = start(&mut command);
     let mut places = tree(&scratch);
@@ -146,20 +132,8 @@ fn the_processor_is_limited_whatever_the_program_says() {
     for (deed, says) in [("echo >&3", true), ("exec 3>&-", false), ("", false)] {
         let silent = deed.is_empty();
         let mut command: Command = rooted("late", BUSYBOX);
-        command.args([
-            "--cgroup",
-            "cpu.cfs_quota_us=50000",
-            "--cgroup-version",
-            "1",
-        ]);
-        command.args([
-            "--parent-cgroup",
-            &parent,
-            "--ready-fd",
-            "1",
-            "--ready-by",
-            "fd",
-        ]);
+        command.args(["--cgroup", "cpu.cfs_quota_us=50000", "--cgroup-version", "1"]);
+        command.args(["--parent-cgroup", &parent, "--ready-fd", "1", "--ready-by", "fd"]);
         command.args(["--ready-within", if silent { "1" } else { "600" }]);
         let script = format!("echo up; read x; {deed}\n read x");
         let mut jailer = Vm::start(command.args(["--", "sh", "-c", &script]));
@@ -264,96 +238,27 @@ fn errors_name_what_was_asked_for() {
     let mut table = vec![
         (BUSYBOX, "--netns", closed, JAIL, "not a network namespace"),
         (BUSYBOX, "--netns", "/none", JAIL, "no such file"),
-        (
-            BUSYBOX,
-            "--chroot-base-dir",
-            closed,
-            JAIL,
-            "not a directory",
-        ),
-        (
-            BUSYBOX,
-            "--chroot-base-dir",
-            &long,
-            JAIL,
-            "file name too long",
-        ),
+        (BUSYBOX, "--chroot-base-dir", closed, JAIL, "not a directory"),
+        (BUSYBOX, "--chroot-base-dir", &long, JAIL, "file name too long"),
         (BUSYBOX, "--file", &name, USAGE, "/etc/passwd"),
         (BUSYBOX, "--file", &far, INPUT, "file name too long"),
         (BUSYBOX, "--file", "/etc", INPUT, "/etc: neither"),
-        (
-            BUSYBOX,
-            "--pass-fd",
-            "77",
-            INPUT,
-            "77: not an open descriptor",
-        ),
-        (
-            BUSYBOX,
-            "--ready-fd",
-            "77",
-            INPUT,
-            "77: not an open descriptor",
-        ),
+        (BUSYBOX, "--pass-fd", "77", INPUT, "77: not an open descriptor"),
+        (BUSYBOX, "--ready-fd", "77", INPUT, "77: not an open descriptor"),
         (BUSYBOX, "--tap", "lo", INPUT, "tap lo: not a tap"),
-        (
-            BUSYBOX,
-            "--tap",
-            "none",
-            INPUT,
-            "tap none: there is no such",
-        ),
-        (
-            BUSYBOX,
-            "--resource-limit",
-            "no-file=2000000000",
-            JAIL,
-            "no-file=2000000000: above",
-        ),
-        (
-            BUSYBOX,
-            "--resource-limit",
-            "fsize=x",
-            USAGE,
-            "'x' is not a number",
-        ),
-        (
-            BUSYBOX,
-            "--resource-limit",
-            "core=0",
-            USAGE,
-            "'core' is none of",
-        ),
-        (
-            BUSYBOX,
-            "--cgroup",
-            "nope.max=1",
-            JAIL,
-            "no controller nope",
-        ),
-        (
-            plain,
-            "--kvm",
-            "none",
-            INPUT,
-            "user 10001 may not execute it",
-        ),
+        (BUSYBOX, "--tap", "none", INPUT, "tap none: there is no such"),
+        (BUSYBOX, "--resource-limit", "no-file=2000000000", JAIL, "no-file=2000000000: above"),
+        (BUSYBOX, "--resource-limit", "fsize=x", USAGE, "'x' is not a number"),
+        (BUSYBOX, "--resource-limit", "core=0", USAGE, "'core' is none of"),
+        (BUSYBOX, "--cgroup", "nope.max=1", JAIL, "no controller nope"),
+        (plain, "--kvm", "none", INPUT, "user 10001 may not execute it"),
     ];
     if v1 {
         for (limit, why) in [
             ("pids.max=x", "pids.max = x: the kernel does not take"),
-            (
-                "pids.none=1",
-                "controller pids has no such file in version 1",
-            ),
-            (
-                "memory.max=1",
-                "controller memory has no such file in version 1",
-            ),
-            (
-                "memory.limit_in_bytes=x",
-                "memory.limit_in_bytes = x: the kernel",
-            ),
+            ("pids.none=1", "controller pids has no such file in version 1"),
+            ("memory.max=1", "controller memory has no such file in version 1"),
+            ("memory.limit_in_bytes=x", "memory.limit_in_bytes = x: the kernel"),
             ("cpu.cfs_quota_us=1", "cpu.cfs_quota_us = 1: the kernel"),
             ("cpu.cfs_period_us=x", "cpu.cfs_period_us = x: the kernel"),
             ("cpuset.cpus=4095", "cpuset.cpus = 4095: the kernel"),
@@ -385,10 +290,7 @@ fn a_callers_lower_limit_on_descriptors_is_kept() {
     // SAFETY: one system call between fork and exec, with a live local.
     unsafe {
         command.pre_exec(|| {
-            let low = libc::rlimit {
-                rlim_cur: 64,
-                rlim_max: 1024,
-            };
+            let low = libc::rlimit { rlim_cur: 64, rlim_max: 1024 };
             libc::setrlimit(libc::RLIMIT_NOFILE, &raw const low);
             Ok(())
         })

@@ -94,34 +94,17 @@ fn every_end_restores_the_terminal() {
     let mut late = rooted("end", BUSYBOX);
     late.args(["--ready-by", "fd", "--cgroup", "cpu.cfs_quota_us=1"]);
     late.args(["--cgroup-version", "1", "--parent-cgroup", "mote-test-end"]);
-    late.args([
-        "--",
-        "sh",
-        "-c",
-        "echo up; read x; echo >&3; read x; read x",
-    ]);
+    late.args(["--", "sh", "-c", "echo up; read x; echo >&3; read x; read x"]);
     for (mut command, up, deed, code, last) in [
         (exit(7), "up", "\r", 7, ""),
         (tiny("end", "echo"), "ready", "\x01x", 0, ""),
         (tiny("end", "spin"), "spin", "TERM", 143, ""),
         (tiny("end", "spin"), "spin", "INT", 130, ""),
         (tiny("end", "spin"), "spin", "HUP", 129, ""),
-        (
-            tiny("end", "triple"),
-            "",
-            "",
-            5,
-            "triple fault on vCPU 0\r\n",
-        ),
+        (tiny("end", "triple"), "", "", 5, "triple fault on vCPU 0\r\n"),
         (exit(0), "up", "program", 137, "killed by SIGKILL\r\n"),
         (exit(0), "up", "keeper", JAIL, "killed by SIGKILL\r\n"),
-        (
-            rooted("end", "/none"),
-            "",
-            "",
-            INPUT,
-            "no such file or directory\r\n",
-        ),
+        (rooted("end", "/none"), "", "", INPUT, "no such file or directory\r\n"),
         (late, "up", "\r", JAIL, "\r\n"),
     ] {
         let mut terminal = terminal();
@@ -142,9 +125,7 @@ fn every_end_restores_the_terminal() {
         }
         vm.end().expect(code);
         assert_eq!(terminal.modes(), before, "{up} {deed}");
-        terminal.screen.wait(Duration::from_millis(200), |bytes| {
-            bytes.ends_with(last.as_bytes())
-        });
+        terminal.screen.wait(Duration::from_millis(200), |bytes| bytes.ends_with(last.as_bytes()));
         let screen = terminal.screen.text();
         assert!(screen.ends_with(last), "{screen:?}");
     }
@@ -238,10 +219,7 @@ fn in_the_background_a_jail_leaves_the_keyboard_alone() {
     let mut terminal = terminal();
     let before = terminal.modes();
     let command = tiny("back", "memory");
-    let mut shell = job(
-        &command,
-        "\"$@\" & read x; echo read $x.; wait $!; echo code $?.",
-    );
+    let mut shell = job(&command, "\"$@\" & read x; echo read $x.; wait $!; echo code $?.");
     let shell = start(&terminal, &mut shell);
     shows(&terminal, "memory");
     terminal.keys("mine\r");
@@ -291,10 +269,7 @@ fn without_a_keyboard_the_terminal_is_left_alone() {
     assert_eq!(terminal.modes(), before);
     assert!(terminal.screen.text().starts_with("one\r\n"));
     let errors = fs::read_to_string(errors).unwrap();
-    assert!(
-        errors.starts_with("two\n") && errors.contains("-opost"),
-        "{errors}"
-    );
+    assert!(errors.starts_with("two\n") && errors.contains("-opost"), "{errors}");
 }
 
 /// More than any buffer on the way holds.
@@ -350,20 +325,8 @@ fn a_terminal_that_takes_nothing_holds_up_no_signal() {
     }
     for foreign in [false, true] {
         let terminal = terminal();
-        let mut command = if foreign {
-            jail("held", &program)
-        } else {
-            rooted("held", &program)
-        };
-        command.args([
-            "--kvm",
-            "none",
-            "--",
-            "--exact",
-            "prints",
-            "--ignored",
-            "--nocapture",
-        ]);
+        let mut command = if foreign { jail("held", &program) } else { rooted("held", &program) };
+        command.args(["--kvm", "none", "--", "--exact", "prints", "--ignored", "--nocapture"]);
         terminal.attach(&mut command);
         if foreign {
             command.uid(10_001).gid(10_001);
@@ -389,14 +352,7 @@ fn without_root_a_jail_has_a_terminal_too() {
         use std::os::unix::process::CommandExt as _;
         command.uid(65_534).gid(65_534);
     }
-    command.args([
-        "--kvm",
-        "none",
-        "--",
-        "sh",
-        "-c",
-        "read x; echo got $x; exit 9",
-    ]);
+    command.args(["--kvm", "none", "--", "sh", "-c", "read x; echo got $x; exit 9"]);
     let vm = Vm::spawn(&mut command);
     terminal.keys("word\r");
     let end = vm.end();

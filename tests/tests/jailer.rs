@@ -13,10 +13,7 @@ fn bad_input_is_one_line_and_a_code() {
         (&["--exec-file", "/bin/true"][..], "--id"),
         (&["--id", "a"], "--exec-file"),
         (&["--id", "../a", "--exec-file", "/bin/true"], "--id"),
-        (
-            &["--id", "a", "--exec-file", "/bin/true", "--cgroup", "x"],
-            "--cgroup",
-        ),
+        (&["--id", "a", "--exec-file", "/bin/true", "--cgroup", "x"], "--cgroup"),
         (&["--fly"], "--fly"),
     ] {
         refused(Command::new(vm::jailer()).args(args), USAGE, &[word]);
@@ -40,21 +37,11 @@ fn what_is_no_network_namespace_is_refused() {
     }
     let scratch = Scratch::new();
     let pipe = scratch.join("a\nb");
-    assert!(
-        Command::new("mkfifo")
-            .arg(&pipe)
-            .status()
-            .unwrap()
-            .success()
-    );
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let ids = ["--id", "pipe", "--uid", "10071", "--gid", "10071"];
     let mut command = Command::new(vm::jailer());
     command.args(ids).args(["--exec-file", BUSYBOX, "--netns"]);
-    refused(
-        command.arg(&pipe),
-        JAIL,
-        &["--netns", "a\\nb", "not a network"],
-    );
+    refused(command.arg(&pipe), JAIL, &["--netns", "a\\nb", "not a network"]);
 }
 
 #[test]
@@ -67,11 +54,7 @@ fn plans_are_printed_for_everybody_and_change_nothing() {
     }
     let end = run(&mut command);
     end.expect(0);
-    assert!(
-        end.out.contains("namespaces  user mount pid network"),
-        "{}",
-        end.out
-    );
+    assert!(end.out.contains("namespaces  user mount pid network"), "{}", end.out);
     assert_eq!(fs::read_dir(&*scratch).unwrap().count(), 0);
 }
 
@@ -90,24 +73,14 @@ fn a_virtual_machine_boots_in_a_jail() {
         assert!(end.out.starts_with('H'), "{}", end.out);
     }
     let scratch = Scratch::new();
-    let place = scratch
-        .join("mote")
-        .join(format!("t{}-base", std::process::id()))
-        .join("root");
+    let place = scratch.join("mote").join(format!("t{}-base", std::process::id())).join("root");
     fs::create_dir_all(&place).unwrap();
     fs::copy(guest("hello"), place.join("kernel")).unwrap();
     let mut command = rooted("base", vm::binary());
     command.arg("--chroot-base-dir").arg(&*scratch);
     run(command.args(["--", "run", "--kernel", "/kernel"])).expect(0);
-    let left: Vec<_> = fs::read_dir(&place)
-        .unwrap()
-        .map(|e| e.unwrap().file_name())
-        .collect();
-    assert_eq!(
-        left,
-        ["kernel"],
-        "what the caller put there stays, and nothing else"
-    );
+    let left: Vec<_> = fs::read_dir(&place).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["kernel"], "what the caller put there stays, and nothing else");
 }
 
 #[test]
@@ -118,10 +91,7 @@ fn without_root_there_is_a_jail_too() {
     }
     let end = run(command.args(["--kvm", "none", "--", "sh", "-c", "echo /*; exit 9"]));
     if end.code == JAIL && end.err.contains("namespaces: ") {
-        println!(
-            "skipped: this host has no user namespaces for users: {}",
-            end.err
-        );
+        println!("skipped: this host has no user namespaces for users: {}", end.err);
         return;
     }
     end.expect(9);

@@ -67,10 +67,7 @@ fn a_large_kernel_is_mapped_and_its_clean_pages_are_shared() {
     vm.send("q");
     vm.end().expect(0);
     let image = kernel::with_payload(&guest("touch"), SIZE).unwrap();
-    assert!(
-        fs::read(&file).unwrap() == image,
-        "the guest wrote to the file"
-    );
+    assert!(fs::read(&file).unwrap() == image, "the guest wrote to the file");
 }
 
 #[test]

@@ -18,10 +18,7 @@ fn pace(limit: &str) -> (f64, u64) {
     }
     let end = vm.end();
     end.expect(0);
-    let cycles = end
-        .out
-        .lines()
-        .find_map(|line| line.strip_prefix("pace took "));
+    let cycles = end.out.lines().find_map(|line| line.strip_prefix("pace took "));
     (cycles.unwrap().parse().unwrap(), ticks)
 }
 
@@ -36,10 +33,7 @@ fn a_drive_keeps_its_limit() {
     for (slow, fast) in [(",ops=40", ",ops=80"), (",bw=160K", ",bw=320K")] {
         let (slow, ticks) = pace(slow);
         let (fast, _) = pace(fast);
-        assert!(
-            slow > 2.0 * fast,
-            "{slow} cycles, {fast} at twice the limit"
-        );
+        assert!(slow > 2.0 * fast, "{slow} cycles, {fast} at twice the limit");
         assert!(fast > 2.0 * free, "{fast} cycles, {free} without a limit");
         // Two seconds are two hundred ticks.
         assert!(ticks < 60, "{ticks} ticks of 200");
@@ -88,14 +82,7 @@ fn a_full_host_disk_can_be_an_error() {
     };
     let image = small.0.join("disk");
     let disk = format!("{},size=1M,create", image.display());
-    let flags = [
-        "--disk",
-        &disk,
-        "--cmdline",
-        "do=fill",
-        "--on-enospc",
-        "error",
-    ];
+    let flags = ["--disk", &disk, "--cmdline", "do=fill", "--on-enospc", "error"];
     let end = run(&mut tiny("disk", flags));
     end.expect(0);
     assert!(end.out.contains("error at Some("), "{}", end.out);

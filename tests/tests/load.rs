@@ -19,10 +19,7 @@ fn disk(scratch: &Scratch, mib: usize) -> String {
 /// own pages are not: an idle process lets go of them, and they are bounded.
 fn resident(pid: u32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-    let line = text
-        .lines()
-        .find(|line| line.starts_with("Anonymous:"))
-        .unwrap();
+    let line = text.lines().find(|line| line.starts_with("Anonymous:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 

@@ -64,11 +64,7 @@ fn every_open_descriptor_has_a_reason() {
     let mut kinds = std::collections::BTreeMap::new();
     for target in proc::descriptors(vm.pid()) {
         // Pipes are numbered.
-        let kind = if target.starts_with("pipe:") {
-            "pipe".to_owned()
-        } else {
-            target
-        };
+        let kind = if target.starts_with("pipe:") { "pipe".to_owned() } else { target };
         *kinds.entry(kind).or_insert(0) += 1;
     }
     let kernel = mote_tests::guest("idle").to_str().unwrap().to_owned();
@@ -114,9 +110,7 @@ fn a_halted_guest_sleeps() {
     let vm = idle("4");
     let switches = || {
         let all = ["voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"];
-        all.map(|key| proc::status(vm.pid(), key))
-            .iter()
-            .sum::<u64>()
+        all.map(|key| proc::status(vm.pid(), key)).iter().sum::<u64>()
     };
     let before = switches();
     thread::sleep(Duration::from_secs(1));

@@ -42,10 +42,7 @@ fn two_jails_neither_see_nor_signal_nor_open_each_other() {
         assert_ne!(*ours, theirs);
     }
     let root = |pid| fs::metadata(format!("/proc/{pid}/root/.")).unwrap();
-    assert_ne!(
-        (root(first).dev(), root(first).ino()),
-        (root(second).dev(), root(second).ino())
-    );
+    assert_ne!((root(first).dev(), root(first).ino()), (root(second).dev(), root(second).ino()));
     two.send("\n");
     two.wait_for("done");
     let said = two.out.text();

@@ -53,11 +53,7 @@ fn ends(tap: &Interface, mut vm: Vm) {
     let end = vm.end();
     end.expect(0);
     let words = ["FAIL", "EXCEPTION"];
-    assert!(
-        !words.iter().any(|word| end.out.contains(word)),
-        "{}",
-        end.out
-    );
+    assert!(!words.iter().any(|word| end.out.contains(word)), "{}", end.out);
     assert!(end.out.contains(" ok"), "{}", end.out);
     // Line 25: a guest does not write the host's logs.
     assert!(end.err.len() < 4096, "{}", end.err);
@@ -68,9 +64,8 @@ fn comes_back(tap: &Interface, vm: &Vm, longest: usize) {
     // The host's kernel may take a moment to see that the tap has a carrier,
     // and until then it drops what is sent.
     tap.wait_for_echo(&frame(40, 9));
-    let lengths = [
-        14, 16, 59, 60, 61, 1513, 1514, 1515, 2035, 2036, 2037, 4096, 9014, 32_768, 65_535,
-    ];
+    let lengths =
+        [14, 16, 59, 60, 61, 1513, 1514, 1515, 2035, 2036, 2037, 4096, 9014, 32_768, 65_535];
     let lengths = lengths.into_iter().filter(|len| *len <= longest);
     for (seed, len) in lengths.enumerate() {
         let sent = frame(len, seed);
@@ -127,9 +122,8 @@ fn frames_go_both_ways_unchanged() {
         comes_back(tap, vm, 65_535);
         // Several at a time, in order.
         for round in 0..50 {
-            let sent: Vec<_> = (0..20)
-                .map(|i| frame(14 + (round * 53 + i * 71) % 3000, i))
-                .collect();
+            let sent: Vec<_> =
+                (0..20).map(|i| frame(14 + (round * 53 + i * 71) % 3000, i)).collect();
             sent.iter().for_each(|frame| assert!(tap.send(frame)));
             for frame in &sent {
                 assert!(tap.receive() == *frame, "round {round}");
@@ -153,11 +147,7 @@ fn any_features_and_any_split() {
     ] {
         for pieces in [1, 2, 5, 12, 13] {
             // Long frames need more buffers than descriptors leave room for.
-            let longest = if pieces > 1 {
-                longest.min(2036)
-            } else {
-                longest
-            };
+            let longest = if pieces > 1 { longest.min(2036) } else { longest };
             let options =
                 format!("features={features} buffer={buffer} parts={pieces} cut={pieces}");
             with_guest(&options, |tap, vm| {
@@ -351,21 +341,10 @@ fn bad_taps_are_refused_in_one_line() {
             assert_eq!(end.out, "");
         };
         let _tap = Interface::new("vm0");
-        let make = [
-            "ip tuntap add dev none mode tap user $USER",
-            "ip link set none up",
-        ];
-        refused(
-            "tap=none",
-            HOST,
-            &["none", "no such interface", make[0], make[1]],
-        );
+        let make = ["ip tuntap add dev none mode tap user $USER", "ip link set none up"];
+        refused("tap=none", HOST, &["none", "no such interface", make[0], make[1]]);
         refused("tap=lo", HOST, &["lo", "no TAP interface"]);
-        refused(
-            "tap=sixteen-letters-",
-            USAGE,
-            &["--net", "1 to 15 characters"],
-        );
+        refused("tap=sixteen-letters-", USAGE, &["--net", "1 to 15 characters"]);
         refused("tap=a/b", USAGE, &["--net", "a/b"]);
         refused("tap-fd=77", USAGE, &["tap-fd=77", "not open"]);
         refused("tap-fd=1", USAGE, &["tap-fd=1", "above 2"]);
@@ -376,8 +355,7 @@ fn bad_taps_are_refused_in_one_line() {
         let plain = attach("vm2", false);
         for file in [null, plain] {
             let end = run(&mut passing("hello", &file));
-            end.expect(USAGE)
-                .complains(&["tap-fd=9", "no TAP interface"]);
+            end.expect(USAGE).complains(&["tap-fd=9", "no TAP interface"]);
         }
         let config = Scratch::new();
         let text = r#"{"network-interfaces":[{"iface_id":"n","host_dev_name":"none"}]}"#;
@@ -404,11 +382,7 @@ fn a_tap_of_another_user_is_refused() {
             });
         }
         let end = run(&mut command);
-        let words = [
-            "vm0",
-            "not permitted",
-            "ip tuntap add dev vm0 mode tap user $USER",
-        ];
+        let words = ["vm0", "not permitted", "ip tuntap add dev vm0 mode tap user $USER"];
         end.expect(HOST).complains(&words);
     });
 }
@@ -423,9 +397,7 @@ fn blast(limit: &str) -> (f64, u64) {
         let vm = Vm::start(&mut tiny("net", ["--net", &net, "--cmdline", options]));
         vm.wait_for("blast done");
         let out = vm.out.text();
-        let cycles = out
-            .lines()
-            .find_map(|line| line.strip_prefix("blast took "));
+        let cycles = out.lines().find_map(|line| line.strip_prefix("blast took "));
         took = (cycles.unwrap().parse().unwrap(), worker_ticks(&vm));
         (0..600).for_each(|_| drop(tap.receive()));
         vm.signal(libc::SIGTERM);
@@ -448,19 +420,13 @@ fn a_rate_limit_holds_and_does_not_spin() {
     }
     let (slow, ticks) = blast(",tx-ops=200");
     let (fast, _) = blast(",tx-ops=400");
-    assert!(
-        slow > 2.0 * fast,
-        "{slow} cycles, {fast} at twice the limit"
-    );
+    assert!(slow > 2.0 * fast, "{slow} cycles, {fast} at twice the limit");
     assert!(fast > 2.0 * free, "{fast} cycles, {free} without a limit");
     // Two seconds are two hundred ticks.
     assert!(ticks < 60, "{ticks} ticks of 200");
     // The same in bytes: 64 a frame.
     let (bytes, _) = blast(",bw=12800");
-    assert!(
-        bytes > 2.0 * fast,
-        "{bytes} cycles, {fast} at twice the limit"
-    );
+    assert!(bytes > 2.0 * fast, "{bytes} cycles, {fast} at twice the limit");
 }
 
 /// What the host sends at once comes in at the limit's pace.

@@ -16,10 +16,7 @@ const INPUT: i32 = 3;
 /// The names that a file can be reached by.
 fn names(of: &Path, scratch: &Path) -> Vec<PathBuf> {
     let stem = of.file_name().unwrap().to_str().unwrap();
-    let (hard, soft) = (
-        scratch.join(format!("{stem}.hard")),
-        scratch.join(format!("{stem}.soft")),
-    );
+    let (hard, soft) = (scratch.join(format!("{stem}.hard")), scratch.join(format!("{stem}.soft")));
     fs::hard_link(of, &hard).unwrap();
     symlink(of, &soft).unwrap();
     let dotted = of.parent().unwrap().join(".").join(stem);
@@ -127,11 +124,7 @@ fn no_output_goes_to_a_snapshot_that_is_restored() {
     let saved = scratch.join("saved");
     fs::create_dir(&saved).unwrap();
     let saved = saved.to_str().unwrap();
-    run(&mut tiny(
-        "memory",
-        ["--memory", "16M", "--snapshot", saved, "--then", "exit"],
-    ))
-    .expect(0);
+    run(&mut tiny("memory", ["--memory", "16M", "--snapshot", saved, "--then", "exit"])).expect(0);
     run(mote(["restore", saved]).args(["--record", "marker"])).expect(0);
     for name in ["state", "memory", "working-set"] {
         let file = Path::new(saved).join(name);
@@ -139,8 +132,7 @@ fn no_output_goes_to_a_snapshot_that_is_restored() {
         for name in names(&file, &scratch) {
             let to = format!("file:{}", name.display());
             let end = run(mote(["restore", saved, "--serial"]).arg(to));
-            end.expect(INPUT)
-                .complains(&["serial file", "is this VM's snapshot"]);
+            end.expect(INPUT).complains(&["serial file", "is this VM's snapshot"]);
             assert_eq!(fnv(&fs::read(&file).unwrap()), before);
         }
     }
@@ -149,8 +141,7 @@ fn no_output_goes_to_a_snapshot_that_is_restored() {
     fs::write(&disk, noise(1 << 20)).unwrap();
     let mut command = mote(["restore", saved, "--record", "marker", "--disk"]);
     let end = run(command.arg(&disk));
-    end.expect(INPUT)
-        .complains(&["--record", "is this VM's disk"]);
+    end.expect(INPUT).complains(&["--record", "is this VM's disk"]);
     assert!(disk.exists());
 }
 
@@ -195,18 +186,10 @@ fn a_log_is_no_drive_that_is_named_later() {
     let image = scratch.file("image", noise(1 << 20));
     let (image, kernel) = (image.to_str().unwrap(), guest("hello"));
     let _vm = Vm::start(mote(["--api-sock"]).arg(&socket));
-    wait_until("the API is there", || {
-        std::os::unix::net::UnixStream::connect(&socket).is_ok()
-    });
+    wait_until("the API is there", || std::os::unix::net::UnixStream::connect(&socket).is_ok());
     let mut client = Client::connect(&socket);
-    client.put(
-        "/logger",
-        &format!(r#"{{"log_path": {image:?}, "level": "Off"}}"#),
-    );
-    client.put(
-        "/boot-source",
-        &format!(r#"{{"kernel_image_path": {kernel:?}}}"#),
-    );
+    client.put("/logger", &format!(r#"{{"log_path": {image:?}, "level": "Off"}}"#));
+    client.put("/boot-source", &format!(r#"{{"kernel_image_path": {kernel:?}}}"#));
     let drive =
         format!(r#"{{"drive_id": "a", "path_on_host": {image:?}, "is_root_device": false}}"#);
     client.put("/drives/a", &drive);
@@ -229,12 +212,7 @@ fn what_is_in_a_file_is_replaced_with_a_word_or_kept() {
     };
     let end = hello("");
     end.expect(0);
-    let words = [
-        "serial file",
-        log.to_str().unwrap(),
-        "7 bytes are replaced",
-        ",append",
-    ];
+    let words = ["serial file", log.to_str().unwrap(), "7 bytes are replaced", ",append"];
     end.complains(&words);
     let once = fs::read_to_string(&log).unwrap();
     assert!(!once.contains("before") && !once.is_empty(), "{once}");
@@ -244,20 +222,13 @@ fn what_is_in_a_file_is_replaced_with_a_word_or_kept() {
     let to = format!("file:{}", log.display());
     let appends = format!("{to},append");
     let vm = Vm::start(&mut tiny("echo", ["--serial", &appends]));
-    wait_until("it appends", || {
-        fs::read_to_string(&log).unwrap().ends_with("ready\n")
-    });
+    wait_until("it appends", || fs::read_to_string(&log).unwrap().ends_with("ready\n"));
     assert_eq!(hello(",append").expect(0).complaints(), [""; 0]);
     hello("").expect(INPUT).complains(&["in use by another VM"]);
     vm.signal(libc::SIGTERM);
     vm.end().expect(143);
-    for (to, word) in [
-        ("pty,append", "only a file"),
-        ("none,append", "only a file"),
-    ] {
-        run(&mut tiny("hello", ["--serial", to]))
-            .expect(2)
-            .complains(&["--serial", word]);
+    for (to, word) in [("pty,append", "only a file"), ("none,append", "only a file")] {
+        run(&mut tiny("hello", ["--serial", to])).expect(2).complains(&["--serial", word]);
     }
 }
 
@@ -313,10 +284,7 @@ fn a_slow_reader_holds_the_guest() {
         assert!(end.status.success() && said.is_empty(), "{to}: {said}");
         assert_eq!(all.len(), 160_000, "{to}");
         for (number, line) in all.chunks(16).enumerate() {
-            assert!(
-                line == format!("{number:015}\n").as_bytes(),
-                "{to}: {number}"
-            );
+            assert!(line == format!("{number:015}\n").as_bytes(), "{to}: {number}");
         }
     }
 }
@@ -361,8 +329,7 @@ fn lost_output_is_told() {
     let flood = ["--cmdline", "bytes=80000", "--serial"];
     // A full disk.
     let end = run(tiny("flood", flood).arg("file:/dev/full"));
-    end.expect(0)
-        .complains(&["serial output", "80000 bytes were lost", "no space"]);
+    end.expect(0).complains(&["serial output", "80000 bytes were lost", "no space"]);
     // Nobody reads the terminal.
     let end = run(tiny("flood", flood).arg("pty"));
     let lines = end.expect(0).complaints();

@@ -57,11 +57,7 @@ impl Pager {
             socket.set_nonblocking(true).unwrap();
             assert!(!matches!(socket.read(&mut [0]), Ok(1)));
         });
-        Self {
-            path: path.to_owned(),
-            served,
-            thread,
-        }
+        Self { path: path.to_owned(), served, thread }
     }
 
     /// Waits for its end, and returns how many pages it has served.
@@ -75,10 +71,7 @@ impl Pager {
 fn receive(socket: i32) -> (String, OwnedFd) {
     let mut bytes = [0_u8; 4096];
     let mut control = [0_u64; 8];
-    let mut piece = libc::iovec {
-        iov_base: bytes.as_mut_ptr().cast(),
-        iov_len: bytes.len(),
-    };
+    let mut piece = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
     // SAFETY: all pointers are to live buffers of the lengths beside them, and a
     // descriptor that is received belongs to nobody else.
     unsafe {
@@ -147,11 +140,7 @@ fn saved(scratch: &Scratch, memory: &str) -> (PathBuf, PathBuf, String) {
     let hash = end.expect(0).out.lines().next().unwrap().to_owned();
     let elsewhere = scratch.join("pages");
     fs::rename(to.join("memory"), &elsewhere).unwrap();
-    (
-        to,
-        elsewhere,
-        hash.strip_prefix("hash ").unwrap().to_owned(),
-    )
+    (to, elsewhere, hash.strip_prefix("hash ").unwrap().to_owned())
 }
 
 /// Whether there are virtual machines here, and a userfaultfd for the kernel's faults.
@@ -179,14 +168,8 @@ fn pages_come_from_another_process() {
         command
     };
     run(&mut restore(&[])).expect(3).complains(&["uffd", text]);
-    for flag in [
-        &["--verify"][..],
-        &["--record", "1"],
-        &["--hugepages", "2M"],
-    ] {
-        run(&mut restore(flag))
-            .expect(2)
-            .complains(&[flag[0], "--uffd"]);
+    for flag in [&["--verify"][..], &["--record", "1"], &["--hugepages", "2M"]] {
+        run(&mut restore(flag)).expect(2).complains(&[flag[0], "--uffd"]);
     }
     let pager = Pager::start(&socket, &pages, u64::MAX);
     assert_eq!(pager.path, socket);
@@ -307,9 +290,7 @@ fn firecrackers_request_for_it() {
             "mem_backend": {"backend_type": "Uffd", "backend_path": &socket},
             "resume_vm": true,
         });
-        body.as_object_mut()
-            .unwrap()
-            .extend(more.as_object().unwrap().clone());
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         body.to_string()
     };
     let mut refused = |more: Value, word: &str| {

@@ -121,10 +121,7 @@ fn huge_pages_are_used_as_far_as_there_are_some() {
     drop(vm);
     for (args, words) in [
         (&["--hugepages", "1G"][..], &["--hugepages", "1G"][..]),
-        (
-            &["--hugepages", "2M", "--memory", "129M"],
-            &["--hugepages", "2M"],
-        ),
+        (&["--hugepages", "2M", "--memory", "129M"], &["--hugepages", "2M"]),
     ] {
         run(&mut tiny("idle", args)).expect(2).complains(words);
     }

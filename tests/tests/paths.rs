@@ -79,37 +79,16 @@ fn only_directories_are_allowed() {
 /// Requests with `PATH` where a path goes.
 const REQUESTS: &[(&str, &str)] = &[
     ("/boot-source", r#"{"kernel_image_path":"PATH"}"#),
-    (
-        "/boot-source",
-        r#"{"kernel_image_path":"/dev/null","initrd_path":"PATH"}"#,
-    ),
-    (
-        "/drives/d",
-        r#"{"drive_id":"d","is_root_device":false,"path_on_host":"PATH"}"#,
-    ),
+    ("/boot-source", r#"{"kernel_image_path":"/dev/null","initrd_path":"PATH"}"#),
+    ("/drives/d", r#"{"drive_id":"d","is_root_device":false,"path_on_host":"PATH"}"#),
     ("/logger", r#"{"log_path":"PATH"}"#),
     ("/metrics", r#"{"metrics_path":"PATH"}"#),
     ("/serial", r#"{"serial_out_path":"PATH"}"#),
-    (
-        "/snapshot/create",
-        r#"{"snapshot_path":"PATH","mem_file_path":"m"}"#,
-    ),
-    (
-        "/snapshot/create",
-        r#"{"snapshot_path":"s","mem_file_path":"PATH"}"#,
-    ),
-    (
-        "/snapshot/load",
-        r#"{"snapshot_path":"PATH","mem_file_path":"m"}"#,
-    ),
-    (
-        "/snapshot/load",
-        r#"{"snapshot_path":"s","mem_file_path":"PATH"}"#,
-    ),
-    (
-        "/snapshot/load",
-        r#"{"snapshot_path":"s","mem_file_path":"m","working_set_path":"PATH"}"#,
-    ),
+    ("/snapshot/create", r#"{"snapshot_path":"PATH","mem_file_path":"m"}"#),
+    ("/snapshot/create", r#"{"snapshot_path":"s","mem_file_path":"PATH"}"#),
+    ("/snapshot/load", r#"{"snapshot_path":"PATH","mem_file_path":"m"}"#),
+    ("/snapshot/load", r#"{"snapshot_path":"s","mem_file_path":"PATH"}"#),
+    ("/snapshot/load", r#"{"snapshot_path":"s","mem_file_path":"m","working_set_path":"PATH"}"#),
     (
         "/snapshot/load",
         r#"{"snapshot_path":"s","mem_backend":{"backend_type":"File","backend_path":"PATH"}}"#,
@@ -144,9 +123,7 @@ fn no_request_takes_an_empty_or_abstract_path() {
     for text in [&config.replace("DRIVE", ""), &drives, logger, metrics] {
         let file = scratch.file("vm.json", text.replace("PATH", ""));
         let mut command = mote(["--no-api", "--config-file"]);
-        run(command.arg(&file))
-            .expect(2)
-            .complains(&["the path is empty"]);
+        run(command.arg(&file)).expect(2).complains(&["the path is empty"]);
     }
 }
 

@@ -15,10 +15,7 @@ fn limited(command: &mut Command, limits: &'static [(u32, u64)]) {
     unsafe {
         command.pre_exec(move || {
             for (resource, most) in limits {
-                let limit = libc::rlimit {
-                    rlim_cur: *most,
-                    rlim_max: *most,
-                };
+                let limit = libc::rlimit { rlim_cur: *most, rlim_max: *most };
                 if libc::setrlimit(*resource, &raw const limit) < 0 {
                     return Err(std::io::Error::last_os_error());
                 }
@@ -58,11 +55,7 @@ fn every_limit_is_met_or_named() {
         (&[(libc::RLIMIT_STACK, 256 << 10)], "", true),
         (&[(libc::RLIMIT_SIGPENDING, 0)], "", true),
         (&[(libc::RLIMIT_MSGQUEUE, 0)], "", true),
-        (
-            &[(libc::RLIMIT_CORE, 0), (libc::RLIMIT_RTPRIO, 0)],
-            "",
-            true,
-        ),
+        (&[(libc::RLIMIT_CORE, 0), (libc::RLIMIT_RTPRIO, 0)], "", true),
         (&[(libc::RLIMIT_LOCKS, 0), (libc::RLIMIT_NICE, 0)], "", true),
     ] {
         let mut command = tiny("hello", ["--disk", image, "--disk", &create, "--cdrom"]);
@@ -96,21 +89,10 @@ fn too_few_threads_are_called_that() {
     for path in [&program, &kernel] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     }
-    let device = fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm")
-        .unwrap();
+    let device = fs::File::options().read(true).write(true).open("/dev/kvm").unwrap();
     let number = std::os::fd::AsRawFd::as_raw_fd(&device);
     let mut command = Command::new(&program);
-    command.args([
-        "run",
-        "--cpus",
-        "4",
-        "--kvm-fd",
-        &number.to_string(),
-        "--kernel",
-    ]);
+    command.args(["run", "--cpus", "4", "--kvm-fd", &number.to_string(), "--kernel"]);
     command.arg(&kernel);
     limited(&mut command, &[(libc::RLIMIT_NPROC, 2)]);
     // SAFETY: a plain system call between fork and exec.
@@ -121,16 +103,11 @@ fn too_few_threads_are_called_that() {
         });
     }
     command.uid(65_000).gid(65_000);
-    command
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped());
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
     let output = command.spawn().unwrap().wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(4), "{said}");
-    assert!(
-        said.contains("RLIMIT_NPROC") && said.lines().count() == 1,
-        "{said}"
-    );
+    assert!(said.contains("RLIMIT_NPROC") && said.lines().count() == 1, "{said}");
 }
 
 /// The control API with as few: its connections and a snapshot have their places

@@ -46,17 +46,13 @@ impl Place {
         scratch.file("odd", [0; 1000]);
         scratch.file("empty", "");
         scratch.file("broken.json", "{");
-        fs::File::create(scratch.join("large"))
-            .and_then(|file| file.set_len(40 << 20))
-            .unwrap();
+        fs::File::create(scratch.join("large")).and_then(|file| file.set_len(40 << 20)).unwrap();
         Self(scratch)
     }
 
     fn run(&self, line: &str) -> mote_tests::End {
         let path = self.0.to_str().unwrap();
-        run(&mut mote(
-            line.split_whitespace().map(|word| word.replace('@', path)),
-        ))
+        run(&mut mote(line.split_whitespace().map(|word| word.replace('@', path))))
     }
 
     /// Refuses `line` and then runs the right one.
@@ -86,71 +82,23 @@ fn run_undoes_what_it_refuses() {
         // These show when the sandbox is closed already.
         ("--kernel @/text", 3, &["kernel", "text file"]),
         ("--kernel @/cut", 3, &["kernel", "truncated"]),
-        (
-            "--kernel @/kernel --memory 32M --initrd @/large",
-            3,
-            &["initrd", "room"],
-        ),
-        (
-            "--kernel @/kernel --initrd @/none",
-            3,
-            &["initrd", "no such file"],
-        ),
-        (
-            "--kernel @/kernel --disk @/none",
-            3,
-            &["disk", "no such file"],
-        ),
-        (
-            "--kernel @/kernel --disk @/odd",
-            3,
-            &["disk", "whole sectors"],
-        ),
+        ("--kernel @/kernel --memory 32M --initrd @/large", 3, &["initrd", "room"]),
+        ("--kernel @/kernel --initrd @/none", 3, &["initrd", "no such file"]),
+        ("--kernel @/kernel --disk @/none", 3, &["disk", "no such file"]),
+        ("--kernel @/kernel --disk @/odd", 3, &["disk", "whole sectors"]),
         ("--kernel @/kernel --disk @/empty", 3, &["disk", "is empty"]),
-        (
-            "--kernel @/kernel --disk @/empty,size=1M,create",
-            3,
-            &["0 bytes", "1048576"],
-        ),
-        (
-            "--kernel @/kernel --disk @/disk,size=1M,create",
-            3,
-            &["4096 bytes", "1048576"],
-        ),
-        (
-            "--kernel @/kernel --disk @/no/new,size=1M,create",
-            3,
-            &["no such file"],
-        ),
-        (
-            "--kernel @/kernel --disk @/disk,id=x --disk @/odd,ro,id=x",
-            2,
-            &["'x'"],
-        ),
-        (
-            "--kernel @/kernel --cdrom @/none",
-            3,
-            &["CD-ROM", "no such file"],
-        ),
+        ("--kernel @/kernel --disk @/empty,size=1M,create", 3, &["0 bytes", "1048576"]),
+        ("--kernel @/kernel --disk @/disk,size=1M,create", 3, &["4096 bytes", "1048576"]),
+        ("--kernel @/kernel --disk @/no/new,size=1M,create", 3, &["no such file"]),
+        ("--kernel @/kernel --disk @/disk,id=x --disk @/odd,ro,id=x", 2, &["'x'"]),
+        ("--kernel @/kernel --cdrom @/none", 3, &["CD-ROM", "no such file"]),
         ("--kernel @/kernel --net tap=none.there", 4, &["tap"]),
         ("--kernel @/kernel --memory 1000T", 2, &["--memory"]),
         ("--kernel @/kernel --cpus 33", 2, &["--cpus"]),
         ("--kernel @/kernel --kvm-fd 99", 2, &["--kvm-fd"]),
-        (
-            "--kernel @/kernel --require-landlock 999",
-            4,
-            &["--require-landlock"],
-        ),
-        (
-            "--kernel @/kernel --snapshot @/no/dir",
-            3,
-            &["snapshot", "o such file"],
-        ),
-        (
-            "--kernel @/kernel --snapshot @/disk",
-            3,
-            &["snapshot", "ot a directory"],
-        ),
+        ("--kernel @/kernel --require-landlock 999", 4, &["--require-landlock"]),
+        ("--kernel @/kernel --snapshot @/no/dir", 3, &["snapshot", "o such file"]),
+        ("--kernel @/kernel --snapshot @/disk", 3, &["snapshot", "ot a directory"]),
         ("--config @/none", 2, &["config"]),
         ("--config @/broken.json", 2, &["config"]),
     ] {
@@ -158,23 +106,14 @@ fn run_undoes_what_it_refuses() {
         let right = format!("run --kernel @/kernel {MADE}");
         place.refuses(&format!("run {flags} {MADE}"), (code, words), &right);
         assert_eq!(place.0.join("new").metadata().unwrap().len(), 1 << 20);
-        assert!(
-            fs::read_to_string(place.0.join("log"))
-                .unwrap()
-                .contains("words")
-        );
+        assert!(fs::read_to_string(place.0.join("log")).unwrap().contains("words"));
         // What is there by now is used, and kept by what is refused.
         place.refuses(&format!("run {flags} {MADE}"), (code, words), &right);
     }
     // The console's own file cannot be.
     let place = Place::new();
     let disk = "run --kernel @/kernel --disk @/new,size=1M,create --serial";
-    for to in [
-        "file:@/no/log",
-        "file:@",
-        "file:@/disk --disk @/disk",
-        "socket:@/no/log",
-    ] {
+    for to in ["file:@/no/log", "file:@", "file:@/disk --disk @/disk", "socket:@/no/log"] {
         let right = "run --kernel @/kernel";
         place.refuses(&format!("{disk} {to}"), (3, &["serial"]), right);
     }
@@ -194,22 +133,15 @@ fn a_disk_that_is_too_large_leaves_nothing_behind() {
     // SAFETY: both calls may be made between fork and exec.
     unsafe {
         command.pre_exec(|| {
-            let limit = libc::rlimit {
-                rlim_cur: 1 << 20,
-                rlim_max: 1 << 20,
-            };
+            let limit = libc::rlimit { rlim_cur: 1 << 20, rlim_max: 1 << 20 };
             libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
             libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit);
             Ok(())
         });
     }
-    run(&mut command)
-        .expect(3)
-        .complains(&["new", "2097152", "smaller size="]);
+    run(&mut command).expect(3).complains(&["new", "2097152", "smaller size="]);
     assert_eq!(listing(&place.0), before);
-    place
-        .run("run --kernel @/kernel --disk @/new,size=1M,create")
-        .expect(0);
+    place.run("run --kernel @/kernel --disk @/new,size=1M,create").expect(0);
 }
 
 #[test]
@@ -273,8 +205,7 @@ fn what_is_missing_at_the_end_or_at_a_restore_is_told() {
     for then in ["exit", "resume"] {
         let line = format!("run --kernel @/hello --then {then} --snapshot @/none");
         let end = place.run(&line);
-        end.expect(10)
-            .complains(&["snapshot", "/none", "not taken", "boot marker"]);
+        end.expect(10).complains(&["snapshot", "/none", "not taken", "boot marker"]);
     }
     assert_eq!(fs::read_dir(place.0.join("none")).unwrap().count(), 0);
     place.0.file("small", [0; 2048]);
@@ -282,10 +213,6 @@ fn what_is_missing_at_the_end_or_at_a_restore_is_told() {
     let save = "run --kernel @/kernel --memory 16M --disk @/disk --then exit --snapshot @/saved";
     place.run(save).expect(0);
     let words: &[&str] = &["disk0", "8 sectors", "has 4"];
-    place.refuses(
-        "restore @/saved --disk @/small",
-        (3, words),
-        "restore @/saved --disk @/disk",
-    );
+    place.refuses("restore @/saved --disk @/small", (3, words), "restore @/saved --disk @/disk");
     place.run("restore @/saved --disk @/larger").expect(0);
 }

@@ -37,31 +37,11 @@ use Layer::{Capabilities, Filter, Landlock, Scope, WriteXorExecute};
 struct Attempt(&'static str, &'static [(libc::c_long, &'static str)], Layer);
 
 const ATTEMPTS: &[Attempt] = &[
-    Attempt(
-        "read a file",
-        &[(libc::SYS_openat, "-100,\"/etc/passwd,0")],
-        Landlock,
-    ),
-    Attempt(
-        "the old way",
-        &[(libc::SYS_open, "\"/etc/passwd,0")],
-        Landlock,
-    ),
-    Attempt(
-        "make a file",
-        &[(libc::SYS_openat, "-100,\"/tmp/broken-out,65,420")],
-        Landlock,
-    ),
-    Attempt(
-        "look into /proc",
-        &[(libc::SYS_openat, "-100,\"/proc/self/maps,0")],
-        Landlock,
-    ),
-    Attempt(
-        "list a directory",
-        &[(libc::SYS_openat, "-100,\"/,65536")],
-        Landlock,
-    ),
+    Attempt("read a file", &[(libc::SYS_openat, "-100,\"/etc/passwd,0")], Landlock),
+    Attempt("the old way", &[(libc::SYS_open, "\"/etc/passwd,0")], Landlock),
+    Attempt("make a file", &[(libc::SYS_openat, "-100,\"/tmp/broken-out,65,420")], Landlock),
+    Attempt("look into /proc", &[(libc::SYS_openat, "-100,\"/proc/self/maps,0")], Landlock),
+    Attempt("list a directory", &[(libc::SYS_openat, "-100,\"/,65536")], Landlock),
     Attempt("remove a file", &[(libc::SYS_unlink, "\"FILE")], Landlock),
     Attempt("execute", &[(libc::SYS_execve, "\"/bin/sh,0,0")], Landlock),
     Attempt(
@@ -75,28 +55,13 @@ const ATTEMPTS: &[Attempt] = &[
     ),
     Attempt(
         "connect to an abstract socket",
-        &[
-            (libc::SYS_socket, "1,1,0"),
-            (libc::SYS_connect, "$,~010000NAME,18"),
-        ],
+        &[(libc::SYS_socket, "1,1,0"), (libc::SYS_connect, "$,~010000NAME,18")],
         Scope,
     ),
-    Attempt(
-        "kill a neighbour",
-        &[(libc::SYS_kill, "NEIGHBOUR,9")],
-        Scope,
-    ),
-    Attempt(
-        "kill its thread",
-        &[(libc::SYS_tgkill, "NEIGHBOUR,NEIGHBOUR,9")],
-        Scope,
-    ),
+    Attempt("kill a neighbour", &[(libc::SYS_kill, "NEIGHBOUR,9")], Scope),
+    Attempt("kill its thread", &[(libc::SYS_tgkill, "NEIGHBOUR,NEIGHBOUR,9")], Scope),
     Attempt("signal the parent", &[(libc::SYS_kill, "PARENT,15")], Scope),
-    Attempt(
-        "trace a neighbour",
-        &[(libc::SYS_ptrace, "16,NEIGHBOUR,0,0")],
-        Scope,
-    ),
+    Attempt("trace a neighbour", &[(libc::SYS_ptrace, "16,NEIGHBOUR,0,0")], Scope),
     Attempt(
         "read its memory",
         &[(
@@ -105,118 +70,44 @@ const ATTEMPTS: &[Attempt] = &[
         )],
         Scope,
     ),
-    Attempt(
-        "mount",
-        &[(libc::SYS_mount, "\"none,\"/mnt,\"tmpfs,0,0")],
-        Scope,
-    ),
-    Attempt(
-        "change the root",
-        &[(libc::SYS_chroot, "\"/tmp")],
-        Capabilities,
-    ),
-    Attempt(
-        "a mount namespace",
-        &[(libc::SYS_unshare, "131072")],
-        Capabilities,
-    ),
-    Attempt(
-        "a network namespace",
-        &[(libc::SYS_unshare, "1073741824")],
-        Capabilities,
-    ),
+    Attempt("mount", &[(libc::SYS_mount, "\"none,\"/mnt,\"tmpfs,0,0")], Scope),
+    Attempt("change the root", &[(libc::SYS_chroot, "\"/tmp")], Capabilities),
+    Attempt("a mount namespace", &[(libc::SYS_unshare, "131072")], Capabilities),
+    Attempt("a network namespace", &[(libc::SYS_unshare, "1073741824")], Capabilities),
     Attempt("a raw socket", &[(libc::SYS_socket, "2,3,1")], Capabilities),
     Attempt(
         "open by handle",
-        &[(
-            libc::SYS_open_by_handle_at,
-            "-100,~08000000010000000000000000000000,0",
-        )],
+        &[(libc::SYS_open_by_handle_at, "-100,~08000000010000000000000000000000,0")],
         Capabilities,
     ),
-    Attempt(
-        "set the clock",
-        &[(libc::SYS_settimeofday, "*,0")],
-        Capabilities,
-    ),
-    Attempt(
-        "be somebody else",
-        &[(libc::SYS_setresuid, "12345,12345,12345")],
-        Capabilities,
-    ),
-    Attempt(
-        "write and execute",
-        &[(libc::SYS_mmap, "0,4096,7,34,-1,0")],
-        WriteXorExecute,
-    ),
-    Attempt(
-        "execute what was written",
-        &[(libc::SYS_mprotect, "*,4096,5")],
-        WriteXorExecute,
-    ),
-    Attempt(
-        "map executable memory",
-        &[(libc::SYS_mmap, "0,4096,5,34,-1,0")],
-        Filter,
-    ),
+    Attempt("set the clock", &[(libc::SYS_settimeofday, "*,0")], Capabilities),
+    Attempt("be somebody else", &[(libc::SYS_setresuid, "12345,12345,12345")], Capabilities),
+    Attempt("write and execute", &[(libc::SYS_mmap, "0,4096,7,34,-1,0")], WriteXorExecute),
+    Attempt("execute what was written", &[(libc::SYS_mprotect, "*,4096,5")], WriteXorExecute),
+    Attempt("map executable memory", &[(libc::SYS_mmap, "0,4096,5,34,-1,0")], Filter),
     Attempt("fork", &[(libc::SYS_clone3, "*,88")], Filter),
-    Attempt(
-        "fork the old way",
-        &[(libc::SYS_clone, "17,0,0,0,0")],
-        Filter,
-    ),
-    Attempt(
-        "a user namespace",
-        &[(libc::SYS_unshare, "268435456")],
-        Filter,
-    ),
+    Attempt("fork the old way", &[(libc::SYS_clone, "17,0,0,0,0")], Filter),
+    Attempt("a user namespace", &[(libc::SYS_unshare, "268435456")], Filter),
     Attempt("io_uring", &[(libc::SYS_io_uring_setup, "8,*")], Filter),
-    Attempt(
-        "be dumpable again",
-        &[(libc::SYS_prctl, "4,1,0,0,0")],
-        Filter,
-    ),
+    Attempt("be dumpable again", &[(libc::SYS_prctl, "4,1,0,0,0")], Filter),
     // KVM_SET_USER_MEMORY_REGION, KVM_CREATE_VCPU, KVM_SET_CPUID2
-    Attempt(
-        "other memory for the VM",
-        &[(libc::SYS_ioctl, "@Vm,1075883590,*")],
-        Filter,
-    ),
+    Attempt("other memory for the VM", &[(libc::SYS_ioctl, "@Vm,1075883590,*")], Filter),
     Attempt("another vCPU", &[(libc::SYS_ioctl, "@Vm,44609,77")], Filter),
-    Attempt(
-        "another processor",
-        &[(libc::SYS_ioctl, "@VcpuFirst,1074310800,*")],
-        Filter,
-    ),
-    Attempt(
-        "type for the user",
-        &[(libc::SYS_ioctl, "0,21522,*")],
-        Filter,
-    ), // TIOCSTI
+    Attempt("another processor", &[(libc::SYS_ioctl, "@VcpuFirst,1074310800,*")], Filter),
+    Attempt("type for the user", &[(libc::SYS_ioctl, "0,21522,*")], Filter), // TIOCSTI
     // Landlock knows neither before Linux 7, and of a file only its content.
     Attempt(
         "connect to a socket with a path",
-        &[
-            (libc::SYS_socket, "1,1,0"),
-            (libc::SYS_connect, "$,~01002f746d702f780000,10"),
-        ],
+        &[(libc::SYS_socket, "1,1,0"), (libc::SYS_connect, "$,~01002f746d702f780000,10")],
         Filter,
     ),
     Attempt("send by UDP", &[(libc::SYS_socket, "2,2,0")], Filter),
-    Attempt(
-        "change a file's mode",
-        &[(libc::SYS_chmod, "\"FILE,511")],
-        Filter,
-    ),
+    Attempt("change a file's mode", &[(libc::SYS_chmod, "\"FILE,511")], Filter),
     Attempt("copy a descriptor", &[(libc::SYS_dup, "@Vm")], Filter),
     // FUTEX_WAKE that is not private, FUTEX_LOCK_PI, FUTEX_CMP_REQUEUE_PI
     Attempt("a shared futex", &[(libc::SYS_futex, "*,1,1")], Filter),
     Attempt("a priority", &[(libc::SYS_futex, "*,134,0,0")], Filter),
-    Attempt(
-        "requeue waiters",
-        &[(libc::SYS_futex, "*,12,1,1,*,0")],
-        Filter,
-    ),
+    Attempt("requeue waiters", &[(libc::SYS_futex, "*,12,1,1,*,0")], Filter),
 ];
 
 /// A user who owns nothing.
@@ -239,11 +130,7 @@ impl Stage {
         Self {
             nobody: false,
             scratch: Scratch::new(),
-            neighbour: Command::new("sleep")
-                .arg("600")
-                .stdin(Stdio::null())
-                .spawn()
-                .unwrap(),
+            neighbour: Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().unwrap(),
             _socket: UnixListener::bind_addr(&name).unwrap(),
             _tap: Interface::new("vm0"),
         }
@@ -271,22 +158,14 @@ impl Stage {
             command.arg(guest("memory"));
             command
         };
-        command
-            .args(["--cpus", "2", "--disk"])
-            .arg(disk)
-            .arg("--cdrom")
-            .arg(cd)
-            .args(more);
+        command.args(["--cpus", "2", "--disk"]).arg(disk).arg("--cdrom").arg(cd).args(more);
         command.env("MOTE_BREAKOUT", self.orders(thread, calls, cd));
         run(command.stdin(Stdio::null()))
     }
 
     fn orders(&self, thread: &str, calls: &[(libc::c_long, &str)], file: &str) -> String {
         let name: String = NAME.bytes().map(|b| format!("{b:02x}")).collect();
-        let calls: Vec<_> = calls
-            .iter()
-            .map(|(n, args)| format!("{n},{args}"))
-            .collect();
+        let calls: Vec<_> = calls.iter().map(|(n, args)| format!("{n},{args}")).collect();
         let calls = calls
             .join(";")
             .replace("NEIGHBOUR", &self.neighbour.id().to_string())
@@ -345,10 +224,7 @@ impl Stage {
             }
             to
         };
-        let (mote, kernel) = (
-            copy("mote", &vm::breakout()),
-            copy("kernel", &guest("memory")),
-        );
+        let (mote, kernel) = (copy("mote", &vm::breakout()), copy("kernel", &guest("memory")));
         for name in ["disk", "cd"] {
             chown(self.scratch.join(name), Some(NOBODY), Some(NOBODY)).unwrap();
         }
@@ -383,10 +259,7 @@ fn on_stage(body: impl FnOnce(&mut Stage) + Send) {
 
 /// What the calls returned, negative for errors.
 fn results(end: &End) -> Vec<i64> {
-    let lines = end
-        .err
-        .lines()
-        .filter(|line| line.starts_with("breakout: "));
+    let lines = end.err.lines().filter(|line| line.starts_with("breakout: "));
     let results = lines.filter_map(|line| line.rsplit(" = ").next()?.parse().ok());
     results.collect()
 }
@@ -408,10 +281,7 @@ fn fatal_but(stage: &Stage, thread: &str, may: &[&str]) {
         assert_eq!(end.code, -libc::SIGSYS, "{thread}: {what}\n{}", end.err);
         // The first call already is one too many.
         assert_eq!(results(&end), [0; 0], "{thread}: {what}\n{}", end.err);
-        assert!(
-            !end.out.contains("memory ok"),
-            "{thread}: {what}: the guest ran"
-        );
+        assert!(!end.out.contains("memory ok"), "{thread}: {what}: the guest ran");
     }
 }
 
@@ -419,12 +289,7 @@ fn fatal_but(stage: &Stage, thread: &str, may: &[&str]) {
 /// the test after this one.
 #[test]
 fn the_process_is_killed_for_most_while_it_makes_the_vm() {
-    let may = [
-        "other memory for the VM",
-        "another vCPU",
-        "another processor",
-        "fork",
-    ];
+    let may = ["other memory for the VM", "another vCPU", "another processor", "fork"];
     all_but("Start", &may);
 }
 
@@ -541,16 +406,9 @@ fn an_api_without_a_vm_is_killed_for_most() {
             assert_eq!(last, Some(-i64::from(*error)), "{what}\n{}", end.err);
         }
         // Networks and abstract sockets are out of reach without them, too.
-        let socket = ATTEMPTS
-            .iter()
-            .find(|a| a.0 == "connect to an abstract socket");
+        let socket = ATTEMPTS.iter().find(|a| a.0 == "connect to an abstract socket");
         let end = stage.run("Early", socket.unwrap().1, &[]);
-        assert_eq!(
-            results(&end).last(),
-            Some(&-i64::from(EPERM)),
-            "{}",
-            end.err
-        );
+        assert_eq!(results(&end).last(), Some(&-i64::from(EPERM)), "{}", end.err);
     });
 }
 
@@ -564,10 +422,7 @@ fn an_api_without_a_vm_has_nothing_left() {
         let pid = server.vm.pid();
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
-            assert!(
-                status.contains(&format!("{set}:\t0000000000000000\n")),
-                "{status}"
-            );
+            assert!(status.contains(&format!("{set}:\t0000000000000000\n")), "{status}");
         }
         assert!(status.contains("Seccomp:\t2\n") && status.contains("NoNewPrivs:\t1\n"));
     }
@@ -580,22 +435,14 @@ fn no_device_is_opened_while_a_vm_runs() {
     on_stage(|stage| {
         let terminal = Terminal::open();
         let devices = ["/dev/kvm", "/dev/net/tun", "/dev/ptmx", "/dev/userfaultfd"];
-        for device in devices
-            .map(str::to_owned)
-            .into_iter()
-            .chain([terminal.name()])
-        {
+        for device in devices.map(str::to_owned).into_iter().chain([terminal.name()]) {
             let open = format!("-100,\"{device},526336");
             let end = stage.run("Opener", &[(libc::SYS_openat, &open)], &[]);
             assert_eq!(results(end.expect(0)), [-i64::from(EACCES)], "{device}");
         }
         // What may still be opened is a medium for a drive: nothing reads it here.
         let open = "-100,\"/usr/bin/env,526336";
-        let end = stage.run(
-            "Opener",
-            &[(libc::SYS_openat, open), (libc::SYS_read, "$,*,1")],
-            &[],
-        );
+        let end = stage.run("Opener", &[(libc::SYS_openat, open), (libc::SYS_read, "$,*,1")], &[]);
         assert_eq!(end.code, -libc::SIGSYS, "{}", end.err);
         assert_eq!(results(&end).len(), 1, "{}", end.err);
     });
@@ -622,14 +469,8 @@ fn refuse(stage: &Stage, thread: &str, log: bool) {
             Filter => &[],
         };
         let last = results(&end).last().copied();
-        let refused = expected
-            .iter()
-            .any(|error| last == Some(-i64::from(*error)));
-        assert!(
-            refused,
-            "{thread}: {what}: {layer:?}: {last:?}\n{}",
-            end.err
-        );
+        let refused = expected.iter().any(|error| last == Some(-i64::from(*error)));
+        assert!(refused, "{thread}: {what}: {layer:?}: {last:?}\n{}", end.err);
     }
 }
 
@@ -648,11 +489,7 @@ fn the_process_reaches_nothing_before_there_are_filters() {
 #[test]
 fn without_a_sandbox_the_attempts_work() {
     on_stage(|stage| {
-        let works = [
-            "read a file",
-            "connect to an abstract socket",
-            "write and execute",
-        ];
+        let works = ["read a file", "connect to an abstract socket", "write and execute"];
         for Attempt(what, calls, _) in ATTEMPTS {
             // There is no thread to begin in but the whole process.
             if works.contains(what) {
@@ -701,12 +538,7 @@ fn only_what_is_its_own() {
         ];
         for (thread, call, arguments) in fatal {
             let end = stage.run(thread, &[(*call, arguments)], &[]);
-            assert_eq!(
-                end.code,
-                -libc::SIGSYS,
-                "{thread} {call} {arguments}\n{}",
-                end.err
-            );
+            assert_eq!(end.code, -libc::SIGSYS, "{thread} {call} {arguments}\n{}", end.err);
         }
         // A read-only drive's descriptor cannot be written to, filter or not;
         // behind the end of an image there is nothing.
@@ -756,20 +588,11 @@ fn nothing_is_left_to_a_vm() {
     }
     assert_eq!(threads, 4);
     let limits = fs::read_to_string(format!("/proc/{}/limits", vm.pid())).unwrap();
-    let core = limits
-        .lines()
-        .find(|line| line.starts_with("Max core"))
-        .unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core")).unwrap();
     assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
-    let addresses = limits
-        .lines()
-        .find(|line| line.starts_with("Max address space"))
-        .unwrap();
-    let most: u64 = addresses
-        .split_whitespace()
-        .nth(4)
-        .and_then(|most| most.parse().ok())
-        .expect(addresses);
+    let addresses = limits.lines().find(|line| line.starts_with("Max address space")).unwrap();
+    let most: u64 =
+        addresses.split_whitespace().nth(4).and_then(|most| most.parse().ok()).expect(addresses);
     // The guest has 128 MiB.
     assert!((128 << 20..256 << 20).contains(&most), "{addresses}");
     // Not /dev/kvm: it could make further VMs.
@@ -786,8 +609,7 @@ fn landlock_can_be_insisted_on() {
     }
     run(&mut tiny("memory", ["--require-landlock", "1"])).expect(0);
     let end = run(&mut tiny("memory", ["--require-landlock", "4000"]));
-    end.expect(4)
-        .complains(&["--require-landlock 4000", "this kernel has Landlock"]);
+    end.expect(4).complains(&["--require-landlock 4000", "this kernel has Landlock"]);
 }
 
 /// Whoever runs without it is told.
@@ -800,8 +622,6 @@ fn no_sandbox_is_loud() {
         (&["--no-sandbox"][..], "WARNING: --no-sandbox"),
         (&["--seccomp", "log"], "WARNING: --seccomp log"),
     ] {
-        run(&mut tiny("memory", flags))
-            .expect(0)
-            .complains(&[words]);
+        run(&mut tiny("memory", flags)).expect(0).complains(&[words]);
     }
 }

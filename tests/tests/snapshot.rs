@@ -46,9 +46,7 @@ fn text(path: &Path) -> &str {
 /// What stands behind `word` in a line of `out`.
 fn behind(out: &str, word: &str) -> String {
     let found = out.lines().find_map(|line| line.strip_prefix(word));
-    found
-        .unwrap_or_else(|| panic!("no {word:?} in {out:?}"))
-        .to_owned()
+    found.unwrap_or_else(|| panic!("no {word:?} in {out:?}")).to_owned()
 }
 
 /// Takes a snapshot in the middle of a line and ends; returns the hash of the
@@ -98,11 +96,7 @@ fn memory_is_the_same_in_every_slot() {
         let hash = save(&to, &["--memory", memory], &[]);
         // Untouched pages take no room.
         let file = fs::metadata(to.join("memory")).unwrap();
-        assert!(
-            file.blocks() * 512 < most,
-            "{memory}: {} blocks",
-            file.blocks()
-        );
+        assert!(file.blocks() * 512 < most, "{memory}: {} blocks", file.blocks());
         goes_on(&to, &hash, &[]);
         goes_on(&to, &hash, &["--verify"]);
     }
@@ -115,18 +109,12 @@ fn the_vm_that_was_saved_goes_on_too() {
     }
     let scratch = Scratch::new("resume");
     let to = scratch.directory("saved");
-    let mut vm = Vm::start(&mut tiny(
-        "snapshot",
-        ["--cpus", "2", "--snapshot", text(&to)],
-    ));
+    let mut vm = Vm::start(&mut tiny("snapshot", ["--cpus", "2", "--snapshot", text(&to)]));
     vm.wait_for("again ");
     vm.send("xq");
     let end = vm.end();
     let out = &end.expect(0).out;
-    assert!(
-        out.contains("half a line\n") && out.contains("got 120"),
-        "{out}"
-    );
+    assert!(out.contains("half a line\n") && out.contains("got 120"), "{out}");
     // From its start once more.
     let mut vm = restore(&to, &[]);
     vm.wait_for(&format!("again {}", behind(out, "hash ")));
@@ -221,10 +209,7 @@ fn a_restored_vm_has_another_generation_id() {
         assert!(clone.ends_with(" told 1"), "{clone}");
     }
     let ids = [&first, &clones[0], &clones[1]].map(|said| &said[..32]);
-    assert!(
-        ids[0] != ids[1] && ids[1] != ids[2] && ids[0] != ids[2],
-        "{ids:?}"
-    );
+    assert!(ids[0] != ids[1] && ids[1] != ids[2] && ids[0] != ids[2], "{ids:?}");
     assert!(ids.iter().all(|id| *id != "0".repeat(32)), "{ids:?}");
 }
 
@@ -253,10 +238,7 @@ fn a_disk_goes_on_where_it_was() {
         (&[], "1 devices were saved, 0 are here"),
         (&["--cdrom", &image], "disk0"),
         (&["--disk", &format!("{image},ro")], "disk0"),
-        (
-            &["--disk", &format!("{image},id=data")],
-            "where data is now",
-        ),
+        (&["--disk", &format!("{image},id=data")], "where data is now"),
     ];
     for (args, word) in wrong {
         let end = run(mote(["restore", text(&to)]).args(args));
@@ -270,13 +252,7 @@ fn changed(from: &Path, to: &Path, file: &str, change: impl Fn(&fs::File)) {
     for name in ["state", "memory"] {
         fs::copy(from.join(name), to.join(name)).unwrap();
     }
-    change(
-        &OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(to.join(file))
-            .unwrap(),
-    );
+    change(&OpenOptions::new().read(true).write(true).open(to.join(file)).unwrap());
 }
 
 #[test]
@@ -300,61 +276,16 @@ fn what_was_not_written_so_is_refused() {
     let foreign = fs::read(other.join("memory")).unwrap();
     let cases: [(&str, Change<'_>, &[&str], &str); 11] = [
         ("state", Box::new(flip(0)), &[], "not a file of a snapshot"),
-        (
-            "state",
-            Box::new(|f| f.write_all_at(&[0xff], 8).unwrap()),
-            &[],
-            "newer",
-        ),
-        (
-            "state",
-            Box::new(|f| f.write_all_at(&[1], 8).unwrap()),
-            &[],
-            "older",
-        ),
+        ("state", Box::new(|f| f.write_all_at(&[0xff], 8).unwrap()), &[], "newer"),
+        ("state", Box::new(|f| f.write_all_at(&[1], 8).unwrap()), &[], "older"),
         ("state", Box::new(flip(40)), &[], "checksum"),
-        (
-            "state",
-            Box::new(flip(length("state") / 2)),
-            &[],
-            "checksum",
-        ),
-        (
-            "state",
-            Box::new(flip(length("state") - 1)),
-            &[],
-            "checksum",
-        ),
-        (
-            "state",
-            Box::new(|f| f.set_len(1000).unwrap()),
-            &[],
-            "bytes long",
-        ),
-        (
-            "state",
-            Box::new(|f| f.set_len(5).unwrap()),
-            &[],
-            "not a file of a snapshot",
-        ),
-        (
-            "memory",
-            Box::new(|f| f.set_len(64 << 20).unwrap()),
-            &[],
-            "memory",
-        ),
-        (
-            "memory",
-            Box::new(flip(12345 << 12)),
-            &["--verify"],
-            "checksum",
-        ),
-        (
-            "memory",
-            Box::new(|f| f.write_all_at(&foreign, 0).unwrap()),
-            &[],
-            "another snapshot",
-        ),
+        ("state", Box::new(flip(length("state") / 2)), &[], "checksum"),
+        ("state", Box::new(flip(length("state") - 1)), &[], "checksum"),
+        ("state", Box::new(|f| f.set_len(1000).unwrap()), &[], "bytes long"),
+        ("state", Box::new(|f| f.set_len(5).unwrap()), &[], "not a file of a snapshot"),
+        ("memory", Box::new(|f| f.set_len(64 << 20).unwrap()), &[], "memory"),
+        ("memory", Box::new(flip(12345 << 12)), &["--verify"], "checksum"),
+        ("memory", Box::new(|f| f.write_all_at(&foreign, 0).unwrap()), &[], "another snapshot"),
     ];
     for (number, (file, change, args, word)) in cases.into_iter().enumerate() {
         let bad = scratch.path(&number.to_string());
@@ -376,19 +307,8 @@ fn what_was_not_written_so_is_refused() {
 /// system call `call`; `None` if there were fewer of them. A call that strace
 /// has fail has no number, at which a filter would end the process.
 fn disturbed(to: &Path, call: &str, how: &str, number: u32) -> Option<Output> {
-    let filter = if how.starts_with("error") {
-        "log"
-    } else {
-        "kill"
-    };
-    let args = [
-        "--then",
-        "exit",
-        "--seccomp",
-        filter,
-        "--snapshot",
-        text(to),
-    ];
+    let filter = if how.starts_with("error") { "log" } else { "kill" };
+    let args = ["--then", "exit", "--seccomp", filter, "--snapshot", text(to)];
     let mote = tiny("snapshot", args);
     let log = to.with_extension("trace");
     let mut strace = Command::new("strace");
@@ -397,9 +317,7 @@ fn disturbed(to: &Path, call: &str, how: &str, number: u32) -> Option<Output> {
     strace.arg(mote.get_program()).args(mote.get_args());
     let output = strace.stdin(Stdio::null()).output().unwrap();
     let trace = fs::read_to_string(&log).unwrap();
-    let done = trace
-        .lines()
-        .filter(|line| line.contains(&format!("{call}(")));
+    let done = trace.lines().filter(|line| line.contains(&format!("{call}(")));
     (done.count() >= number as usize).then_some(output)
 }
 
@@ -581,14 +499,10 @@ fn a_working_set_changes_nothing_but_time() {
     fs::write(&file, damaged).unwrap();
     for (bad, why) in [(&to, "checksum"), (&other, "another snapshot")] {
         let end = run(&mut mote(["restore", text(bad)]));
-        end.expect(3)
-            .complains(&["working set", "working-set", why]);
+        end.expect(3).complains(&["working set", "working-set", why]);
     }
     goes_on(&to, &hash, &["--no-working-set"]);
-    for args in [
-        &["--record", "often"][..],
-        &["--record", "marker", "--snapshot", text(&to)],
-    ] {
+    for args in [&["--record", "often"][..], &["--record", "marker", "--snapshot", text(&to)]] {
         let end = run(mote(["restore", text(&to)]).args(args));
         end.expect(2).complains(&["--record"]);
     }
@@ -638,7 +552,6 @@ fn an_older_order_of_drives_is_refused_with_a_way_out() {
     let older = ["--disk", &first, "--disk", &second];
     let hash = save(&to, &[], &older);
     let end = run(mote(["restore", text(&to)]).args(["--cdrom", &cd, "--disk", &second]));
-    end.expect(3)
-        .complains(&["cdrom0", "disks before CD-ROMs", "--disk PATH,ro,id=cdrom0"]);
+    end.expect(3).complains(&["cdrom0", "disks before CD-ROMs", "--disk PATH,ro,id=cdrom0"]);
     goes_on(&to, &hash, &older);
 }

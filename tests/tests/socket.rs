@@ -123,10 +123,7 @@ fn a_client_of_a_deaf_guest_can_be_replaced() {
     let scratch = Scratch::new();
     let path = scratch.join("console");
     let to = format!("socket:{}", path.display());
-    let vm = Vm::start(&mut tiny(
-        "deaf",
-        ["--cmdline", "ticks=1000000000000", "--serial", &to],
-    ));
+    let vm = Vm::start(&mut tiny("deaf", ["--cmdline", "ticks=1000000000000", "--serial", &to]));
     let mut first = connect(&path);
     expect(&mut first, b"deaf\n");
     first.write_all(&[b'x'; 10_000]).unwrap();

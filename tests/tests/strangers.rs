@@ -18,10 +18,7 @@ struct Case {
 impl Case {
     fn new(arguments: &[&dyn AsRef<Path>], strangers: &[PathBuf]) -> Self {
         let arguments = arguments.iter().map(|word| word.as_ref().to_owned());
-        Self {
-            arguments: arguments.collect(),
-            strangers: strangers.to_vec(),
-        }
+        Self { arguments: arguments.collect(), strangers: strangers.to_vec() }
     }
 
     /// What is done with the files before there is a sandbox, and which are read at
@@ -29,9 +26,7 @@ impl Case {
     fn trace(&self, scratch: &Scratch) -> (Vec<String>, BTreeSet<PathBuf>) {
         let trace = scratch.join("trace");
         let mut strace = Command::new("strace");
-        strace
-            .args(["-f", "-qq", "-y", "-s", "0", "-o"])
-            .arg(&trace);
+        strace.args(["-f", "-qq", "-y", "-s", "0", "-o"]).arg(&trace);
         strace.arg(binary()).args(&self.arguments);
         run(strace.stdin(keys(scratch)));
         let trace = fs::read_to_string(trace).unwrap();
@@ -49,11 +44,7 @@ impl Case {
             }
             let reads = ["read", "readv", "pread64", "preadv", "preadv2", "mmap"];
             let of = |file: &&PathBuf| call.contains(&format!("<{}>", file.display()));
-            let Some(file) = self
-                .strangers
-                .iter()
-                .find(of)
-                .filter(|_| reads.contains(&name))
+            let Some(file) = self.strangers.iter().find(of).filter(|_| reads.contains(&name))
             else {
                 continue;
             };
@@ -126,11 +117,7 @@ fn strangers_files_are_read_confined() {
             !head && !call.contains("/working-set>")
         });
         assert_eq!(early, [""; 0], "{:?}", case.arguments);
-        assert_eq!(
-            read,
-            case.strangers.into_iter().collect(),
-            "nothing was traced"
-        );
+        assert_eq!(read, case.strangers.into_iter().collect(), "nothing was traced");
     }
     assert!(merged.join("state").exists());
 }

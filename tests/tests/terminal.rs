@@ -113,9 +113,7 @@ fn every_signal_leaves_the_terminal_as_it_should_be() {
         return;
     }
     // The C library keeps two for itself, and three stop.
-    let mut signals: Vec<i32> = (1..32)
-        .chain([libc::SIGRTMIN() + 9, libc::SIGRTMAX()])
-        .collect();
+    let mut signals: Vec<i32> = (1..32).chain([libc::SIGRTMIN() + 9, libc::SIGRTMAX()]).collect();
     let others = [libc::SIGKILL, libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN];
     signals.retain(|signal| !others.contains(signal));
     for signal in signals {
@@ -137,11 +135,7 @@ fn what_is_ignored_stays_ignored() {
     if !have_kvm() {
         return;
     }
-    for (signal, ends) in [
-        (libc::SIGHUP, false),
-        (libc::SIGINT, false),
-        (libc::SIGTERM, true),
-    ] {
+    for (signal, ends) in [(libc::SIGHUP, false), (libc::SIGINT, false), (libc::SIGTERM, true)] {
         let mut command = tiny("spin", [""; 0]);
         // SAFETY: may be called between fork and exec.
         unsafe {
@@ -195,11 +189,7 @@ impl Job {
         shows(&terminal, "ready>");
         let mote = tiny("echo_irq", [""; 0]);
         let args: Vec<_> = mote.get_args().map(|arg| arg.to_str().unwrap()).collect();
-        let line = format!(
-            "{} {}",
-            mote.get_program().to_str().unwrap(),
-            args.join(" ")
-        );
+        let line = format!("{} {}", mote.get_program().to_str().unwrap(), args.join(" "));
         terminal.keys(format!("{line}{}\n", if background { " &" } else { "" }));
         let children = format!("/proc/{0}/task/{0}/children", shell.pid());
         let mut pid = None;
@@ -210,15 +200,9 @@ impl Job {
                 pid.and_then(|pid: i32| fs::read_to_string(format!("/proc/{pid}/comm")).ok());
             name.is_some_and(|name| name.trim() == "mote")
         });
-        let job = Self {
-            terminal,
-            shell,
-            pid: pid.unwrap(),
-        };
+        let job = Self { terminal, shell, pid: pid.unwrap() };
         wait_until("the VM runs", || {
-            proc::threads(job.pid.cast_unsigned())
-                .iter()
-                .any(|name| name == "vcpu0")
+            proc::threads(job.pid.cast_unsigned()).iter().any(|name| name == "vcpu0")
         });
         job
     }
@@ -229,12 +213,9 @@ impl Job {
 
     /// The shell's prompt is back, and so are its modes.
     fn shell_has_it(&mut self, mark: usize) {
-        wait_until("the shell has the terminal", || {
-            !self.terminal.modes().is_raw()
-        });
+        wait_until("the shell has the terminal", || !self.terminal.modes().is_raw());
         let word = format!("mark{mark}");
-        self.terminal
-            .keys(format!("echo {}''{}\n", &word[..2], &word[2..]));
+        self.terminal.keys(format!("echo {}''{}\n", &word[..2], &word[2..]));
         shows(&self.terminal, &word);
     }
 
@@ -288,11 +269,7 @@ fn every_order_of_job_control() {
         ("sh", false, &[stop, Background, Foreground]),
         ("sh", true, &[Foreground, stop, Background, Foreground]),
         ("bash", false, &[stop, Foreground, halt, Foreground]),
-        (
-            "bash",
-            false,
-            &[halt, Background, Foreground, stop, Foreground],
-        ),
+        ("bash", false, &[halt, Background, Foreground, stop, Foreground]),
         ("bash", true, &[Foreground, halt, Background, Foreground]),
     ] {
         let mut job = Job::start(shell, background);
@@ -456,10 +433,7 @@ fn in_the_background(terminal: &Terminal, guest: &str) -> Vm {
     let mote = tiny(guest, [""; 0]);
     let mut shell = Command::new("sh");
     shell
-        .args([
-            "-c",
-            "set -m; \"$@\" & echo pid=$!.; wait $!; echo code=$?.",
-        ])
+        .args(["-c", "set -m; \"$@\" & echo pid=$!.; wait $!; echo code=$?."])
         .arg("sh")
         .arg(mote.get_program())
         .args(mote.get_args());
@@ -498,10 +472,7 @@ fn in_the_background_a_vm_leaves_the_keyboard_alone() {
     let shell = in_the_background(&terminal, "spin");
     shows(&terminal, "spin");
     let screen = terminal.screen.text();
-    let job = screen
-        .split("pid=")
-        .nth(1)
-        .and_then(|t| t.split('.').next());
+    let job = screen.split("pid=").nth(1).and_then(|t| t.split('.').next());
     let job: i32 = job.unwrap().parse().unwrap();
     assert_eq!(terminal.modes(), before);
     terminal.keys("\x01x for the shell\n");

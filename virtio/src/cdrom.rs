@@ -28,9 +28,7 @@ impl<'m> CdRom<'m> {
     ) -> Result<Self, Error> {
         let medium = medium.map_or(Medium::Empty, Medium::ReadOnly);
         let drive = Block::new(mem, medium, options)?;
-        Ok(Self {
-            drive: std::sync::Arc::new(drive),
-        })
+        Ok(Self { drive: std::sync::Arc::new(drive) })
     }
 
     /// The block device.

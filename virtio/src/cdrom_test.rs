@@ -14,10 +14,7 @@ use crate::{Device, Endpoint, features};
 #[test]
 fn a_medium_can_be_changed_and_the_driver_is_told() {
     let mem = memory(&[(0, 0x10_0000)]);
-    let options = Options {
-        logical_block: 2048,
-        ..Options::default()
-    };
+    let options = Options { logical_block: 2048, ..Options::default() };
     let first = Disk::new(10 * 2048);
     let cd = CdRom::new(mem, Some(Box::new(first.clone())), options).unwrap();
     let region = Arc::new(MmapRegion::new(PAGE_SIZE).unwrap());

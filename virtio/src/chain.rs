@@ -180,12 +180,10 @@ impl<'m> Chain<'m> {
             .and_then(|sum| sum.checked_add(descriptor.len))
             .ok_or(Error::ChainTooLarge)?;
         let slices = &mut self.slices;
-        let gathered = memory::gather(
-            table.mem,
-            descriptor.addr,
-            descriptor.len as usize,
-            &mut |s| (slices.len() < MAX_SLICES).then(|| slices.push(s)),
-        );
+        let gathered =
+            memory::gather(table.mem, descriptor.addr, descriptor.len as usize, &mut |s| {
+                (slices.len() < MAX_SLICES).then(|| slices.push(s))
+            });
         gathered.ok_or(Error::BufferAddress(descriptor.addr))?;
         if writable {
             self.writable_len += descriptor.len;
@@ -215,9 +213,7 @@ impl<'m> Chain<'m> {
     /// Consumes `n` readable bytes; false, with nothing consumed, if there
     /// are fewer.
     pub(crate) fn skip(&mut self, n: usize) -> bool {
-        let Some(left) = u32::try_from(n)
-            .ok()
-            .and_then(|n| self.readable_len.checked_sub(n))
+        let Some(left) = u32::try_from(n).ok().and_then(|n| self.readable_len.checked_sub(n))
         else {
             return false;
         };

@@ -148,10 +148,6 @@ pub struct Outcome {
 impl Outcome {
     /// An outcome without signal or refresh.
     pub(crate) fn quiet(step: Step) -> Self {
-        Self {
-            step,
-            signal: false,
-            refresh: false,
-        }
+        Self { step, signal: false, refresh: false }
     }
 }

@@ -62,11 +62,7 @@ impl<'m> Endpoint<'m> {
         let registers = Registers::new(device.features(), device.queue_sizes())?;
         let id = device.device_id();
         let transport = MmioTransport::new(window, registers, id, device.config())?;
-        Ok(Self {
-            transport,
-            device,
-            paused: None,
-        })
+        Ok(Self { transport, device, paused: None })
     }
 
     /// The transport, to look at.
@@ -194,10 +190,7 @@ impl<'m> Endpoint<'m> {
         self.transport.restore(&state.registers, &state.config)?;
         let _fresh = self.device.stop();
         self.device.reset();
-        self.paused = Some(Stopped {
-            queues: state.queues.clone(),
-            writeback: state.writeback,
-        });
+        self.paused = Some(Stopped { queues: state.queues.clone(), writeback: state.writeback });
         Ok(())
     }
 

@@ -92,10 +92,7 @@ fn a_driver_starts_uses_and_resets_the_device_again_and_again() {
 fn the_queue_cannot_be_moved_under_a_running_device() {
     let mut machine = Machine::new();
     assert_eq!(machine.start(), Effect::Started);
-    for at in (0..0x100)
-        .step_by(4)
-        .filter(|at| *at != 0x70 && *at != 0x50)
-    {
+    for at in (0..0x100).step_by(4).filter(|at| *at != 0x70 && *at != 0x50) {
         assert_eq!(machine.write(at, 0x00ff_ff00), Effect::None);
     }
     assert_eq!(machine.rig.read(1, 512), OK);
@@ -311,22 +308,7 @@ fn any_sequence_of_stores_is_harmless() {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         ((seed >> 33) as u32) % below
     };
-    let interesting = [
-        0u32,
-        1,
-        2,
-        3,
-        4,
-        7,
-        8,
-        0xb,
-        0xf,
-        16,
-        64,
-        0x1000,
-        0x9000,
-        u32::MAX,
-    ];
+    let interesting = [0u32, 1, 2, 3, 4, 7, 8, 0xb, 0xf, 16, 64, 0x1000, 0x9000, u32::MAX];
     let (mut started, mut moved) = (0, 0);
     for _ in 0..200 {
         let mut machine = Machine::new();

@@ -71,12 +71,7 @@ impl<'m> Ring<'m> {
         let base = usize::try_from(base).map_err(|_| error.clone())?;
         let region: &MmapRegion = region;
         region.get_slice(base, len).map_err(|_| error)?;
-        Ok(Self {
-            region,
-            base,
-            part,
-            addr,
-        })
+        Ok(Self { region, base, part, addr })
     }
 
     fn u16_at(&self, offset: usize) -> Result<&'m AtomicU16, Error> {
@@ -185,8 +180,7 @@ impl<'m> Queue<'m> {
             return Err(Error::State("queue indices"));
         }
         for head in heads {
-            self.claim(*head)
-                .map_err(|_| Error::State("requests in flight"))?;
+            self.claim(*head).map_err(|_| Error::State("requests in flight"))?;
         }
         self.parked = heads.iter().rev().copied().collect();
         Ok(())
@@ -222,10 +216,7 @@ impl<'m> Queue<'m> {
     pub fn pending(&self) -> u16 {
         let index = Wrapping(u16::from_le(self.available_idx.load(Ordering::Relaxed)));
         let parked = u16::try_from(self.parked.len()).unwrap_or(u16::MAX);
-        (index - self.next_available)
-            .0
-            .saturating_add(parked)
-            .min(self.size)
+        (index - self.next_available).0.saturating_add(parked).min(self.size)
     }
 
     /// Takes the next chain into `chain`; false if there is none.
@@ -330,8 +321,7 @@ impl<'m> Queue<'m> {
         }
         self.published = self.next_used;
         // Release: the entries and the buffers are written before the index.
-        self.used_idx
-            .store(self.next_used.0.to_le(), Ordering::Release);
+        self.used_idx.store(self.next_used.0.to_le(), Ordering::Release);
     }
 
     /// Asks for the doorbell and looks again: true if the queue is empty, so

@@ -70,11 +70,7 @@ fn cost() {
     const ROUNDS: u32 = 20_000;
     const BATCH: u16 = 32;
     let mem = ram();
-    let buffers = [
-        (DATA, 16, false),
-        (DATA + 4096, 4096, true),
-        (DATA + 64, 1, true),
-    ];
+    let buffers = [(DATA, 16, false), (DATA + 4096, 4096, true), (DATA + 64, 1, true)];
     let offer = |driver: &mut Driver<'static>| {
         driver.drain();
         for _ in 0..BATCH {
@@ -126,8 +122,5 @@ fn cost() {
         assert!(!queue.enable_notification(mem).unwrap());
         nanos += start.elapsed().as_nanos();
     }
-    println!(
-        "virtio-queue: {} ns",
-        nanos / u128::from(ROUNDS * u32::from(BATCH))
-    );
+    println!("virtio-queue: {} ns", nanos / u128::from(ROUNDS * u32::from(BATCH)));
 }

@@ -11,10 +11,7 @@ fn one_head_twice_in_flight_is_refused() {
     let mut chain = Chain::new();
     let head = driver.send(&[(DATA, 16, true)]);
     assert!(queue.take(&mut chain).unwrap());
-    assert_eq!(
-        take_error(&mut driver, &mut queue, head),
-        Error::DuplicateHead(head)
-    );
+    assert_eq!(take_error(&mut driver, &mut queue, head), Error::DuplicateHead(head));
     // Given back, it may come again.
     let (mut driver, mut queue) = pair(8, 0);
     let head = driver.send(&[(DATA, 16, true)]);
@@ -49,16 +46,7 @@ fn sizes_and_addresses_are_checked_against_memory() {
             Err(Error::RingAddress(RingPart::Descriptors, addr))
         );
     };
-    for addr in [
-        1,
-        8,
-        0xf_ff10,
-        0x10_0000,
-        0x1f_fff0,
-        0x20_0f10,
-        u64::MAX - 15,
-        u64::MAX,
-    ] {
+    for addr in [1, 8, 0xf_ff10, 0x10_0000, 0x1f_fff0, 0x20_0f10, u64::MAX - 15, u64::MAX] {
         descriptors(addr);
     }
     assert_eq!(try_config(&|c| c.descriptors = 0xf_ff00), Ok(()));
@@ -70,10 +58,7 @@ fn sizes_and_addresses_are_checked_against_memory() {
     }
     assert_eq!(try_config(&|c| c.available = 0xf_ffda), Ok(()));
     for addr in [1, 2, 0xf_ff7c, 0x10_0000, u64::MAX - 3] {
-        assert_eq!(
-            try_config(&|c| c.used = addr),
-            Err(Error::RingAddress(RingPart::Used, addr))
-        );
+        assert_eq!(try_config(&|c| c.used = addr), Err(Error::RingAddress(RingPart::Used, addr)));
     }
     assert_eq!(try_config(&|c| c.used = 0xf_ff78), Ok(()));
 }
@@ -129,10 +114,7 @@ fn the_longest_chain_is_as_long_as_the_queue() {
     let first = driver.build(&[(DATA, 1, true), (DATA, 1, true)]).unwrap();
     let second = driver.get_u16(driver.descriptors + 16 * u64::from(first) + 14);
     driver.descriptor(second, (DATA + 0x1000, 16 * 8, INDIRECT, 0));
-    assert_eq!(
-        take_error(&mut driver, &mut queue, first),
-        Error::ChainTooLong
-    );
+    assert_eq!(take_error(&mut driver, &mut queue, first), Error::ChainTooLong);
 }
 
 /// Flaw table line 17: nested and oversized indirect tables (QEMU
@@ -144,39 +126,24 @@ fn indirect_tables_are_bounded_and_not_nested() {
     for len in [0, 1, 15, 17, 16 * 9, 0xffff_fff0, u32::MAX] {
         let (mut driver, mut queue) = pair(8, features::INDIRECT_DESC);
         driver.descriptor(0, (table, len, INDIRECT, 0));
-        assert_eq!(
-            take_error(&mut driver, &mut queue, 0),
-            Error::IndirectTable(len)
-        );
+        assert_eq!(take_error(&mut driver, &mut queue, 0), Error::IndirectTable(len));
     }
     let (mut driver, mut queue) = pair(8, features::INDIRECT_DESC);
     driver.descriptor(0, (table, 16, INDIRECT, 0));
     driver.descriptor_at(table, 0, (table, 16, INDIRECT, 0));
-    assert_eq!(
-        take_error(&mut driver, &mut queue, 0),
-        Error::IndirectTable(16)
-    );
+    assert_eq!(take_error(&mut driver, &mut queue, 0), Error::IndirectTable(16));
     // Followed by another descriptor.
     let (mut driver, mut queue) = pair(8, features::INDIRECT_DESC);
     driver.descriptor(0, (table, 16, INDIRECT | NEXT, 1));
-    assert_eq!(
-        take_error(&mut driver, &mut queue, 0),
-        Error::IndirectTable(16)
-    );
+    assert_eq!(take_error(&mut driver, &mut queue, 0), Error::IndirectTable(16));
     // Not negotiated.
     let (mut driver, mut queue) = pair(8, 0);
     driver.descriptor(0, (table, 16, INDIRECT, 0));
-    assert_eq!(
-        take_error(&mut driver, &mut queue, 0),
-        Error::IndirectTable(16)
-    );
+    assert_eq!(take_error(&mut driver, &mut queue, 0), Error::IndirectTable(16));
     // Outside RAM.
     let (mut driver, mut queue) = pair(8, features::INDIRECT_DESC);
     driver.descriptor(0, (RAM as u64 - 8, 16, INDIRECT, 0));
-    assert_eq!(
-        take_error(&mut driver, &mut queue, 0),
-        Error::BufferAddress(RAM as u64 - 8)
-    );
+    assert_eq!(take_error(&mut driver, &mut queue, 0), Error::BufferAddress(RAM as u64 - 8));
 }
 
 #[test]
@@ -220,10 +187,7 @@ fn buffers_lie_in_ram_and_their_sum_fits() {
     assert_eq!(chain.writable_len(), 255 << 24);
     let (mut driver, mut queue) = pair(256, 0);
     let head = driver.build(&[(0, RAM as u32, true); 256]).unwrap();
-    assert_eq!(
-        take_error(&mut driver, &mut queue, head),
-        Error::ChainTooLarge
-    );
+    assert_eq!(take_error(&mut driver, &mut queue, head), Error::ChainTooLarge);
 }
 
 #[test]
@@ -274,11 +238,7 @@ fn a_state_is_checked_before_it_is_taken_over() {
     let mem = ram();
     let driver = Driver::new(mem, 0, 8);
     let start = |next_available, next_used, in_flight: &[u16]| {
-        let state = QueueState {
-            next_available,
-            next_used,
-            in_flight: in_flight.to_vec(),
-        };
+        let state = QueueState { next_available, next_used, in_flight: in_flight.to_vec() };
         Queue::new(mem, 8, 0, &config(&driver), &state).map(Queue::into_state)
     };
     for good in [&[][..], &[3], &[0, 7], &[0, 1, 2, 3, 4, 5, 6, 7]] {

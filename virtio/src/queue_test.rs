@@ -41,11 +41,7 @@ fn a_chain_comes_out_as_it_was_built() {
     let (mut driver, mut queue) = pair(8, 0);
     let mut chain = Chain::new();
     assert!(!queue.take(&mut chain).unwrap());
-    let head = driver.send(&[
-        (DATA, 16, false),
-        (DATA + 100, 512, true),
-        (DATA + 1000, 1, true),
-    ]);
+    let head = driver.send(&[(DATA, 16, false), (DATA + 100, 512, true), (DATA + 1000, 1, true)]);
     assert!(queue.take(&mut chain).unwrap());
     assert_eq!(chain.head(), head);
     assert_eq!((chain.readable_len(), chain.writable_len()), (16, 513));
@@ -75,9 +71,7 @@ fn an_indirect_table_is_followed_alone_and_at_the_end_of_a_chain() {
     let (mut driver, mut queue) = pair(8, features::INDIRECT_DESC);
     let mut chain = Chain::new();
     let table = DATA + 0x1_0001; // needs no alignment
-    let head = driver
-        .build_indirect(table, &[(DATA, 16, false), (DATA + 64, 3, true)])
-        .unwrap();
+    let head = driver.build_indirect(table, &[(DATA, 16, false), (DATA + 64, 3, true)]).unwrap();
     driver.offer(head);
     assert!(queue.take(&mut chain).unwrap());
     assert_eq!((chain.readable_len(), chain.writable_len()), (16, 3));

@@ -63,9 +63,7 @@ impl Bucket {
 
     /// `a * b / c` for numbers whose product does not fit 64 bits.
     fn scale(a: u64, b: u64, c: u64) -> u128 {
-        (u128::from(a) * u128::from(b))
-            .checked_div(u128::from(c))
-            .unwrap_or(0)
+        (u128::from(a) * u128::from(b)).checked_div(u128::from(c)).unwrap_or(0)
     }
 
     /// Nanoseconds in which `tokens` are refilled, rounded up.
@@ -150,17 +148,8 @@ impl RateLimiter {
         [&mut self.bytes, &mut self.operations].map(|bucket| {
             let bucket = bucket.as_mut()?;
             bucket.refill(nanos);
-            let Bucket {
-                burst,
-                tokens,
-                debt,
-                ..
-            } = *bucket;
-            Some(LevelV1 {
-                burst,
-                tokens,
-                debt,
-            })
+            let Bucket { burst, tokens, debt, .. } = *bucket;
+            Some(LevelV1 { burst, tokens, debt })
         })
     }
 

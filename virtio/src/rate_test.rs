@@ -5,11 +5,7 @@ use std::time::Duration;
 use super::{BucketConfig, RateLimiter};
 
 fn bucket(size: u64, one_time_burst: u64, refill_time: u64) -> Option<BucketConfig> {
-    Some(BucketConfig {
-        size,
-        one_time_burst,
-        refill_time,
-    })
+    Some(BucketConfig { size, one_time_burst, refill_time })
 }
 
 fn ms(millis: u64) -> Duration {
@@ -32,10 +28,7 @@ fn a_bucket_starts_full_and_fills_at_its_rate() {
     let mut limiter = RateLimiter::new(bucket(1000, 0, 100), None);
     let start = ms(7000);
     assert_eq!(limiter.take(start, 1000), Ok(()));
-    assert_eq!(
-        limiter.take(start, 1),
-        Err(start + Duration::from_micros(100))
-    );
+    assert_eq!(limiter.take(start, 1), Err(start + Duration::from_micros(100)));
     assert_eq!(limiter.take(start, 500), Err(start + ms(50)));
     assert_eq!(limiter.take(start + ms(49), 500), Err(start + ms(50)));
     assert_eq!(limiter.take(start + ms(50), 500), Ok(()));
@@ -133,12 +126,8 @@ fn no_number_is_too_large() {
 #[test]
 fn the_rate_holds_over_time() {
     let mut seed = 3u64;
-    for (size, burst, refill) in [
-        (1000, 0, 10),
-        (7, 3, 1),
-        (4096, 100_000, 33),
-        (1 << 20, 0, 1000),
-    ] {
+    for (size, burst, refill) in [(1000, 0, 10), (7, 3, 1), (4096, 100_000, 33), (1 << 20, 0, 1000)]
+    {
         let mut limiter = RateLimiter::new(bucket(size, burst, refill), None);
         let mut now = Duration::ZERO;
         let mut spent = 0u128;
@@ -162,10 +151,7 @@ fn the_rate_holds_over_time() {
             + u128::from(size + burst);
         // The last request may be owed.
         assert!(spent <= allowed + u128::from(last), "{spent} > {allowed}");
-        assert!(
-            spent * 100 >= allowed * 99 - u128::from(2 * size) * 100,
-            "{spent} < {allowed}"
-        );
+        assert!(spent * 100 >= allowed * 99 - u128::from(2 * size) * 100, "{spent} < {allowed}");
     }
 }
 

@@ -42,10 +42,7 @@ impl Groups {
                 Err(error) => {
                     // Not the groups of the jail whose id this is.
                     let own = made.len() + usize::from(!matches!(error, Error::InUse(_)));
-                    plan.leaves
-                        .iter()
-                        .take(own)
-                        .for_each(|leaf| remove_leaf(plan, leaf));
+                    plan.leaves.iter().take(own).for_each(|leaf| remove_leaf(plan, leaf));
                     return Err(error);
                 }
             }
@@ -83,15 +80,10 @@ impl Groups {
     pub fn out_of_memory(&self) -> bool {
         let files = ["memory.events", "memory.oom_control"];
         let kills = |group: &OwnedFd| {
-            files
-                .iter()
-                .filter_map(|file| read(group, file))
-                .any(|text| {
-                    let counts = text
-                        .lines()
-                        .filter_map(|line| line.strip_prefix("oom_kill "));
-                    counts.into_iter().any(|count| count != "0")
-                })
+            files.iter().filter_map(|file| read(group, file)).any(|text| {
+                let counts = text.lines().filter_map(|line| line.strip_prefix("oom_kill "));
+                counts.into_iter().any(|count| count != "0")
+            })
         };
         self.0.iter().any(|(group, _)| kills(group))
     }
@@ -120,11 +112,7 @@ fn remove_leaf(plan: &Plan, leaf: &Leaf) {
             }
         }
     }
-    for parent in plan
-        .parent
-        .ancestors()
-        .filter(|path| !path.as_os_str().is_empty())
-    {
+    for parent in plan.parent.ancestors().filter(|path| !path.as_os_str().is_empty()) {
         let above = parent.parent().filter(|path| !path.as_os_str().is_empty());
         let above = above.map_or_else(
             || mount.try_clone().map_err(|_| Errno::BADF),
@@ -158,10 +146,7 @@ fn make_leaf(plan: &Plan, leaf: &Leaf) -> Result<OwnedFd, Error> {
             other => return other.map_err(jail(format!("cgroup {}", path.display()))),
         }
     }
-    Err(Error::Jail(format!(
-        "cgroup {}: its parent keeps vanishing",
-        path.display()
-    )))
+    Err(Error::Jail(format!("cgroup {}: its parent keeps vanishing", path.display())))
 }
 
 fn new_leaf(parent: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
@@ -179,11 +164,7 @@ fn new_leaf(parent: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
 
 /// Opens the parent, making it and what is above it where they are missing.
 fn descend(plan: &Plan, leaf: &Leaf) -> Result<OwnedFd, Errno> {
-    let mut at = rustix::fs::open(
-        &leaf.mount,
-        OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
+    let mut at = rustix::fs::open(&leaf.mount, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     for part in &plan.parent {
         hand_down(plan, &at);
         match mkdirat(&at, part, Mode::from_raw_mode(0o755)) {

@@ -55,10 +55,7 @@ impl Mounts {
         let text = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         Self::parse(&text, |mount| {
             let list = fs::read_to_string(mount.join("cgroup.controllers"));
-            list.unwrap_or_default()
-                .split_whitespace()
-                .map(str::to_owned)
-                .collect()
+            list.unwrap_or_default().split_whitespace().map(str::to_owned).collect()
         })
     }
 
@@ -81,9 +78,7 @@ impl Mounts {
                     let named = options
                         .split(',')
                         .filter(|option| CONTROLLERS.split(' ').any(|known| known == *option));
-                    found
-                        .v1
-                        .extend(named.map(|name| (name.to_owned(), path.clone())));
+                    found.v1.extend(named.map(|name| (name.to_owned(), path.clone())));
                 }
                 _ => {}
             }
@@ -108,10 +103,7 @@ impl Plan {
             && wanted.all(|name| offered.iter().any(|controller| controller == name));
         let fits = fits || mounts.v1.is_empty();
         let unified = args.cgroup_version.map_or(fits, |version| version == 2);
-        let parent = args
-            .parent_cgroup
-            .clone()
-            .unwrap_or_else(|| args.exec_name.clone().into());
+        let parent = args.parent_cgroup.clone().unwrap_or_else(|| args.exec_name.clone().into());
         let mut plan = Self {
             unified,
             parent,
@@ -179,28 +171,19 @@ impl Plan {
 
 impl Leaf {
     fn of(mount: &Path) -> Self {
-        Self {
-            mount: mount.to_owned(),
-            ..Self::default()
-        }
+        Self { mount: mount.to_owned(), ..Self::default() }
     }
 
     /// Adds what was asked for; limits on the processor wait for the program.
     fn add(&mut self, file: &str, value: &str) {
         let late = file.starts_with("cpu.max") || file.starts_with("cpu.cfs_");
-        let writes = if late {
-            &mut self.late
-        } else {
-            &mut self.first
-        };
+        let writes = if late { &mut self.late } else { &mut self.first };
         writes.push((file.to_owned(), value.to_owned()));
     }
 }
 
 fn none(what: &str) -> Error {
-    Error::Jail(format!(
-        "cgroup: this host has no controller {what}, or not in this version"
-    ))
+    Error::Jail(format!("cgroup: this host has no controller {what}, or not in this version"))
 }
 
 fn controller(file: &str) -> &str {
@@ -209,11 +192,7 @@ fn controller(file: &str) -> &str {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let how = if self.unified {
-            "starts inside"
-        } else {
-            "is moved into"
-        };
+        let how = if self.unified { "starts inside" } else { "is moved into" };
         for leaf in &self.leaves {
             let path = leaf.mount.join(&self.parent).join(&self.name);
             writeln!(f, "{:<12}{how} {}", "cgroup", path.display())?;

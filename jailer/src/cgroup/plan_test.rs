@@ -25,9 +25,7 @@ fn nothing_asked_for_is_nothing_planned() {
 #[test]
 fn version_two_has_one_leaf_and_arms_the_processor_late() {
     let line = "--cgroup cpu.max=50000 --cgroup memory.max=1G --parent-cgroup vms/all";
-    let plan = plan(line, &["cpu", "memory", "pids", "io"])
-        .unwrap()
-        .unwrap();
+    let plan = plan(line, &["cpu", "memory", "pids", "io"]).unwrap().unwrap();
     assert!(plan.unified);
     assert_eq!(plan.controllers, ["memory", "pids", "cpu"]);
     let want = "\
@@ -44,14 +42,8 @@ cgroup      cpu.max = 50000, when ready
 #[test]
 fn what_is_given_replaces_a_default() {
     let line = "--cgroup pids.max=9 --cgroup memory.swap.max=5";
-    let text = plan(line, &["memory", "pids"])
-        .unwrap()
-        .unwrap()
-        .to_string();
-    assert!(
-        text.contains("pids.max = 9") && !text.contains("pids.max = 256"),
-        "{text}"
-    );
+    let text = plan(line, &["memory", "pids"]).unwrap().unwrap().to_string();
+    assert!(text.contains("pids.max = 9") && !text.contains("pids.max = 256"), "{text}");
     assert!(!text.contains("memory.swap.max = 0"), "{text}");
 }
 
@@ -78,9 +70,6 @@ fn a_missing_controller_is_named() {
         ("--cgroup-version 2 --cgroup cpu.max=1", &[]),
     ] {
         let error = plan(line, v2).unwrap_err();
-        assert!(
-            error.to_string().contains("no controller"),
-            "{line}: {error}"
-        );
+        assert!(error.to_string().contains("no controller"), "{line}: {error}");
     }
 }

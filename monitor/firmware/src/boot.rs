@@ -70,9 +70,7 @@ impl Start {
     /// line has its place already.
     pub fn complete(&self, params: &mut [u8], cmdline_at: u32) {
         let mut put = |at: usize, bytes: &[u8]| {
-            let place = params
-                .get_mut(at..)
-                .and_then(|rest| rest.get_mut(..bytes.len()));
+            let place = params.get_mut(at..).and_then(|rest| rest.get_mut(..bytes.len()));
             if let Some(place) = place {
                 place.copy_from_slice(bytes);
             }
@@ -134,30 +132,17 @@ pub fn boot(drives: &[Drive], options: &Options, machine: &mut dyn Machine) -> O
     let mut notes: Vec<Vec<String>> = Vec::new();
     let (mut disks, mut cdroms) = (0, 0);
     for (index, drive) in drives.iter().enumerate() {
-        let (name, number) = if drive.cdrom {
-            ("cd", &mut cdroms)
-        } else {
-            ("hd", &mut disks)
-        };
+        let (name, number) = if drive.cdrom { ("cd", &mut cdroms) } else { ("hd", &mut disks) };
         let mut told = Vec::new();
-        volumes.add(index, drive, &format!("{name}{number}"), &mut |note| {
-            told.push(note)
-        });
+        volumes.add(index, drive, &format!("{name}{number}"), &mut |note| told.push(note));
         *number += 1;
         notes.push(told);
     }
     let mut clean = true;
     for (index, drive) in drives.iter().enumerate() {
-        let mut told = notes
-            .get_mut(index)
-            .map(core::mem::take)
-            .unwrap_or_default();
+        let mut told = notes.get_mut(index).map(core::mem::take).unwrap_or_default();
         for volume in 0..volumes.list.len() {
-            let Some(found) = volumes
-                .list
-                .get(volume)
-                .filter(|found| found.drive == index)
-            else {
+            let Some(found) = volumes.list.get(volume).filter(|found| found.drive == index) else {
                 continue;
             };
             let place = format!("{} ({})", found.device, found.fs.name());
@@ -179,10 +164,7 @@ pub fn boot(drives: &[Drive], options: &Options, machine: &mut dyn Machine) -> O
             for refused in told.iter().skip(count).take(MAX_NOTES) {
                 say(machine, &format!("mote: {}: {refused}\n", drive.id));
             }
-            say(
-                machine,
-                &format!("mote: {}: {}\n", drive.id, short(&entry.title)),
-            );
+            say(machine, &format!("mote: {}: {}\n", drive.id, short(&entry.title)));
             match load(&volumes, entry, options.ram_end, machine, &mut clean) {
                 Ok(start) => return Some(start),
                 Err(why) => {
@@ -276,10 +258,7 @@ fn choose(
         return found.ok();
     }
     if let Some(lost) = &config.lost {
-        let told = format!(
-            "mote: {drive}: {source}: its default '{}' is not there\n",
-            short(lost)
-        );
+        let told = format!("mote: {drive}: {source}: its default '{}' is not there\n", short(lost));
         say(machine, &told);
     }
     if !options.terminal || config.entries.len() < 2 {
@@ -288,10 +267,7 @@ fn choose(
     say(machine, &format!("{drive}: {}\n", config.source));
     list(config, machine);
     let seconds = MENU_MS / 1000;
-    say(
-        machine,
-        &format!("Number, or Enter for {} (in {seconds} s): ", default + 1),
-    );
+    say(machine, &format!("Number, or Enter for {} (in {seconds} s): ", default + 1));
     let chosen = read_number(machine, config.entries.len());
     say(machine, "\n");
     Some(chosen.map_or(default, |number| number - 1))
@@ -380,9 +356,10 @@ fn place(
         return Err(Error::TooLarge("command line"));
     }
     // Each begins at a multiple of 4 bytes, as the kernel expects.
-    let len = initrds.iter().map(File::len).fold(0, |sum: u64, len| {
-        sum.saturating_add(len).saturating_add(3) & !3
-    });
+    let len = initrds
+        .iter()
+        .map(File::len)
+        .fold(0, |sum: u64, len| sum.saturating_add(len).saturating_add(3) & !3);
     let begins = match len {
         0 => None,
         len => Some((kernel.place_initrd(len, ram_end)?, len)),
@@ -406,21 +383,13 @@ fn place(
             at += pad;
         }
     }
-    Ok(Start {
-        entry: kernel.entry,
-        cmdline,
-        header: kernel.header,
-        initrd: begins,
-    })
+    Ok(Start { entry: kernel.entry, cmdline, header: kernel.header, initrd: begins })
 }
 
 /// Reads a file to an address.
 fn read(file: &File, at: u64, machine: &mut dyn Machine) -> Result<(), Error> {
     let memory = machine.memory(at, file.len());
-    file.read(
-        0,
-        memory.ok_or(Error::NoRoom("kernel or initrd", file.len()))?,
-    )
+    file.read(0, memory.ok_or(Error::NoRoom("kernel or initrd", file.len()))?)
 }
 
 /// Adds the serial console, the only one of the machine, unless it is there.

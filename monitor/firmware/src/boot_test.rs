@@ -49,10 +49,7 @@ fn boot_parameters_are_completed() {
     assert_eq!(page[0x218..0x220], [0, 0, 0xf0, 3, 0x34, 0x12, 0, 0]);
     assert_eq!(page[0x228..0x22c], [0, 0, 2, 0]);
     // Without an initrd there is none, whatever was there.
-    let start = Start {
-        initrd: None,
-        ..start
-    };
+    let start = Start { initrd: None, ..start };
     start.complete(&mut page, 0x2_0000);
     assert_eq!(page[0x218..0x220], [0; 8]);
 }
@@ -73,15 +70,9 @@ fn start_information_says_what_boot_parameters_say() {
     let info = start.pvh(&params, 0x6000, 0x2_0000);
     let word = |at: usize| u64::from_le_bytes(info[at..at + 8].try_into().unwrap());
     assert_eq!(word(0), 1 << 32 | 0x336e_c578);
-    assert_eq!(
-        [8, 16, 24, 32, 40, 48].map(word),
-        [1 << 32, 0x6038, 0x2_0000, 0x11, 0x6058, 2]
-    );
+    assert_eq!([8, 16, 24, 32, 40, 48].map(word), [1 << 32, 0x6038, 0x2_0000, 0x11, 0x6058, 2]);
     assert_eq!([56, 64].map(word), [0x3f0_0000, 0x1234]);
-    assert_eq!(
-        (word(88 + 8), word(88 + 24 + 16), info.len()),
-        (0x22, 3, 88 + 48)
-    );
+    assert_eq!((word(88 + 8), word(88 + 24 + 16), info.len()), (0x22, 3, 88 + 48));
 }
 
 /// A person at the console.
@@ -95,11 +86,7 @@ impl Machine for Person {
         None
     }
     fn key(&mut self) -> Option<u8> {
-        if self.0.is_empty() {
-            None
-        } else {
-            Some(self.0.remove(0))
-        }
+        if self.0.is_empty() { None } else { Some(self.0.remove(0)) }
     }
     fn milliseconds(&mut self) -> u64 {
         self.2 += 100;

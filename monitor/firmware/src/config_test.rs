@@ -20,11 +20,7 @@ fn read(list: &[(&str, Contents)]) -> (Option<Config>, Vec<String>) {
 /// Titles, kernels, initrds and command lines of the entries, one line each.
 fn told(config: &Config) -> Vec<String> {
     let line = |entry: &super::Entry| {
-        let initrds: Vec<&str> = entry
-            .initrds
-            .iter()
-            .map(|path| path.path.as_str())
-            .collect();
+        let initrds: Vec<&str> = entry.initrds.iter().map(|path| path.path.as_str()).collect();
         let kernel = &entry.kernel.as_ref().unwrap();
         let (title, cmdline) = (&entry.title, &entry.cmdline);
         let (volume, kernel, initrds) = (kernel.volume, &kernel.path, initrds.join(","));
@@ -42,15 +38,9 @@ fn grub(script: &'static str) -> String {
         ("/boot/grub/more.cfg", "set more=yes"),
         ("/boot/grub/words", "one two\n"),
         ("/boot/grub/loop.cfg", "source /boot/grub/loop.cfg"),
-        (
-            "/boot/grub/grubenv",
-            "# GRUB Environment Block\nsaved_entry=two\nx=y z\n###",
-        ),
+        ("/boot/grub/grubenv", "# GRUB Environment Block\nsaved_entry=two\nx=y z\n###"),
     ]));
-    match read(&[
-        ("label", files),
-        ("other", &[("/k", "kernel"), ("/only", "x")]),
-    ]) {
+    match read(&[("label", files), ("other", &[("/k", "kernel"), ("/only", "x")])]) {
         (Some(config), _) => {
             let lines = told(&config);
             std::format!("{}/{}", config.default, lines.join("\n"))
@@ -71,10 +61,7 @@ fn debian_as_installed() {
     let (config, notes) = read(&[(UUID, FILES)]);
     assert!(notes.is_empty(), "{notes:?}");
     let config = config.unwrap();
-    let (kernel, initrd) = (
-        "0/boot/vmlinuz-6.1.0-40-amd64",
-        "/boot/initrd.img-6.1.0-40-amd64",
-    );
+    let (kernel, initrd) = ("0/boot/vmlinuz-6.1.0-40-amd64", "/boot/initrd.img-6.1.0-40-amd64");
     let advanced =
         "Advanced options for Debian GNU/Linux > Debian GNU/Linux, with Linux 6.1.0-40-amd64";
     assert_eq!(
@@ -87,10 +74,7 @@ fn debian_as_installed() {
             std::format!("{advanced} (recovery mode)|{kernel}|{initrd}|root=UUID={UUID} ro single"),
         ]
     );
-    assert_eq!(
-        (config.default, config.source.as_str()),
-        (0, "/boot/grub/grub.cfg")
-    );
+    assert_eq!((config.default, config.source.as_str()), (0, "/boot/grub/grub.cfg"));
     for (name, index) in [
         ("1", Some(0)),
         ("3", Some(2)),
@@ -121,10 +105,7 @@ fn debian_installer() {
     let (config, _) = read(&[("cd", FILES)]);
     let lines = told(&config.unwrap());
     assert_eq!(lines.len(), 3);
-    assert_eq!(
-        lines[1],
-        "Install|0/install.amd/vmlinuz|/install.amd/initrd.gz|vga=788 --- quiet"
-    );
+    assert_eq!(lines[1], "Install|0/install.amd/vmlinuz|/install.amd/initrd.gz|vga=788 --- quiet");
     assert!(lines[2].starts_with("Advanced options ... > ... Rescue mode|"));
 }
 
@@ -199,20 +180,14 @@ fn isolinux_with_includes() {
 #[test]
 fn isolinux_in_circles() {
     const FILES: Contents = &[
-        (
-            "/isolinux.cfg",
-            "path s/\ninclude s/menu.cfg\ndefault s/vesamenu.c32\n",
-        ),
+        ("/isolinux.cfg", "path s/\ninclude s/menu.cfg\ndefault s/vesamenu.c32\n"),
         (
             "/s/menu.cfg",
             "include s/txt.cfg\nmenu begin dark\n menu label ^Dark\n include s/drk.cfg\nmenu end\n\
              label help\n\tmenu label ^Help\n\tconfig s/prompt.cfg\ninclude s/txt.cfg\n",
         ),
         ("/s/prompt.cfg", "prompt 1\ninclude s/menu.cfg\n"),
-        (
-            "/s/txt.cfg",
-            "label install\n\tkernel linux\n\tappend --- quiet\n",
-        ),
+        ("/s/txt.cfg", "label install\n\tkernel linux\n\tappend --- quiet\n"),
         (
             "/s/drk.cfg",
             "label dark\ndefault dark\n\tmenu default\n\tkernel linux\n\tappend theme=dark\n",
@@ -220,10 +195,7 @@ fn isolinux_in_circles() {
         ("/linux", "k"),
     ];
     let config = read(&[("cd", FILES)]).0.unwrap();
-    assert_eq!(
-        told(&config),
-        ["install|0/linux||--- quiet", "dark|0/linux||theme=dark"]
-    );
+    assert_eq!(told(&config), ["install|0/linux||--- quiet", "dark|0/linux||theme=dark"]);
     assert_eq!(config.default, 0);
 }
 
@@ -256,32 +228,17 @@ fn extlinux_of_u_boot_menu() {
 const SCRIPTS: &[(&str, &str)] = &[
     ("menuentry a { linux /k }", "0/a|0/k||"),
     ("linux /k\nboot", "/boot/grub/grub.cfg: no entries"),
-    (
-        "menuentry a { linux /none }",
-        "/boot/grub/grub.cfg: /none: no such kernel",
-    ),
-    (
-        "menuentry a { true }",
-        "/boot/grub/grub.cfg: entries, but none with a kernel",
-    ),
-    (
-        "menuentry a {",
-        "/boot/grub/grub.cfg: the script is damaged",
-    ),
-    (
-        "if true; then",
-        "/boot/grub/grub.cfg: the script is damaged",
-    ),
+    ("menuentry a { linux /none }", "/boot/grub/grub.cfg: /none: no such kernel"),
+    ("menuentry a { true }", "/boot/grub/grub.cfg: entries, but none with a kernel"),
+    ("menuentry a {", "/boot/grub/grub.cfg: the script is damaged"),
+    ("if true; then", "/boot/grub/grub.cfg: the script is damaged"),
     ("}", "/boot/grub/grub.cfg: the script is damaged"),
     // Quotes, escapes, words, comments.
     (
         "set x='a b'\nmenuentry \"t $x\" --class y { linux /k $x \"$x\" '$x' \\$x a#b # c\n}",
         "0/t a b|0/k||a b \"a b\" $x $x a#b",
     ),
-    (
-        "set a=1; set b=${a}2; menuentry x$b { linux /k $none \"$none\" }",
-        "0/x12|0/k||",
-    ),
+    ("set a=1; set b=${a}2; menuentry x$b { linux /k $none \"$none\" }", "0/x12|0/k||"),
     // Loops, functions, sources.
     (
         "for i in 1 2; do menuentry $i { linux /k i=$i; initrd /i /i }; done",
@@ -292,54 +249,24 @@ const SCRIPTS: &[(&str, &str)] = &[
              if [ \"$g\" = 'c d' ]; then menuentry $1z { linux /k }; fi",
         "0/a|0/k||b 2\nc d|0/k||1\nz|0/k||",
     ),
-    (
-        "source $prefix/more.cfg; menuentry $more { linux ($root)/k }",
-        "0/yes|0/k||",
-    ),
-    (
-        "load_env; menuentry a { linux /k $x }; set default=a",
-        "0/a|0/k||y z",
-    ),
+    ("source $prefix/more.cfg; menuentry $more { linux ($root)/k }", "0/yes|0/k||"),
+    ("load_env; menuentry a { linux /k $x }; set default=a", "0/a|0/k||y z"),
     // Searching.
-    (
-        "search --set=root --label other; menuentry a { linux /k }",
-        "0/a|1/k||",
-    ),
-    (
-        "search -f --set=d /only; menuentry a { linux ($d)/k }",
-        "0/a|1/k||",
-    ),
-    (
-        "search.fs_uuid other root; menuentry a { linux /k }",
-        "0/a|1/k||",
-    ),
-    (
-        "if search --label none; then true; else menuentry a { linux /k }; fi",
-        "0/a|0/k||",
-    ),
-    (
-        "probe --set=u --fs-uuid $root; menuentry $u { linux (hd1)/k }",
-        "0/label|1/k||",
-    ),
+    ("search --set=root --label other; menuentry a { linux /k }", "0/a|1/k||"),
+    ("search -f --set=d /only; menuentry a { linux ($d)/k }", "0/a|1/k||"),
+    ("search.fs_uuid other root; menuentry a { linux /k }", "0/a|1/k||"),
+    ("if search --label none; then true; else menuentry a { linux /k }; fi", "0/a|0/k||"),
+    ("probe --set=u --fs-uuid $root; menuentry $u { linux (hd1)/k }", "0/label|1/k||"),
     // Regular expressions.
     (
         "regexp --set 1:d '(.+)' $root; regexp -s n '([0-9]+)$' a12\n\
              menuentry a { linux ($d)/k $n }",
         "0/a|0/k||12",
     ),
-    (
-        "if regexp '^x' ax; then true; else menuentry a { linux /k }; fi",
-        "0/a|0/k||",
-    ),
+    ("if regexp '^x' ax; then true; else menuentry a { linux /k }; fi", "0/a|0/k||"),
     // Devices in files: one that is none stops the entry.
-    (
-        "menuentry a { loopback loop /i; linux (loop)/k }\nmenuentry b { linux /k }",
-        "0/b|0/k||",
-    ),
-    (
-        "file_env -f /boot/grub/words line; menuentry a { linux /k $line }",
-        "0/a|0/k||one two",
-    ),
+    ("menuentry a { loopback loop /i; linux (loop)/k }\nmenuentry b { linux /k }", "0/b|0/k||"),
+    ("file_env -f /boot/grub/words line; menuentry a { linux /k $line }", "0/a|0/k||one two"),
     // Options take their word from behind `=` or as the next one.
     (
         "search --label other --set d --no-floppy; menuentry a { linux ($d)/k d=$d }",
@@ -349,38 +276,23 @@ const SCRIPTS: &[(&str, &str)] = &[
         "search --no-floppy --hint hd9 --set=root --fs-uuid other; menuentry a { linux /k }",
         "0/a|1/k||",
     ),
-    (
-        "search --set -f /only; menuentry a { linux /k }",
-        "0/a|1/k||",
-    ),
-    (
-        "search --file --set /only; menuentry a { linux /k }",
-        "0/a|1/k||",
-    ),
+    ("search --set -f /only; menuentry a { linux /k }", "0/a|1/k||"),
+    ("search --file --set /only; menuentry a { linux /k }", "0/a|1/k||"),
     (
         "probe --set u --fs-uuid $root; probe -u -s v hd1; menuentry $u-$v { linux /k }",
         "0/label-other|0/k||",
     ),
     // Braces end words; text becomes commands.
     ("menuentry \"a b\"{ linux /k ${none}x\n}", "0/a b|0/k||x"),
-    (
-        "p=x\neval \"\nmenuentry 'a' {\n linux /k $p\n}\n\" # end",
-        "0/a|0/k||x",
-    ),
+    ("p=x\neval \"\nmenuentry 'a' {\n linux /k $p\n}\n\" # end", "0/a|0/k||x"),
     ("eval 'if'; menuentry a { linux /k }", "0/a|0/k||"),
     // Conditions.
-    (
-        "if [ -f /k -a ! -f /z ]; then menuentry a { linux /k }; fi",
-        "0/a|0/k||",
-    ),
+    ("if [ -f /k -a ! -f /z ]; then menuentry a { linux /k }; fi", "0/a|0/k||"),
     (
         "if ! [ 2 -lt 10 ]; then true; elif test a = a -o b = c; then menuentry a { linux /k }; fi",
         "0/a|0/k||",
     ),
-    (
-        "if nonsense x; then menuentry a { linux /k }; fi",
-        "/boot/grub/grub.cfg: no entries",
-    ),
+    ("if nonsense x; then menuentry a { linux /k }; fi", "/boot/grub/grub.cfg: no entries"),
     // The default, by number, title and identity, in submenus too.
     (
         "menuentry a { linux /k }; menuentry b --id two { linux /k }\nload_env\nset default=$saved_entry",
@@ -390,10 +302,7 @@ const SCRIPTS: &[(&str, &str)] = &[
         "submenu s { menuentry a { linux /k }; menuentry b { linux /k }; }; set default='s>1'",
         "1/s > a|0/k||\ns > b|0/k||",
     ),
-    (
-        "menuentry z { true }; menuentry b { linux /k }; set default=1",
-        "0/b|0/k||",
-    ),
+    ("menuentry z { true }; menuentry b { linux /k }; set default=1", "0/b|0/k||"),
 ];
 
 #[test]
@@ -417,11 +326,7 @@ fn scripts_without_end() {
         "set a=xxxxxxxxxxxxxxxx; while true; do set a=$a$a$a$a; done",
         "for i in 1 2 3 4 5 6 7 8 9; do for j in 1 2 3 4 5 6 7 8 9; do source /boot/grub/more.cfg; done; done",
     ] {
-        assert!(
-            grub(script).contains("grub.cfg: "),
-            "{script}: {}",
-            grub(script)
-        );
+        assert!(grub(script).contains("grub.cfg: "), "{script}: {}", grub(script));
     }
     let deep: &'static str = Box::leak("if true; then ".repeat(10_000).into_boxed_str());
     assert!(grub(deep).contains("damaged"));
@@ -459,19 +364,12 @@ fn boot_loader_specification() {
             "/loader/entries/debian-2.conf",
             "title Debian\nsort-key debian\nversion 2\nlinux /k\ninitrd /i\ninitrd /j\n",
         ),
-        (
-            "/loader/entries/debian-10.conf",
-            "title Debian\nsort-key debian\nversion 10\nlinux /k\n",
-        ),
+        ("/loader/entries/debian-10.conf", "title Debian\nsort-key debian\nversion 10\nlinux /k\n"),
         ("/loader/entries/other.txt", "title no"),
         ("/k", "k"),
     ];
     let config = read(&[("esp", FILES)]).0.unwrap();
-    let titles: Vec<&str> = config
-        .entries
-        .iter()
-        .map(|entry| entry.title.as_str())
-        .collect();
+    let titles: Vec<&str> = config.entries.iter().map(|entry| entry.title.as_str()).collect();
     assert_eq!(titles, ["Debian (10)", "Debian (2)", "Arch"]);
     assert_eq!(config.default, 0);
     assert_eq!(config.entries[1].initrds.len(), 2);
@@ -482,18 +380,9 @@ fn boot_loader_specification() {
 #[test]
 fn defaults_of_systemd_boot() {
     const FILES: [(&str, &str); 6] = [
-        (
-            "/loader/entries/nixos-1.conf",
-            "sort-key n\nversion 1\nlinux /k",
-        ),
-        (
-            "/loader/entries/nixos-12.conf",
-            "sort-key n\nversion 12\nlinux /k",
-        ),
-        (
-            "/loader/entries/nixos-13+0-3.conf",
-            "sort-key n\nversion 13\nlinux /k",
-        ),
+        ("/loader/entries/nixos-1.conf", "sort-key n\nversion 1\nlinux /k"),
+        ("/loader/entries/nixos-12.conf", "sort-key n\nversion 12\nlinux /k"),
+        ("/loader/entries/nixos-13+0-3.conf", "sort-key n\nversion 13\nlinux /k"),
         ("/loader/entries/arch.conf", "linux /k"),
         ("/loader/entries/arch-fallback.conf", "linux /k"),
         ("/k", "k"),
@@ -515,17 +404,11 @@ fn defaults_of_systemd_boot() {
         let loader: &'static str = Box::leak(std::format!("default {default}\n").into());
         let mut files = FILES.to_vec();
         files.push(("/loader/loader.conf", loader));
-        let config = read(&[("esp", Box::leak(files.into_boxed_slice()))])
-            .0
-            .unwrap();
+        let config = read(&[("esp", Box::leak(files.into_boxed_slice()))]).0.unwrap();
         assert_eq!(config.entries[config.default].id, wanted, "{default}");
         let lost = matches!(default, "none*" | "[");
         assert_eq!(config.lost.is_some(), lost, "{default}");
-        let ids: Vec<&str> = config
-            .entries
-            .iter()
-            .map(|entry| entry.id.as_str())
-            .collect();
+        let ids: Vec<&str> = config.entries.iter().map(|entry| entry.id.as_str()).collect();
         let order = ["nixos-12", "nixos-1", "arch", "arch-fallback", "nixos-13"];
         assert_eq!(ids, order);
     }
@@ -539,18 +422,12 @@ fn entries_of_grub_have_defaults() {
             "/boot/grub2/grub.cfg",
             "set default_kernelopts='root=y ro'\nset early_initrd=ucode.img\nblscfg\n",
         ),
-        (
-            "/boot/loader/entries/a.conf",
-            "linux /boot/k\ninitrd /boot/i\n",
-        ),
+        ("/boot/loader/entries/a.conf", "linux /boot/k\ninitrd /boot/i\n"),
         ("/boot/k", "k"),
         ("/boot/i", "i"),
     ];
     let config = read(&[("root", FILES)]).0.unwrap();
-    assert_eq!(
-        told(&config),
-        ["a|0/boot/k|/boot/ucode.img,/boot/i|root=y ro"]
-    );
+    assert_eq!(told(&config), ["a|0/boot/k|/boot/ucode.img,/boot/i|root=y ro"]);
 }
 
 /// A configuration for sticks that hold the medium as a file comes last.
@@ -593,17 +470,12 @@ fn a_kernel_as_the_program_that_uefi_starts() {
 
 #[test]
 fn what_is_no_unified_kernel_image() {
-    const FILES: Contents = &[
-        ("/EFI/BOOT/BOOTX64.EFI", "MZ, and nothing more"),
-        ("/EFI/Linux/a.txt", ""),
-    ];
+    const FILES: Contents =
+        &[("/EFI/BOOT/BOOTX64.EFI", "MZ, and nothing more"), ("/EFI/Linux/a.txt", "")];
     let (config, notes) = read(&[("esp", FILES)]);
     assert!(config.is_none());
     assert_eq!(notes.len(), 2, "{notes:?}");
-    let path = crate::volume::Path {
-        volume: 0,
-        path: "/EFI/BOOT/BOOTX64.EFI".into(),
-    };
+    let path = crate::volume::Path { volume: 0, path: "/EFI/BOOT/BOOTX64.EFI".into() };
     let file = volumes(&[("esp", FILES)]).open(&path).unwrap();
     assert!(uki::open(&file).unwrap().is_none());
 }

@@ -139,11 +139,7 @@ impl<D: Disk> Disk for Cached<D> {
             }
             // Up to the end of the line, or to the next whole sector if much
             // is wanted.
-            let most = if rest.len() >= LINE {
-                SECTOR
-            } else {
-                LINE as u64
-            };
+            let most = if rest.len() >= LINE { SECTOR } else { LINE as u64 };
             let now = rest.len().min((most - at % most) as usize);
             let (now, later) = rest.split_at_mut(now);
             self.read_small(at, now)?;
@@ -200,9 +196,7 @@ impl File {
 
     /// The extents that are no holes, and where each starts.
     pub(crate) fn extents(&self) -> impl Iterator<Item = (&Extent, u64)> {
-        self.extents
-            .iter()
-            .filter_map(|extent| Some((extent, extent.at?)))
+        self.extents.iter().filter_map(|extent| Some((extent, extent.at?)))
     }
 
     /// Appends an extent.
@@ -241,10 +235,7 @@ impl File {
     /// It has too many extents.
     pub fn set_len(&mut self, len: u64) -> Result<(), Error> {
         if len > self.len {
-            let hole = Extent {
-                at: None,
-                len: len - self.len,
-            };
+            let hole = Extent { at: None, len: len - self.len };
             return self.push(hole);
         }
         *self = self.slice(0, len)?;

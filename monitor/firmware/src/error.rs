@@ -31,11 +31,7 @@ impl fmt::Display for Error {
             Self::Missing => f.write_str("no such file"),
             Self::TooLarge(what) => write!(f, "the {what} is too large"),
             Self::NoRoom(what, bytes) => {
-                write!(
-                    f,
-                    "the {what} needs {} MiB of memory",
-                    bytes.div_ceil(1 << 20)
-                )
+                write!(f, "the {what} needs {} MiB of memory", bytes.div_ceil(1 << 20))
             }
         }
     }

@@ -44,21 +44,13 @@ fn elf(segments: &[(u64, u64, u64)]) -> Vec<u8> {
     for (address, in_file, in_memory) in segments {
         let mut header = [0; 56];
         header[0] = 1;
-        for (at, value) in [
-            (8, 0x1000),
-            (24, *address),
-            (32, *in_file),
-            (40, *in_memory),
-        ] {
+        for (at, value) in [(8, 0x1000), (24, *address), (32, *in_file), (40, *in_memory)] {
             header[at..at + 8].copy_from_slice(&u64::to_le_bytes(value));
         }
         file.extend_from_slice(&header);
     }
     file.resize(0x1000, 0);
-    file.resize(
-        0x1000 + segments.iter().map(|s| s.1 as usize).max().unwrap(),
-        7,
-    );
+    file.resize(0x1000 + segments.iter().map(|s| s.1 as usize).max().unwrap(), 7);
     file
 }
 
@@ -83,10 +75,7 @@ fn bzimages_lie_where_they_prefer() {
     assert!(kernel.place_initrd(RAM - 0x200_0000 + 1, RAM).is_err());
     assert!(kernel.place_initrd(u64::MAX, RAM).is_err());
     // Where there is no room it is moved down, if it can be.
-    assert_eq!(
-        open(bzimage(), 20 << 20).unwrap().entry,
-        Entry::Linux(0x20_0200)
-    );
+    assert_eq!(open(bzimage(), 20 << 20).unwrap().entry, Entry::Linux(0x20_0200));
     for (file, ram) in [
         (with(bzimage(), 0x234, &[0]), 20 << 20),
         (bzimage(), 17 << 20),
@@ -104,15 +93,8 @@ fn bzimages_lie_where_they_prefer() {
 #[test]
 fn elf_files_lie_where_they_say() {
     let kernel = open(elf(&[(0x20_0000, 100, 5000), (0x10_0000, 10, 10)]), RAM).unwrap();
-    assert_eq!(
-        (kernel.entry.address(), kernel.end),
-        (0x20_0000, 0x20_0000 + 5000)
-    );
-    let loads: Vec<_> = kernel
-        .loads
-        .iter()
-        .map(|l| (l.at, l.file.len(), l.zeroes))
-        .collect();
+    assert_eq!((kernel.entry.address(), kernel.end), (0x20_0000, 0x20_0000 + 5000));
+    let loads: Vec<_> = kernel.loads.iter().map(|l| (l.at, l.file.len(), l.zeroes)).collect();
     assert_eq!(loads, [(0x10_0000, 10, 0), (0x20_0000, 100, 4900)]);
     let good = || elf(&[(0x20_0000, 100, 5000)]);
     for file in [
@@ -171,14 +153,8 @@ fn a_note_asks_for_pvh() {
     assert_eq!(entry(&note), Ok(Entry::Pvh(0x20_0010)));
     assert_eq!(entry(&note[..note.len() - 20]), Ok(Entry::Linux(0x20_0000)));
     // Sizes beyond the notes end them; an entry outside the kernel is none.
-    assert_eq!(
-        entry(&with(note.clone(), 0, &[0xff; 4])),
-        Ok(Entry::Linux(0x20_0000))
-    );
-    assert_eq!(
-        entry(&with(note.clone(), 4, &[0xff; 4])),
-        Ok(Entry::Linux(0x20_0000))
-    );
+    assert_eq!(entry(&with(note.clone(), 0, &[0xff; 4])), Ok(Entry::Linux(0x20_0000)));
+    assert_eq!(entry(&with(note.clone(), 4, &[0xff; 4])), Ok(Entry::Linux(0x20_0000)));
     let last = note.len() - 1;
     assert!(entry(&with(note, last, &[0x7f])).is_err());
 }

@@ -70,12 +70,7 @@ fn add(found: &mut Vec<Partition>, number: u32, table: Table, start: u64, sector
         && len > 0
         && found.len() < MAX_PARTITIONS
     {
-        found.push(Partition {
-            number,
-            table,
-            start,
-            len,
-        });
+        found.push(Partition { number, table, start, len });
     }
 }
 
@@ -132,13 +127,7 @@ fn gpt(disk: &dyn Disk, at: u64, found: &mut Vec<Partition>) -> Result<bool, Err
         let entry: [u8; 128] = array(disk, at)?;
         let (first, last) = (le64(&entry, 32), le64(&entry, 40));
         if entry.iter().take(16).any(|byte| *byte != 0) && last >= first {
-            add(
-                found,
-                index + 1,
-                Table::Gpt,
-                first,
-                (last - first).saturating_add(1),
-            );
+            add(found, index + 1, Table::Gpt, first, (last - first).saturating_add(1));
         }
     }
     Ok(true)
@@ -167,27 +156,17 @@ mod tests {
 
     fn numbers(image: Vec<u8>) -> Result<Vec<(u32, u64, u64)>, Error> {
         let found = partitions(&Image(image))?;
-        Ok(found
-            .iter()
-            .map(|p| (p.number, p.start / 512, p.len / 512))
-            .collect())
+        Ok(found.iter().map(|p| (p.number, p.start / 512, p.len / 512)).collect())
     }
 
     #[test]
     fn primary_and_logical_partitions() {
         let mut image = std::vec![0; 100 * 512];
         assert_eq!(numbers(image.clone()), Ok(Vec::new()));
-        record(
-            &mut image,
-            0,
-            &[entry(0x83, 1, 9), entry(5, 20, 80), entry(0, 9, 9)],
-        );
+        record(&mut image, 0, &[entry(0x83, 1, 9), entry(5, 20, 80), entry(0, 9, 9)]);
         record(&mut image, 20, &[entry(0x83, 2, 10), entry(5, 30, 20)]);
         record(&mut image, 50, &[entry(0x83, 1, 5)]);
-        assert_eq!(
-            numbers(image.clone()),
-            Ok([(1, 1, 9), (5, 22, 10), (6, 51, 5)].into())
-        );
+        assert_eq!(numbers(image.clone()), Ok([(1, 1, 9), (5, 22, 10), (6, 51, 5)].into()));
         // A chain that comes back to itself ends.
         record(&mut image, 50, &[entry(0x83, 1, 5), entry(5, 30, 20)]);
         assert!(numbers(image).is_err());

@@ -18,10 +18,7 @@ impl Disk for Image {
     }
 
     fn read(&self, at: u64, into: &mut [u8]) -> Result<(), Error> {
-        let from = self
-            .0
-            .get(at as usize..)
-            .and_then(|rest| rest.get(..into.len()));
+        let from = self.0.get(at as usize..).and_then(|rest| rest.get(..into.len()));
         into.copy_from_slice(from.ok_or(Error::Drive(at / 512))?);
         Ok(())
     }
@@ -70,10 +67,7 @@ impl FileSystem for Files {
         1 << 20
     }
     fn entries(&self, dir: u64, each: &mut dyn FnMut(&str, u64) -> bool) -> Result<(), Error> {
-        let (depth, index) = (
-            (dir - (1 << 20)) as usize % 16,
-            (dir - (1 << 20)) as usize / 16,
-        );
+        let (depth, index) = ((dir - (1 << 20)) as usize % 16, (dir - (1 << 20)) as usize / 16);
         let split = |name: &'static str| name.split('/').skip(1).collect::<Vec<_>>();
         let within = split(self.names.get(index).copied().unwrap_or(""));
         for (number, name) in self.names.iter().enumerate() {
@@ -93,17 +87,10 @@ impl FileSystem for Files {
         Ok(())
     }
     fn kind(&self, node: u64) -> Result<Kind, Error> {
-        Ok(if node >= 1 << 20 {
-            Kind::Directory
-        } else {
-            Kind::File
-        })
+        Ok(if node >= 1 << 20 { Kind::Directory } else { Kind::File })
     }
     fn open(&self, node: u64) -> Result<File, Error> {
-        self.files
-            .get(node as usize - 1000)
-            .cloned()
-            .ok_or(Error::Missing)
+        self.files.get(node as usize - 1000).cloned().ok_or(Error::Missing)
     }
     fn link(&self, _: u64) -> Result<String, Error> {
         Err(Error::Missing)

@@ -76,11 +76,7 @@ impl Volumes {
         let whole = fs::probe(disk);
         let none = partitions.as_ref().is_ok_and(Vec::is_empty);
         match whole {
-            Ok(fs) => self.list.push(Volume {
-                drive: index,
-                device: device.to_string(),
-                fs,
-            }),
+            Ok(fs) => self.list.push(Volume { drive: index, device: device.to_string(), fs }),
             Err(why) if none => return note(format!("no partitions, and {why}")),
             Err(_) => {}
         }
@@ -95,11 +91,7 @@ impl Volumes {
             match fs::probe(&window) {
                 Ok(fs) => {
                     let device = format!("{device},{table}{number}");
-                    self.list.push(Volume {
-                        drive: index,
-                        device,
-                        fs,
-                    });
+                    self.list.push(Volume { drive: index, device, fs });
                 }
                 // A CD's partitions are hints for other machines' firmware.
                 Err(_) if self.list.len() > count && drive.cdrom => {}
@@ -124,11 +116,7 @@ impl Volumes {
             return Err(Error::TooLarge("number of loopback devices"));
         }
         self.files.push((self.list.len(), depth));
-        let file = Drive {
-            id: String::new(),
-            cdrom: false,
-            disk: Ok(Rc::new(self.open(path)?)),
-        };
+        let file = Drive { id: String::new(), cdrom: false, disk: Ok(Rc::new(self.open(path)?)) };
         self.forget(device);
         let count = self.list.len();
         self.add(drive, &file, device, &mut |_| {});
@@ -154,9 +142,7 @@ impl Volumes {
     pub fn device(&self, name: &str) -> Option<usize> {
         let plain = |name: &str| name.replace(",gpt", ",").replace(",msdos", ",");
         let name = plain(name);
-        self.list
-            .iter()
-            .position(|volume| plain(&volume.device) == name)
+        self.list.iter().position(|volume| plain(&volume.device) == name)
     }
 
     /// The first volume that has what is looked for; those of `drive` first.
@@ -169,16 +155,11 @@ impl Volumes {
         let all = || self.list.iter().enumerate();
         let own = all().filter(|(_, volume)| Some(volume.drive) == drive);
         let others = all().filter(|(_, volume)| Some(volume.drive) != drive);
-        own.chain(others)
-            .find(|(_, volume)| fits(volume))
-            .map(|(index, _)| index)
+        own.chain(others).find(|(_, volume)| fits(volume)).map(|(index, _)| index)
     }
 
     fn fs(&self, volume: usize) -> Result<&dyn FileSystem, Error> {
-        self.list
-            .get(volume)
-            .map(|volume| &*volume.fs)
-            .ok_or(Error::Missing)
+        self.list.get(volume).map(|volume| &*volume.fs).ok_or(Error::Missing)
     }
 
     /// Opens a file.
@@ -222,9 +203,6 @@ impl Path {
             let dir = self.path.rsplit_once('/').map_or("", |(dir, _)| dir);
             format!("{dir}/{name}")
         };
-        Self {
-            volume: self.volume,
-            path,
-        }
+        Self { volume: self.volume, path }
     }
 }

@@ -24,9 +24,7 @@ impl Disk for Image {
 
     fn read(&self, at: u64, into: &mut [u8]) -> Result<(), Error> {
         assert_eq!((at % 512, into.len() % 512), (0, 0), "a drive has sectors");
-        self.0
-            .read_exact_at(into, at)
-            .map_err(|_| Error::Drive(at / 512))
+        self.0.read_exact_at(into, at).map_err(|_| Error::Drive(at / 512))
     }
 }
 
@@ -99,10 +97,7 @@ fn tree(scratch: &Scratch, unix: bool) -> BTreeMap<String, Vec<u8>> {
         files.insert(name.to_owned(), pattern(len, name.len()));
     }
     for number in 0..300 {
-        files.insert(
-            format!("many/file-{number:03}.conf"),
-            pattern(number, number),
-        );
+        files.insert(format!("many/file-{number:03}.conf"), pattern(number, number));
     }
     for (name, content) in &files {
         let path = scratch.path("tree").join(name);
@@ -153,30 +148,14 @@ fn check(fs: &dyn FileSystem, files: &BTreeMap<String, Vec<u8>>, unix: bool) {
     let mut found = BTreeMap::new();
     walk(fs, fs.root(), "", &mut found);
     let names = |files: &BTreeMap<String, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
-    assert!(
-        names(&found) == names(files),
-        "{:?}",
-        names(&found).get(..8)
-    );
+    assert!(names(&found) == names(files), "{:?}", names(&found).get(..8));
     assert!(found == *files, "contents differ");
     let (name, content) = files.iter().next_back().unwrap();
-    assert_eq!(
-        open(fs, &format!("//many/.././{name}"))
-            .unwrap()
-            .whole(9)
-            .unwrap(),
-        *content
-    );
+    assert_eq!(open(fs, &format!("//many/.././{name}")).unwrap().whole(9).unwrap(), *content);
     // Any part of a file, aligned or not.
     let kernel = "boot/vmlinuz-6.1.0-40-amd64-with-a-long-name";
     let file = open(fs, kernel).unwrap();
-    for (at, len) in [
-        (0, 1),
-        (511, 2),
-        (512, 40_000),
-        (2_000_001, 1_000_000),
-        (3_000_000, 1),
-    ] {
+    for (at, len) in [(0, 1), (511, 2), (512, 40_000), (2_000_001, 1_000_000), (3_000_000, 1)] {
         let mut bytes = vec![0; len];
         file.read(at as u64, &mut bytes).unwrap();
         assert!(bytes == files[kernel][at..at + len], "{at} {len}");
@@ -185,18 +164,8 @@ fn check(fs: &dyn FileSystem, files: &BTreeMap<String, Vec<u8>>, unix: bool) {
     assert_eq!(open(fs, "boot/none").err(), Some(Error::Missing));
     assert!(open(fs, "small/x").is_err() && open(fs, "boot").is_err());
     if unix {
-        for path in [
-            "boot/up",
-            "boot/absolute",
-            "long",
-            "chain",
-            "link/../../small",
-        ] {
-            assert_eq!(
-                open(fs, path).unwrap().whole(9).unwrap(),
-                files["small"],
-                "{path}"
-            );
+        for path in ["boot/up", "boot/absolute", "long", "chain", "link/../../small"] {
+            assert_eq!(open(fs, path).unwrap().whole(9).unwrap(), files["small"], "{path}");
         }
         assert_eq!(open(fs, "link/grub.cfg").unwrap().len(), 1234);
         assert!(open(fs, "loop").is_err() && open(fs, "nowhere").is_err());
@@ -212,10 +181,7 @@ fn iso_9660() {
     run(&format!("{make} -R -o rock.iso tree"), &scratch);
     for name in ["both.iso", "rock.iso"] {
         let fs = probe(&disk(&scratch.path(name))).unwrap();
-        assert_eq!(
-            (fs.name(), fs.label(), fs.uuid().len()),
-            ("ISO 9660", "A LABEL", 22)
-        );
+        assert_eq!((fs.name(), fs.label(), fs.uuid().len()), ("ISO 9660", "A LABEL", 22));
         check(&*fs, &files, true);
     }
     let plain = Scratch::new();
@@ -244,11 +210,7 @@ fn ext2_to_ext4() {
         let make = format!("rm -f fs; mke2fs -q {options} -L root -U {uuid} -d tree fs 64M");
         run(&make, &scratch);
         let fs = probe(&disk(&scratch.path("fs"))).unwrap();
-        assert_eq!(
-            (fs.name(), fs.label(), fs.uuid()),
-            ("ext4", "root", uuid),
-            "{options}"
-        );
+        assert_eq!((fs.name(), fs.label(), fs.uuid()), ("ext4", "root", uuid), "{options}");
         check(&*fs, &files, true);
     }
 }
@@ -274,10 +236,7 @@ fn ext4_that_was_not_unmounted() {
             let fs = probe(&disk(&scratch.path("fs"))).unwrap();
             open(&*fs, path).unwrap().whole(1 << 20).unwrap()
         };
-        assert!(
-            read("a/b/c/d/e/f/g/h/i/deep.txt") == [b'n'; 4096],
-            "{options}"
-        );
+        assert!(read("a/b/c/d/e/f/g/h/i/deep.txt") == [b'n'; 4096], "{options}");
         assert!(read("boot/grub/grub.cfg") == magic[..1234], "{options}");
         assert_eq!(read("many/file-299.conf"), pattern(299, 299));
     }
@@ -287,11 +246,7 @@ fn ext4_that_was_not_unmounted() {
 fn fat() {
     let scratch = Scratch::new();
     let files = tree(&scratch, false);
-    for (options, blocks) in [
-        ("-F 12 -s 8", 8192),
-        ("-F 16", 32_768),
-        ("-F 32 -s 1", 65_536),
-    ] {
+    for (options, blocks) in [("-F 12 -s 8", 8192), ("-F 16", 32_768), ("-F 32 -s 1", 65_536)] {
         let make = format!(
             "rm -f fs; mkfs.vfat {options} -n LABEL -i 1234abcd -C fs {blocks} >/dev/null
              mcopy -s -i fs tree/* ::/"
@@ -311,10 +266,7 @@ fn fat() {
 fn partitioned_disks() {
     let scratch = Scratch::new();
     tree(&scratch, false);
-    run(
-        "mke2fs -q -t ext4 -d tree ext 20M; mkfs.vfat -C fat 4096 >/dev/null",
-        &scratch,
-    );
+    run("mke2fs -q -t ext4 -d tree ext 20M; mkfs.vfat -C fat 4096 >/dev/null", &scratch);
     for (label, types) in [("gpt", ["U", "L", "L"]), ("dos", ["0xef", "L", "L"])] {
         let [esp, linux, other] = types;
         let make = format!(
@@ -328,11 +280,7 @@ fn partitioned_disks() {
         run(&make, &scratch);
         let (mut volumes, mut notes) = (Volumes::default(), Vec::new());
         let disk = Ok(disk(&scratch.path("disk")));
-        let drive = Drive {
-            id: "disk0".into(),
-            cdrom: false,
-            disk,
-        };
+        let drive = Drive { id: "disk0".into(), cdrom: false, disk };
         volumes.add(0, &drive, "hd0", &mut |note| notes.push(note));
         let devices: Vec<&str> = volumes.list.iter().map(|v| v.device.as_str()).collect();
         let table = if label == "gpt" { "gpt" } else { "msdos" };
@@ -354,17 +302,10 @@ fn files_as_devices() {
          done; mv d/i whole",
         &scratch,
     );
-    let drive = Drive {
-        id: "disk0".into(),
-        cdrom: false,
-        disk: Ok(disk(&scratch.path("whole"))),
-    };
+    let drive = Drive { id: "disk0".into(), cdrom: false, disk: Ok(disk(&scratch.path("whole"))) };
     let mut volumes = Volumes::default();
     volumes.add(0, &drive, "hd0", &mut |note| panic!("{note}"));
-    let file = |volume, path: &str| mote_firmware::volume::Path {
-        volume,
-        path: path.into(),
-    };
+    let file = |volume, path: &str| mote_firmware::volume::Path { volume, path: path.into() };
     for depth in 0..4 {
         let added = volumes.add_file(0, &file(depth, "/i"), "loop");
         assert_eq!((added, volumes.device("loop")), (Ok(()), Some(depth + 1)));

@@ -115,9 +115,7 @@ impl State {
         if entry.rate_limiter.is_some() {
             return Err("rate_limiter: Mote does not limit serial output.".to_owned());
         }
-        self.serial = entry
-            .serial_out_path
-            .map(|path| SerialTo::File(path).into());
+        self.serial = entry.serial_out_path.map(|path| SerialTo::File(path).into());
         Ok(Response::done())
     }
 

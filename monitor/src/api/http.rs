@@ -104,12 +104,7 @@ impl Told {
                 return Err(format!("Unsupported HTTP method {name}."));
             }
         };
-        let mut told = Self {
-            method,
-            body: 0,
-            expects: false,
-            keep: head.version == Some(1),
-        };
+        let mut told = Self { method, body: 0, expects: false, keep: head.version == Some(1) };
         let mut lengths = 0;
         for header in head.headers.iter() {
             let value = str::from_utf8(header.value).unwrap_or_default().trim();
@@ -125,11 +120,7 @@ impl Told {
                 }
                 told.expects = true;
             } else if is("connection") {
-                let has = |word| {
-                    value
-                        .split(',')
-                        .any(|w| w.trim().eq_ignore_ascii_case(word))
-                };
+                let has = |word| value.split(',').any(|w| w.trim().eq_ignore_ascii_case(word));
                 told.keep = has("keep-alive") || told.keep && !has("close");
             }
         }
@@ -175,21 +166,13 @@ const JSON: &str = "application/json";
 impl Response {
     /// It was done.
     pub fn done() -> Self {
-        Self {
-            status: 204,
-            kind: JSON,
-            body: Vec::new(),
-        }
+        Self { status: 204, kind: JSON, body: Vec::new() }
     }
 
     /// What was asked for, as JSON.
     pub fn json(value: &impl serde::Serialize) -> Self {
         match serde_json::to_vec(value) {
-            Ok(body) => Self {
-                status: 200,
-                kind: JSON,
-                body,
-            },
+            Ok(body) => Self { status: 200, kind: JSON, body },
             // None of the types here fails.
             Err(error) => Self::fault(&error.to_string()),
         }
@@ -197,21 +180,13 @@ impl Response {
 
     /// What was asked for, as text of a type.
     pub fn text(kind: &'static str, text: String) -> Self {
-        Self {
-            status: 200,
-            kind,
-            body: text.into_bytes(),
-        }
+        Self { status: 200, kind, body: text.into_bytes() }
     }
 
     /// It cannot be done: why.
     pub fn fault(why: &str) -> Self {
         let body = serde_json::json!({ "fault_message": why });
-        Self {
-            status: 400,
-            kind: JSON,
-            body: body.to_string().into_bytes(),
-        }
+        Self { status: 400, kind: JSON, body: body.to_string().into_bytes() }
     }
 
     /// Appends the answer as it is sent; whether the connection stays open.
@@ -288,18 +263,9 @@ mod tests {
             ("PUT / HTTP/1.1\r\nContent-Length: 101\r\n\r\n", "size 101"),
             ("PUT / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", "no number"),
             ("PUT / HTTP/1.1\r\nContent-Length: +1\r\n\r\n", "no number"),
-            (
-                "PUT / HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n\r\n",
-                "larger",
-            ),
-            (
-                "PUT / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
-                "More than one",
-            ),
-            (
-                "PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
-                "Transfer-Encoding",
-            ),
+            ("PUT / HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n\r\n", "larger"),
+            ("PUT / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "More than one"),
+            ("PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", "Transfer-Encoding"),
             ("PUT / HTTP/1.1\r\nExpect: more\r\n\r\n", "Expect"),
             (&long, "more than 8192"),
             (&many, "not HTTP"),

@@ -178,11 +178,7 @@ impl Log {
 
     fn format(&self, (seconds, nanos): (i64, i64), level: Level, text: &str) -> String {
         let (id, when) = (&self.id, date(seconds));
-        let shown = if self.show_level {
-            format!(":{}", level.name())
-        } else {
-            String::new()
-        };
+        let shown = if self.show_level { format!(":{}", level.name()) } else { String::new() };
         // What a client says must not look like another line, nor be one of any length.
         let end = text.floor_char_boundary(OF_TEXT);
         let (text, rest) = text.split_at(end);
@@ -203,12 +199,7 @@ impl Log {
 /// # Errors
 /// See [`Output::open`].
 pub fn open(what: &'static str, path: &Path, of: &VmConfig) -> Result<File, Error> {
-    let output = Output {
-        what,
-        path,
-        append: true,
-        mode: 0o600,
-    };
+    let output = Output { what, path, append: true, mode: 0o600 };
     output.open(of)
 }
 
@@ -271,13 +262,7 @@ mod tests {
         assert!(text.len() <= 2 * OF_ALL + 100, "{}", text.len());
         assert!(log.dropped() >= 3000 - lines);
         assert!(text.lines().all(|line| line.contains(" [vm:main:")));
-        assert!(
-            text.contains(":INFO] request 0x\n") && text.contains(" ...\n"),
-            "{text}"
-        );
-        assert!(
-            text.lines()
-                .all(|line| line.len() < 2 * OF_TEXT && line.chars().all(is_shown))
-        );
+        assert!(text.contains(":INFO] request 0x\n") && text.contains(" ...\n"), "{text}");
+        assert!(text.lines().all(|line| line.len() < 2 * OF_TEXT && line.chars().all(is_shown)));
     }
 }

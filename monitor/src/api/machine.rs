@@ -69,13 +69,7 @@ impl Vm for Machine {
         for (stage, took) in shared.timings.stages() {
             let name: String = stage
                 .chars()
-                .map(|c| {
-                    if c.is_ascii_alphanumeric() {
-                        c.to_ascii_lowercase()
-                    } else {
-                        '_'
-                    }
-                })
+                .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' })
                 .collect();
             let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
             to.gauge("start_us", &[(name.as_str(), us)]);

@@ -99,12 +99,7 @@ impl Counts {
             };
             add(&mut all, row.group, &row.name, value);
             if !row.id.is_empty() {
-                add(
-                    &mut all,
-                    &format!("{}_{}", row.group, row.id),
-                    &row.name,
-                    value,
-                );
+                add(&mut all, &format!("{}_{}", row.group, row.id), &row.name, value);
             }
         }
         Value::Object(all).to_string() + "\n"
@@ -155,9 +150,7 @@ fn skeleton() -> Map<String, Value> {
 }
 
 fn add(all: &mut Map<String, Value>, group: &str, name: &str, value: u64) {
-    let group = all
-        .entry(group)
-        .or_insert_with(|| Value::Object(Map::new()));
+    let group = all.entry(group).or_insert_with(|| Value::Object(Map::new()));
     if let Value::Object(group) = group {
         let old = group.get(name).and_then(Value::as_u64).unwrap_or(0);
         group.insert(name.to_owned(), old.saturating_add(value).into());
@@ -183,12 +176,8 @@ impl Metrics {
             "cpu-config" => "cpu_cfg",
             _ => "other",
         };
-        let mut add = |what| {
-            *self
-                .requests
-                .entry((group, format!("{name}_{what}")))
-                .or_default() += 1
-        };
+        let mut add =
+            |what| *self.requests.entry((group, format!("{name}_{what}"))).or_default() += 1;
         add("count");
         if failed {
             add("fails");
@@ -212,23 +201,14 @@ impl Metrics {
 
     /// All counts now.
     pub fn snapshot(&self, log: &Log, vm: Option<&dyn Vm>) -> Counts {
-        let mut now = Counts {
-            ms: log.day_ms(),
-            rows: Vec::new(),
-        };
+        let mut now = Counts { ms: log.day_ms(), rows: Vec::new() };
         for ((group, name), count) in &self.requests {
             now.add(group, "", &[(name.as_str(), *count)]);
         }
-        let missed = [
-            ("missed_log_count", log.dropped()),
-            ("missed_metrics_count", self.missed),
-        ];
+        let missed = [("missed_log_count", log.dropped()), ("missed_metrics_count", self.missed)];
         now.add("logger", "", &missed);
         let (wall, cpu) = self.startup;
-        let startup = [
-            ("process_startup_time_us", wall),
-            ("process_startup_time_cpu_us", cpu),
-        ];
+        let startup = [("process_startup_time_us", wall), ("process_startup_time_cpu_us", cpu)];
         now.gauge("api_server", &startup);
         for (name, us) in &self.latencies {
             now.gauge("latencies_us", &[(name, *us)]);

@@ -129,10 +129,7 @@ pub fn run(options: Options, timings: &Arc<Timings>) -> Result<u8, Error> {
     // Before anything is made: what is refused leaves nothing behind.
     for folder in &options.allow {
         let found = folder.metadata();
-        if !found
-            .map_err(|e| Error::file("--allow-path", folder, &e))?
-            .is_dir()
-        {
+        if !found.map_err(|e| Error::file("--allow-path", folder, &e))?.is_dir() {
             let why = "is not a directory".to_owned();
             return Err(Error::Input("--allow-path", folder.clone(), why));
         }
@@ -150,10 +147,7 @@ pub fn run(options: Options, timings: &Arc<Timings>) -> Result<u8, Error> {
     };
     let ready = options.ready_fd.filter(|_| !options.no_api);
     let starts = options.config_file.is_some();
-    let mut api = Api {
-        server,
-        state: State::new(options, Box::new(HostFiles))?,
-    };
+    let mut api = Api { server, state: State::new(options, Box::new(HostFiles))? };
     let options = api.state.options();
     // Before it is confined; with nothing to be opened nothing is saved.
     let pages = match options.sandbox.opens || options.sandbox.mode == Mode::Off {
@@ -172,12 +166,8 @@ pub fn run(options: Options, timings: &Arc<Timings>) -> Result<u8, Error> {
     let mut machine = None;
     if starts {
         let config = api.state.config().map_err(Error::Usage)?;
-        let started = start(
-            config,
-            api.server.slots(),
-            &api.state,
-            (&wake, timings, &pages, &mut files),
-        );
+        let started =
+            start(config, api.server.slots(), &api.state, (&wake, timings, &pages, &mut files));
         let (started, config) = started.map_err(|failed| failed.error)?;
         machine = Some(started);
         let file = api.state.described().clone();
@@ -249,12 +239,8 @@ fn confine(options: &Options) -> Result<Option<Rules>, Error> {
 
 /// What wakes the main thread, the stopwatch, where pages are, and what may be
 /// opened later.
-type Around<'a> = (
-    &'a Arc<EventFd>,
-    &'a Arc<Timings>,
-    &'a Option<Arc<PageMap>>,
-    &'a mut Option<Rules>,
-);
+type Around<'a> =
+    (&'a Arc<EventFd>, &'a Arc<Timings>, &'a Option<Arc<PageMap>>, &'a mut Option<Rules>);
 
 /// Why a VM did not start.
 struct Failed {
@@ -317,9 +303,7 @@ impl Api {
         let (server, state) = (&mut self.server, &mut self.state);
         let slots = server.slots();
         server.serve(happened, &mut |request| {
-            let vm = machine
-                .as_mut()
-                .map(|vm: &mut Machine| -> &mut dyn router::Vm { vm });
+            let vm = machine.as_mut().map(|vm: &mut Machine| -> &mut dyn router::Vm { vm });
             let (config, file) = match state.handle(request, vm) {
                 Verdict::Answer(answer) => return answer,
                 Verdict::Start(both) => *both,

@@ -30,10 +30,7 @@ const ABSENT: [(&str, &str); 7] = [
     ("cpu-config", "choice of processor features"),
     ("entropy", "entropy device: guests use their processor's"),
     ("hotplug", "memory that can be added to a running VM"),
-    (
-        "mmds",
-        "metadata service; use a drive or the kernel's command line",
-    ),
+    ("mmds", "metadata service; use a drive or the kernel's command line"),
     ("pmem", "persistent memory device; use a drive"),
     ("vsock", "vsock device; use a network interface"),
 ];
@@ -270,8 +267,7 @@ impl State {
         }
         self.running = Some(Box::new(config));
         self.metrics.begin(self.options.period, Instant::now());
-        self.log
-            .line(Place::State, Level::Info, "The VM was started.");
+        self.log.line(Place::State, Level::Info, "The VM was started.");
         Response::done()
     }
 
@@ -304,11 +300,7 @@ impl State {
             (Method::Patch, false) => self.patch(&parts, body, vm),
         };
         let (name, path) = (request.method.name(), &request.path);
-        let none = || {
-            Err(format!(
-                "Invalid request method and/or path: {name} {path}."
-            ))
-        };
+        let none = || Err(format!("Invalid request method and/or path: {name} {path}."));
         answer.unwrap_or_else(none).map(Verdict::Answer)
     }
 
@@ -483,7 +475,5 @@ pub(super) fn same(path: &str, body: &str) -> Result<(), String> {
     if path == body {
         return Ok(());
     }
-    Err(format!(
-        "The id from the path [{path}] does not match the id from the body [{body}]!"
-    ))
+    Err(format!("The id from the path [{path}] does not match the id from the body [{body}]!"))
 }

@@ -104,20 +104,12 @@ impl Server {
             .and_then(|()| rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::CLOEXEC))
             .map_err(|e| Error::System("API socket", e.into()))?;
         check_row()?;
-        Ok(Self {
-            listener: Some(listener),
-            ..Self::silent(max_body)
-        })
+        Ok(Self { listener: Some(listener), ..Self::silent(max_body) })
     }
 
     /// No socket at all.
     pub fn silent(max_body: usize) -> Self {
-        Self {
-            listener: None,
-            connections: Vec::new(),
-            max_body,
-            turn: 0,
-        }
+        Self { listener: None, connections: Vec::new(), max_body, turn: 0 }
     }
 
     /// Numbers of its descriptors, now and later.
@@ -273,8 +265,7 @@ impl Connection {
         if let Some(left) = &mut self.closing {
             *left = left.saturating_sub(received);
         } else {
-            self.input
-                .extend_from_slice(bytes.get(..received).unwrap_or_default());
+            self.input.extend_from_slice(bytes.get(..received).unwrap_or_default());
         }
         Ok(())
     }

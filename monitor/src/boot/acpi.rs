@@ -109,11 +109,7 @@ fn events(code: &mut Vec<u8>) {
     const NEWS: u8 = 0x80;
     let (button, generation) = (Path::new("\\_SB_.PWRB"), Path::new("\\_SB_.VGEN"));
     let hid = EISAName::new("PNP0C0C");
-    Device::new(
-        Path::new("_SB_.PWRB"),
-        vec![&Name::new("_HID".into(), &hid)],
-    )
-    .to_aml_bytes(code);
+    Device::new(Path::new("_SB_.PWRB"), vec![&Name::new("_HID".into(), &hid)]).to_aml_bytes(code);
     // Lower and upper half.
     let address = Package::new(vec![&layout::GENERATION_ID, &0u8]);
     Device::new(
@@ -133,10 +129,7 @@ fn events(code: &mut Vec<u8>) {
         Path::new("_SB_.GED_"),
         vec![
             &Name::new("_HID".into(), &"ACPI0013"),
-            &Name::new(
-                "_CRS".into(),
-                &ResourceTemplate::new(vec![&pressed, &changed]),
-            ),
+            &Name::new("_CRS".into(), &ResourceTemplate::new(vec![&pressed, &changed])),
             &Method::new(
                 "_EVT".into(),
                 1,
@@ -185,15 +178,8 @@ impl Encoded for ResourceTemplate<'_> {
 }
 
 fn fadt(dsdt: u64) -> acpi_tables::fadt::FADT {
-    let port = |port: u16| {
-        GAS::new(
-            AddressSpace::SystemIo,
-            8,
-            0,
-            AccessSize::ByteAccess,
-            port.into(),
-        )
-    };
+    let port =
+        |port: u16| GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, port.into());
     let mut fadt = FADTBuilder::new(OEM, TABLE, REVISION)
         .dsdt_64(dsdt)
         .flag(Flags::HwReducedAcpi)
@@ -232,11 +218,7 @@ mod tests {
     #[test]
     fn tables_can_be_walked() {
         let ram = crate::host::memory::create(8 << 20).unwrap();
-        let windows = [VirtioWindow {
-            base: 0xd000_0000,
-            size: 0x1000,
-            gsi: 16,
-        }];
+        let windows = [VirtioWindow { base: 0xd000_0000, size: 0x1000, gsi: 16 }];
         let rsdp = write(&ram, 32, &windows, [7; 16]).unwrap();
         let read = |at: u64, length: usize| {
             let mut bytes = vec![0; length];

@@ -38,9 +38,7 @@ fn load(ram: &GuestRam, kernel: &[u8], initrd: Option<&[u8]>) -> Result<Entry, S
     let initrd = initrd.as_ref().map(|file| file.0.as_path());
     let text = |e: crate::error::Error| e.to_string();
     let source = Source::open(&kernel.0, initrd, Some("quiet")).map_err(text)?;
-    let loaded = source
-        .load(ram, layout::ACPI_START, Cause::PowerOn)
-        .map_err(text)?;
+    let loaded = source.load(ram, layout::ACPI_START, Cause::PowerOn).map_err(text)?;
     Ok(loaded.entry)
 }
 
@@ -100,10 +98,7 @@ fn segments_are_placed_whole() {
         let ram = ram();
         let file = elf(&[(address, &bytes, offset, bytes.len() as u64 + 9000)]);
         assert_eq!(load(&ram, &file, None), Ok(Entry::Linux64(address)));
-        assert!(
-            read(&ram, address, bytes.len()) == bytes,
-            "{address:#x} {offset:#x}"
-        );
+        assert!(read(&ram, address, bytes.len()) == bytes, "{address:#x} {offset:#x}");
         assert!(read(&ram, address - 4096, 4096).iter().all(|b| *b == 0));
         let after = address + bytes.len() as u64;
         assert!(read(&ram, after, 9000).iter().all(|b| *b == 0));
@@ -122,10 +117,7 @@ fn what_is_worth_mapping() {
         ((16 * M, 20 * M + 256 * K), (16 * M, 20 * M + 256 * K)),
         ((17 * M + 769 * K, 20 * M), (18 * M, 20 * M)),
         ((17 * M, 19 * M + 4095), (17 * M, 19 * M)),
-        (
-            (16 * M + 0x4e000, 18 * M + 0x3f000),
-            (16 * M + 0x4e000, 18 * M),
-        ),
+        ((16 * M + 0x4e000, 18 * M + 0x3f000), (16 * M + 0x4e000, 18 * M)),
     ] {
         assert_eq!(worth_mapping(range.0, range.1), mapped, "{range:x?}");
     }
@@ -145,10 +137,7 @@ fn sections_of_linux_are_hints() {
     let note = [6, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0];
     bytes[..12].copy_from_slice(&note);
     bytes[12..20].copy_from_slice(b"Linux\0\0\0");
-    let mut file = elf(&[
-        (base, &bytes, offset, bytes.len() as u64),
-        (0, &[], 0x1000, 0),
-    ]);
+    let mut file = elf(&[(base, &bytes, offset, bytes.len() as u64), (0, &[], 0x1000, 0)]);
     file[64 + 56] = 4;
     file[64 + 56 + 32] = 20;
     let names = b"\0.text\0.rodata\0.init.scratch\0";
@@ -215,8 +204,7 @@ fn guest_writes_stay_in_the_guest() {
     let source = Source::open(&kernel.0, None, None).unwrap();
     let ram = ram();
     source.load(&ram, 0, Cause::PowerOn).unwrap();
-    ram.write_slice(&[0; 8192], GuestAddress(0x20_0000))
-        .unwrap();
+    ram.write_slice(&[0; 8192], GuestAddress(0x20_0000)).unwrap();
     assert!(fs::read(&kernel.0).unwrap() == file);
     memory::power_on(&ram).unwrap();
     assert!(read(&ram, 0x20_0000, bytes.len()) == bytes);
@@ -254,35 +242,17 @@ fn bad_elf_files_are_refused_by_name() {
         ("larger in the file", with(64 + 40, &[1, 0, 0])),
         ("nothing to load", with(64, &[0])),
         ("entry point", with(24, &[0, 0, 0x30])),
-        (
-            "outside the guest's RAM",
-            elf(&[(0x7000, &code, 0x1000, 100)]),
-        ),
-        (
-            "outside the guest's RAM",
-            elf(&[(0x400_0000 - 50, &code, 0x1000, 100)]),
-        ),
+        ("outside the guest's RAM", elf(&[(0x7000, &code, 0x1000, 100)])),
+        ("outside the guest's RAM", elf(&[(0x400_0000 - 50, &code, 0x1000, 100)])),
         (
             "overlap at 0x200050",
-            elf(&[
-                (0x20_0000, &code, 0x1000, 100),
-                (0x20_0050, &code, 0x1000, 100),
-            ]),
+            elf(&[(0x20_0000, &code, 0x1000, 100), (0x20_0050, &code, 0x1000, 100)]),
         ),
-        (
-            "overlap",
-            elf(&[
-                (0x20_0000, &code, 0x1000, 0x2000),
-                (0x20_1000, &code, 0x1000, 100),
-            ]),
-        ),
+        ("overlap", elf(&[(0x20_0000, &code, 0x1000, 0x2000), (0x20_1000, &code, 0x1000, 100)])),
     ];
     for (word, file) in cases {
         let error = load(&ram(), &file, None).unwrap_err();
-        assert!(
-            error.starts_with("kernel ") && error.contains(word),
-            "{word}: {error}"
-        );
+        assert!(error.starts_with("kernel ") && error.contains(word), "{word}: {error}");
         assert!(!error.contains('\n'));
     }
 }
@@ -292,10 +262,7 @@ fn bad_elf_files_are_refused_by_name() {
 #[test]
 fn any_header_byte_is_survived() {
     let code = pattern(100);
-    let good = elf(&[
-        (0x20_0000, &code, 0x1000, 100),
-        (0x30_0000, &code, 0x1000, 100),
-    ]);
+    let good = elf(&[(0x20_0000, &code, 0x1000, 100), (0x30_0000, &code, 0x1000, 100)]);
     let ram = ram();
     for at in 0..64 + 2 * 56 {
         for value in [0, 1, 4, 0x7f, 0x80, 0xff] {
@@ -324,39 +291,22 @@ fn a_pvh_note_decides_the_entry() {
         note
     };
     let file = |note: &[u8]| {
-        let mut file = elf(&[
-            (0x20_0000, &code, 0x1000, 100),
-            (0, note, 0x1800, note.len() as u64),
-        ]);
+        let mut file =
+            elf(&[(0x20_0000, &code, 0x1000, 100), (0, note, 0x1800, note.len() as u64)]);
         file[64 + 56] = 4;
         file
     };
-    assert_eq!(
-        load(&ram(), &file(&note(b"Xen\0", 18)), None),
-        Ok(Entry::Pvh(0x20_0010))
-    );
-    assert_eq!(
-        load(&ram(), &file(&note(b"Xen\0", 17)), None),
-        Ok(Entry::Linux64(0x20_0000))
-    );
-    assert_eq!(
-        load(&ram(), &file(&note(b"GNU\0", 18)), None),
-        Ok(Entry::Linux64(0x20_0000))
-    );
+    assert_eq!(load(&ram(), &file(&note(b"Xen\0", 18)), None), Ok(Entry::Pvh(0x20_0010)));
+    assert_eq!(load(&ram(), &file(&note(b"Xen\0", 17)), None), Ok(Entry::Linux64(0x20_0000)));
+    assert_eq!(load(&ram(), &file(&note(b"GNU\0", 18)), None), Ok(Entry::Linux64(0x20_0000)));
     // Sizes that lead out of the note end the search.
     let mut broken = note(b"Xen\0", 18);
     broken[0..4].copy_from_slice(&u32::MAX.to_le_bytes());
-    assert_eq!(
-        load(&ram(), &file(&broken), None),
-        Ok(Entry::Linux64(0x20_0000))
-    );
+    assert_eq!(load(&ram(), &file(&broken), None), Ok(Entry::Linux64(0x20_0000)));
     // PVH start information is there, with its magic.
     let ram = ram();
     load(&ram, &file(&note(b"Xen\0", 18)), Some(b"initrd")).unwrap();
-    assert_eq!(
-        read(&ram, layout::PVH_INFO, 4),
-        0x336e_c578u32.to_le_bytes()
-    );
+    assert_eq!(read(&ram, layout::PVH_INFO, 4), 0x336e_c578u32.to_le_bytes());
 }
 
 /// A bzImage of one setup sector with `payload` behind it.
@@ -381,29 +331,17 @@ fn bzimages_are_loaded_and_checked() {
     let payload = pattern(100_000);
     let good = bzimage(&payload);
     let ram = ram();
-    assert_eq!(
-        load(&ram, &good, Some(&[7; 5000])),
-        Ok(Entry::Linux64(0x100_0200))
-    );
+    assert_eq!(load(&ram, &good, Some(&[7; 5000])), Ok(Entry::Linux64(0x100_0200)));
     assert!(read(&ram, 0x100_0000, payload.len()) == payload);
     let zero_page = read(&ram, layout::ZERO_PAGE, 4096);
     assert_eq!(zero_page[0x1f1..0x1f8], good[0x1f1..0x1f8]);
     // The initrd lies at the top of memory, page-aligned, and is announced.
-    assert_eq!(
-        zero_page[0x218..0x21c],
-        (0x400_0000u32 - 8192).to_le_bytes()
-    );
+    assert_eq!(zero_page[0x218..0x21c], (0x400_0000u32 - 8192).to_le_bytes());
     assert_eq!(zero_page[0x21c..0x220], 5000u32.to_le_bytes());
-    assert_eq!(
-        read(&ram, 0x400_0000 - 8192, 5001),
-        [[7; 5000].as_slice(), &[0]].concat()
-    );
+    assert_eq!(read(&ram, 0x400_0000 - 8192, 5001), [[7; 5000].as_slice(), &[0]].concat());
     // Too little memory at the preferred address: it can be moved down.
     let small = memory::create(20 << 20).unwrap();
-    assert_eq!(
-        load(&small, &good, None),
-        Ok(Entry::Linux64(layout::HIGH_RAM + 0x200))
-    );
+    assert_eq!(load(&small, &good, None), Ok(Entry::Linux64(layout::HIGH_RAM + 0x200)));
     let with = |at: usize, bytes: &[u8]| {
         let mut file = good.clone();
         file[at..at + bytes.len()].copy_from_slice(bytes);
@@ -467,27 +405,15 @@ fn an_initrd_must_fit_behind_the_kernel() {
     assert!(load(&small, &kernel, Some(&vec![1; 1 << 20])).is_ok());
     for size in [(2 << 20) + 1, 64 << 20] {
         let error = load(&small, &kernel, Some(&vec![1; size])).unwrap_err();
-        assert!(
-            error.starts_with("initrd ") && error.contains("leaves room"),
-            "{error}"
-        );
+        assert!(error.starts_with("initrd ") && error.contains("leaves room"), "{error}");
     }
 }
 
 #[test]
 fn command_lines_are_bounded() {
     assert!(check_cmdline(&"x".repeat(layout::CMDLINE_MAX)).is_ok());
-    for text in [
-        "x".repeat(layout::CMDLINE_MAX + 1),
-        "x".repeat(5000),
-        "a\0b".to_owned(),
-    ] {
-        assert!(
-            check_cmdline(&text)
-                .unwrap_err()
-                .to_string()
-                .starts_with("--cmdline: ")
-        );
+    for text in ["x".repeat(layout::CMDLINE_MAX + 1), "x".repeat(5000), "a\0b".to_owned()] {
+        assert!(check_cmdline(&text).unwrap_err().to_string().starts_with("--cmdline: "));
     }
 }
 

@@ -84,12 +84,7 @@ pub(super) fn load(ram: &GuestRam, image: &Image, head: &[u8]) -> Result<Kernel,
     for segment in segments.iter().rev().filter(loaded) {
         place(ram, image, segment, &sections.zeroes)?;
     }
-    Ok(Kernel {
-        entry,
-        written: sections.written,
-        end,
-        header: None,
-    })
+    Ok(Kernel { entry, written: sections.written, end, header: None })
 }
 
 fn check_header(head: &[u8; 64]) -> Result<(), String> {
@@ -104,9 +99,7 @@ fn check_header(head: &[u8; 64]) -> Result<(), String> {
         Some(62) => {}
         machine => {
             let machine = machine.unwrap_or(0);
-            return Err(format!(
-                "is an ELF file for machine {machine}, not x86-64 (62)"
-            ));
+            return Err(format!("is an ELF file for machine {machine}, not x86-64 (62)"));
         }
     }
     match u16_at(head, 16) {
@@ -128,16 +121,11 @@ fn check_header(head: &[u8; 64]) -> Result<(), String> {
 fn segments(image: &Image, head: &[u8; 64]) -> Result<Vec<Segment>, Error> {
     let count = u16_at(head, 56).unwrap_or(0);
     if count == 0 || count > MAX_SEGMENTS {
-        return Err(image.refuse(format!(
-            "has {count} program headers, not 1 to {MAX_SEGMENTS}"
-        )));
+        return Err(image.refuse(format!("has {count} program headers, not 1 to {MAX_SEGMENTS}")));
     }
     let mut table = vec![0; usize::from(count) * 56];
     let offset = u64_at(head, 32).unwrap_or(0);
-    if offset
-        .checked_add(table.len() as u64)
-        .is_none_or(|end| end > image.len)
-    {
+    if offset.checked_add(table.len() as u64).is_none_or(|end| end > image.len) {
         return Err(image.refuse("is truncated"));
     }
     image.read(offset, &mut table)?;
@@ -317,8 +305,7 @@ impl Sections {
     fn settle(&mut self) {
         let contents = std::mem::take(&mut self.contents);
         let overlap = |a: &(u64, u64), b: &(u64, u64)| a.0 < b.0 + b.1 && b.0 < a.0 + a.1;
-        self.zeroes
-            .retain(|zero| !contents.iter().any(|content| overlap(zero, content)));
+        self.zeroes.retain(|zero| !contents.iter().any(|content| overlap(zero, content)));
         self.zeroes.sort_unstable();
     }
 
@@ -335,16 +322,10 @@ impl Sections {
             fits.then(|| (s.address + skip, s.flags & PF_W != 0))
         };
         let (address, writable) = segments.iter().find_map(place)?;
-        let gap = self
-            .constant_end
-            .and_then(|end| Some((end, address.checked_sub(end)?)));
+        let gap = self.constant_end.and_then(|end| Some((end, address.checked_sub(end)?)));
         self.constant_end = (!writable).then_some(address + size);
         let name = names.get(name as usize..).unwrap_or_default();
-        let discarded = || {
-            DISCARDED
-                .iter()
-                .any(|discarded| name.starts_with(discarded))
-        };
+        let discarded = || DISCARDED.iter().any(|discarded| name.starts_with(discarded));
         let section = (address, size);
         let large = |(_, size): &(u64, u64)| *size >= super::image::WORTH_MAPPING;
         self.zeroes.extend(gap.filter(large).filter(|_| !writable));

@@ -45,11 +45,7 @@ impl Image {
         // A FIFO or device must not block or do things: ask before opening.
         let kind = std::fs::metadata(path).map_err(unusable)?;
         if !kind.is_file() {
-            let is = if kind.is_dir() {
-                "a directory"
-            } else {
-                "not a regular file"
-            };
+            let is = if kind.is_dir() { "a directory" } else { "not a regular file" };
             return Err(Error::Input(what, path.into(), format!("is {is}")));
         }
         let file = File::open(path).map_err(unusable)?;
@@ -95,12 +91,10 @@ impl Image {
 
     /// Reads exactly `buffer.len()` bytes at `offset`.
     pub(crate) fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
-        self.file
-            .read_exact_at(buffer, offset)
-            .map_err(|e| match e.kind() {
-                io::ErrorKind::UnexpectedEof => self.refuse("is truncated"),
-                _ => Error::file(self.what, &self.path, &e),
-            })
+        self.file.read_exact_at(buffer, offset).map_err(|e| match e.kind() {
+            io::ErrorKind::UnexpectedEof => self.refuse("is truncated"),
+            _ => Error::file(self.what, &self.path, &e),
+        })
     }
 
     /// Maps `length` bytes from `offset` at `address`, and notes it.
@@ -125,12 +119,8 @@ impl Image {
     pub(crate) fn mapped(&self) -> Vec<Mapped<'_>> {
         let mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
         let file = &self.file;
-        let piece = |&(address, length, offset): &(u64, u64, u64)| Mapped {
-            address,
-            length,
-            file,
-            offset,
-        };
+        let piece =
+            |&(address, length, offset): &(u64, u64, u64)| Mapped { address, length, file, offset };
         mapped.iter().map(piece).collect()
     }
 

@@ -34,11 +34,7 @@ pub(super) fn write(
     let map = e820(ram);
     params.e820_entries = map.len() as u8;
     for (entry, (addr, size, kind)) in params.e820_table.iter_mut().zip(map) {
-        *entry = boot_e820_entry {
-            addr,
-            size,
-            r#type: kind,
-        };
+        *entry = boot_e820_entry { addr, size, r#type: kind };
     }
     ram.write_obj(params, GuestAddress(ZERO_PAGE))
 }

@@ -142,10 +142,8 @@ impl Source {
         cmdline.extend_from_slice(text.as_bytes());
         cmdline.push(0);
         let no_room = |_| Error::Usage("--memory: too small for boot data".to_owned());
-        ram.write_slice(&cmdline, GuestAddress(layout::CMDLINE))
-            .map_err(no_room)?;
-        ram.write_slice(&RESET_CODE, GuestAddress(layout::RESET_VECTOR))
-            .map_err(no_room)?;
+        ram.write_slice(&cmdline, GuestAddress(layout::CMDLINE)).map_err(no_room)?;
+        ram.write_slice(&RESET_CODE, GuestAddress(layout::RESET_VECTOR)).map_err(no_room)?;
         let facts = Facts { initrd, rsdp };
         match kernel.entry {
             Entry::Linux64(_) => {
@@ -153,10 +151,7 @@ impl Source {
             }
             Entry::Pvh(_) => pvh::write(ram, &facts).map_err(no_room)?,
         }
-        Ok(Loaded {
-            entry: kernel.entry,
-            written: kernel.written,
-        })
+        Ok(Loaded { entry: kernel.entry, written: kernel.written })
     }
 
     /// The parts of guest memory that files are mapped to, by address.
@@ -220,9 +215,7 @@ fn place_initrd(ram: &GuestRam, image: &Image, kernel: &Kernel) -> Result<(u64, 
         Some(header) => low_end.min(header.initrd_limit()),
         None => low_end,
     };
-    let start = limit
-        .checked_sub(image.len)
-        .map_or(0, |start| start / PAGE * PAGE);
+    let start = limit.checked_sub(image.len).map_or(0, |start| start / PAGE * PAGE);
     if start < kernel.end {
         let room = limit.saturating_sub(kernel.end);
         return Err(image.refuse(format!(

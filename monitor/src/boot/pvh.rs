@@ -28,21 +28,12 @@ pub(super) fn write(ram: &GuestRam, facts: &Facts) -> Result<(), GuestMemoryErro
     if let Some((paddr, size)) = facts.initrd {
         info.nr_modules = 1;
         info.modlist_paddr = modules;
-        let module = hvm_modlist_entry {
-            paddr,
-            size,
-            ..Default::default()
-        };
+        let module = hvm_modlist_entry { paddr, size, ..Default::default() };
         ram.write_obj(module, GuestAddress(modules))?;
     }
     let entry_size = size_of::<hvm_memmap_table_entry>() as u64;
     for (at, (addr, size, type_)) in (memmap..).step_by(entry_size as usize).zip(map) {
-        let entry = hvm_memmap_table_entry {
-            addr,
-            size,
-            type_,
-            reserved: 0,
-        };
+        let entry = hvm_memmap_table_entry { addr, size, type_, reserved: 0 };
         ram.write_obj(entry, GuestAddress(at))?;
     }
     ram.write_obj(info, GuestAddress(PVH_INFO))

@@ -17,8 +17,7 @@ pub(super) enum Kind {
 /// Tells from the first bytes of a file what it is.
 pub(super) fn kind(head: &[u8]) -> Kind {
     let at = |offset: usize, magic: &[u8]| {
-        head.get(offset..)
-            .is_some_and(|rest| rest.starts_with(magic))
+        head.get(offset..).is_some_and(|rest| rest.starts_with(magic))
     };
     if at(0, b"\x7fELF") {
         return Kind::Elf;

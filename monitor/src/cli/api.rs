@@ -201,9 +201,7 @@ impl Flags {
         if options.period.is_zero() {
             options.period = METRICS_PERIOD;
         }
-        let logs = ["log-path", "level"]
-            .iter()
-            .any(|flag| self.seen.iter().any(|s| s == flag));
+        let logs = ["log-path", "level"].iter().any(|flag| self.seen.iter().any(|s| s == flag));
         if logs || self.logger.show_level {
             options.logger = Some(self.logger);
         }
@@ -235,9 +233,7 @@ fn mode(text: &str) -> Result<u32, String> {
 fn level(name: &str) -> Result<String, String> {
     match Level::parse(name) {
         Some(_) => Ok(name.to_owned()),
-        None => Err(format!(
-            "'{name}' is none of Error, Warning, Info, Debug, Trace, Off"
-        )),
+        None => Err(format!("'{name}' is none of Error, Warning, Info, Debug, Trace, Off")),
     }
 }
 
@@ -274,10 +270,7 @@ mod tests {
         assert_eq!((all.max_body, all.sandbox.mode), (1000, Mode::Kill));
         assert!(all.logger.is_some_and(|logger| logger.show_level));
         let all = options("--no-api --config-file c");
-        assert_eq!(
-            (all.max_body, all.id.as_str()),
-            (51_200, "anonymous-instance")
-        );
+        assert_eq!((all.max_body, all.id.as_str()), (51_200, "anonymous-instance"));
         assert!(all.logger.is_none() && all.metrics.is_none());
         let all = options("api --socket s --allow-path /a --allow-path /b");
         assert_eq!(all.allow.len(), 2);

@@ -80,11 +80,7 @@ pub fn parse(mut parser: lexopt::Parser) -> Result<Command, Error> {
         return Err(Error::Arguments("--socket PATH is needed".to_owned()));
     };
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let order = Order {
-        socket,
-        task: task(&words)?,
-        json,
-    };
+    let order = Order { socket, task: task(&words)?, json };
     Ok(Command::Control(order))
 }
 
@@ -143,11 +139,7 @@ impl Order {
                 let path = found.and_then(|drive| drive.get("path_on_host"));
                 let body = json!({ "drive_id": id, "path_on_host": path }).to_string();
                 let task = Task::Tell("PATCH", format!("/drives/{id}"), body);
-                Self {
-                    task,
-                    ..self.clone()
-                }
-                .run()
+                Self { task, ..self.clone() }.run()
             }
             Task::Metrics => {
                 let text = get("/metrics")?;
@@ -200,10 +192,7 @@ fn metrics(text: &str, as_json: bool) -> String {
     let counts = lines.filter_map(|line| line.rsplit_once(' '));
     if as_json {
         let count = |(name, value): (&str, &str)| {
-            (
-                name.to_owned(),
-                value.parse::<u64>().map_or(Value::Null, Value::from),
-            )
+            (name.to_owned(), value.parse::<u64>().map_or(Value::Null, Value::from))
         };
         let all = Value::Object(counts.map(count).collect());
         return printable(&all.to_string()) + "\n";
@@ -231,42 +220,22 @@ fn info([own, config]: [Value; 2], as_json: bool) -> String {
         Some(other) => other.to_string(),
     };
     let kernel = text(&config, "/boot-source/kernel_image_path");
-    let kernel = if kernel.is_empty() {
-        "from its drives".to_owned()
-    } else {
-        kernel
-    };
+    let kernel = if kernel.is_empty() { "from its drives".to_owned() } else { kernel };
     let mut rows = vec![
         ("id", text(&own, "/id")),
         ("state", text(&own, "/state")),
-        (
-            "version",
-            text(&own, "/app_name") + " " + &text(&own, "/vmm_version"),
-        ),
+        ("version", text(&own, "/app_name") + " " + &text(&own, "/vmm_version")),
         ("kernel", kernel),
-        (
-            "memory",
-            text(&config, "/machine-config/mem_size_mib") + " MiB",
-        ),
+        ("memory", text(&config, "/machine-config/mem_size_mib") + " MiB"),
         ("vCPUs", text(&config, "/machine-config/vcpu_count")),
     ];
     let list = |key: &str| config.get(key).and_then(Value::as_array).cloned();
     for drive in list("drives").unwrap_or_default() {
-        let kind = if text(&drive, "/media") == "cdrom" {
-            "CD-ROM"
-        } else {
-            "disk"
-        };
-        rows.push((
-            kind,
-            text(&drive, "/drive_id") + "  " + &text(&drive, "/path_on_host"),
-        ));
+        let kind = if text(&drive, "/media") == "cdrom" { "CD-ROM" } else { "disk" };
+        rows.push((kind, text(&drive, "/drive_id") + "  " + &text(&drive, "/path_on_host")));
     }
     for nic in list("network-interfaces").unwrap_or_default() {
-        rows.push((
-            "network",
-            text(&nic, "/iface_id") + "  " + &text(&nic, "/host_dev_name"),
-        ));
+        rows.push(("network", text(&nic, "/iface_id") + "  " + &text(&nic, "/host_dev_name")));
     }
     let mut table = String::new();
     for (name, value) in rows {
@@ -286,20 +255,11 @@ mod tests {
     #[test]
     fn orders() {
         let line = "ctl insert --socket s cd a.iso --json";
-        let Ok(Command::Control(order)) = parse_line(line) else {
-            panic!("{line}")
-        };
+        let Ok(Command::Control(order)) = parse_line(line) else { panic!("{line}") };
         let body = r#"{"drive_id":"cd","path_on_host":"a.iso"}"#.to_owned();
         let task = Task::Tell("PATCH", "/drives/cd".to_owned(), body);
         let socket = "s".into();
-        assert_eq!(
-            order,
-            Order {
-                socket,
-                task,
-                json: true
-            }
-        );
+        assert_eq!(order, Order { socket, task, json: true });
         for (line, word) in [
             ("ctl", "--socket"),
             ("ctl pause", "--socket"),
@@ -350,10 +310,7 @@ mod tests {
     fn tables() {
         let text = "# TYPE a counter\na_total{id=\"x\"} 5\nb 0\n# EOF\n";
         assert_eq!(metrics(text, false), "           5  a_total{id=\"x\"}\n");
-        assert_eq!(
-            metrics(text, true),
-            "{\"a_total{id=\\\"x\\\"}\":5,\"b\":0}\n"
-        );
+        assert_eq!(metrics(text, true), "{\"a_total{id=\\\"x\\\"}\":5,\"b\":0}\n");
         let own = json!({"id": "i", "state": "Running", "app_name": "Mote", "vmm_version": "1"});
         let config = json!({"machine-config": {"mem_size_mib": 9, "vcpu_count": 2},
             "drives": [{"drive_id": "d", "media": "cdrom", "path_on_host": "x"}]});

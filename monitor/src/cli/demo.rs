@@ -54,10 +54,7 @@ impl Drives {
             Drive::new(media, path.into(), id.to_owned())
         };
         VmConfig {
-            drives: vec![
-                drive(Media::CdRom, cd, "cdrom"),
-                drive(Media::Disk, disk, "disk"),
-            ],
+            drives: vec![drive(Media::CdRom, cd, "cdrom"), drive(Media::Disk, disk, "disk")],
             ..VmConfig::default()
         }
     }

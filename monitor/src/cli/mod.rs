@@ -275,9 +275,7 @@ fn merge_command(mut parser: lexopt::Parser) -> Result<Command, Error> {
         }
     }
     match paths.len() {
-        0..3 => Err(Error::Arguments(
-            "BASE, DIFF and INTO are needed".to_owned(),
-        )),
+        0..3 => Err(Error::Arguments("BASE, DIFF and INTO are needed".to_owned())),
         _ => Ok(Command::Merge(paths)),
     }
 }
@@ -431,11 +429,7 @@ fn process_flag(
         }
         "kvm-fd" | "ready-fd" => {
             let number = number(&text(parser)?).and_then(descriptor);
-            let to = if flag == "kvm-fd" {
-                &mut flags.kvm_fd
-            } else {
-                &mut flags.ready_fd
-            };
+            let to = if flag == "kvm-fd" { &mut flags.kvm_fd } else { &mut flags.ready_fd };
             set(to, flag, named(flag, number)?)?;
         }
         "no-sandbox" => flags.no_sandbox = true,
@@ -499,10 +493,7 @@ fn merge_restore(mut flags: Flags) -> Result<Command, Error> {
         verify,
         paused: false,
     });
-    Ok(Command::Run(Box::new(VmConfig {
-        record,
-        ..merge(flags)?
-    })))
+    Ok(Command::Run(Box::new(VmConfig { record, ..merge(flags)? })))
 }
 
 fn merge(flags: Flags) -> Result<VmConfig, Error> {
@@ -575,11 +566,7 @@ pub(crate) fn policy(
             return Err(Error::Usage(why.to_owned()));
         }
     };
-    Ok(Policy {
-        mode,
-        landlock,
-        opens: false,
-    })
+    Ok(Policy { mode, landlock, opens: false })
 }
 
 pub(crate) fn seccomp(text: &str) -> Result<Mode, String> {
@@ -632,9 +619,7 @@ fn until(text: &str) -> Result<Until, String> {
     }
     let seconds = text.parse::<f64>().map_err(|_| wrong())?;
     let known = (0.0..=MAX_GRACE as f64).contains(&seconds);
-    known
-        .then(|| Until::Passed(Duration::from_secs_f64(seconds)))
-        .ok_or_else(wrong)
+    known.then(|| Until::Passed(Duration::from_secs_f64(seconds))).ok_or_else(wrong)
 }
 
 fn huge_pages(text: &str, restore: bool) -> Result<HugePages, String> {
@@ -663,8 +648,7 @@ fn on_no_space(text: &str) -> Result<OnNoSpace, String> {
 }
 
 pub(crate) fn number(text: &str) -> Result<u64, String> {
-    text.parse()
-        .map_err(|_| format!("'{text}' is not a number"))
+    text.parse().map_err(|_| format!("'{text}' is not a number"))
 }
 
 fn path(flag: &str, parser: &mut lexopt::Parser) -> Result<PathBuf, Error> {
@@ -737,10 +721,7 @@ mod tests {
             ("run --kernel k --graceful soon", "--graceful"),
             ("run --kernel k --seccomp allow", "--seccomp"),
             ("run --kernel k --kvm-fd 1", "--kvm-fd: descriptor 1"),
-            (
-                "run --kernel k --ready-fd 99999",
-                "--ready-fd: descriptor 99999",
-            ),
+            ("run --kernel k --ready-fd 99999", "--ready-fd: descriptor 99999"),
             ("run --kernel k --require-landlock 0", "--require-landlock"),
             ("run --kernel k --no-sandbox --seccomp log", "--no-sandbox"),
             ("run --kernel k --then exit", "--then: only with --snapshot"),
@@ -752,10 +733,7 @@ mod tests {
             ("run --disk d --boot cdrom", "--boot: no CD-ROM"),
             ("run --cdrom d --boot disk", "--boot: no disk"),
             ("run --disk d --boot x", "--boot: no drive 'x'"),
-            (
-                "run --disk d --kernel k --boot disk",
-                "--boot and --boot-entry",
-            ),
+            ("run --disk d --kernel k --boot disk", "--boot and --boot-entry"),
             ("run --disk d --cmdline quiet", "need --kernel"),
             ("run --disk d --initrd i", "need --kernel"),
             ("demo --fast", "--fast"),

@@ -200,18 +200,7 @@ mod tests {
             assert_eq!(check_id(id).as_deref(), Ok(id));
         }
         let longer = format!("{long}a");
-        for id in [
-            "",
-            " ",
-            "a b",
-            "a/b",
-            "a\"b",
-            "a\n",
-            "\u{1b}[m",
-            "\u{202e}a",
-            "🖴",
-            &longer,
-        ] {
+        for id in ["", " ", "a b", "a/b", "a\"b", "a\n", "\u{1b}[m", "\u{202e}a", "🖴", &longer] {
             assert!(check_id(id).unwrap_err().len() < MAX_ID + 99, "{id:?}");
         }
     }
@@ -221,10 +210,7 @@ mod tests {
         let serials = |ids: &[&str]| {
             let drive = |id: &&str| Drive::new(Media::Disk, PathBuf::new(), (*id).to_owned());
             let drives = ids.iter().map(drive).collect();
-            let config = VmConfig {
-                drives,
-                ..VmConfig::default()
-            };
+            let config = VmConfig { drives, ..VmConfig::default() };
             let serials = config.drives.iter().map(|drive| config.serial(drive));
             serials.collect::<Vec<_>>()
         };
@@ -234,20 +220,11 @@ mod tests {
         let odd = format!("a{wide}");
         assert_eq!(
             serials(&["a", "ab", whole, &wide, &odd]),
-            [
-                "a",
-                "ab",
-                whole,
-                &"é".repeat(10),
-                &format!("a{}", "é".repeat(9))
-            ]
+            ["a", "ab", whole, &"é".repeat(10), &format!("a{}", "é".repeat(9))]
         );
         let cut = |number| format!("12345678901234567:{number}");
         assert_eq!(serials(&[&one]), [whole]);
-        assert_eq!(
-            serials(&[&one, "x", &two]),
-            [cut(0), "x".to_owned(), cut(2)]
-        );
+        assert_eq!(serials(&[&one, "x", &two]), [cut(0), "x".to_owned(), cut(2)]);
         assert_eq!(serials(&[whole, &two]), [whole.to_owned(), cut(1)]);
         let many: Vec<String> = (0..MAX_DEVICES).map(|n| format!("{wide}{n}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
@@ -261,23 +238,12 @@ mod tests {
     #[test]
     fn disks() {
         let disk = parse_disk("a.img", 3).unwrap();
-        assert_eq!(
-            (disk.id.as_str(), disk.read_only, disk.threads),
-            ("disk3", false, 1)
-        );
+        assert_eq!((disk.id.as_str(), disk.read_only, disk.threads), ("disk3", false, 1));
         let disk = parse_disk("a,ro,id=x.1,direct,threads=16,poll_us=0", 0).unwrap();
         assert!(disk.read_only && disk.direct && disk.poll_us == 0);
         assert_eq!((disk.id.as_str(), disk.threads), ("x.1", 16));
-        assert_eq!(
-            parse_disk("a,size=8G,create", 0).unwrap().create,
-            Some(8 << 30)
-        );
-        for (text, path) in [
-            ("a,,b,ro", "a,b"),
-            (",,", ","),
-            ("a,,,ro", "a,"),
-            ("a,,", "a,"),
-        ] {
+        assert_eq!(parse_disk("a,size=8G,create", 0).unwrap().create, Some(8 << 30));
+        for (text, path) in [("a,,b,ro", "a,b"), (",,", ","), ("a,,,ro", "a,"), ("a,,", "a,")] {
             let disk = parse_disk(text, 0).unwrap();
             assert_eq!(disk.path, PathBuf::from(path), "{text}");
             assert_eq!(disk.read_only, text.ends_with("ro"), "{text}");
@@ -314,9 +280,7 @@ mod tests {
         ] {
             assert!(parse_disk(text, 0).is_err(), "{text}");
         }
-        let many: Vec<Drive> = (0..=MAX_DEVICES)
-            .map(|n| parse_disk("a", n).unwrap())
-            .collect();
+        let many: Vec<Drive> = (0..=MAX_DEVICES).map(|n| parse_disk("a", n).unwrap()).collect();
         assert!(check_devices(&many[1..], &[]).is_ok());
         assert!(check_devices(&many, &[]).is_err());
         assert!(check_devices(&[many[0].clone(), many[0].clone()], &[]).is_err());

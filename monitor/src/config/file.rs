@@ -243,9 +243,7 @@ type Fault = (&'static str, String);
 pub fn read_file(path: &Path) -> Result<VmConfig, Error> {
     let file = read_entries(path)?;
     let wrong = |(key, why)| Error::Config(path.into(), key, why);
-    file.without_outputs()
-        .and_then(|()| file.config())
-        .map_err(wrong)
+    file.without_outputs().and_then(|()| file.config()).map_err(wrong)
 }
 
 /// The same, as it is written there.

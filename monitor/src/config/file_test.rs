@@ -16,11 +16,7 @@ fn mebibytes_do_not_wrap() {
 #[test]
 fn bad_files_name_the_key() {
     for (text, path, word) in [
-        (
-            r#"{"boot-source":{"kernel":"x"}}"#,
-            "boot-source.kernel",
-            "unknown field",
-        ),
+        (r#"{"boot-source":{"kernel":"x"}}"#, "boot-source.kernel", "unknown field"),
         (r#"{"vsock":{}}"#, "vsock", "no such device"),
         (r#"{"watchdog":{}}"#, "watchdog", "unknown field"),
         (
@@ -56,26 +52,14 @@ fn drives_of_a_file() {
     )
     .unwrap();
     assert_eq!(config.cmdline.as_deref(), Some("quiet root=/dev/vda rw"));
-    assert!(
-        !config.cmdline_devices,
-        "the firmware's kernel is not given"
-    );
+    assert!(!config.cmdline_devices, "the firmware's kernel is not given");
     assert_eq!(config.drives[0].id, "root");
     assert!(config.drives[1].read_only && config.drives[1].media == Media::CdRom);
     for (text, path) in [
-        (
-            r#"{"drives":[{"drive_id":"a b","path_on_host":"x"}]}"#,
-            "drives[0].drive_id",
-        ),
-        (
-            r#"{"drives":[{"drive_id":"a","path_on_host":"x","media":"tape"}]}"#,
-            "drives[0].media",
-        ),
+        (r#"{"drives":[{"drive_id":"a b","path_on_host":"x"}]}"#, "drives[0].drive_id"),
+        (r#"{"drives":[{"drive_id":"a","path_on_host":"x","media":"tape"}]}"#, "drives[0].media"),
         (r#"{"drives":[{"drive_id":"a"}]}"#, "drives[0].path_on_host"),
-        (
-            r#"{"drives":[{"drive_id":"a","path_on_host":"x","speed":1}]}"#,
-            "drives[0].speed",
-        ),
+        (r#"{"drives":[{"drive_id":"a","path_on_host":"x","speed":1}]}"#, "drives[0].speed"),
     ] {
         let (at, why) = parse(text.as_bytes()).unwrap_err();
         assert!(at.starts_with(path), "{text}: {at}: {why}");
@@ -112,9 +96,7 @@ fn firecrackers_devices() {
             "tx_rate_limiter":null}}]}}"#
     );
     let config = parse(text.as_bytes()).unwrap();
-    let [first, second] = &config.drives[..] else {
-        panic!("{config:?}")
-    };
+    let [first, second] = &config.drives[..] else { panic!("{config:?}") };
     assert!(first.limiter.is_limiting() && !second.limiter.is_limiting());
     assert_eq!(first.on_no_space, OnNoSpace::Pause);
     assert_eq!(second.on_no_space, OnNoSpace::Error);
@@ -131,31 +113,11 @@ fn what_a_device_cannot_have_is_named() {
         format!(r#"{{"network-interfaces":[{{"iface_id":"a","host_dev_name":"b",{key}}}]}}"#)
     };
     for (text, path, word) in [
-        (
-            drive(r#""partuuid":"0eaa91a0-01""#),
-            "drives[0].partuuid",
-            "PARTUUID=",
-        ),
-        (
-            drive(r#""socket":"/run/x""#),
-            "drives[0].socket",
-            "vhost-user",
-        ),
-        (
-            drive(r#""cache_type":"None""#),
-            "drives[0].cache_type",
-            "Unsafe",
-        ),
-        (
-            drive(r#""io_engine":"Uring""#),
-            "drives[0].io_engine",
-            "Sync",
-        ),
-        (
-            drive(r#""on_enospc":"stop""#),
-            "drives[0].on_enospc",
-            "pause",
-        ),
+        (drive(r#""partuuid":"0eaa91a0-01""#), "drives[0].partuuid", "PARTUUID="),
+        (drive(r#""socket":"/run/x""#), "drives[0].socket", "vhost-user"),
+        (drive(r#""cache_type":"None""#), "drives[0].cache_type", "Unsafe"),
+        (drive(r#""io_engine":"Uring""#), "drives[0].io_engine", "Sync"),
+        (drive(r#""on_enospc":"stop""#), "drives[0].on_enospc", "pause"),
         (
             drive(r#""rate_limiter":{"bandwidth":{"size":-1,"refill_time":1}}"#),
             "drives[0].rate_limiter.bandwidth.size",
@@ -166,22 +128,14 @@ fn what_a_device_cannot_have_is_named() {
             "drives[0].rate_limiter.ops",
             "refill_time",
         ),
-        (
-            drive(r#""rate_limiter":{"bytes":{}}"#),
-            "drives[0].rate_limiter.bytes",
-            "unknown field",
-        ),
+        (drive(r#""rate_limiter":{"bytes":{}}"#), "drives[0].rate_limiter.bytes", "unknown field"),
         (
             nic(r#""tx_rate_limiter":{"ops":{"size":1,"refill_time":1,"burst":1}}"#),
             "network-interfaces[0].tx_rate_limiter.ops.burst",
             "unknown field",
         ),
         (nic(r#""mtu":67"#), "network-interfaces[0].mtu", "68"),
-        (
-            nic(r#""guest_mac":"01:00:00:00:00:00""#),
-            "network-interfaces[0].guest_mac",
-            "multicast",
-        ),
+        (nic(r#""guest_mac":"01:00:00:00:00:00""#), "network-interfaces[0].guest_mac", "multicast"),
     ] {
         let (at, why) = parse(text.as_bytes()).unwrap_err();
         assert_eq!(at, path, "{text}: {why}");

@@ -42,10 +42,7 @@ impl LimitEntry {
     pub(super) fn patched(old: Option<&Self>, new: &Self) -> Self {
         let old = old.cloned().unwrap_or_default();
         let new = new.clone();
-        Self {
-            bandwidth: new.bandwidth.or(old.bandwidth),
-            ops: new.ops.or(old.ops),
-        }
+        Self { bandwidth: new.bandwidth.or(old.bandwidth), ops: new.ops.or(old.ops) }
     }
 
     /// As in Firecracker, a size or time of 0 is no limit.
@@ -55,10 +52,7 @@ impl LimitEntry {
             one_time_burst: entry.one_time_burst.unwrap_or(0),
             refill_time: entry.refill_time,
         };
-        RateLimiter::new(
-            self.bandwidth.as_ref().map(bucket),
-            self.ops.as_ref().map(bucket),
-        )
+        RateLimiter::new(self.bandwidth.as_ref().map(bucket), self.ops.as_ref().map(bucket))
     }
 }
 
@@ -87,11 +81,7 @@ impl PerSecond {
     }
 
     pub(super) fn limiter(self) -> RateLimiter {
-        let bucket = |size| BucketConfig {
-            size,
-            one_time_burst: 0,
-            refill_time: REFILL,
-        };
+        let bucket = |size| BucketConfig { size, one_time_burst: 0, refill_time: REFILL };
         RateLimiter::new(self.bytes.map(bucket), self.operations.map(bucket))
     }
 }

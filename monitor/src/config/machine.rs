@@ -38,25 +38,16 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
 /// A text that says what is wrong, without naming the flag.
 pub fn check_memory(bytes: u64) -> Result<u64, String> {
     if bytes < MIN_MEMORY {
-        return Err(format!(
-            "{bytes} bytes are too few; a guest needs at least 4M"
-        ));
+        return Err(format!("{bytes} bytes are too few; a guest needs at least 4M"));
     }
     if !bytes.is_multiple_of(4096) {
         return Err(format!("{bytes} bytes are not a multiple of 4K"));
     }
     let info = rustix::system::sysinfo();
     let unit = u64::from(info.mem_unit.max(1));
-    let host = info
-        .totalram
-        .saturating_add(info.totalswap)
-        .saturating_mul(unit);
+    let host = info.totalram.saturating_add(info.totalswap).saturating_mul(unit);
     if bytes > host {
-        return Err(format!(
-            "{}M are more than the host has ({}M)",
-            bytes >> 20,
-            host >> 20
-        ));
+        return Err(format!("{}M are more than the host has ({}M)", bytes >> 20, host >> 20));
     }
     Ok(bytes)
 }
@@ -90,17 +81,9 @@ mod tests {
         ] {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
-        for text in [
-            "",
-            "M",
-            "1X",
-            "-1",
-            "1.5G",
-            "0x10",
-            " 1M",
-            "16777216T",
-            "99999999999999999999",
-        ] {
+        for text in
+            ["", "M", "1X", "-1", "1.5G", "0x10", " 1M", "16777216T", "99999999999999999999"]
+        {
             assert!(parse_size(text).is_err(), "{text}");
         }
     }

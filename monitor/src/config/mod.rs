@@ -83,11 +83,7 @@ pub struct Serial {
 
 impl From<SerialTo> for Serial {
     fn from(to: SerialTo) -> Self {
-        Self {
-            to,
-            append: false,
-            hold: false,
-        }
+        Self { to, append: false, hold: false }
     }
 }
 
@@ -395,20 +391,12 @@ pub fn check_devices(drives: &[Drive], nics: &[Nic]) -> Result<(), String> {
         return Err(format!("{count} devices; a VM has at most {MAX_DEVICES}"));
     }
     for (index, drive) in drives.iter().enumerate() {
-        if drives
-            .iter()
-            .skip(index + 1)
-            .any(|other| other.id == drive.id)
-        {
+        if drives.iter().skip(index + 1).any(|other| other.id == drive.id) {
             return Err(format!("two drives have the id '{}'", drive.id));
         }
     }
     for (index, nic) in nics.iter().enumerate() {
-        if nics
-            .iter()
-            .skip(index + 1)
-            .any(|other| other.tap == nic.tap)
-        {
+        if nics.iter().skip(index + 1).any(|other| other.tap == nic.tap) {
             return Err("two interfaces have the same tap".to_owned());
         }
     }
@@ -425,9 +413,7 @@ pub fn check_descriptors(config: &VmConfig) -> Result<(), String> {
         TapSource::Name(_) => None,
     });
     let others = [("--kvm-fd", config.kvm_fd), ("--ready-fd", config.ready_fd)];
-    let others = others
-        .into_iter()
-        .filter_map(|(what, fd)| Some((what, fd?)));
+    let others = others.into_iter().filter_map(|(what, fd)| Some((what, fd?)));
     let mut seen: Vec<(&str, RawFd)> = Vec::new();
     for (what, fd) in others.chain(taps) {
         if let Some((other, _)) = seen.iter().find(|(_, number)| *number == fd) {

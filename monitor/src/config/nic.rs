@@ -87,9 +87,7 @@ pub fn parse_net(text: &str, number: usize) -> Result<Nic, String> {
             }
         };
         if old {
-            return Err(format!(
-                "{part}: given twice, or a second form of the same option"
-            ));
+            return Err(format!("{part}: given twice, or a second form of the same option"));
         }
     }
     let tap = tap.ok_or_else(|| "neither tap=NAME nor tap-fd=N".to_owned())?;
@@ -207,14 +205,8 @@ mod tests {
         assert_eq!(check(config(Some(3), Some(4), "tap-fd=5")), Ok(()));
         assert_eq!(check(config(None, None, "tap-fd=5")), Ok(()));
         for (config, names) in [
-            (
-                config(Some(3), Some(3), "tap-fd=5"),
-                "--kvm-fd and --ready-fd",
-            ),
-            (
-                config(Some(3), Some(4), "tap-fd=4"),
-                "--ready-fd and tap-fd",
-            ),
+            (config(Some(3), Some(3), "tap-fd=5"), "--kvm-fd and --ready-fd"),
+            (config(Some(3), Some(4), "tap-fd=4"), "--ready-fd and tap-fd"),
             (config(Some(3), None, "tap-fd=3"), "--kvm-fd and tap-fd"),
         ] {
             assert!(check(config).unwrap_err().contains(names));

@@ -134,6 +134,5 @@ impl NicEntry {
 }
 
 fn replace(old: &mut Option<LimitEntry>, patch: &LimitEntry) -> RateLimiter {
-    old.insert(LimitEntry::patched(old.as_ref(), patch))
-        .limiter()
+    old.insert(LimitEntry::patched(old.as_ref(), patch)).limiter()
 }

@@ -56,27 +56,18 @@ pub(super) fn open(
             Medium::ReadOnly(Box::new(disc))
         }
         Media::Disk => {
-            let how = OpenDisk {
-                read_only: drive.read_only,
-                direct: drive.direct,
-                create: drive.create,
-            };
+            let how =
+                OpenDisk { read_only: drive.read_only, direct: drive.direct, create: drive.create };
             let mut disk = Box::new(DiskFile::open(&drive.path, &how)?);
             new = disk.take_new();
             discard = disk.discards();
             image = disk.as_raw_fd();
-            end = disk
-                .size()
-                .map_err(|e| Error::file("disk", &drive.path, &e))?;
+            end = disk.size().map_err(|e| Error::file("disk", &drive.path, &e))?;
             if !drive.read_only && !end.is_multiple_of(drive.block_size.into()) {
                 let why = format!("has {end} bytes, not whole blocks of {}", drive.block_size);
                 return Err(Error::Input("disk", drive.path.clone(), why));
             }
-            if drive.read_only {
-                Medium::ReadOnly(disk)
-            } else {
-                Medium::Disk(disk)
-            }
+            if drive.read_only { Medium::ReadOnly(disk) } else { Medium::Disk(disk) }
         }
     };
     let options = Options {
@@ -130,13 +121,7 @@ impl Work {
             let slot = Arc::clone(slot);
             Worker::of_pool(move || slot.ring())
         };
-        let mut worker = DriveWorker {
-            work: self,
-            slot,
-            clock: slot.clock,
-            told: false,
-            own,
-        };
+        let mut worker = DriveWorker { work: self, slot, clock: slot.clock, told: false, own };
         // Several that look on would take each other's requests, and a drive
         // has several because its requests take long.
         let mut poll = Poll::new(if self.threads == 1 { self.poll_us } else { 0 });

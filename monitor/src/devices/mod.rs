@@ -130,13 +130,7 @@ impl Slot {
             Work::Drive(work) => (BLOCK, work.read_only),
             Work::Nic(_) => (NETWORK, false),
         };
-        DeviceV1 {
-            kind,
-            id: self.name.clone(),
-            read_only,
-            endpoint,
-            limits,
-        }
+        DeviceV1 { kind, id: self.name.clone(), read_only, endpoint, limits }
     }
 
     fn raise(&self) {
@@ -193,10 +187,7 @@ impl Devices {
             let slot = slot(device, Work::Nic(work), &nic.id, slots.len(), &region)?;
             slots.push(Arc::new(slot));
         }
-        Ok(Self {
-            slots,
-            windows: Some(region),
-        })
+        Ok(Self { slots, windows: Some(region) })
     }
 
     /// New images, which have no names so far.
@@ -241,8 +232,7 @@ impl Devices {
     /// KVM refuses.
     pub fn connect(&self, fd: &VmFd) -> Result<(), Error> {
         for (slot, gsi) in self.slots.iter().zip(layout::FIRST_DEVICE_GSI..) {
-            fd.register_irqfd(&slot.interrupt, gsi)
-                .map_err(kvm("connect an interrupt"))?;
+            fd.register_irqfd(&slot.interrupt, gsi).map_err(kvm("connect an interrupt"))?;
         }
         Ok(())
     }
@@ -276,12 +266,7 @@ impl Devices {
                 let (thread, sandbox) = slot.confinement(*sandbox);
                 thread::Builder::new()
                     // A thread's name has 15 bytes at most.
-                    .name(
-                        slot.name
-                            .split_at(slot.name.floor_char_boundary(15))
-                            .0
-                            .into(),
-                    )
+                    .name(slot.name.split_at(slot.name.floor_char_boundary(15)).0.into())
                     .stack_size(STACK)
                     .spawn(move || {
                         signals::leave_to_main(None);
@@ -310,10 +295,7 @@ impl Devices {
             Effect::Notify(_) => slot.ring(),
             Effect::Started => {
                 slot.ring();
-                let connected = slot
-                    .connected
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner);
+                let connected = slot.connected.lock().unwrap_or_else(PoisonError::into_inner);
                 return Some((!*connected).then_some(Connect(index)));
             }
             Effect::QueueStopped => {
@@ -335,10 +317,7 @@ impl Devices {
         let Some(slot) = self.slots.get(which.0) else {
             return Ok(());
         };
-        let mut connected = slot
-            .connected
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut connected = slot.connected.lock().unwrap_or_else(PoisonError::into_inner);
         if !*connected {
             let at = |offset| IoEventAddress::Mmio(slot.base + offset);
             fd.register_ioevent(&slot.doorbell, &at(QUEUE_NOTIFY), NoDatamatch)
@@ -471,9 +450,7 @@ impl Devices {
             let (id, here) = (&saved.id, slot.saved(EndpointStateV1::default()));
             if saved.kind != here.kind {
                 let (there, here) = (saved.kind, here.kind);
-                return Err(format!(
-                    "device {id}: type {there} was saved, {here} is here"
-                ));
+                return Err(format!("device {id}: type {there} was saved, {here} is here"));
             }
             // Or a guest would write one image's metadata into another.
             if *id != here.id {
@@ -520,9 +497,7 @@ impl Devices {
 
     /// Back to power-on. No vCPU may run.
     pub fn reset(&self) {
-        self.slots
-            .iter()
-            .for_each(|slot| slot.endpoint().power_cycle());
+        self.slots.iter().for_each(|slot| slot.endpoint().power_cycle());
     }
 }
 

@@ -48,12 +48,7 @@ pub(super) fn open(
     let net = Net::new(ram, Box::new(tap), options)
         .map_err(|e| Error::Usage(format!("--net: {}: {e}", nic.id)))?;
     let net = Arc::new(net);
-    let work = Work {
-        net: Arc::clone(&net),
-        watch,
-        tap: number,
-        poll_us: nic.poll_us,
-    };
+    let work = Work { net: Arc::clone(&net), watch, tap: number, poll_us: nic.poll_us };
     Ok((net, work))
 }
 
@@ -78,9 +73,7 @@ impl Work {
         let (mut rx, mut tx) = (RxWorker::default(), TxWorker::default());
         let mut poll = Poll::new(self.poll_us);
         let mut round = |when_empty| {
-            let sent = self
-                .net
-                .run_tx(&mut tx, clock.elapsed(), BUDGET, when_empty);
+            let sent = self.net.run_tx(&mut tx, clock.elapsed(), BUDGET, when_empty);
             slot.answer(&sent);
             // After it, because only this says when to look for a lost tap.
             let received = self.net.run_rx(&mut rx, clock.elapsed(), BUDGET);

@@ -82,15 +82,8 @@ impl Com1 {
     }
 
     fn on_line(line: Arc<EventFd>, output: Output, wake: Arc<EventFd>) -> Self {
-        let events = RoomForInput {
-            wanted: AtomicBool::new(false),
-            wake: Arc::clone(&wake),
-        };
-        Self {
-            uart: Serial::with_events(Line(line), events, output),
-            wake,
-            held: false,
-        }
+        let events = RoomForInput { wanted: AtomicBool::new(false), wake: Arc::clone(&wake) };
+        Self { uart: Serial::with_events(Line(line), events, output), wake, held: false }
     }
 
     /// Reads a register.
@@ -131,15 +124,8 @@ impl Com1 {
     /// woken as soon as there is.
     pub fn room(&mut self) -> usize {
         let loopback = self.uart.read(MODEM_CONTROL) & LOOPBACK != 0;
-        let room = if loopback {
-            0
-        } else {
-            self.uart.fifo_capacity()
-        };
-        self.uart
-            .events()
-            .wanted
-            .store(room == 0, Ordering::Release);
+        let room = if loopback { 0 } else { self.uart.fifo_capacity() };
+        self.uart.events().wanted.store(room == 0, Ordering::Release);
         room
     }
 
@@ -188,17 +174,8 @@ impl Com1 {
     /// # Errors
     /// More bytes than the receiver holds.
     pub fn restore(&mut self, saved: &SerialV1) -> Result<(), String> {
-        let [
-            low,
-            high,
-            enable,
-            identification,
-            line_control,
-            status,
-            modem,
-            modem_status,
-            scratch,
-        ] = saved.registers;
+        let [low, high, enable, identification, line_control, status, modem, modem_status, scratch] =
+            saved.registers;
         let state = SerialState {
             baud_divisor_low: low,
             baud_divisor_high: high,
@@ -217,10 +194,7 @@ impl Com1 {
             return Err(wrong);
         }
         let line = Line(Arc::clone(&self.uart.interrupt_evt().0));
-        let events = RoomForInput {
-            wanted: AtomicBool::new(false),
-            wake: Arc::clone(&self.wake),
-        };
+        let events = RoomForInput { wanted: AtomicBool::new(false), wake: Arc::clone(&self.wake) };
         let output = std::mem::replace(self.uart.writer_mut(), Output::nowhere());
         self.uart = Serial::from_state(&state, line, events, output).map_err(|_| wrong)?;
         Ok(())
@@ -274,10 +248,7 @@ impl TypedAhead {
 
     /// Takes over what was saved.
     pub fn restore(saved: &[u8]) -> Self {
-        Self {
-            bytes: saved.iter().take(Self::MOST).copied().collect(),
-            ..Self::default()
-        }
+        Self { bytes: saved.iter().take(Self::MOST).copied().collect(), ..Self::default() }
     }
 
     /// Takes a typed byte.
@@ -337,12 +308,7 @@ mod tests {
         com1.input(b"ab");
         assert_eq!(line.read().unwrap(), 1);
         assert_eq!(
-            (
-                com1.read(5) & 1,
-                com1.read(0),
-                com1.read(0),
-                com1.read(5) & 1
-            ),
+            (com1.read(5) & 1, com1.read(0), com1.read(0), com1.read(5) & 1),
             (1, b'a', b'b', 0)
         );
     }
@@ -426,9 +392,7 @@ mod tests {
         assert_eq!((com1.read(2) & 0xf, com1.read(5) & 0x60), (2, 0x60));
         assert_eq!((taken as u64, com1.output().dropped()), (sent, 0));
         let regardless = || com1.write(0, b'y');
-        std::iter::repeat_with(regardless)
-            .take(1 << 20)
-            .for_each(drop);
+        std::iter::repeat_with(regardless).take(1 << 20).for_each(drop);
         assert!(com1.output().dropped() > 0);
     }
 
@@ -451,15 +415,7 @@ mod tests {
     fn a_port_goes_on_in_another_machine() {
         let (mut com1, _far, line, _) = port();
         // Receiver's and transmitter's interrupts, a divisor, scratch.
-        for (register, value) in [
-            (3, 0x83),
-            (0, 12),
-            (1, 3),
-            (3, 3),
-            (7, 0x5a),
-            (1, 3),
-            (4, 8),
-        ] {
+        for (register, value) in [(3, 0x83), (0, 12), (1, 3), (3, 3), (7, 0x5a), (1, 3), (4, 8)] {
             com1.write(register, value);
         }
         com1.write(0, b'x');
@@ -471,10 +427,7 @@ mod tests {
         assert_eq!(other.save(), saved);
         assert!(line.read().is_ok(), "nobody tells the guest to go on");
         assert_eq!(other.read(2) & 0xf, com1.read(2) & 0xf);
-        assert_eq!(
-            (other.read(7), other.read(0), other.read(0)),
-            (0x5a, b'a', b'b')
-        );
+        assert_eq!((other.read(7), other.read(0), other.read(0)), (0x5a, b'a', b'b'));
         other.write(0, b'y');
         let mut byte = [0];
         far.read_exact(&mut byte).unwrap();
@@ -486,10 +439,7 @@ mod tests {
     fn hostile_states_are_harmless() {
         for value in 0..=255 {
             let (mut com1, _far, _line, _) = port();
-            let saved = SerialV1 {
-                registers: [value; 9],
-                ..SerialV1::default()
-            };
+            let saved = SerialV1 { registers: [value; 9], ..SerialV1::default() };
             com1.restore(&saved).unwrap();
             assert_eq!(com1.save().registers[5] & 1, 0);
             (0..8).for_each(|register| {
@@ -498,10 +448,7 @@ mod tests {
             });
         }
         let (mut com1, _far, _line, _) = port();
-        let saved = SerialV1 {
-            input: vec![0; 65],
-            ..SerialV1::default()
-        };
+        let saved = SerialV1 { input: vec![0; 65], ..SerialV1::default() };
         com1.restore(&saved).unwrap_err();
     }
 }

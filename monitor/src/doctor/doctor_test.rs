@@ -41,29 +41,14 @@ fn vulnerabilities_of_intel_amd_and_guests() {
         ("Mitigation: PTI", Fine),
         ("Mitigation: Safe RET", Fine),
         ("KVM: Mitigation: VMX disabled", Fine),
-        (
-            "Mitigation: PTE Inversion; VMX: conditional cache flushes, SMT vulnerable",
-            Weak,
-        ),
-        (
-            "Mitigation: Clear CPU buffers; SMT Host state unknown",
-            Unknown,
-        ),
-        (
-            "Vulnerable: Clear CPU buffers attempted, no microcode",
-            Weak,
-        ),
+        ("Mitigation: PTE Inversion; VMX: conditional cache flushes, SMT vulnerable", Weak),
+        ("Mitigation: Clear CPU buffers; SMT Host state unknown", Unknown),
+        ("Vulnerable: Clear CPU buffers attempted, no microcode", Weak),
         ("Vulnerable", Weak),
         ("KVM: Vulnerable", Weak),
         ("Processor vulnerable", Weak),
-        (
-            "Mitigation: Retpolines; IBPB: disabled; STIBP: disabled; RSB filling",
-            Weak,
-        ),
-        (
-            "Mitigation: Retpolines; IBPB: conditional; STIBP: disabled; BHI: Vulnerable",
-            Weak,
-        ),
+        ("Mitigation: Retpolines; IBPB: disabled; STIBP: disabled; RSB filling", Weak),
+        ("Mitigation: Retpolines; IBPB: conditional; STIBP: disabled; BHI: Vulnerable", Weak),
         (
             "Mitigation: Enhanced / Automatic IBRS; IBPB: conditional; STIBP: always-on; RSB \
              filling; PBRSB-eIBRS: SW sequence; BHI: BHI_DIS_S",
@@ -191,10 +176,7 @@ fn kvm_by_its_answers() {
     assert_eq!(kvm::capabilities(12, &[]).level, Fine);
     assert_eq!(kvm::capabilities(-1, &[]).level, Missing);
     let lacking = kvm::capabilities(12, &["IRQFD", "XSAVE"]);
-    assert_eq!(
-        (lacking.level, &*lacking.found),
-        (Missing, "no IRQFD, XSAVE")
-    );
+    assert_eq!((lacking.level, &*lacking.found), (Missing, "no IRQFD, XSAVE"));
     assert_eq!(kvm::vcpus(4).level, Weak);
     assert_eq!(kvm::vcpus(4096).level, Fine);
 }
@@ -226,14 +208,7 @@ fn huge_pages_of_guests() {
 
 #[test]
 fn landlock_by_its_version() {
-    for (abi, level) in [
-        (0, Weak),
-        (1, Weak),
-        (4, Weak),
-        (5, Weak),
-        (6, Fine),
-        (99, Fine),
-    ] {
+    for (abi, level) in [(0, Weak), (1, Weak), (4, Weak), (5, Weak), (6, Fine), (99, Fine)] {
         assert_eq!(sandbox::landlock(abi, None).level, level, "{abi}");
     }
     let found = sandbox::landlock(7, Some(0b101)).found;
@@ -263,12 +238,7 @@ fn groups_of_users_root_and_containers() {
     let docker = "0::/docker/7f3a\n";
     for (root, cgroup, uid, group) in [
         ("/", user, Some(0), "/sys/fs/cgroup"),
-        (
-            "/",
-            user,
-            Some(1000),
-            "/sys/fs/cgroup/user.slice/user-1000.slice/session-3.scope",
-        ),
+        ("/", user, Some(1000), "/sys/fs/cgroup/user.slice/user-1000.slice/session-3.scope"),
         ("/docker/7f3a", docker, Some(1000), "/sys/fs/cgroup"),
         ("/", "0::/\n", None, "/sys/fs/cgroup"),
         ("/", "4:memory:/x\n", Some(1000), "/sys/fs/cgroup"),
@@ -383,11 +353,7 @@ impl Drop for Tree {
 
 fn level(report: &Report, point: &str) -> Level {
     let mut found = report.findings().iter().filter(|f| f.point == point);
-    found
-        .next()
-        .unwrap_or_else(|| panic!("no {point}"))
-        .verdict
-        .level
+    found.next().unwrap_or_else(|| panic!("no {point}")).verdict.level
 }
 
 #[test]
@@ -408,15 +374,9 @@ fn an_intel_host_that_nobody_cared_for() {
             ("sys/module/kvm_intel/parameters/nested", "Y\n"),
             ("sys/module/kvm/parameters/nx_huge_pages", "N\n"),
             ("dev/kvm", "no device at all"),
-            (
-                "proc/self/mountinfo",
-                "42 32 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
-            ),
+            ("proc/self/mountinfo", "42 32 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"),
             ("sys/fs/cgroup/cgroup.controllers", "cpu io memory pids\n"),
-            (
-                "proc/self/status",
-                "Uid:\t7\t7\t7\t7\nCapEff:\t0000000000000000\n",
-            ),
+            ("proc/self/status", "Uid:\t7\t7\t7\t7\nCapEff:\t0000000000000000\n"),
             ("sys/class/net/vm0/tun_flags", "0x1002\n"),
             ("sys/class/net/vm0/owner", "7\n"),
             ("sys/class/net/lo/mtu", "65536\n"),
@@ -489,21 +449,11 @@ fn the_exit_code_is_that_of_the_worst() {
 fn tables_are_narrow_and_give_terminals_no_orders() {
     let mut report = Report::default();
     let words = "word ".repeat(50);
-    report.host(
-        "host",
-        "a_name_longer_than_its_column",
-        Verdict::weak(&words, &words),
-    );
+    report.host("host", "a_name_longer_than_its_column", Verdict::weak(&words, &words));
     report.image("\x1b[2Jdisk", "file", Verdict::fine("\x07 found \u{9b}"));
     let table = report.table(false);
-    assert!(
-        !table.chars().any(|c| c.is_control() && c != '\n'),
-        "{table}"
-    );
-    assert!(
-        table.lines().all(|line| line.chars().count() <= 80),
-        "{table}"
-    );
+    assert!(!table.chars().any(|c| c.is_control() && c != '\n'), "{table}");
+    assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
     assert!(table.ends_with("1 fine, 1 weak, 0 missing, 0 unknown\n"));
     assert!(report.table(true).contains("\x1b[33mweak"));
 }

@@ -57,10 +57,7 @@ pub(super) fn check(at: &Host, report: &mut Report) {
         false => Verdict::fine("the kernel has none"),
     };
     add("swap", swap);
-    add(
-        "core files",
-        at.judge("/proc/sys/kernel/core_pattern", core),
-    );
+    add("core files", at.judge("/proc/sys/kernel/core_pattern", core));
     add("memory", at.judge("/proc/meminfo", memory));
     let huge = "/sys/kernel/mm/transparent_hugepage/enabled";
     add("huge pages", at.judge(huge, huge_pages));
@@ -219,9 +216,7 @@ pub(super) fn memory(meminfo: &str) -> Verdict {
 }
 
 pub(super) fn huge_pages(enabled: &str) -> Verdict {
-    let chosen = enabled
-        .split_whitespace()
-        .find(|word| word.starts_with('['));
+    let chosen = enabled.split_whitespace().find(|word| word.starts_with('['));
     match chosen {
         Some("[always]") => Verdict::fine("transparent: always"),
         Some("[madvise]") => Verdict::fine("transparent: with --hugepages thp"),

@@ -110,9 +110,7 @@ pub(super) fn is_mounted(device: u64, mounts: &str) -> bool {
 fn open(path: &Path) -> io::Result<File> {
     let image = |data: Metadata| match data.is_file() || data.file_type().is_block_device() {
         true => Ok(()),
-        false => Err(io::Error::other(
-            "is neither a regular file nor a block device",
-        )),
+        false => Err(io::Error::other("is neither a regular file nor a block device")),
     };
     image(path.metadata()?)?;
     let with = |flags| File::options().read(true).custom_flags(flags).open(path);
@@ -143,8 +141,7 @@ fn head(file: &File) -> io::Result<Vec<u8>> {
 /// people who have mixed something up.
 pub(super) fn format(head: &[u8]) -> Verdict {
     let at = |offset: usize, magic: &[u8]| {
-        head.get(offset..)
-            .is_some_and(|rest| rest.starts_with(magic))
+        head.get(offset..).is_some_and(|rest| rest.starts_with(magic))
     };
     let containers: [(usize, &[u8], &str); 13] = [
         (0, b"QFI\xfb", "qcow2"),
@@ -161,9 +158,7 @@ pub(super) fn format(head: &[u8]) -> Verdict {
         (0, b"\xfd7zXZ\0", "xz"),
         (0, b"\x28\xb5\x2f\xfd", "zstd"),
     ];
-    let found = containers
-        .iter()
-        .find(|(offset, magic, _)| at(*offset, magic));
+    let found = containers.iter().find(|(offset, magic, _)| at(*offset, magic));
     if let Some((_, _, name)) = found {
         let advice = "Mote takes it as raw, and the guest sees just these bytes. Only if no guest \
                       has ever written to it: unpack it, or qemu-img convert -O raw; a header \
@@ -180,9 +175,7 @@ pub(super) fn format(head: &[u8]) -> Verdict {
         (0, b"\x7fELF", ": an ELF program"),
         (0x1fe, b"\x55\xaa", ": a disk with a boot sector"),
     ];
-    let found = contents
-        .iter()
-        .find(|(offset, magic, _)| at(*offset, magic));
+    let found = contents.iter().find(|(offset, magic, _)| at(*offset, magic));
     Verdict::fine(format!("raw{}", found.map_or("", |(_, _, name)| name)))
 }
 

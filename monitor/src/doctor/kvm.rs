@@ -39,9 +39,7 @@ pub(super) fn check(at: &Host, report: &mut Report) {
     let cpuinfo = at.read("/proc/cpuinfo").unwrap_or_default();
     let modules = at.list("/sys/module");
     // To open the device where there is no KVM would have its module loaded.
-    let none = modules
-        .as_ref()
-        .is_ok_and(|all| all.iter().all(|name| name != "kvm"));
+    let none = modules.as_ref().is_ok_and(|all| all.iter().all(|name| name != "kvm"));
     let opened = match none {
         true => Err(io::Error::from_raw_os_error(libc::ENODEV)),
         false => at.device(DEVICE),
@@ -68,10 +66,7 @@ pub(super) fn check(at: &Host, report: &mut Report) {
             let kvm = unsafe { Kvm::from_raw_fd(device.into_raw_fd()) };
             let lacking = NEEDED.iter().filter(|(cap, _)| !kvm.check_extension(*cap));
             let lacking: Vec<&str> = lacking.map(|(_, name)| *name).collect();
-            add(
-                "capabilities",
-                capabilities(kvm.get_api_version(), &lacking),
-            );
+            add("capabilities", capabilities(kvm.get_api_version(), &lacking));
             add("vCPUs", vcpus(kvm.get_max_vcpus()));
         }
         Err(error) => add("capabilities", unreadable(DEVICE, &error)),

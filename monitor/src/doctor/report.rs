@@ -44,11 +44,7 @@ pub struct Verdict {
 
 impl Verdict {
     fn new(level: Level, found: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self {
-            level,
-            found: found.into(),
-            advice: advice.into(),
-        }
+        Self { level, found: found.into(), advice: advice.into() }
     }
 
     /// As it should be.
@@ -111,11 +107,7 @@ impl Report {
     }
 
     fn add(&mut self, about: &str, point: &str, verdict: Verdict) {
-        self.findings.push(Finding {
-            about: about.to_owned(),
-            point: point.to_owned(),
-            verdict,
-        });
+        self.findings.push(Finding { about: about.to_owned(), point: point.to_owned(), verdict });
     }
 
     /// All findings, in order.
@@ -160,11 +152,7 @@ impl Report {
                 about = &finding.about;
                 let _ = writeln!(text, "{}", printable(about));
             }
-            let Verdict {
-                level,
-                found,
-                advice,
-            } = &finding.verdict;
+            let Verdict { level, found, advice } = &finding.verdict;
             let (name, color) = match level {
                 Level::Fine => ("fine", "\x1b[32m"),
                 Level::Unknown => ("unknown", "\x1b[36m"),

@@ -65,17 +65,10 @@ pub(super) struct Who {
 impl Who {
     /// From the text of `/proc/self/status`.
     pub(super) fn new(status: &str) -> Self {
-        let line = |name| {
-            status
-                .lines()
-                .find_map(|line: &str| line.strip_prefix(name))
-        };
+        let line = |name| status.lines().find_map(|line: &str| line.strip_prefix(name));
         let uid = line("Uid:").and_then(|ids: &str| ids.split_whitespace().nth(1)?.parse().ok());
         let hex = line("CapEff:").map(|text: &str| u64::from_str_radix(text.trim(), 16));
-        Self {
-            uid,
-            capabilities: hex.and_then(Result::ok),
-        }
+        Self { uid, capabilities: hex.and_then(Result::ok) }
     }
 }
 
@@ -163,12 +156,7 @@ pub(super) fn group_mount(line: &str) -> Option<GroupMount<'_>> {
         "cgroup" => false,
         _ => return None,
     };
-    Some(GroupMount {
-        root: mount.next()?,
-        path: mount.next()?,
-        unified,
-        options: kind.nth(1)?,
-    })
+    Some(GroupMount { root: mount.next()?, path: mount.next()?, unified, options: kind.nth(1)? })
 }
 
 /// Where this process would make a group: for root below the mount, for others
@@ -226,10 +214,7 @@ pub(super) fn delegation(group: Option<(&str, &str, bool)>, only: bool) -> Verdi
     }
     let found = format!("{found}: no {}", lacking.join(", "));
     match only {
-        true => Verdict::weak(
-            found,
-            "have them handed down (cgroup.subtree_control above)",
-        ),
+        true => Verdict::weak(found, "have them handed down (cgroup.subtree_control above)"),
         false => Verdict::weak(found, boot),
     }
 }
@@ -238,13 +223,9 @@ pub(super) fn delegation(group: Option<(&str, &str, bool)>, only: bool) -> Verdi
 fn own_taps(at: &Host, uid: Option<u32>) -> Vec<String> {
     let mut names = at.list(NETWORK).unwrap_or_default();
     names.retain(|name| {
-        let flags = at
-            .read(&format!("{NETWORK}/{name}/tun_flags"))
-            .unwrap_or_default();
+        let flags = at.read(&format!("{NETWORK}/{name}/tun_flags")).unwrap_or_default();
         let flags = u32::from_str_radix(flags.trim_start_matches("0x"), 16).unwrap_or(0);
-        let owner = at
-            .read(&format!("{NETWORK}/{name}/owner"))
-            .unwrap_or_default();
+        let owner = at.read(&format!("{NETWORK}/{name}/owner")).unwrap_or_default();
         flags & IFF_TAP != 0 && uid.is_some() && owner.parse().ok() == uid
     });
     names

@@ -143,11 +143,7 @@ impl Output<'_> {
         }
         if kind.is_file() {
             refuse_input(self.what, (self.path, &found), config)?;
-            let kind = if self.append {
-                Lock::Append
-            } else {
-                Lock::Write
-            };
+            let kind = if self.append { Lock::Append } else { Lock::Write };
             lock(&file, self.what, self.path, kind)?;
         }
         Ok(file)

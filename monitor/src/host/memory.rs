@@ -53,9 +53,7 @@ pub fn reserve_all(size: u64, pages: HugePages) -> Result<GuestRam, Error> {
             _ => "",
         };
         let mib = size >> 20;
-        Error::Host(format!(
-            "cannot reserve {mib}M of guest memory{of}: {cause}"
-        ))
+        Error::Host(format!("cannot reserve {mib}M of guest memory{of}: {cause}"))
     };
     let (mut regions, mut mappings) = (Vec::with_capacity(2), Vec::with_capacity(2));
     for (start, length) in ranges(size) {
@@ -122,12 +120,7 @@ fn reserve(length: usize, pages: HugePages) -> io::Result<*mut u8> {
         // SAFETY: a new mapping at an address of the kernel's choice touches
         // nothing that exists.
         unsafe {
-            mm::mmap_anonymous(
-                ptr::null_mut(),
-                length,
-                ProtFlags::READ | ProtFlags::WRITE,
-                flags,
-            )
+            mm::mmap_anonymous(ptr::null_mut(), length, ProtFlags::READ | ProtFlags::WRITE, flags)
         }
     };
     let start = map(length)?;
@@ -185,9 +178,7 @@ pub fn map_file(
     }
     let length = length.checked_next_multiple_of(PAGE).ok_or_else(invalid)?;
     let length = usize::try_from(length).map_err(|_| invalid())?;
-    let slice = ram
-        .get_slice(GuestAddress(address), length)
-        .map_err(|_| invalid())?;
+    let slice = ram.get_slice(GuestAddress(address), length).map_err(|_| invalid())?;
     let host = slice.ptr_guard_mut();
     // SAFETY: the range is `length` bytes inside one mapping that this process
     // made for guest memory and never accesses but through volatile accessors,
@@ -220,9 +211,7 @@ pub fn copy_file(
     if length == 0 {
         return Ok(());
     }
-    let slice = ram
-        .get_slice(GuestAddress(address), length)
-        .map_err(io::Error::other)?;
+    let slice = ram.get_slice(GuestAddress(address), length).map_err(io::Error::other)?;
     let mut done = 0;
     while done < length {
         let rest = slice.offset(done).map_err(io::Error::other)?;
@@ -345,21 +334,18 @@ pub fn forget_program() {
 
 /// Whether `[address, address + length)` lies in one range of RAM.
 pub fn contains(ram: &GuestRam, address: u64, length: u64) -> bool {
-    ram.find_region(GuestAddress(address))
-        .is_some_and(|region| {
-            let end = address.checked_add(length);
-            end.is_some_and(|end| end <= region.start_addr().0 + region.len())
-        })
+    ram.find_region(GuestAddress(address)).is_some_and(|region| {
+        let end = address.checked_add(length);
+        end.is_some_and(|end| end <= region.start_addr().0 + region.len())
+    })
 }
 
 /// First address behind low RAM.
 pub fn low_end(ram: &GuestRam) -> u64 {
-    ram.find_region(GuestAddress(0))
-        .map_or(0, |region| region.len())
+    ram.find_region(GuestAddress(0)).map_or(0, |region| region.len())
 }
 
 /// Start and length of RAM from 4 GiB up, if there is any.
 pub fn high_range(ram: &GuestRam) -> Option<(u64, u64)> {
-    ram.find_region(GuestAddress(HOLE_END))
-        .map(|region| (HOLE_END, region.len()))
+    ram.find_region(GuestAddress(HOLE_END)).map(|region| (HOLE_END, region.len()))
 }

@@ -21,9 +21,5 @@ pub(crate) fn random_id() -> Result<[u8; 16], Error> {
     let mut id = [0; 16];
     // SAFETY: a live array of this length.
     let got = unsafe { libc::getrandom(id.as_mut_ptr().cast(), id.len(), 0) };
-    if got == 16 {
-        Ok(id)
-    } else {
-        Err(Error::System("getrandom", io::Error::last_os_error()))
-    }
+    if got == 16 { Ok(id) } else { Err(Error::System("getrandom", io::Error::last_os_error())) }
 }

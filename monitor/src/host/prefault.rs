@@ -37,12 +37,7 @@ impl WorkAhead {
     /// Memory is new, and has a kernel's code that the kernel will patch.
     pub(crate) fn text(&self, ranges: Vec<(u64, u64)>) {
         self.clear();
-        self.put(
-            ranges
-                .into_iter()
-                .rev()
-                .map(|(at, length)| (at, length, Pages::Text)),
-        );
+        self.put(ranges.into_iter().rev().map(|(at, length)| (at, length, Pages::Text)));
     }
 
     /// Memory is another: forgets what was to be done.

@@ -73,10 +73,7 @@ extern "C" fn shrunk(_: c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
 /// others tell it to, and see to it that the process ends if it cannot.
 pub fn give_up(code: u8) -> ! {
     /// How long the main thread may take.
-    const PATIENCE: Timespec = Timespec {
-        tv_sec: 2,
-        tv_nsec: 0,
-    };
+    const PATIENCE: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
     // SAFETY: asks for the calling thread's handle.
     let own = unsafe { libc::pthread_self() };
     if MAIN.load(Ordering::Acquire) != own as usize {
@@ -150,14 +147,8 @@ pub fn catch(wake: &EventFd) -> Result<(), Error> {
 /// # Errors
 /// The system refuses.
 pub fn catch_on_terminal() -> Result<(), Error> {
-    const FAULTS: [c_int; 6] = [
-        libc::SIGSEGV,
-        libc::SIGILL,
-        libc::SIGFPE,
-        libc::SIGABRT,
-        libc::SIGTRAP,
-        libc::SIGSYS,
-    ];
+    const FAULTS: [c_int; 6] =
+        [libc::SIGSEGV, libc::SIGILL, libc::SIGFPE, libc::SIGABRT, libc::SIGTRAP, libc::SIGSYS];
     const ENDS: [c_int; 10] = [
         libc::SIGQUIT,
         libc::SIGUSR1,
@@ -170,10 +161,7 @@ pub fn catch_on_terminal() -> Result<(), Error> {
         libc::SIGSTKFLT,
         libc::SIGXCPU,
     ];
-    PROCESS.store(
-        rustix::process::getpid().as_raw_nonzero().get(),
-        Ordering::Release,
-    );
+    PROCESS.store(rustix::process::getpid().as_raw_nonzero().get(), Ordering::Release);
     let ends = ENDS.into_iter().chain(libc::SIGRTMIN()..=libc::SIGRTMAX());
     for signal in ends.chain(FAULTS) {
         // Not what is ignored, nor that which kicks vCPUs.
@@ -229,7 +217,5 @@ pub fn received() -> bool {
 
 /// The signal that asked for the end, if one did since this was last called.
 pub fn take() -> Option<u8> {
-    u8::try_from(ASKED.swap(0, Ordering::AcqRel))
-        .ok()
-        .filter(|signal| *signal > 0)
+    u8::try_from(ASKED.swap(0, Ordering::AcqRel)).ok().filter(|signal| *signal > 0)
 }

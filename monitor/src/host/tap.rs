@@ -105,11 +105,7 @@ impl TapDevice {
         // SAFETY: it is open, above the standard three, and from here on ours:
         // the caller has passed it in for this.
         let file = File::from(unsafe { OwnedFd::from_raw_fd(number) });
-        let mut request = Request {
-            name: [0; libc::IFNAMSIZ],
-            flags: 0,
-            rest: [0; 22],
-        };
+        let mut request = Request { name: [0; libc::IFNAMSIZ], flags: 0, rest: [0; 22] };
         let asked = control(&file, TUNGETIFF, (&raw mut request) as libc::c_ulong);
         if asked.is_err() || request.flags & IFF_TAP == 0 || request.flags & IFF_VNET_HDR == 0 {
             return Err(refuse("is no TAP interface with virtio headers"));
@@ -174,10 +170,7 @@ fn control(file: &File, command: libc::c_ulong, argument: libc::c_ulong) -> io::
 }
 
 fn piece(base: *mut u8, len: usize) -> libc::iovec {
-    libc::iovec {
-        iov_base: base.cast(),
-        iov_len: len,
-    }
+    libc::iovec { iov_base: base.cast(), iov_len: len }
 }
 
 /// Has `call` move the pieces, and again if a signal interrupted it; "would

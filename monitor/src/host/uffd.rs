@@ -80,17 +80,10 @@ impl Pager {
         let peer = socket_peercred(&socket).map_err(|e| unusable(e.into()))?;
         trusted(peer.uid, geteuid()).map_err(|why| Error::Input("uffd", path.to_owned(), why))?;
         let faults = new().map_err(|e| Error::System("userfaultfd", e))?;
-        let mut api = Api {
-            api: UFFD_API,
-            ..Api::default()
-        };
+        let mut api = Api { api: UFFD_API, ..Api::default() };
         call(faults.as_fd(), UFFDIO_API, &mut api)
             .map_err(|e| Error::System("userfaultfd: UFFDIO_API", e))?;
-        Ok(Self {
-            path: path.to_owned(),
-            socket,
-            faults,
-        })
+        Ok(Self { path: path.to_owned(), socket, faults })
     }
 
     /// Tells it where guest memory lies here and in the snapshot.
@@ -102,12 +95,7 @@ impl Pager {
         let mut offset = 0;
         for region in ram.iter() {
             let (start, length) = (region.as_ptr().addr() as u64, region.len());
-            let mut register = Register {
-                start,
-                length,
-                mode: MISSING,
-                ioctls: 0,
-            };
+            let mut register = Register { start, length, mode: MISSING, ioctls: 0 };
             call(self.faults.as_fd(), UFFDIO_REGISTER, &mut register)
                 .map_err(|e| Error::System("userfaultfd: UFFDIO_REGISTER", e))?;
             let between = if text.is_empty() { '[' } else { ',' };
@@ -129,11 +117,7 @@ impl Pager {
         let sent = sent.map_err(|e| Error::file("uffd", &self.path, &e.into()))?;
         match sent == text.len() {
             true => Ok(()),
-            false => Err(Error::file(
-                "uffd",
-                &self.path,
-                &io::ErrorKind::WriteZero.into(),
-            )),
+            false => Err(Error::file("uffd", &self.path, &io::ErrorKind::WriteZero.into())),
         }
     }
 }
@@ -160,11 +144,7 @@ fn new() -> io::Result<OwnedFd> {
         Err(rustix::io::Errno::PERM | rustix::io::Errno::NOSYS) => {}
         other => return Ok(other?),
     }
-    let device = open(
-        "/dev/userfaultfd",
-        OFlags::RDWR | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
+    let device = open("/dev/userfaultfd", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     // SAFETY: the argument is a number.
     let number = unsafe { libc::ioctl(device.as_raw_fd(), USERFAULTFD_IOC_NEW, flags.bits()) };
     if number < 0 {

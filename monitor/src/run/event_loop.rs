@@ -35,20 +35,13 @@ impl Machine {
         let (input, input_flags) = match self.console.input() {
             input if self.listens(room, full.is_some()) => (input, PollFlags::IN),
             // A client's hang-up always counts: another one may be waiting.
-            input => (
-                input.filter(|_| self.console.serves_clients()),
-                PollFlags::empty(),
-            ),
+            input => (input.filter(|_| self.console.serves_clients()), PollFlags::empty()),
         };
         let waits = [
             (News::Wake, Some(self.wake_fd()), PollFlags::IN),
             (News::Input, input, input_flags),
             (News::Client, self.console.listener(), PollFlags::IN),
-            (
-                News::Output,
-                self.console.output().filter(|_| pending),
-                PollFlags::OUT,
-            ),
+            (News::Output, self.console.output().filter(|_| pending), PollFlags::OUT),
         ];
         let mut news = Vec::with_capacity(waits.len());
         let mut fds = Vec::with_capacity(waits.len());
@@ -149,9 +142,7 @@ impl Machine {
                 Typed::Nothing => {}
                 Typed::Help => {
                     let mut com1 = self.shared.bus.com1();
-                    console::HELP
-                        .bytes()
-                        .for_each(|byte| com1.output().put(byte));
+                    console::HELP.bytes().for_each(|byte| com1.output().put(byte));
                 }
                 Typed::Leave => return true,
             }

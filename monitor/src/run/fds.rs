@@ -51,23 +51,14 @@ impl Expected {
         let client = closed.fold(spare, RawFd::min);
         let events = || open.devices.events().chain([open.line, open.wake]);
         let others = open.devices.backends().chain(vcpus.iter().copied());
-        let others = others
-            .chain(open.output.number())
-            .chain([vm, client])
-            .chain(kernel);
+        let others = others.chain(open.output.number()).chain([vm, client]).chain(kernel);
         // What a filter takes for an event must be one.
         let (first, last) = (events().min(), events().max());
-        if others
-            .map(Some)
-            .any(|other| first <= other && other <= last)
-        {
+        if others.map(Some).any(|other| first <= other && other <= last) {
             return Err(sandbox::crowded());
         }
         let row = first.unwrap_or(0)..=last.unwrap_or(-1);
-        if row
-            .into_iter()
-            .any(|at| !events().any(|e| e == at) && is_open(at))
-        {
+        if row.into_iter().any(|at| !events().any(|e| e == at) && is_open(at)) {
             return Err(sandbox::crowded());
         }
         // Without a socket no descriptor follows that anything may be done with.

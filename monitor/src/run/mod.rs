@@ -59,10 +59,7 @@ pub fn run(
         true => open_pages(config)?,
         false => None,
     };
-    opened
-        .with_pages(pages)
-        .start(config, timings, main)?
-        .run(config, &mut Nobody)
+    opened.with_pages(pages).start(config, timings, main)?.run(config, &mut Nobody)
 }
 
 /// Where pages are. A snapshot can do without, a recording cannot.
@@ -147,9 +144,7 @@ impl Machine {
         // Gives the terminal back before anything is printed.
         self.console.close();
         if let Some((bytes, why)) = lost {
-            console::say(&format!(
-                "mote: serial output: {bytes} bytes were lost: {why}\n"
-            ));
+            console::say(&format!("mote: serial output: {bytes} bytes were lost: {why}\n"));
         }
         let untaken = self.typed.lost();
         if untaken > 0 {
@@ -390,9 +385,7 @@ impl Machine {
         self.shared.bus.reset();
         memory::power_on(self.ram).map_err(|e| Error::System("reset guest memory", e))?;
         let windows = self.shared.bus.devices().windows();
-        let loaded = self
-            .source
-            .load(self.ram, config.cpus, &windows, Cause::Reset)?;
+        let loaded = self.source.load(self.ram, config.cpus, &windows, Cause::Reset)?;
         vm::power_on(&self.shared, loaded.entry)?;
         if config.prefault {
             memory::prefault(self.ram, true)?;

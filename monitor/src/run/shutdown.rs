@@ -18,10 +18,7 @@ pub(super) struct Farewell {
 impl Farewell {
     /// With so much time for the guest (`--graceful`), or none.
     pub(super) fn new(patience: Option<Duration>) -> Self {
-        Self {
-            patience,
-            last: None,
-        }
+        Self { patience, last: None }
     }
 
     /// `signal` asks for the end. The first presses the power button, if there

@@ -56,10 +56,7 @@ impl Source {
     /// # Errors
     /// The kernel has no randomness, which it always has.
     pub fn boot(source: boot::Source) -> Result<Self, Error> {
-        Ok(Self {
-            from: From::Boot(source),
-            generation: random_id()?,
-        })
+        Ok(Self { from: From::Boot(source), generation: random_id()? })
     }
 
     /// The snapshot, if it is one.
@@ -120,17 +117,10 @@ fn cmdline(config: &VmConfig) -> Option<String> {
     if !config.cmdline_devices {
         return config.cmdline.clone();
     }
-    let mut text = config
-        .cmdline
-        .as_deref()
-        .unwrap_or(DEFAULT_CMDLINE)
-        .to_owned();
+    let mut text = config.cmdline.as_deref().unwrap_or(DEFAULT_CMDLINE).to_owned();
     for window in devices::windows(config.drives.len() + config.nics.len()) {
         let (size, base, gsi) = (window.size >> 10, window.base, window.gsi);
-        text = cmdline::insert(
-            &text,
-            &format!("virtio_mmio.device={size}K@{base:#x}:{gsi}"),
-        );
+        text = cmdline::insert(&text, &format!("virtio_mmio.device={size}K@{base:#x}:{gsi}"));
     }
     Some(text)
 }

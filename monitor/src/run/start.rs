@@ -206,9 +206,7 @@ impl Opened {
         let ((first, wait), (let_go, released)) = (channel(), channel());
         let (thread, prepared) = preparation.start(wait, Sender::clone(&let_go))?;
         timings.mark("first thread");
-        let Self {
-            host, wake, lent, ..
-        } = self;
+        let Self { host, wake, lent, .. } = self;
         let com1 = Com1::new(self.line, self.output, Arc::clone(&wake));
         let bus = Bus::new(com1, self.devices);
         let shared = build((&host, bus), config, ram, (&wake, timings));
@@ -280,9 +278,7 @@ impl Opened {
         config: &VmConfig,
         rules: &[Option<&Rules>],
     ) -> Result<(Expected, Sandbox), Error> {
-        let rules = rules
-            .iter()
-            .filter_map(|rules| rules.and_then(Rules::number));
+        let rules = rules.iter().filter_map(|rules| rules.and_then(Rules::number));
         let open = Open {
             host: self.host.as_raw_fd(),
             closed: config.ready_fd.into_iter().chain(rules).collect(),
@@ -373,9 +369,7 @@ impl Made {
             saving: self.saving,
             recording: self.recording,
             pages: self.pages,
-            changes: self
-                .dirty
-                .map(|dirty| Changes::new(dirty, self.ram, guest.base())),
+            changes: self.dirty.map(|dirty| Changes::new(dirty, self.ram, guest.base())),
             opens: config.sandbox.opens || config.sandbox.mode == Mode::Off,
             shared,
         })
@@ -484,11 +478,7 @@ fn addresses(config: &VmConfig) -> u64 {
     /// For the stack of a thread, its guard page, a vCPU's page.
     const THREAD: u64 = 256 << 10;
     const REST: u64 = 64 << 20;
-    let workers: u64 = config
-        .drives
-        .iter()
-        .map(|drive| u64::from(drive.threads))
-        .sum();
+    let workers: u64 = config.drives.iter().map(|drive| u64::from(drive.threads)).sum();
     let threads = u64::from(config.cpus) + workers + config.nics.len() as u64;
     config.memory + threads * THREAD + REST
 }

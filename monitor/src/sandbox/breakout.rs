@@ -58,9 +58,7 @@ pub(super) fn attempt(thread: &str, slots: &[u32; SLOTS]) {
 /// form among the arguments, such as the guest's command line.
 fn orders() -> Option<String> {
     let argument = |word: String| word.strip_prefix("MOTE_BREAKOUT=").map(str::to_owned);
-    std::env::var("MOTE_BREAKOUT")
-        .ok()
-        .or_else(|| std::env::args().find_map(argument))
+    std::env::var("MOTE_BREAKOUT").ok().or_else(|| std::env::args().find_map(argument))
 }
 
 fn argument(word: &str, slots: &[u32; SLOTS], last: i64) -> i64 {
@@ -73,10 +71,7 @@ fn argument(word: &str, slots: &[u32; SLOTS], last: i64) -> i64 {
         return CString::new(text).map_or(0, |text| text.into_raw() as i64);
     }
     if let Some(hex) = word.strip_prefix('~') {
-        let digits = |at| {
-            hex.get(at..at + 2)
-                .and_then(|two| u8::from_str_radix(two, 16).ok())
-        };
+        let digits = |at| hex.get(at..at + 2).and_then(|two| u8::from_str_radix(two, 16).ok());
         let bytes: Vec<u8> = (0..hex.len()).step_by(2).map_while(digits).collect();
         return bytes.leak().as_ptr() as i64;
     }

@@ -39,20 +39,12 @@ const NEVER: &[libc::c_long] = &[
 ];
 
 /// What those have whose threads are still to come, with conditions.
-const TO_START: &[libc::c_long] = &[
-    libc::SYS_clone,
-    libc::SYS_clone3,
-    libc::SYS_prctl,
-    libc::SYS_mprotect,
-];
+const TO_START: &[libc::c_long] =
+    &[libc::SYS_clone, libc::SYS_clone3, libc::SYS_prctl, libc::SYS_mprotect];
 
 /// What a process has whose VM is still to be described.
-const EARLY: &[libc::c_long] = &[
-    libc::SYS_open,
-    libc::SYS_openat,
-    libc::SYS_socket,
-    libc::SYS_connect,
-];
+const EARLY: &[libc::c_long] =
+    &[libc::SYS_open, libc::SYS_openat, libc::SYS_socket, libc::SYS_connect];
 
 /// `AUDIT_ARCH_X86_64`.
 const ARCH: u32 = 0xc000_003e;
@@ -121,9 +113,7 @@ pub fn compile(thread: Thread, most: usize) -> Result<Vec<Instruction>, String> 
         }
         let opens = matches!(thread, Thread::StartOpen | Thread::Opener);
         let may_start = starts && TO_START.contains(call) || opens && **call == libc::SYS_openat;
-        calls
-            .get(call)
-            .is_some_and(|ways| !(may_start && conditional(ways)))
+        calls.get(call).is_some_and(|ways| !(may_start && conditional(ways)))
     };
     if let Some(call) = NEVER.iter().find(never) {
         return Err(format!("system call {call} is for nobody"));

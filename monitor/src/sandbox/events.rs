@@ -26,10 +26,7 @@ pub fn number(of: RawFd) -> RawFd {
         let now = getrlimit(Resource::Nofile);
         let most = now.maximum.unwrap_or(MOST).min(MOST);
         let own = now.current.unwrap_or(MOST).min(MOST);
-        let raised = Rlimit {
-            current: Some(most),
-            maximum: now.maximum,
-        };
+        let raised = Rlimit { current: Some(most), maximum: now.maximum };
         match own < most && setrlimit(Resource::Nofile, raised).is_ok() {
             true => most,
             false => own,

@@ -70,12 +70,7 @@ pub(super) fn install(thread: Thread, slots: &[u32; SLOTS], log: bool) -> Result
     };
     // SAFETY: the argument describes a live array, which the kernel copies.
     let result = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            flags,
-            &raw const argument,
-        )
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const argument)
     };
     if result == 0 {
         return Ok(());

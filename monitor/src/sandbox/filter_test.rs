@@ -160,10 +160,8 @@ fn each_condition_counts() {
                     refused += usize::from(said == KILL);
                 }
                 // Other rules of a start may allow more.
-                let freer = matches!(
-                    thread,
-                    Thread::Early | Thread::StartSaver | Thread::StartOpen
-                );
+                let freer =
+                    matches!(thread, Thread::Early | Thread::StartSaver | Thread::StartOpen);
                 assert!(freer || refused >= 4, "{thread:?} {number} {check:?}");
             }
         }
@@ -212,10 +210,8 @@ fn the_start_allows_what_threads_need() {
     let early = fill_in(Thread::Early, &slots, false);
     let saves = fill_in(Thread::StartSaver, &slots, false);
     for (thread, _) in THREADS {
-        let is_of_api = !matches!(
-            thread,
-            Thread::Start | Thread::StartSaver | Thread::Main | Thread::Saver
-        );
+        let is_of_api =
+            !matches!(thread, Thread::Start | Thread::StartSaver | Thread::Main | Thread::Saver);
         let program = match thread {
             Thread::Early => &early,
             Thread::StartApi | Thread::Control => &with_api,
@@ -289,14 +285,7 @@ fn all_else_is_refused() {
 fn absent_descriptors_cannot_be_used() {
     let none = [u32::MAX; SLOTS];
     let program = fill_in(Thread::Disk, &none, false);
-    let write = |fd| {
-        verdict(
-            &program,
-            ARCH,
-            libc::SYS_pwritev as u32,
-            &[fd, 0, 0, 0, 0, 0],
-        )
-    };
+    let write = |fd| verdict(&program, ARCH, libc::SYS_pwritev as u32, &[fd, 0, 0, 0, 0, 0]);
     let highest = i32::MAX as u64;
     for fd in (0..=4096).chain(highest - 4096..=highest) {
         assert_eq!(write(fd), KILL);
@@ -307,10 +296,7 @@ fn absent_descriptors_cannot_be_used() {
 #[test]
 fn logging_refuses_nothing() {
     for (thread, _) in THREADS {
-        let (kill, log) = (
-            fill_in(thread, &slots(), false),
-            fill_in(thread, &slots(), true),
-        );
+        let (kill, log) = (fill_in(thread, &slots(), false), fill_in(thread, &slots(), true));
         for (kill, log) in kill.iter().zip(&log) {
             assert_eq!((kill.code, kill.jt, kill.jf), (log.code, log.jt, log.jf));
             match kill.k {

@@ -20,12 +20,7 @@ pub struct MainThread {
 
 impl Default for MainThread {
     fn default() -> Self {
-        Self {
-            thread: Thread::Main,
-            start: Some(Thread::Start),
-            slots: Vec::new(),
-            files: None,
-        }
+        Self { thread: Thread::Main, start: Some(Thread::Start), slots: Vec::new(), files: None }
     }
 }
 

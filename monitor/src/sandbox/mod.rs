@@ -78,10 +78,7 @@ impl Sandbox {
     /// Puts the length of a worker's image, in bytes, into its slots.
     #[must_use]
     pub fn with_end(mut self, end: u64) -> Self {
-        let halves = [
-            (Slot::EndLow, end as u32),
-            (Slot::EndHigh, (end >> 32) as u32),
-        ];
+        let halves = [(Slot::EndLow, end as u32), (Slot::EndHigh, (end >> 32) as u32)];
         for (slot, half) in halves {
             if let Some(place) = self.slots.get_mut(slot as usize) {
                 *place = half;

@@ -37,20 +37,12 @@ pub struct Reach<'a> {
 impl<'a> Reach<'a> {
     /// That of a process which has given up nothing yet.
     pub fn new(places: &'a [BorrowedFd<'a>], rules: Option<&'a Rules>) -> Self {
-        Self {
-            places,
-            rules,
-            early: false,
-        }
+        Self { places, rules, early: false }
     }
 
     /// That of one which has gone through [`confine_early`].
     pub fn later(rules: Option<&'a Rules>) -> Self {
-        Self {
-            early: true,
-            rules,
-            ..Self::default()
-        }
+        Self { early: true, rules, ..Self::default() }
     }
 }
 
@@ -95,10 +87,7 @@ pub fn confine_early(policy: &Policy, allow: &[PathBuf]) -> Result<Option<Rules>
     }
     let files = AccessFs::from_all(NEWEST) & !(AccessFs::Execute | AccessFs::Refer);
     let devices = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
-    let (mut early, mut later) = (
-        everything().map_err(refused)?,
-        everything().map_err(refused)?,
-    );
+    let (mut early, mut later) = (everything().map_err(refused)?, everything().map_err(refused)?);
     for path in allow {
         for rules in [&mut early, &mut later] {
             let unusable = |e: landlock::PathFdError| {
@@ -121,13 +110,8 @@ pub fn confine_early(policy: &Policy, allow: &[PathBuf]) -> Result<Option<Rules>
 }
 
 /// What a VM may need besides its files.
-const DEVICES: [&str; 5] = [
-    "/dev/kvm",
-    "/dev/net/tun",
-    "/dev/ptmx",
-    "/dev/pts",
-    "/dev/userfaultfd",
-];
+const DEVICES: [&str; 5] =
+    ["/dev/kvm", "/dev/net/tun", "/dev/ptmx", "/dev/pts", "/dev/userfaultfd"];
 
 fn control(option: libc::c_int, value: libc::c_ulong) -> io::Result<()> {
     const NONE: libc::c_ulong = 0;
@@ -143,10 +127,7 @@ fn control(option: libc::c_int, value: libc::c_ulong) -> io::Result<()> {
 fn limit(resource: Resource, most: u64) -> io::Result<()> {
     let lower = |now: Option<u64>| Some(now.map_or(most, |now| now.min(most)));
     let now = getrlimit(resource);
-    let both = Rlimit {
-        current: lower(now.current),
-        maximum: lower(now.maximum),
-    };
+    let both = Rlimit { current: lower(now.current), maximum: lower(now.maximum) };
     Ok(setrlimit(resource, both)?)
 }
 
@@ -163,10 +144,7 @@ type Sets = [[u32; 3]; 2];
 /// are executed, and of those none gains anything any more (no new privileges):
 /// to empty it takes 41 calls. The ambient ones go with the others.
 fn drop_capabilities() -> io::Result<()> {
-    let header = Header {
-        version: CAPABILITY_VERSION,
-        pid: 0,
-    };
+    let header = Header { version: CAPABILITY_VERSION, pid: 0 };
     let none = Sets::default();
     // SAFETY: the call takes a header and, of this version, two structures of
     // three words.
@@ -235,9 +213,7 @@ impl Rules {
 /// Takes away every right that Landlock of the running kernel knows, with no
 /// exception, or with one: files may be given a name in `places`.
 pub(super) fn give_up_files(places: &[BorrowedFd<'_>]) -> Result<(), Error> {
-    let rules = places
-        .iter()
-        .map(|at| PathBeneath::new(at, AccessFs::MakeReg));
+    let rules = places.iter().map(|at| PathBeneath::new(at, AccessFs::MakeReg));
     everything()
         .and_then(|set| set.add_rules(rules.map(Ok::<_, RulesetError>)))
         .map_err(refused)
@@ -246,9 +222,7 @@ pub(super) fn give_up_files(places: &[BorrowedFd<'_>]) -> Result<(), Error> {
 
 /// Every right that the running kernel knows.
 fn everything() -> Result<RulesetCreated, RulesetError> {
-    outside()?
-        .handle_access(AccessFs::from_all(NEWEST))
-        .and_then(Ruleset::create)
+    outside()?.handle_access(AccessFs::from_all(NEWEST)).and_then(Ruleset::create)
 }
 
 /// Networks, and what belongs to other processes.

@@ -263,16 +263,8 @@ const FUTEX: Rule = rule(
 /// What every thread needs.
 const COMMON: &[Rule] = &[
     FUTEX,
-    rule(
-        libc::SYS_ppoll,
-        &[],
-        "waiting; the descriptors are in memory, where no filter sees them",
-    ),
-    rule(
-        libc::SYS_brk,
-        &[],
-        "the allocator; such memory is never executable (W^X)",
-    ),
+    rule(libc::SYS_ppoll, &[], "waiting; the descriptors are in memory, where no filter sees them"),
+    rule(libc::SYS_brk, &[], "the allocator; such memory is never executable (W^X)"),
     rule(
         libc::SYS_clock_gettime,
         &[Is(0, CLOCK_MONOTONIC as u32)],
@@ -282,25 +274,13 @@ const COMMON: &[Rule] = &[
 
 /// What a thread may say to the user and to the main thread.
 const NEWS: &[Rule] = &[
-    rule(
-        libc::SYS_write,
-        &[Is(0, STDERR)],
-        "last words, and that a host's disk is full",
-    ),
-    rule(
-        libc::SYS_write,
-        &[In(0, Slot::Wake)],
-        "there is news for the main thread",
-    ),
+    rule(libc::SYS_write, &[Is(0, STDERR)], "last words, and that a host's disk is full"),
+    rule(libc::SYS_write, &[In(0, Slot::Wake)], "there is news for the main thread"),
 ];
 
 /// Output of the guest's serial port, which its vCPU or the main thread writes.
 const OUTPUT: &[Rule] = &[
-    rule(
-        libc::SYS_write,
-        &[In(0, Slot::ConsoleOut)],
-        "the guest's serial output",
-    ),
+    rule(libc::SYS_write, &[In(0, Slot::ConsoleOut)], "the guest's serial output"),
     rule(
         libc::SYS_write,
         &[Between(0, Slot::EventFirst, Slot::EventLast)],
@@ -360,28 +340,18 @@ const LOAD: &[Rule] = &[
 ];
 
 /// What the signal handlers need.
-const SIGNALS: &[Rule] = &[rule(
-    libc::SYS_rt_sigreturn,
-    &[],
-    "back from a signal's handler",
-)];
+const SIGNALS: &[Rule] = &[rule(libc::SYS_rt_sigreturn, &[], "back from a signal's handler")];
 
 const VCPU: &[Rule] = &[
     rule(
         libc::SYS_ioctl,
-        &[
-            In(0, Slot::Vcpu),
-            OneOf(1, &[kvm::RUN, kvm::GET_MP_STATE, kvm::GET_REGS]),
-        ],
+        &[In(0, Slot::Vcpu), OneOf(1, &[kvm::RUN, kvm::GET_MP_STATE, kvm::GET_REGS])],
         "to run the guest; whether a vCPU that does not run waits for its start; where a guest \
          was when it could not go on, for the message",
     ),
     rule(
         libc::SYS_ioctl,
-        &[
-            In(0, Slot::Vm),
-            OneOf(1, &[kvm::SET_GSI_ROUTING, kvm::IOEVENTFD]),
-        ],
+        &[In(0, Slot::Vm), OneOf(1, &[kvm::SET_GSI_ROUTING, kvm::IOEVENTFD])],
         "the I/O APIC: a route must be there when the guest's store is done; a device's doorbell: \
          not before its driver starts it, for 13 ms at the end of VMs without",
     ),
@@ -408,23 +378,12 @@ const MAIN: &[Rule] = &[
         &[Is(1, libc::F_GETFD as u32)],
         "a debug build's standard library looks at what it closes",
     ),
-    rule(
-        libc::SYS_read,
-        &[In(0, Slot::Wake)],
-        "empties the event that woke it",
-    ),
+    rule(libc::SYS_read, &[In(0, Slot::Wake)], "empties the event that woke it"),
     rule(libc::SYS_read, &[In(0, Slot::ConsoleIn)], "what is typed"),
-    rule(
-        libc::SYS_read,
-        &[In(0, Slot::Client)],
-        "what a socket's client types",
-    ),
+    rule(libc::SYS_read, &[In(0, Slot::Client)], "what a socket's client types"),
     rule(
         libc::SYS_accept4,
-        &[
-            In(0, Slot::Listener),
-            Is(3, (SOCK_CLOEXEC | SOCK_NONBLOCK) as u32),
-        ],
+        &[In(0, Slot::Listener), Is(3, (SOCK_CLOEXEC | SOCK_NONBLOCK) as u32)],
         "the console's next client",
     ),
     rule(
@@ -443,11 +402,7 @@ const MAIN: &[Rule] = &[
         &[In(0, Slot::Vm), Is(1, kvm::SET_GSI_ROUTING)],
         "interrupt routes back to power-on",
     ),
-    rule(
-        libc::SYS_ioctl,
-        &[In(0, Slot::Vm), Is(1, kvm::SIGNAL_MSI)],
-        "presses the power button",
-    ),
+    rule(libc::SYS_ioctl, &[In(0, Slot::Vm), Is(1, kvm::SIGNAL_MSI)], "presses the power button"),
     rule(
         libc::SYS_ioctl,
         &[Is(0, 0), OneOf(1, TERMINAL)],
@@ -469,11 +424,7 @@ const MAIN: &[Rule] = &[
         &[],
         "goes on waiting for vCPUs after the process was stopped and continued",
     ),
-    rule(
-        libc::SYS_munmap,
-        &[],
-        "pages of vCPUs, at the end; makes nothing reachable",
-    ),
+    rule(libc::SYS_munmap, &[], "pages of vCPUs, at the end; makes nothing reachable"),
     rule(
         libc::SYS_getrusage,
         &[Is(0, libc::RUSAGE_SELF as u32)],
@@ -486,60 +437,37 @@ const MAIN: &[Rule] = &[
 const CONTROL: &[Rule] = &[
     rule(
         libc::SYS_ioctl,
-        &[
-            Between(0, Slot::VcpuFirst, Slot::VcpuLast),
-            Is(1, kvm::KVMCLOCK_CTRL),
-        ],
+        &[Between(0, Slot::VcpuFirst, Slot::VcpuLast), Is(1, kvm::KVMCLOCK_CTRL)],
         "tells a guest that is resumed that it was paused",
     ),
     rule(
         libc::SYS_accept4,
-        &[
-            In(0, Slot::ApiListener),
-            Is(3, (SOCK_CLOEXEC | SOCK_NONBLOCK) as u32),
-        ],
+        &[In(0, Slot::ApiListener), Is(3, (SOCK_CLOEXEC | SOCK_NONBLOCK) as u32)],
         "the API's next client",
     ),
     rule(
         libc::SYS_dup3,
-        &[
-            Between(1, Slot::ApiFirst, Slot::ApiLast),
-            Is(2, O_CLOEXEC as u32),
-        ],
+        &[Between(1, Slot::ApiFirst, Slot::ApiLast), Is(2, O_CLOEXEC as u32)],
         "moves it into the row; what is no socket is of no use there",
     ),
     rule(
         libc::SYS_recvfrom,
-        &[
-            Between(0, Slot::ApiFirst, Slot::ApiLast),
-            Is(3, MSG_DONTWAIT as u32),
-            Exactly(4, 0),
-        ],
+        &[Between(0, Slot::ApiFirst, Slot::ApiLast), Is(3, MSG_DONTWAIT as u32), Exactly(4, 0)],
         "requests; never waits",
     ),
     rule(
         libc::SYS_sendto,
-        &[
-            Between(0, Slot::ApiFirst, Slot::ApiLast),
-            Is(3, SEND),
-            Exactly(4, 0),
-        ],
+        &[Between(0, Slot::ApiFirst, Slot::ApiLast), Is(3, SEND), Exactly(4, 0)],
         "answers; never waits, never elsewhere",
     ),
     rule(
         libc::SYS_shutdown,
-        &[
-            Between(0, Slot::ApiFirst, Slot::ApiLast),
-            Is(1, SHUT_WR as u32),
-        ],
+        &[Between(0, Slot::ApiFirst, Slot::ApiLast), Is(1, SHUT_WR as u32)],
         "the last answer to a client that has made a mistake",
     ),
     rule(
         libc::SYS_dup3,
-        &[
-            Between(1, Slot::TrayFirst, Slot::TrayLast),
-            Is(2, O_CLOEXEC as u32),
-        ],
+        &[Between(1, Slot::TrayFirst, Slot::TrayLast), Is(2, O_CLOEXEC as u32)],
         "another medium, or none, under the number that the drive's worker reads",
     ),
     rule(libc::SYS_write, &[In(0, Slot::Log)], "the log"),
@@ -556,18 +484,11 @@ const CONTROL: &[Rule] = &[
 const OPEN: &[Rule] = &[
     rule(
         libc::SYS_openat,
-        &[
-            Is(0, libc::AT_FDCWD as u32),
-            Is(2, (O_RDONLY | O_NONBLOCK | O_CLOEXEC) as u32),
-        ],
+        &[Is(0, libc::AT_FDCWD as u32), Is(2, (O_RDONLY | O_NONBLOCK | O_CLOEXEC) as u32)],
         "an image to insert; to read, and where Landlock permits it",
     ),
     rule(libc::SYS_fstat, &[], "whether it is a file, and how long"),
-    rule(
-        libc::SYS_fcntl,
-        &[Is(1, libc::F_OFD_SETLK as u32)],
-        "its lock against writers",
-    ),
+    rule(libc::SYS_fcntl, &[Is(1, libc::F_OFD_SETLK as u32)], "its lock against writers"),
 ];
 
 /// What it takes to open the files of a snapshot on request.
@@ -582,18 +503,12 @@ const SAVE_ON_REQUEST: &[Rule] = &[
     ),
     rule(
         libc::SYS_openat,
-        &[
-            Is(0, libc::AT_FDCWD as u32),
-            Is(2, LARGE | (O_PATH | O_DIRECTORY) as u32),
-        ],
+        &[Is(0, libc::AT_FDCWD as u32), Is(2, LARGE | (O_PATH | O_DIRECTORY) as u32)],
         "/proc/self/fd, for older kernels; nothing can be read from such",
     ),
     rule(
         libc::SYS_openat,
-        &[
-            Between(0, Slot::SaveTo, Slot::SaveMemoryTo),
-            Is(2, LARGE | (O_TMPFILE | O_RDWR) as u32),
-        ],
+        &[Between(0, Slot::SaveTo, Slot::SaveMemoryTo), Is(2, LARGE | (O_TMPFILE | O_RDWR) as u32)],
         "a new file without a name in a directory",
     ),
     rule(libc::SYS_getrandom, &[Is(1, 16)], "its identity"),
@@ -601,10 +516,7 @@ const SAVE_ON_REQUEST: &[Rule] = &[
 /// Where they have to be.
 const RENUMBER: &[Rule] = &[rule(
     libc::SYS_dup3,
-    &[
-        Between(1, Slot::SaveTo, Slot::Links),
-        Is(2, O_CLOEXEC as u32),
-    ],
+    &[Between(1, Slot::SaveTo, Slot::Links), Is(2, O_CLOEXEC as u32)],
     "gives them the numbers that may be written to",
 )];
 /// To read, closed for programs, and with the kernel's own flag for large files,
@@ -621,29 +533,17 @@ const SAVE: &[Rule] = &[
         &[Between(0, Slot::VcpuFirst, Slot::VcpuLast), OneOf(1, SAVED)],
         "the registers of vCPUs; see a reset's",
     ),
-    rule(
-        libc::SYS_ioctl,
-        &[In(0, Slot::Vm), Is(1, kvm::GET_CLOCK)],
-        "the guest's clock",
-    ),
+    rule(libc::SYS_ioctl, &[In(0, Slot::Vm), Is(1, kvm::GET_CLOCK)], "the guest's clock"),
 ];
 
 /// Writing a snapshot's files, and giving them their names.
 const SAVE_FILES: &[Rule] = &[
     rule(libc::SYS_pwrite64, &[In(0, Slot::SavedState)], "the state"),
-    rule(
-        libc::SYS_pwrite64,
-        &[In(0, Slot::SavedMemory)],
-        "the memory",
-    ),
+    rule(libc::SYS_pwrite64, &[In(0, Slot::SavedMemory)], "the memory"),
     rule(libc::SYS_fsync, &[In(0, Slot::SavedState)], "the state"),
     rule(libc::SYS_fsync, &[In(0, Slot::SavedMemory)], "the memory"),
     rule(libc::SYS_fsync, &[In(0, Slot::SaveTo)], "the state's name"),
-    rule(
-        libc::SYS_fsync,
-        &[In(0, Slot::SaveMemoryTo)],
-        "the memory's name",
-    ),
+    rule(libc::SYS_fsync, &[In(0, Slot::SaveMemoryTo)], "the memory's name"),
     rule(
         libc::SYS_linkat,
         &[In(0, Slot::SavedState), In(2, Slot::SaveTo), Is(4, EMPTY)],
@@ -651,11 +551,7 @@ const SAVE_FILES: &[Rule] = &[
     ),
     rule(
         libc::SYS_linkat,
-        &[
-            In(0, Slot::SavedMemory),
-            In(2, Slot::SaveMemoryTo),
-            Is(4, EMPTY),
-        ],
+        &[In(0, Slot::SavedMemory), In(2, Slot::SaveMemoryTo), Is(4, EMPTY)],
         "gives the memory its name",
     ),
     rule(
@@ -663,11 +559,7 @@ const SAVE_FILES: &[Rule] = &[
         &[In(0, Slot::Links), In(2, Slot::SaveTo)],
         "the state's where a file may not be linked by itself; Landlock keeps it there",
     ),
-    rule(
-        libc::SYS_linkat,
-        &[In(0, Slot::Links), In(2, Slot::SaveMemoryTo)],
-        "the memory's",
-    ),
+    rule(libc::SYS_linkat, &[In(0, Slot::Links), In(2, Slot::SaveMemoryTo)], "the memory's"),
 ];
 
 /// What comes before the state is saved; making the VM has it for its disks.
@@ -723,16 +615,8 @@ const SAVED: &[u32] = &[
 
 /// A block or network worker's waiting and answering.
 const WORKER: &[Rule] = &[
-    rule(
-        libc::SYS_read,
-        &[In(0, Slot::Doorbell)],
-        "empties the doorbell",
-    ),
-    rule(
-        libc::SYS_write,
-        &[In(0, Slot::Interrupt)],
-        "the device's interrupt",
-    ),
+    rule(libc::SYS_read, &[In(0, Slot::Doorbell)], "empties the doorbell"),
+    rule(libc::SYS_write, &[In(0, Slot::Interrupt)], "the device's interrupt"),
 ];
 
 const READ_ONLY: &[Rule] = &[
@@ -741,11 +625,7 @@ const READ_ONLY: &[Rule] = &[
         &[In(0, Slot::Doorbell)],
         "a disk's worker wakes another one for what it leaves",
     ),
-    rule(
-        libc::SYS_preadv,
-        &[In(0, Slot::Own)],
-        "reads of its own image",
-    ),
+    rule(libc::SYS_preadv, &[In(0, Slot::Own)], "reads of its own image"),
     rule(
         libc::SYS_lseek,
         &[In(0, Slot::Own), Exactly(1, 0), Is(2, SEEK_END as u32)],
@@ -759,11 +639,7 @@ const DISK: &[Rule] = &[
         &[In(0, Slot::Own), Below(3, Slot::EndLow, Slot::EndHigh)],
         "writes to its own image; one makes it 2 GiB longer at most",
     ),
-    rule(
-        libc::SYS_fdatasync,
-        &[In(0, Slot::Own)],
-        "flushes of its own image",
-    ),
+    rule(libc::SYS_fdatasync, &[In(0, Slot::Own)], "flushes of its own image"),
     rule(
         libc::SYS_fallocate,
         &[
@@ -778,21 +654,9 @@ const DISK: &[Rule] = &[
 ];
 
 const NET: &[Rule] = &[
-    rule(
-        libc::SYS_readv,
-        &[In(0, Slot::Own)],
-        "frames of its own tap",
-    ),
-    rule(
-        libc::SYS_writev,
-        &[In(0, Slot::Own)],
-        "frames to its own tap",
-    ),
-    rule(
-        libc::SYS_write,
-        &[In(0, Slot::Own)],
-        "the same where a frame is one piece",
-    ),
+    rule(libc::SYS_readv, &[In(0, Slot::Own)], "frames of its own tap"),
+    rule(libc::SYS_writev, &[In(0, Slot::Own)], "frames to its own tap"),
+    rule(libc::SYS_write, &[In(0, Slot::Own)], "the same where a frame is one piece"),
     rule(
         libc::SYS_ioctl,
         &[In(0, Slot::Own), Is(1, TUNSETOFFLOAD)],
@@ -815,17 +679,10 @@ const READER: &[Rule] = &[
     ),
     rule(
         libc::SYS_lseek,
-        &[
-            Between(0, Slot::SourceFirst, Slot::SourceLast),
-            OneOf(2, &[SEEK_DATA, SEEK_HOLE]),
-        ],
+        &[Between(0, Slot::SourceFirst, Slot::SourceLast), OneOf(2, &[SEEK_DATA, SEEK_HOLE])],
         "passes over a file's holes; nothing uses the position",
     ),
-    rule(
-        libc::SYS_pread64,
-        &[In(0, Slot::SavedMemory)],
-        "the checksum of what has been merged",
-    ),
+    rule(libc::SYS_pread64, &[In(0, Slot::SavedMemory)], "the checksum of what has been merged"),
     rule(
         libc::SYS_lseek,
         &[In(0, Slot::SavedMemory), OneOf(2, &[SEEK_DATA, SEEK_HOLE])],
@@ -836,16 +693,8 @@ const READER: &[Rule] = &[
         &[In(0, Slot::SavedMemory), Is(1, 0x03)],
         "a page that is zero again becomes a hole",
     ),
-    rule(
-        libc::SYS_ftruncate,
-        &[In(0, Slot::SavedMemory)],
-        "its length, where it ends in a hole",
-    ),
-    rule(
-        libc::SYS_write,
-        &[OneOf(0, &[STDOUT, STDERR])],
-        "the report, and errors",
-    ),
+    rule(libc::SYS_ftruncate, &[In(0, Slot::SavedMemory)], "its length, where it ends in a hole"),
+    rule(libc::SYS_write, &[OneOf(0, &[STDOUT, STDERR])], "the report, and errors"),
     rule(libc::SYS_close, &[], "files that have been read"),
     rule(libc::SYS_exit_group, &[], "the end"),
 ];
@@ -879,11 +728,7 @@ const START: &[Rule] = &[
         &[Absent],
         "its flags are in memory; without it the C library uses clone",
     ),
-    rule(
-        libc::SYS_clone,
-        &[Is(0, THREAD)],
-        "threads; no process, no namespace",
-    ),
+    rule(libc::SYS_clone, &[Is(0, THREAD)], "threads; no process, no namespace"),
     rule(libc::SYS_mmap, &[OneOf(2, &[PROT_NONE as u32, RW])], STACKS),
     rule(libc::SYS_mprotect, &[Is(2, RW)], STACKS),
     rule(libc::SYS_rseq, &[], STACKS),
@@ -901,27 +746,11 @@ const START: &[Rule] = &[
         "vCPUs at power-on, and running",
     ),
     rule(libc::SYS_ioctl, &[Is(1, TUNSETOFFLOAD)], "later: taps"),
-    rule(
-        libc::SYS_ioctl,
-        &[Is(0, 0), OneOf(1, TERMINAL)],
-        "later: the terminal",
-    ),
-    rule(
-        libc::SYS_tgkill,
-        &[In(0, Slot::Process), Is(2, libc::SIGTTIN as u32)],
-        "later: to stop",
-    ),
-    rule(
-        libc::SYS_tgkill,
-        &[In(0, Slot::Process), In(2, Slot::Kick)],
-        "later: to kick vCPUs",
-    ),
+    rule(libc::SYS_ioctl, &[Is(0, 0), OneOf(1, TERMINAL)], "later: the terminal"),
+    rule(libc::SYS_tgkill, &[In(0, Slot::Process), Is(2, libc::SIGTTIN as u32)], "later: to stop"),
+    rule(libc::SYS_tgkill, &[In(0, Slot::Process), In(2, Slot::Kick)], "later: to kick vCPUs"),
     #[cfg(debug_assertions)]
-    rule(
-        libc::SYS_fcntl,
-        &[Is(1, libc::F_GETFD as u32)],
-        "later: what is closed",
-    ),
+    rule(libc::SYS_fcntl, &[Is(1, libc::F_GETFD as u32)], "later: what is closed"),
     rule(
         libc::SYS_linkat,
         &[
@@ -964,25 +793,16 @@ const START: &[Rule] = &[
 ];
 
 /// What the control API's thread has beyond that.
-const START_API: &[Rule] = &[
-    later(libc::SYS_dup3),
-    later(libc::SYS_recvfrom),
-    later(libc::SYS_shutdown),
-];
+const START_API: &[Rule] =
+    &[later(libc::SYS_dup3), later(libc::SYS_recvfrom), later(libc::SYS_shutdown)];
 
 /// What a thread that gives up opening does, while another one keeps it.
-const START_OPEN: &[Rule] = &[
-    later(libc::SYS_landlock_create_ruleset),
-    later(libc::SYS_landlock_restrict_self),
-];
+const START_OPEN: &[Rule] =
+    &[later(libc::SYS_landlock_create_ruleset), later(libc::SYS_landlock_restrict_self)];
 
 /// The end of a first thread whose kernel was refused.
 const NO_VCPU: &[Rule] = &[
-    rule(
-        libc::SYS_rt_sigprocmask,
-        &[],
-        "the C library, at a thread's end",
-    ),
+    rule(libc::SYS_rt_sigprocmask, &[], "the C library, at a thread's end"),
     rule(libc::SYS_exit, &[], "the thread's, and nothing else's"),
 ];
 
@@ -991,21 +811,13 @@ const NO_VCPU: &[Rule] = &[
 /// free of them, and the threads' own filters are not.
 const EARLY: &[Rule] = &[
     rule(libc::SYS_clone3, &[Absent], "as for the start of other VMs"),
-    rule(
-        libc::SYS_clone,
-        &[Is(0, THREAD)],
-        "threads; no process, no namespace",
-    ),
+    rule(libc::SYS_clone, &[Is(0, THREAD)], "threads; no process, no namespace"),
     rule(
         libc::SYS_mmap,
         &[OneOf(2, &[PROT_NONE as u32, PROT_READ as u32, RW])],
         "guest memory, stacks; never to be executed",
     ),
-    rule(
-        libc::SYS_mprotect,
-        &[OneOf(2, &[PROT_READ as u32, RW])],
-        STACKS,
-    ),
+    rule(libc::SYS_mprotect, &[OneOf(2, &[PROT_READ as u32, RW])], STACKS),
     rule(libc::SYS_rseq, &[], STACKS),
     rule(libc::SYS_set_robust_list, &[], STACKS),
     rule(libc::SYS_rt_sigprocmask, &[], STACKS),
@@ -1016,27 +828,11 @@ const EARLY: &[Rule] = &[
         &[Is(0, PR_SET_DUMPABLE), Exactly(1, 0)],
         "not dumpable, from the start on",
     ),
-    rule(
-        libc::SYS_prlimit64,
-        &[Is(0, 0)],
-        "its own limits; raising one takes a capability",
-    ),
+    rule(libc::SYS_prlimit64, &[Is(0, 0)], "its own limits; raising one takes a capability"),
     rule(libc::SYS_seccomp, &[], "the threads' own filters"),
-    rule(
-        libc::SYS_landlock_create_ruleset,
-        &[],
-        "less of files, at the start",
-    ),
-    rule(
-        libc::SYS_landlock_add_rule,
-        &[],
-        "less of files, at the start",
-    ),
-    rule(
-        libc::SYS_landlock_restrict_self,
-        &[],
-        "less of files, at the start",
-    ),
+    rule(libc::SYS_landlock_create_ruleset, &[], "less of files, at the start"),
+    rule(libc::SYS_landlock_add_rule, &[], "less of files, at the start"),
+    rule(libc::SYS_landlock_restrict_self, &[], "less of files, at the start"),
     rule(
         libc::SYS_openat,
         &[],
@@ -1046,11 +842,7 @@ const EARLY: &[Rule] = &[
     rule(libc::SYS_newfstatat, &[], "what a file is"),
     rule(libc::SYS_fstat, &[], "what a file is"),
     rule(libc::SYS_statx, &[], "what a file is"),
-    rule(
-        libc::SYS_ftruncate,
-        &[Exactly(1, 0)],
-        "a console's file, to be replaced",
-    ),
+    rule(libc::SYS_ftruncate, &[Exactly(1, 0)], "a console's file, to be replaced"),
     rule(libc::SYS_unlink, &[], "a dead socket, to be replaced"),
     rule(
         libc::SYS_socket,
@@ -1064,36 +856,17 @@ const EARLY: &[Rule] = &[
     ),
     rule(
         libc::SYS_getsockopt,
-        &[
-            Is(1, libc::SOL_SOCKET as u32),
-            Is(2, libc::SO_PEERCRED as u32),
-        ],
+        &[Is(1, libc::SOL_SOCKET as u32), Is(2, libc::SO_PEERCRED as u32)],
         "the pager's user",
     ),
-    rule(
-        libc::SYS_geteuid,
-        &[],
-        "the pager's user, compared with Mote's",
-    ),
+    rule(libc::SYS_geteuid, &[], "the pager's user, compared with Mote's"),
     rule(libc::SYS_uname, &[], "an interface's own address"),
     rule(libc::SYS_sysinfo, &[], "how much memory the host has"),
     rule(libc::SYS_bind, &[], "the console's socket"),
     rule(libc::SYS_listen, &[], "the console's socket"),
-    rule(
-        libc::SYS_sendmsg,
-        &[Is(2, MSG_NOSIGNAL as u32)],
-        "the guest's memory to its pager",
-    ),
-    rule(
-        libc::SYS_userfaultfd,
-        &[],
-        "the guest's memory to its pager",
-    ),
-    rule(
-        libc::SYS_memfd_create,
-        &[],
-        "the firmware, in the shape of a file",
-    ),
+    rule(libc::SYS_sendmsg, &[Is(2, MSG_NOSIGNAL as u32)], "the guest's memory to its pager"),
+    rule(libc::SYS_userfaultfd, &[], "the guest's memory to its pager"),
+    rule(libc::SYS_memfd_create, &[], "the firmware, in the shape of a file"),
     rule(libc::SYS_getrandom, &[], "the VM's identity"),
     rule(libc::SYS_eventfd2, &[], "interrupts and doorbells"),
     rule(
@@ -1110,28 +883,12 @@ const EARLY: &[Rule] = &[
         )],
         "numbers of descriptors, locks of images; no owner, no signal",
     ),
-    rule(
-        libc::SYS_dup3,
-        &[Is(2, O_CLOEXEC as u32)],
-        "numbers of descriptors",
-    ),
+    rule(libc::SYS_dup3, &[Is(2, O_CLOEXEC as u32)], "numbers of descriptors"),
     rule(libc::SYS_ioctl, &[Type(1, 0xae)], "KVM's, to make the VM"),
     rule(libc::SYS_ioctl, &[Type(1, 0xaa)], "userfaultfd's"),
-    rule(
-        libc::SYS_ioctl,
-        &[Type(1, 0x12)],
-        "a block device's size and sectors",
-    ),
-    rule(
-        libc::SYS_ioctl,
-        &[OneOf(1, EARLY_IOCTLS)],
-        "taps and their names; a new pseudo-terminal",
-    ),
-    rule(
-        libc::SYS_ioctl,
-        &[OneOf(1, TERMINAL)],
-        "a terminal's modes, and whose it is",
-    ),
+    rule(libc::SYS_ioctl, &[Type(1, 0x12)], "a block device's size and sectors"),
+    rule(libc::SYS_ioctl, &[OneOf(1, EARLY_IOCTLS)], "taps and their names; a new pseudo-terminal"),
+    rule(libc::SYS_ioctl, &[OneOf(1, TERMINAL)], "a terminal's modes, and whose it is"),
     rule(libc::SYS_getpgrp, &[], "whether the terminal is ours"),
     rule(libc::SYS_getpid, &[], "the numbers to kick a vCPU by"),
     rule(libc::SYS_gettid, &[], "the numbers to kick a vCPU by"),
@@ -1145,26 +902,15 @@ const EARLY: &[Rule] = &[
         &[In(0, Slot::Process), Is(2, libc::SIGTTIN as u32)],
         "stops, when the terminal asks for that",
     ),
-    rule(
-        libc::SYS_sendto,
-        &[Is(3, SEND), Exactly(4, 0)],
-        "answers; never elsewhere",
-    ),
-    rule(
-        libc::SYS_sendto,
-        &[Is(3, SEND), Is(5, 0)],
-        "output of a console; never elsewhere",
-    ),
+    rule(libc::SYS_sendto, &[Is(3, SEND), Exactly(4, 0)], "answers; never elsewhere"),
+    rule(libc::SYS_sendto, &[Is(3, SEND), Is(5, 0)], "output of a console; never elsewhere"),
     later(libc::SYS_linkat),
     later(libc::SYS_pwrite64),
     later(libc::SYS_fsync),
     FUTEX,
     rule(
         libc::SYS_futex,
-        &[Is(
-            1,
-            (libc::FUTEX_WAIT_BITSET | libc::FUTEX_CLOCK_REALTIME) as u32,
-        )],
+        &[Is(1, (libc::FUTEX_WAIT_BITSET | libc::FUTEX_CLOCK_REALTIME) as u32)],
         "the end of a first thread whose kernel was refused",
     ),
     later(libc::SYS_ppoll),
@@ -1195,15 +941,8 @@ const EARLY: &[Rule] = &[
 const PR_SET_DUMPABLE: u32 = 4;
 /// TUNSETIFF, TUNSETVNETHDRSZ, TUNSETOFFLOAD, SIOCGIFINDEX; TIOCSPTLCK, TIOCGPTN;
 /// FIONBIO.
-const EARLY_IOCTLS: &[u32] = &[
-    0x4004_54ca,
-    0x4004_54d8,
-    TUNSETOFFLOAD,
-    0x8933,
-    0x4004_5431,
-    0x8004_5430,
-    0x5421,
-];
+const EARLY_IOCTLS: &[u32] =
+    &[0x4004_54ca, 0x4004_54d8, TUNSETOFFLOAD, 0x8933, 0x4004_5431, 0x8004_5430, 0x5421];
 const STACKS: &str = "what the C library makes a thread with";
 
 /// Everything that a kind of thread may do.
@@ -1212,19 +951,13 @@ pub fn rules(thread: Thread) -> impl Iterator<Item = &'static Rule> {
         Thread::Early => &[EARLY],
         Thread::Start => &[START],
         Thread::StartApi => &[START, START_API],
-        Thread::StartOpen => &[
-            START,
-            START_API,
-            START_OPEN,
-            OPEN,
-            SAVE,
-            SAVE_FILES,
-            SAVE_ON_REQUEST,
-        ],
+        Thread::StartOpen => {
+            &[START, START_API, START_OPEN, OPEN, SAVE, SAVE_FILES, SAVE_ON_REQUEST]
+        }
         Thread::StartSaver => &[START, SAVE, SAVE_FILES],
-        Thread::Saver => &[
-            NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS, FLUSH, SAVE, SAVE_FILES, SAVE_PAGES, HOLES,
-        ],
+        Thread::Saver => {
+            &[NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS, FLUSH, SAVE, SAVE_FILES, SAVE_PAGES, HOLES]
+        }
         Thread::Main => &[NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS],
         Thread::Control => &[NEWS, MAIN, CONTROL, OUTPUT, MEMORY, LOAD, SIGNALS],
         Thread::Opener => &[

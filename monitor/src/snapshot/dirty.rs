@@ -27,11 +27,7 @@ impl Changes {
         let words = ram.iter().map(|region| bitmap_words(region.len())).sum();
         // It was another one in the snapshot.
         devices.mark(layout::GENERATION_ID, 16);
-        Self {
-            devices,
-            base,
-            pages: vec![0; words],
-        }
+        Self { devices, base, pages: vec![0; words] }
     }
 
     /// Memory is another one: nothing is as it was.

@@ -114,11 +114,7 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn new(ram: &'a GuestRam, mapped: Vec<Mapped<'a>>) -> Self {
         let buffer = vec![0; Self::CHUNK as usize];
-        Self {
-            ram,
-            mapped,
-            buffer,
-        }
+        Self { ram, mapped, buffer }
     }
 
     /// Hands what the run of pages holds to `take`, in rising order; of those

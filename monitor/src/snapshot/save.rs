@@ -26,13 +26,8 @@ use super::pagemap::{PageMap, Place, Reader};
 /// the API's connections, see [`crate::sandbox::number`].
 const ROW: RawFd = 208;
 /// What has these numbers, in this order.
-const SLOTS: [Slot; 5] = [
-    Slot::SaveTo,
-    Slot::SaveMemoryTo,
-    Slot::SavedState,
-    Slot::SavedMemory,
-    Slot::Links,
-];
+const SLOTS: [Slot; 5] =
+    [Slot::SaveTo, Slot::SaveMemoryTo, Slot::SavedState, Slot::SavedMemory, Slot::Links];
 
 /// Where a snapshot goes, opened before the process is confined, or by who may
 /// still open files.
@@ -50,11 +45,7 @@ impl Saving {
     /// It cannot be written there, or there is one already.
     pub(crate) fn open(directory: &Path) -> Result<Self, Error> {
         let create = Create::begin(directory).map_err(|e| unusable(directory, &e))?;
-        Ok(Self {
-            create,
-            id: random_id()?,
-            person: io::stderr().is_terminal(),
-        })
+        Ok(Self { create, id: random_id()?, person: io::stderr().is_terminal() })
     }
 
     /// Opens what a snapshot in these two files needs, under the numbers that
@@ -67,11 +58,7 @@ impl Saving {
         };
         let create = Create::begin_at(state, memory, &mut place);
         let create = create.map_err(|(path, e)| unusable(path, &e))?;
-        Ok(Self {
-            create,
-            id: random_id()?,
-            person: false,
-        })
+        Ok(Self { create, id: random_id()?, person: false })
     }
 
     /// Numbers of the files of a snapshot that is made on request.
@@ -153,12 +140,7 @@ impl Saving {
         progress.end();
         let changed = since.map(|(_, pages)| pages);
         let sum = writer.finish(length, self.id, changed).map_err(failed)?;
-        Ok(MemoryV1 {
-            id: self.id,
-            sum,
-            base: since.map(|(base, _)| base),
-            ranges,
-        })
+        Ok(MemoryV1 { id: self.id, sum, base: since.map(|(base, _)| base), ranges })
     }
 }
 
@@ -205,10 +187,7 @@ impl Progress {
     const PERIOD: Duration = Duration::from_millis(500);
 
     fn new(person: bool) -> Self {
-        Self {
-            due: person.then(|| Instant::now() + Self::PERIOD),
-            told: false,
-        }
+        Self { due: person.then(|| Instant::now() + Self::PERIOD), told: false }
     }
 
     fn tell(&mut self, at: u64, length: u64) {

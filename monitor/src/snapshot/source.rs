@@ -82,12 +82,7 @@ impl Saved {
         let mut offset = 0;
         let piece = |(address, length)| {
             offset += length;
-            Mapped {
-                address,
-                length,
-                file: &file.file,
-                offset: offset - length,
-            }
+            Mapped { address, length, file: &file.file, offset: offset - length }
         };
         memory::ranges(self.length).into_iter().map(piece).collect()
     }

@@ -54,10 +54,7 @@ fn unblob<T: Plain, const N: usize>(blob: &[u8; N]) -> T {
     let mut value = MaybeUninit::<T>::uninit();
     // SAFETY: as many bytes as the type has, all of which are valid for it.
     unsafe {
-        value
-            .as_mut_ptr()
-            .cast::<u8>()
-            .copy_from_nonoverlapping(blob.as_ptr(), N);
+        value.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(blob.as_ptr(), N);
         value.assume_init()
     }
 }
@@ -112,16 +109,7 @@ pub fn save_vcpu(fd: &VcpuFd) -> Result<VcpuV1, Error> {
     let state = fd.get_mp_state().map_err(kvm(WHAT))?;
     let cpuid = fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES).map_err(kvm(WHAT))?;
     let leaf = |entry: &kvm_cpuid_entry2| {
-        let kvm_cpuid_entry2 {
-            function,
-            index,
-            flags,
-            eax,
-            ebx,
-            ecx,
-            edx,
-            ..
-        } = *entry;
+        let kvm_cpuid_entry2 { function, index, flags, eax, ebx, ecx, edx, .. } = *entry;
         [function, index, flags, eax, ebx, ecx, edx]
     };
     // The timer's deadline before the local APIC: one that passes in between
@@ -154,22 +142,10 @@ pub fn save_vcpu(fd: &VcpuFd) -> Result<VcpuV1, Error> {
 pub fn restore_vcpu(fd: &VcpuFd, vcpu: &VcpuV1) -> Result<(), Error> {
     let entry = |saved: &CpuidV1| {
         let [function, index, flags, eax, ebx, ecx, edx] = *saved;
-        kvm_cpuid_entry2 {
-            function,
-            index,
-            flags,
-            eax,
-            ebx,
-            ecx,
-            edx,
-            ..Default::default()
-        }
+        kvm_cpuid_entry2 { function, index, flags, eax, ebx, ecx, edx, ..Default::default() }
     };
     let leaves: Vec<kvm_cpuid_entry2> = vcpu.cpuid.iter().map(entry).collect();
-    if let Some(leaf) = leaves
-        .iter()
-        .find(|leaf| crate::vm::cpuid::is_foreign(leaf))
-    {
+    if let Some(leaf) = leaves.iter().find(|leaf| crate::vm::cpuid::is_foreign(leaf)) {
         let leaf = leaf.function;
         let why = format!("CPUID leaf {leaf:#x} has what no guest is given here");
         return Err(Error::Snapshot(why));
@@ -177,11 +153,9 @@ pub fn restore_vcpu(fd: &VcpuFd, vcpu: &VcpuV1) -> Result<(), Error> {
     let cpuid = CpuId::from_entries(&leaves).map_err(|_| refused("restore CPUID"))?;
     fd.set_cpuid2(&cpuid).map_err(kvm("restore CPUID"))?;
     if vcpu.tsc_khz != 0 && fd.get_tsc_khz().ok() != Some(vcpu.tsc_khz) {
-        fd.set_tsc_khz(vcpu.tsc_khz)
-            .map_err(kvm("restore the TSC's frequency"))?;
+        fd.set_tsc_khz(vcpu.tsc_khz).map_err(kvm("restore the TSC's frequency"))?;
     }
-    fd.set_sregs(&unblob(&vcpu.sregs))
-        .map_err(kvm("restore system registers"))?;
+    fd.set_sregs(&unblob(&vcpu.sregs)).map_err(kvm("restore system registers"))?;
     restore_xcrs(fd, &vcpu.xcrs)?;
     let region = vcpu.xsave.as_slice().try_into();
     let xsave = kvm_xsave {
@@ -190,24 +164,16 @@ pub fn restore_vcpu(fd: &VcpuFd, vcpu: &VcpuV1) -> Result<(), Error> {
     };
     // SAFETY: no dynamic feature is enabled, so KVM reads no more than this.
     unsafe { fd.set_xsave(&xsave) }.map_err(kvm("restore the XSAVE area"))?;
-    fd.set_debug_regs(&unblob(&vcpu.debug))
-        .map_err(kvm("restore debug registers"))?;
-    fd.set_lapic(&unblob(&vcpu.lapic))
-        .map_err(kvm("restore the local APIC"))?;
-    let timeless = vcpu
-        .msrs
-        .iter()
-        .filter(|(index, _)| !clock::is_time(*index));
+    fd.set_debug_regs(&unblob(&vcpu.debug)).map_err(kvm("restore debug registers"))?;
+    fd.set_lapic(&unblob(&vcpu.lapic)).map_err(kvm("restore the local APIC"))?;
+    let timeless = vcpu.msrs.iter().filter(|(index, _)| !clock::is_time(*index));
     msrs::restore(fd, &timeless.copied().collect::<Vec<_>>())?;
-    fd.set_regs(&unblob(&vcpu.regs))
-        .map_err(kvm("restore registers"))?;
+    fd.set_regs(&unblob(&vcpu.regs)).map_err(kvm("restore registers"))?;
     restore_events(fd, unblob(&vcpu.events))?;
     if vcpu.mp_state > KVM_MP_STATE_SIPI_RECEIVED {
         return Err(refused("restore the run state"));
     }
-    let state = kvm_mp_state {
-        mp_state: vcpu.mp_state,
-    };
+    let state = kvm_mp_state { mp_state: vcpu.mp_state };
     fd.set_mp_state(state).map_err(kvm("restore the run state"))
 }
 
@@ -253,10 +219,7 @@ pub fn save(shared: &Shared) -> Result<StateV1, Error> {
     Ok(StateV1 {
         written_by: concat!("mote ", env!("CARGO_PKG_VERSION")).to_owned(),
         cpu: processor(),
-        vm: VmV1 {
-            clock,
-            ioapic: shared.bus.ioapic().save(),
-        },
+        vm: VmV1 { clock, ioapic: shared.bus.ioapic().save() },
         serial: shared.bus.com1().save(),
         vcpus,
         devices: shared.bus.devices().save(),

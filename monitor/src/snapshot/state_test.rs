@@ -36,8 +36,7 @@ fn a_vcpu_comes_back_as_it_was() {
         return;
     };
     let cpuid = vm::cpuid::supported(&host).unwrap();
-    fd.set_cpuid2(&vm::cpuid::for_vcpu(&cpuid, 0, 1, 0))
-        .unwrap();
+    fd.set_cpuid2(&vm::cpuid::for_vcpu(&cpuid, 0, 1, 0)).unwrap();
     vm::msrs::boot(&fd).unwrap();
     vm::regs::set_entry(&fd, crate::vm::regs::Entry::Linux64(0x10_0000)).unwrap();
     let mut vcpu = save_vcpu(&fd).unwrap();
@@ -50,11 +49,7 @@ fn a_vcpu_comes_back_as_it_was() {
     // The first vector register, and the states in use: x87 and SSE.
     vcpu.xsave[160..176].fill(0x5a);
     vcpu.xsave[512] = 3;
-    let values = [
-        (0x174, 0x10),
-        (0xc000_0082, 0x10_2000),
-        (0x277, 0x0606_0606_0606_0606),
-    ];
+    let values = [(0x174, 0x10), (0xc000_0082, 0x10_2000), (0x277, 0x0606_0606_0606_0606)];
     for (index, value) in values {
         let msr = vcpu.msrs.iter_mut().find(|msr| msr.0 == index);
         msr.unwrap().1 = value;
@@ -89,8 +84,7 @@ fn msrs_depend_on_cpuid() {
     };
     let before = save_vcpu(&fd).unwrap().msrs.len();
     let cpuid = vm::cpuid::supported(&host).unwrap();
-    fd.set_cpuid2(&vm::cpuid::for_vcpu(&cpuid, 0, 1, 0))
-        .unwrap();
+    fd.set_cpuid2(&vm::cpuid::for_vcpu(&cpuid, 0, 1, 0)).unwrap();
     let saved = save_vcpu(&fd).unwrap();
     assert!(saved.msrs.len() >= before);
     let (_vm, other, _) = machine().unwrap();
@@ -124,10 +118,7 @@ fn nonsense_is_refused() {
         let mut bad = good.clone();
         spoil(&mut bad);
         let error = restore_vcpu(&fd, &bad).map_err(|e| e.to_string());
-        assert!(
-            error.as_ref().is_err_and(|e| e.contains(word)),
-            "{word}: {error:?}"
-        );
+        assert!(error.as_ref().is_err_and(|e| e.contains(word)), "{word}: {error:?}");
     }
 }
 
@@ -171,9 +162,7 @@ pub fn whole(disk: &std::path::Path, cpus: u8) -> Option<Shared> {
 /// Brings the disk's driver up, with one queue of 8 entries.
 fn start_disk(shared: &Shared) {
     let set = |offset: u64, value: u32| {
-        shared
-            .bus
-            .mmio_write(layout::WINDOWS + offset, &value.to_le_bytes())
+        shared.bus.mmio_write(layout::WINDOWS + offset, &value.to_le_bytes())
     };
     for status in [1, 3] {
         set(0x70, status);
@@ -182,14 +171,9 @@ fn start_disk(shared: &Shared) {
     set(0x24, 1);
     set(0x20, 1);
     set(0x70, 11);
-    for (register, value) in [
-        (0x30, 0),
-        (0x38, 8),
-        (0x80, 0x1000),
-        (0x90, 0x2000),
-        (0xa0, 0x3000),
-        (0x44, 1),
-    ] {
+    for (register, value) in
+        [(0x30, 0), (0x38, 8), (0x80, 0x1000), (0x90, 0x2000), (0xa0, 0x3000), (0x44, 1)]
+    {
         set(register, value);
     }
     assert!(set(0x70, 15).is_some(), "the disk starts");
@@ -207,17 +191,9 @@ fn a_machine_comes_back_as_it_was() {
     let (_, _, host) = machine().unwrap();
     let cpuid = vm::cpuid::supported(&host).unwrap();
     vm::set_up_vcpus(&shared, &cpuid, crate::vm::regs::Entry::Pvh(0x10_0000)).unwrap();
-    for (register, value) in [
-        (0x10 + 2 * 4, 0x31),
-        (0x11 + 2 * 7, 1 << 24),
-        (0x10 + 2 * 7, 0x33),
-    ] {
-        shared
-            .bus
-            .mmio_write(layout::IOAPIC, &u32::to_le_bytes(register));
-        shared
-            .bus
-            .mmio_write(layout::IOAPIC + 0x10, &u32::to_le_bytes(value));
+    for (register, value) in [(0x10 + 2 * 4, 0x31), (0x11 + 2 * 7, 1 << 24), (0x10 + 2 * 7, 0x33)] {
+        shared.bus.mmio_write(layout::IOAPIC, &u32::to_le_bytes(register));
+        shared.bus.mmio_write(layout::IOAPIC + 0x10, &u32::to_le_bytes(value));
     }
     shared.bus.port_write(layout::COM1 + 7, &[0x77]);
     start_disk(&shared);
@@ -236,10 +212,7 @@ fn a_machine_comes_back_as_it_was() {
         assert_eq!(second.devices, first.devices, "round {round}");
         assert_eq!(second.vm.ioapic, first.vm.ioapic, "round {round}");
         assert_eq!(second.serial, first.serial, "round {round}");
-        assert!(
-            second.vm.clock >= first.vm.clock,
-            "the clock runs backwards"
-        );
+        assert!(second.vm.clock >= first.vm.clock, "the clock runs backwards");
         assert_eq!(second.vcpus[1].regs, first.vcpus[1].regs);
         assert_eq!(second.vcpus[1].cpuid, first.vcpus[1].cpuid);
         assert_eq!(second.vcpus[0].sregs, first.vcpus[0].sregs);

@@ -104,9 +104,7 @@ impl Recording {
         };
         let failed = |e| Error::System("write the working set", std::io::Error::other(e));
         let ranges = touched(pages, ram)?;
-        self.create
-            .finish(&encode(identity, &ranges))
-            .map_err(failed)
+        self.create.finish(&encode(identity, &ranges)).map_err(failed)
     }
 }
 
@@ -128,11 +126,7 @@ fn add(ranges: &mut Vec<Touched>, (offset, length): (u64, u64), written: bool) {
         Some(last) if last.offset + last.length == offset && last.written == written => {
             last.length += length;
         }
-        _ => ranges.push(Touched {
-            offset,
-            length,
-            written,
-        }),
+        _ => ranges.push(Touched { offset, length, written }),
     }
 }
 
@@ -226,9 +220,7 @@ fn dense(set: &[Touched]) -> Vec<u64> {
         }
     }
     // The first one holds what boots, and is kept of small pages.
-    let dense = blocks
-        .into_iter()
-        .filter(|(block, written)| *block > 0 && *written >= DENSE);
+    let dense = blocks.into_iter().filter(|(block, written)| *block > 0 && *written >= DENSE);
     dense.map(|(block, _)| block).collect()
 }
 
@@ -238,11 +230,7 @@ mod tests {
     use crate::host::memory::PAGE;
 
     fn written(offset: u64, length: u64) -> Touched {
-        Touched {
-            offset,
-            length,
-            written: true,
-        }
+        Touched { offset, length, written: true }
     }
 
     #[test]
@@ -256,10 +244,7 @@ mod tests {
             written(8 * BLOCK, DENSE / 2),
             written(8 * BLOCK + DENSE, DENSE / 2 - PAGE),
         ];
-        set.push(Touched {
-            written: false,
-            ..written(9 * BLOCK, BLOCK)
-        });
+        set.push(Touched { written: false, ..written(9 * BLOCK, BLOCK) });
         assert_eq!(dense(&set), [BLOCK, 2 * BLOCK]);
     }
 

@@ -125,9 +125,7 @@ impl Bus {
     pub fn port_write(&self, port: u16, data: &[u8]) -> Option<Request> {
         let mut request = None;
         for (offset, byte) in (0u16..).zip(data) {
-            request = self
-                .port_write_byte(port.wrapping_add(offset), *byte)
-                .or(request);
+            request = self.port_write_byte(port.wrapping_add(offset), *byte).or(request);
         }
         request
     }
@@ -159,10 +157,7 @@ impl Bus {
     /// Reads from an address that is not RAM.
     pub fn mmio_read(&self, address: u64, data: &mut [u8]) {
         data.fill(0xff);
-        match (
-            address.checked_sub(layout::IOAPIC),
-            data.first_chunk_mut::<4>(),
-        ) {
+        match (address.checked_sub(layout::IOAPIC), data.first_chunk_mut::<4>()) {
             (Some(offset), Some(register)) if offset < layout::IOAPIC_SIZE => {
                 *register = self.ioapic().read(offset).to_le_bytes();
             }
@@ -206,30 +201,20 @@ mod tests {
 
     fn bus() -> Bus {
         let fd = || EventFd::new(libc::EFD_NONBLOCK).unwrap();
-        Bus::new(
-            Com1::new(fd(), Output::nowhere(), Arc::new(fd())),
-            Devices::default(),
-        )
+        Bus::new(Com1::new(fd(), Output::nowhere(), Arc::new(fd())), Devices::default())
     }
 
     #[test]
     fn the_machine_can_be_ended() {
         let bus = bus();
-        assert_eq!(
-            bus.port_write(0x600, &[5 << 2 | 1 << 5]),
-            Some(Request::PowerOff)
-        );
+        assert_eq!(bus.port_write(0x600, &[5 << 2 | 1 << 5]), Some(Request::PowerOff));
         assert_eq!(bus.port_write(0x602, &[6]), Some(Request::Reset));
         assert_eq!(bus.port_write(0x64, &[0xfe]), Some(Request::Reset));
         assert_eq!(bus.port_write(0x604, &[123]), Some(Request::Marker));
         assert_eq!(bus.port_write(0x608, &[1]), Some(Request::NothingToBoot));
-        for (port, value) in [
-            (0x600, 5 << 2),
-            (0x600, 1 << 5),
-            (0x602, 1),
-            (0x64, 0xd1),
-            (0x604, 0),
-        ] {
+        for (port, value) in
+            [(0x600, 5 << 2), (0x600, 1 << 5), (0x602, 1), (0x64, 0xd1), (0x604, 0)]
+        {
             assert_eq!(bus.port_write(port, &[value]), None);
         }
     }
@@ -252,13 +237,7 @@ mod tests {
                 assert_eq!(bus.port_write(port, &[0xfe]), None);
             }
         }
-        for address in [
-            0xd000_0000,
-            0xfebf_ffff,
-            0xfec0_1000,
-            0xfed0_0000,
-            u64::MAX - 3,
-        ] {
+        for address in [0xd000_0000, 0xfebf_ffff, 0xfec0_1000, 0xfed0_0000, u64::MAX - 3] {
             let mut data = [0; 8];
             for width in [1, 2, 4, 8] {
                 bus.mmio_read(address, &mut data[..width]);

@@ -27,9 +27,7 @@ fn ticks_become_nanoseconds() {
 fn pairs(shared: &Shared, khz: u32) -> Vec<(u64, u64)> {
     let clock = |_| Ok(shared.fd.get_clock().unwrap().clock);
     let vcpus = shared.vcpus().iter();
-    vcpus
-        .map(|vcpu| beside(&vcpu.fd(), khz, clock).unwrap())
-        .collect()
+    vcpus.map(|vcpu| beside(&vcpu.fd(), khz, clock).unwrap()).collect()
 }
 
 /// Between counter and clock of every vCPU lies as much after a restore as before,

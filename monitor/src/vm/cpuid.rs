@@ -14,9 +14,8 @@ use crate::error::{Error, kvm};
 /// # Errors
 /// KVM refuses the question.
 pub fn supported(host: &Kvm) -> Result<CpuId, Error> {
-    let mut cpuid = host
-        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-        .map_err(kvm("get the supported CPUID"))?;
+    let mut cpuid =
+        host.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(kvm("get the supported CPUID"))?;
     let amd = is_amd(&cpuid);
     // The topology is ours alone; see `for_vcpu`.
     cpuid.retain(|entry| !matches!(entry.function, 0xb | 0x1f));
@@ -68,11 +67,8 @@ fn withhold(entry: &mut kvm_cpuid_entry2) {
 pub fn is_foreign(entry: &kvm_cpuid_entry2) -> bool {
     /// EAX of the leaf after the signature of one with Hyper-V's interface.
     const HYPER_V: u32 = u32::from_le_bytes(*b"Hv#1");
-    const XEN: [u32; 3] = [
-        u32::from_le_bytes(*b"XenV"),
-        u32::from_le_bytes(*b"MMXe"),
-        u32::from_le_bytes(*b"nVMM"),
-    ];
+    const XEN: [u32; 3] =
+        [u32::from_le_bytes(*b"XenV"), u32::from_le_bytes(*b"MMXe"), u32::from_le_bytes(*b"nVMM")];
     let mut ours = *entry;
     withhold(&mut ours);
     let hypervisor = (0x4000_0000..0x5000_0000).contains(&entry.function);
@@ -83,10 +79,7 @@ pub fn is_foreign(entry: &kvm_cpuid_entry2) -> bool {
 fn is_amd(cpuid: &CpuId) -> bool {
     // "AuthenticAMD" and "HygonGenuine" begin so in EBX.
     let amd = [u32::from_le_bytes(*b"Auth"), u32::from_le_bytes(*b"Hygo")];
-    cpuid
-        .as_slice()
-        .iter()
-        .any(|entry| entry.function == 0 && amd.contains(&entry.ebx))
+    cpuid.as_slice().iter().any(|entry| entry.function == 0 && amd.contains(&entry.ebx))
 }
 
 /// The leaves of one vCPU: every vCPU is a core of its own in one package.
@@ -213,11 +206,8 @@ mod tests {
 
     #[test]
     fn frequencies_are_told_where_they_are_known() {
-        let signature = kvm_cpuid_entry2 {
-            function: 0x4000_0000,
-            eax: 0x4000_0001,
-            ..Default::default()
-        };
+        let signature =
+            kvm_cpuid_entry2 { function: 0x4000_0000, eax: 0x4000_0001, ..Default::default() };
         let supported = CpuId::from_entries(&[signature]).unwrap();
         let last = |khz| {
             let cpuid = for_vcpu(&supported, 0, 1, khz);
@@ -233,11 +223,7 @@ mod tests {
     #[test]
     fn every_vcpu_is_a_core_with_its_own_id() {
         let leaves: Vec<kvm_cpuid_entry2> = [(1, 0), (0x8000_001e, 0)]
-            .map(|(function, index)| kvm_cpuid_entry2 {
-                function,
-                index,
-                ..Default::default()
-            })
+            .map(|(function, index)| kvm_cpuid_entry2 { function, index, ..Default::default() })
             .into();
         let supported = CpuId::from_entries(&leaves).unwrap();
         let cpuid = for_vcpu(&supported, 5, 6, 0);

@@ -18,10 +18,7 @@ const MASKED: u64 = 1 << 16;
 /// Pins that no irqfd leads to: a press of the power button and a new
 /// generation ID are worth an [interrupt](IoApic::route) of their own, but no
 /// work at every start.
-const EVENTS: [usize; 2] = [
-    layout::POWER_BUTTON_GSI as usize,
-    layout::GENERATION_GSI as usize,
-];
+const EVENTS: [usize; 2] = [layout::POWER_BUTTON_GSI as usize, layout::GENERATION_GSI as usize];
 /// Bits of an entry that a guest can set; delivery status and remote IRR are
 /// read-only.
 const WRITABLE: u64 = !(1 << 12 | 1 << 14);
@@ -49,11 +46,7 @@ impl IoApic {
     /// An I/O APIC at power-on with `pins` pins, at most [`MAX_PINS`]. Fewer
     /// are better: a stock kernel makes 20 exits for each while it boots.
     pub fn new(pins: usize) -> Self {
-        Self {
-            select: 0,
-            id: 0,
-            entries: vec![MASKED; pins.clamp(1, MAX_PINS)].into(),
-        }
+        Self { select: 0, id: 0, entries: vec![MASKED; pins.clamp(1, MAX_PINS)].into() }
     }
 
     /// Number of pins.
@@ -63,11 +56,7 @@ impl IoApic {
 
     /// All of its state.
     pub fn save(&self) -> IoApicV1 {
-        IoApicV1 {
-            select: self.select,
-            id: self.id,
-            entries: self.entries.to_vec(),
-        }
+        IoApicV1 { select: self.select, id: self.id, entries: self.entries.to_vec() }
     }
 
     /// Takes over a saved state, with what a guest could have written.
@@ -77,9 +66,7 @@ impl IoApic {
     pub fn restore(&mut self, state: &IoApicV1) -> Result<(), String> {
         let (there, here) = (state.entries.len(), self.pins());
         if there != here {
-            return Err(format!(
-                "I/O APIC: {there} pins were saved, {here} are here"
-            ));
+            return Err(format!("I/O APIC: {there} pins were saved, {here} are here"));
         }
         self.select = state.select;
         self.id = state.id & 0xf;
@@ -181,11 +168,7 @@ mod tests {
         // Masked writes change nothing for KVM; unmasking does.
         assert!(!set(&mut apic, 0x10 + 2 * 4 + 1, 3 << 24));
         assert!(set(&mut apic, 0x10 + 2 * 4, 0x31 | 1 << 11));
-        let route = Route {
-            gsi: 4,
-            address: 0xfee0_3004,
-            data: 0x31,
-        };
+        let route = Route { gsi: 4, address: 0xfee0_3004, data: 0x31 };
         assert_eq!(apic.routes().collect::<Vec<_>>(), [route]);
         // The same value again is no change; masking is one.
         assert!(!set(&mut apic, 0x10 + 2 * 4, 0x31 | 1 << 11));

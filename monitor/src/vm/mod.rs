@@ -86,10 +86,7 @@ impl Shared {
 
     /// Why the VM has stopped, if it has; asking clears it.
     pub fn take_end(&self) -> Option<Ended> {
-        self.ended
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Whether it has stopped, and nobody has asked why.
@@ -159,11 +156,7 @@ impl Shared {
         let Some(route) = route else {
             return Ok(false);
         };
-        let msi = kvm_msi {
-            address_lo: route.address,
-            data: route.data,
-            ..Default::default()
-        };
+        let msi = kvm_msi { address_lo: route.address, data: route.data, ..Default::default() };
         // Nobody is there to take it: 0.
         let taken = self.fd.signal_msi(msi).map_err(kvm("send an interrupt"))?;
         Ok(taken > 0)
@@ -223,9 +216,7 @@ pub fn open_host(passed: Option<RawFd>) -> Result<Kvm, Error> {
     })?;
     match host.get_api_version() {
         12 => Ok(host),
-        other => Err(Error::Host(format!(
-            "/dev/kvm: API version {other} instead of 12"
-        ))),
+        other => Err(Error::Host(format!("/dev/kvm: API version {other} instead of 12"))),
     }
 }
 
@@ -245,9 +236,7 @@ pub fn open_host(passed: Option<RawFd>) -> Result<Kvm, Error> {
 /// KVM refuses, or lacks what Mote needs (Linux 5.10 has all of it).
 pub fn create(host: &Kvm, ram: &GuestRam, track: bool) -> Result<VmFd, Error> {
     if !host.check_extension(Cap::ImmediateExit) {
-        return Err(Error::Host(
-            "/dev/kvm is too old: Linux 5.10 or later is needed".to_owned(),
-        ));
+        return Err(Error::Host("/dev/kvm is too old: Linux 5.10 or later is needed".to_owned()));
     }
     let fd = loop {
         match host.create_vm() {
@@ -273,23 +262,14 @@ pub fn create(host: &Kvm, ram: &GuestRam, track: bool) -> Result<VmFd, Error> {
         unsafe { fd.set_user_memory_region(slot) }.map_err(kvm("set guest memory"))?;
     }
     // Intel hosts want these pages named before the first vCPU.
-    fd.set_identity_map_address(layout::KVM_IDENTITY_MAP)
-        .map_err(kvm("set the identity map"))?;
-    fd.set_tss_address(layout::KVM_TSS)
-        .map_err(kvm("set the TSS address"))?;
-    let mut split = kvm_enable_cap {
-        cap: KVM_CAP_SPLIT_IRQCHIP,
-        ..Default::default()
-    };
+    fd.set_identity_map_address(layout::KVM_IDENTITY_MAP).map_err(kvm("set the identity map"))?;
+    fd.set_tss_address(layout::KVM_TSS).map_err(kvm("set the TSS address"))?;
+    let mut split = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..Default::default() };
     split.args = [ioapic::MAX_PINS as u64, 0, 0, 0];
-    fd.enable_cap(&split)
-        .map_err(kvm("create the interrupt controllers"))?;
+    fd.enable_cap(&split).map_err(kvm("create the interrupt controllers"))?;
     // No leaf of CPUID announces AMD's first four counters, so none withholds
     // them. KVM can since Linux 5.18, where it has counters at all.
-    let mut counters = kvm_enable_cap {
-        cap: KVM_CAP_PMU_CAPABILITY,
-        ..Default::default()
-    };
+    let mut counters = kvm_enable_cap { cap: KVM_CAP_PMU_CAPABILITY, ..Default::default() };
     counters.args = [KVM_PMU_CAP_DISABLE.into(), 0, 0, 0];
     let _ = fd.enable_cap(&counters);
     Ok(fd)
@@ -302,10 +282,7 @@ pub fn create(host: &Kvm, ram: &GuestRam, track: bool) -> Result<VmFd, Error> {
 pub fn create_vcpus(shared: &Shared, cpus: u8) -> Result<(), Error> {
     let mut all = Vec::with_capacity(cpus.into());
     for id in 0..cpus {
-        let fd = shared
-            .fd
-            .create_vcpu(id.into())
-            .map_err(kvm("create a vCPU"))?;
+        let fd = shared.fd.create_vcpu(id.into()).map_err(kvm("create a vCPU"))?;
         all.push(Arc::new(Vcpu::new(id.into(), fd)));
     }
     // Set once: this function is called once.

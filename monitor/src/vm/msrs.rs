@@ -83,11 +83,8 @@ const STATE: &[(u32, u32, Option<u64>)] = &[
 
 /// What is no state but is reset, too: KVM's wall clock, which is an order to
 /// write the time to guest memory once, and where the last branches went.
-const PASSING: &[(u32, u32, Option<u64>)] = &[
-    (0x4b56_4d00, 0x4b56_4d00, Some(0)),
-    (0x11, 0x11, Some(0)),
-    (0x1db, 0x1de, Some(0)),
-];
+const PASSING: &[(u32, u32, Option<u64>)] =
+    &[(0x4b56_4d00, 0x4b56_4d00, Some(0)), (0x11, 0x11, Some(0)), (0x1db, 0x1de, Some(0))];
 
 /// Whether a snapshot may have it.
 fn is_state(index: u32) -> bool {
@@ -96,11 +93,7 @@ fn is_state(index: u32) -> bool {
 }
 
 fn list(msrs: &[(u32, u64)]) -> Result<Msrs, Error> {
-    let entry = |&(index, data)| kvm_msr_entry {
-        index,
-        data,
-        ..Default::default()
-    };
+    let entry = |&(index, data)| kvm_msr_entry { index, data, ..Default::default() };
     let entries: Vec<kvm_msr_entry> = msrs.iter().map(entry).collect();
     // The table is shorter than the most that KVM takes in one call.
     Msrs::from_entries(&entries)

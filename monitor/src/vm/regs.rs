@@ -50,11 +50,7 @@ fn segment(gdt: &[u64; 5], index: usize) -> kvm_segment {
     let limit = (entry & 0xffff | entry >> 32 & 0xf_0000) as u32;
     kvm_segment {
         base: 0,
-        limit: if bit(55) == 1 {
-            limit << 12 | 0xfff
-        } else {
-            limit
-        },
+        limit: if bit(55) == 1 { limit << 12 | 0xfff } else { limit },
         selector: (index * 8) as u16,
         type_: (entry >> 40 & 0xf) as u8,
         present: bit(47),
@@ -83,11 +79,8 @@ pub fn write_tables(ram: &GuestRam, entry: Entry) -> Result<(), GuestMemoryError
     if matches!(entry, Entry::Pvh(_)) {
         return Ok(());
     }
-    let (pml4, pdpt, pd) = (
-        layout::PAGE_TABLES,
-        layout::PAGE_TABLES + 0x1000,
-        layout::PAGE_TABLES + 0x2000,
-    );
+    let (pml4, pdpt, pd) =
+        (layout::PAGE_TABLES, layout::PAGE_TABLES + 0x1000, layout::PAGE_TABLES + 0x2000);
     // Present and writable; bit 7 makes it a 2 MiB page.
     ram.write_obj(pdpt | 3, GuestAddress(pml4))?;
     ram.write_obj(pd | 3, GuestAddress(pdpt))?;
@@ -111,16 +104,8 @@ fn boot_sregs(entry: Entry) -> kvm_sregs {
         ss: data,
         tr: segment(&gdt, 4),
         // A null LDT; VMX wants it marked as one.
-        ldt: kvm_segment {
-            type_: 2,
-            unusable: 1,
-            ..Default::default()
-        },
-        gdt: kvm_dtable {
-            base: layout::GDT,
-            limit: size_of_val(&gdt) as u16 - 1,
-            padding: [0; 3],
-        },
+        ldt: kvm_segment { type_: 2, unusable: 1, ..Default::default() },
+        gdt: kvm_dtable { base: layout::GDT, limit: size_of_val(&gdt) as u16 - 1, padding: [0; 3] },
         cr0: CR0_PE | CR0_ET,
         apic_base: APIC_BASE | APIC_BASE_BSP,
         ..Default::default()
@@ -135,10 +120,7 @@ fn boot_sregs(entry: Entry) -> kvm_sregs {
 }
 
 fn boot_regs(entry: Entry) -> kvm_regs {
-    let flags = kvm_regs {
-        rflags: 2,
-        ..Default::default()
-    };
+    let flags = kvm_regs { rflags: 2, ..Default::default() };
     match entry {
         Entry::Linux64(rip) => kvm_regs {
             rip,
@@ -147,11 +129,7 @@ fn boot_regs(entry: Entry) -> kvm_regs {
             rbp: layout::BOOT_STACK,
             ..flags
         },
-        Entry::Pvh(rip) => kvm_regs {
-            rip: rip.into(),
-            rbx: layout::PVH_INFO,
-            ..flags
-        },
+        Entry::Pvh(rip) => kvm_regs { rip: rip.into(), rbx: layout::PVH_INFO, ..flags },
     }
 }
 
@@ -160,8 +138,7 @@ fn boot_regs(entry: Entry) -> kvm_regs {
 /// # Errors
 /// KVM refuses them.
 pub fn set_entry(fd: &VcpuFd, entry: Entry) -> Result<(), Error> {
-    fd.set_sregs(&boot_sregs(entry))
-        .map_err(kvm("set system registers"))?;
+    fd.set_sregs(&boot_sregs(entry)).map_err(kvm("set system registers"))?;
     fd.set_regs(&boot_regs(entry)).map_err(kvm("set registers"))
 }
 
@@ -174,11 +151,7 @@ pub fn power_on(fd: &VcpuFd, entry: Option<Entry>) -> Result<(), Error> {
     const WHAT: &str = "reset a vCPU";
     reset_events(fd).map_err(kvm(WHAT))?;
     // Fixed bits of DR6 and DR7 (Intel SDM 3A, table 10-1).
-    let debug = kvm_debugregs {
-        dr6: 0xffff_0ff0,
-        dr7: 0x400,
-        ..Default::default()
-    };
+    let debug = kvm_debugregs { dr6: 0xffff_0ff0, dr7: 0x400, ..Default::default() };
     fd.set_debug_regs(&debug).map_err(kvm(WHAT))?;
     msrs::reset(fd)?;
     let mut sregs = entry.map_or_else(reset_sregs, boot_sregs);
@@ -190,10 +163,7 @@ pub fn power_on(fd: &VcpuFd, entry: Option<Entry>) -> Result<(), Error> {
     fd.set_sregs(&sregs).map_err(kvm(WHAT))?;
     sregs.apic_base = enabled;
     fd.set_sregs(&sregs).map_err(kvm(WHAT))?;
-    let mut xcrs = kvm_xcrs {
-        nr_xcrs: 1,
-        ..Default::default()
-    };
+    let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
     if let Some(xcr0) = xcrs.xcrs.first_mut() {
         xcr0.value = 1;
     }
@@ -215,18 +185,12 @@ pub fn power_on(fd: &VcpuFd, entry: Option<Entry>) -> Result<(), Error> {
     fd.set_lapic(&lapic).map_err(kvm(WHAT))?;
     let (regs, state) = match entry {
         Some(entry) => (boot_regs(entry), KVM_MP_STATE_RUNNABLE),
-        None => (
-            kvm_regs {
-                rip: 0xfff0,
-                rflags: 2,
-                ..Default::default()
-            },
-            KVM_MP_STATE_UNINITIALIZED,
-        ),
+        None => {
+            (kvm_regs { rip: 0xfff0, rflags: 2, ..Default::default() }, KVM_MP_STATE_UNINITIALIZED)
+        }
     };
     fd.set_regs(&regs).map_err(kvm(WHAT))?;
-    fd.set_mp_state(kvm_mp_state { mp_state: state })
-        .map_err(kvm(WHAT))
+    fd.set_mp_state(kvm_mp_state { mp_state: state }).map_err(kvm(WHAT))
 }
 
 /// Forgets exceptions, interrupts, NMIs and INITs under way, and leaves SMM.
@@ -234,10 +198,7 @@ fn reset_events(fd: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
     let all = KVM_VCPUEVENT_VALID_NMI_PENDING
         | KVM_VCPUEVENT_VALID_SIPI_VECTOR
         | KVM_VCPUEVENT_VALID_SHADOW;
-    let mut events = kvm_vcpu_events {
-        flags: all | KVM_VCPUEVENT_VALID_SMM,
-        ..Default::default()
-    };
+    let mut events = kvm_vcpu_events { flags: all | KVM_VCPUEVENT_VALID_SMM, ..Default::default() };
     if fd.set_vcpu_events(&events).is_ok() {
         return Ok(());
     }
@@ -248,43 +209,18 @@ fn reset_events(fd: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
 
 /// System registers at power-on, before INIT and SIPI (Intel SDM 3A, 10.1.1).
 fn reset_sregs() -> kvm_sregs {
-    let data = kvm_segment {
-        limit: 0xffff,
-        type_: 3,
-        present: 1,
-        s: 1,
-        ..Default::default()
-    };
+    let data = kvm_segment { limit: 0xffff, type_: 3, present: 1, s: 1, ..Default::default() };
     kvm_sregs {
-        cs: kvm_segment {
-            base: 0xffff_0000,
-            selector: 0xf000,
-            type_: 0xb,
-            ..data
-        },
+        cs: kvm_segment { base: 0xffff_0000, selector: 0xf000, type_: 0xb, ..data },
         ds: data,
         es: data,
         fs: data,
         gs: data,
         ss: data,
-        tr: kvm_segment {
-            type_: 0xb,
-            s: 0,
-            ..data
-        },
-        ldt: kvm_segment {
-            type_: 2,
-            s: 0,
-            ..data
-        },
-        gdt: kvm_dtable {
-            limit: 0xffff,
-            ..Default::default()
-        },
-        idt: kvm_dtable {
-            limit: 0xffff,
-            ..Default::default()
-        },
+        tr: kvm_segment { type_: 0xb, s: 0, ..data },
+        ldt: kvm_segment { type_: 2, s: 0, ..data },
+        gdt: kvm_dtable { limit: 0xffff, ..Default::default() },
+        idt: kvm_dtable { limit: 0xffff, ..Default::default() },
         cr0: 0x6000_0010,
         apic_base: APIC_BASE | APIC_BASE_BSP,
         ..Default::default()
@@ -329,15 +265,9 @@ mod tests {
             let ram = crate::host::memory::create(8 << 20).unwrap();
             write_tables(&ram, entry).unwrap();
             let sregs = boot_sregs(entry);
-            assert_eq!(
-                (sregs.cs.selector, sregs.cs.type_, sregs.cs.l),
-                (0x10, 0xb, long)
-            );
+            assert_eq!((sregs.cs.selector, sregs.cs.type_, sregs.cs.l), (0x10, 0xb, long));
             assert_eq!(sregs.cs.db, 1 - long);
-            assert_eq!(
-                (sregs.tr.s, sregs.tr.type_, sregs.tr.selector),
-                (0, 0xb, 0x20)
-            );
+            assert_eq!((sregs.tr.s, sregs.tr.type_, sregs.tr.selector), (0, 0xb, 0x20));
             for data in [sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss] {
                 assert_eq!((data.selector, data.type_, data.s), (0x18, 3, 1));
             }
@@ -360,10 +290,7 @@ mod tests {
         lapic.regs.fill(0x5a);
         reset_lapic(&mut lapic, false);
         let at = |offset: usize| {
-            let bytes: Vec<u8> = lapic.regs[offset..offset + 4]
-                .iter()
-                .map(|b| *b as u8)
-                .collect();
+            let bytes: Vec<u8> = lapic.regs[offset..offset + 4].iter().map(|b| *b as u8).collect();
             u32::from_le_bytes(bytes.try_into().unwrap())
         };
         assert_eq!(at(0x20), 0x5a5a_5a5a);

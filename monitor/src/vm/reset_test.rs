@@ -13,12 +13,8 @@ use crate::snapshot::state::{restore_vcpu, save_vcpu};
 const ENTRY: Entry = Entry::Linux64(0x10_0000);
 
 /// Where Linux's KVM has MSRs, besides those that KVM lists.
-const RANGES: [std::ops::Range<u32>; 4] = [
-    0..0x2000,
-    0x4b56_4d00..0x4b56_4d09,
-    0xc000_0000..0xc000_0400,
-    0xc001_0000..0xc001_1100,
-];
+const RANGES: [std::ops::Range<u32>; 4] =
+    [0..0x2000, 0x4b56_4d00..0x4b56_4d09, 0xc000_0000..0xc000_0400, 0xc001_0000..0xc001_1100];
 /// MSRs that only the host can set: a guest leaves them as they are.
 const HOSTS: [std::ops::RangeInclusive<u32>; 10] = [
     // Microcode, SGX's keys, platform information, capabilities.
@@ -39,11 +35,7 @@ const HOSTS: [std::ops::RangeInclusive<u32>; 10] = [
 ];
 
 fn entry(index: u32, data: u64) -> Msrs {
-    let entry = kvm_msr_entry {
-        index,
-        data,
-        ..Default::default()
-    };
+    let entry = kvm_msr_entry { index, data, ..Default::default() };
     Msrs::from_entries(&[entry]).unwrap()
 }
 

@@ -126,10 +126,7 @@ impl Gate {
         *parked += 1;
         self.changed.notify_all();
         while !self.running.load(Ordering::Acquire) && !self.over.load(Ordering::Acquire) {
-            parked = self
-                .changed
-                .wait(parked)
-                .unwrap_or_else(PoisonError::into_inner);
+            parked = self.changed.wait(parked).unwrap_or_else(PoisonError::into_inner);
         }
         *parked -= 1;
         !self.over.load(Ordering::Acquire)
@@ -247,8 +244,7 @@ impl Vcpu {
     }
 
     fn waits_for_start(fd: &VcpuFd) -> bool {
-        fd.get_mp_state()
-            .is_ok_and(|state| state.mp_state == KVM_MP_STATE_UNINITIALIZED)
+        fd.get_mp_state().is_ok_and(|state| state.mp_state == KVM_MP_STATE_UNINITIALIZED)
     }
 
     /// Lets KVM finish the access at which the vCPU left the guest. Until then
@@ -279,9 +275,7 @@ impl Vcpu {
                 // SAFETY: the bytes lie in the vCPU's shared page and stay
                 // valid until the next KVM_RUN on this thread.
                 let data = unsafe { slice::from_raw_parts(start, length) };
-                data.chunks(size)
-                    .filter_map(|part| bus.port_write(port, part))
-                    .last()
+                data.chunks(size).filter_map(|part| bus.port_write(port, part)).last()
             }
             Ok(VcpuExit::IoIn(port, data)) => {
                 let (start, length) = (data.as_mut_ptr(), data.len());
@@ -289,8 +283,7 @@ impl Vcpu {
                 // SAFETY: as above; nobody else writes there while this
                 // thread is out of KVM_RUN.
                 let data = unsafe { slice::from_raw_parts_mut(start, length) };
-                data.chunks_mut(size)
-                    .for_each(|part| bus.port_read(port, part));
+                data.chunks_mut(size).for_each(|part| bus.port_read(port, part));
                 None
             }
             Ok(VcpuExit::MmioRead(address, data)) => {
@@ -351,10 +344,7 @@ impl Vcpu {
     }
 
     fn stopped(&self, why: &str) -> Stop {
-        Stop::Error(Error::Stopped(format!(
-            "the guest cannot go on, vCPU {}: {why}",
-            self.id
-        )))
+        Stop::Error(Error::Stopped(format!("the guest cannot go on, vCPU {}: {why}", self.id)))
     }
 }
 

@@ -28,10 +28,7 @@ fn reads_and_writes_move_the_right_bytes() {
 
 #[test]
 fn the_identity_is_cut_to_what_fits() {
-    let options = Options {
-        id: "serial-0123456789abc".into(),
-        ..Options::default()
-    };
+    let options = Options { id: "serial-0123456789abc".into(), ..Options::default() };
     let mut rig = Rig::with(writable, options, u64::MAX);
     for (len, expected) in [(20, 21), (8, 9), (64, 21)] {
         rig.fill(DATA, 64, 0xee);
@@ -77,8 +74,7 @@ fn any_layout_of_header_and_status_is_understood() {
     rig.fill(HEADER, 16 + 512, 0x42);
     rig.driver.put(HEADER, OUT.to_le_bytes());
     rig.driver.put(HEADER + 8, 1u64.to_le_bytes());
-    rig.driver
-        .send(&[(HEADER, 16 + 512, false), (STATUS, 1, true)]);
+    rig.driver.send(&[(HEADER, 16 + 512, false), (STATUS, 1, true)]);
     let _ = rig.run();
     assert_eq!(rig.guest(STATUS, 1), [OK]);
     assert_eq!(rig.disk.at(512, 512), vec![0x42; 512]);
@@ -130,8 +126,7 @@ fn ranges_end_inside_the_medium() {
 fn a_request_is_bounded_whatever_the_chain_says() {
     let mut rig = Rig::with(
         |disk| {
-            disk.claimed_size
-                .store(1 << 40, std::sync::atomic::Ordering::Relaxed);
+            disk.claimed_size.store(1 << 40, std::sync::atomic::Ordering::Relaxed);
             writable(disk)
         },
         Options::default(),
@@ -142,11 +137,7 @@ fn a_request_is_bounded_whatever_the_chain_says() {
     assert_eq!(rig.disk.reads.load(std::sync::atomic::Ordering::Relaxed), 0);
     // A run ends after its budget of bytes, too.
     for _ in 0..9 {
-        rig.offer(
-            OUT,
-            0,
-            &[(DATA, 0x20_0000, false), (DATA, 0x20_0000, false)],
-        );
+        rig.offer(OUT, 0, &[(DATA, 0x20_0000, false), (DATA, 0x20_0000, false)]);
     }
     assert_eq!(rig.run().step, Step::More);
     assert_eq!(rig.driver.drain().len(), 4);
@@ -194,18 +185,12 @@ fn unknown_requests_are_unsupported() {
 fn discard_and_write_zeroes_do_what_they_say() {
     let mut rig = Rig::new();
     assert_eq!(rig.ranges(DISCARD, &[(0, 2, 0), (10, 1, 0)]), OK);
-    assert_eq!(
-        rig.disk.events(),
-        [Event::Discard(0, 1024), Event::Discard(5120, 512)]
-    );
+    assert_eq!(rig.disk.events(), [Event::Discard(0, 1024), Event::Discard(5120, 512)]);
     assert_eq!(rig.ranges(WRITE_ZEROES, &[(4, 2, 0)]), OK);
     assert_eq!(rig.ranges(WRITE_ZEROES, &[(8, 1, 1)]), OK);
     // The host may have to write them, so one request has one range.
     assert_eq!(rig.ranges(WRITE_ZEROES, &[(4, 1, 0), (8, 1, 0)]), IOERR);
-    assert_eq!(
-        rig.disk.events(),
-        [Event::Zero(2048, 1024, false), Event::Zero(4096, 512, true)]
-    );
+    assert_eq!(rig.disk.events(), [Event::Zero(2048, 1024, false), Event::Zero(4096, 512, true)]);
     assert_eq!(rig.disk.at(2048, 1024), vec![0; 1024]);
     // An empty range is nothing to do.
     assert_eq!(rig.ranges(WRITE_ZEROES, &[(4, 0, 0)]), OK);
@@ -229,11 +214,7 @@ fn one_bad_range_spoils_the_list() {
         assert_eq!(rig.disk.events(), []);
     }
     let mut rig = Rig::new();
-    assert_eq!(
-        rig.ranges(DISCARD, &[(0, 1, 1)]),
-        UNSUPP,
-        "unmap is not for it"
-    );
+    assert_eq!(rig.ranges(DISCARD, &[(0, 1, 1)]), UNSUPP, "unmap is not for it");
     assert_eq!(rig.ranges(DISCARD, &[(0, 1, 0); 32]), OK);
     rig.disk.events();
     assert_eq!(rig.ranges(DISCARD, &[(0, 1, 0); 33]), IOERR);
@@ -250,11 +231,7 @@ fn a_range_may_be_split_over_descriptors() {
     rig.driver.put(DATA, 7u64.to_le_bytes());
     rig.driver.put(DATA + 8, 1u32.to_le_bytes());
     rig.driver.put(DATA + 12, 0u32.to_le_bytes());
-    let pieces = [
-        (DATA, 3, false),
-        (DATA + 3, 8, false),
-        (DATA + 11, 5, false),
-    ];
+    let pieces = [(DATA, 3, false), (DATA + 3, 8, false), (DATA + 11, 5, false)];
     assert_eq!(rig.request(DISCARD, 0, &pieces), (OK, 1));
     assert_eq!(rig.disk.events(), [Event::Discard(7 * 512, 512)]);
 }
@@ -266,9 +243,7 @@ fn discard_has_to_be_negotiated_and_supported() {
     assert_eq!(rig.ranges(DISCARD, &[(0, 1, 0)]), UNSUPP);
     assert_eq!(rig.ranges(WRITE_ZEROES, &[(0, 1, 0)]), UNSUPP);
     let mut rig = Rig::new();
-    rig.disk
-        .discard_unsupported
-        .store(true, std::sync::atomic::Ordering::Relaxed);
+    rig.disk.discard_unsupported.store(true, std::sync::atomic::Ordering::Relaxed);
     assert_eq!(rig.ranges(DISCARD, &[(0, 1, 0)]), UNSUPP);
     assert_eq!(rig.read(0, 512), OK);
 }
@@ -283,9 +258,7 @@ fn nothing_is_written_beyond_the_buffers() {
     assert_eq!(rig.request(IN, 0, &[(DATA, 1024, true)]), (OK, 1025));
     assert_eq!(rig.guest(DATA - 512, 512), vec![0xee; 512]);
     assert_eq!(rig.guest(DATA + 1024, 512), vec![0xee; 512]);
-    rig.disk
-        .io_fails
-        .store(true, std::sync::atomic::Ordering::Relaxed);
+    rig.disk.io_fails.store(true, std::sync::atomic::Ordering::Relaxed);
     rig.fill(DATA, 1024, 0xee);
     assert_eq!(rig.request(IN, 0, &[(DATA, 1024, true)]), (IOERR, 1));
     assert_eq!(rig.guest(DATA, 1024), vec![0xee; 1024]);
@@ -309,15 +282,8 @@ fn a_batch_is_answered_with_one_interrupt() {
 
 #[test]
 fn a_stopped_device_hands_back_what_is_not_done() {
-    let bucket = BucketConfig {
-        size: 1,
-        one_time_burst: 0,
-        refill_time: 1000,
-    };
-    let options = Options {
-        limiter: RateLimiter::new(None, Some(bucket)),
-        ..Options::default()
-    };
+    let bucket = BucketConfig { size: 1, one_time_burst: 0, refill_time: 1000 };
+    let options = Options { limiter: RateLimiter::new(None, Some(bucket)), ..Options::default() };
     let mut rig = Rig::with(writable, options, u64::MAX);
     let first = rig.offer(IN, 0, &[(DATA, 512, true)]);
     let second = rig.offer(IN, 1, &[(DATA + 512, 512, true)]);
@@ -410,9 +376,6 @@ fn a_bad_queue_is_refused_at_the_start() {
     let mut driver = Driver::new(rig.driver.mem, 0, 64);
     driver.used = 0x80_0000;
     let bad = super::fake::activation(&driver, features::VERSION_1, QueueState::default());
-    assert!(matches!(
-        rig.block.start(&bad),
-        Err(Error::RingAddress(_, _))
-    ));
+    assert!(matches!(rig.block.start(&bad), Err(Error::RingAddress(_, _))));
     assert_eq!(rig.block.stop().queues, []);
 }

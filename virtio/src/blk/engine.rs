@@ -37,10 +37,7 @@ impl<'m> Worker<'m> {
     /// some that rang before: have one of the others look.
     #[must_use]
     pub fn of_pool(wake: impl Fn() + 'm) -> Self {
-        Self {
-            wake: Some(Box::new(wake)),
-            ..Self::default()
-        }
+        Self { wake: Some(Box::new(wake)), ..Self::default() }
     }
 }
 
@@ -162,11 +159,7 @@ impl<'m> Session<'_, 'm> {
             }
         };
         let signal = ring.needs_signal().unwrap_or(false);
-        Outcome {
-            step,
-            signal,
-            refresh: step == Step::Broken,
-        }
+        Outcome { step, signal, refresh: step == Step::Broken }
     }
 
     fn take(&mut self, ring: &mut Queue<'m>, worker: &mut Worker<'m>) -> Result<Taken, Error> {

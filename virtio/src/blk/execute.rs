@@ -196,8 +196,7 @@ impl<'a> Executor<'a> {
     fn discard(&mut self, ranges: &[Range]) -> Result<(), Failure> {
         let disk = self.disk()?;
         for range in ranges.iter().filter(|range| range.len != 0) {
-            disk.discard(range.offset, range.len)
-                .map_err(|error| failure(&error))?;
+            disk.discard(range.offset, range.len).map_err(|error| failure(&error))?;
         }
         self.tally.discards += 1;
         self.settle()

@@ -89,10 +89,7 @@ impl Disk {
             // Long enough for any machine, and then the test fails.
             let limit = Duration::from_secs(60);
             let stays = |inside: &mut usize| *inside != 0;
-            let _met = self
-                .arrived
-                .wait_timeout_while(inside, limit, stays)
-                .unwrap();
+            let _met = self.arrived.wait_timeout_while(inside, limit, stays).unwrap();
         }
     }
 
@@ -232,11 +229,7 @@ pub(crate) fn activation(driver: &Driver<'_>, features: u64, state: QueueState) 
         available: driver.available,
         used: driver.used,
     };
-    Activation {
-        features,
-        queues: vec![Some(QueueSetup { config, state })],
-        writeback: None,
-    }
+    Activation { features, queues: vec![Some(QueueSetup { config, state })], writeback: None }
 }
 
 impl Rig {
@@ -258,16 +251,12 @@ impl Rig {
     }
 
     pub(crate) fn start(&self, features: u64, state: QueueState) {
-        self.block
-            .start(&activation(&self.driver, features, state))
-            .unwrap();
+        self.block.start(&activation(&self.driver, features, state)).unwrap();
     }
 
     pub(crate) fn run(&mut self) -> Outcome {
         let clock = || Duration::ZERO;
-        let outcome = self
-            .block
-            .run(&mut self.worker, 0, &clock, 64, WhenEmpty::Arm);
+        let outcome = self.block.run(&mut self.worker, 0, &clock, 64, WhenEmpty::Arm);
         self.last = Some(outcome);
         outcome
     }
@@ -328,18 +317,12 @@ impl Rig {
 
     pub(crate) fn fill(&self, addr: u64, len: usize, byte: u8) {
         let bytes = vec![byte; len];
-        self.driver
-            .mem
-            .write_slice(&bytes, vm_memory::GuestAddress(addr))
-            .unwrap();
+        self.driver.mem.write_slice(&bytes, vm_memory::GuestAddress(addr)).unwrap();
     }
 
     pub(crate) fn guest(&self, addr: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
-        self.driver
-            .mem
-            .read_slice(&mut bytes, vm_memory::GuestAddress(addr))
-            .unwrap();
+        self.driver.mem.read_slice(&mut bytes, vm_memory::GuestAddress(addr)).unwrap();
         bytes
     }
 }

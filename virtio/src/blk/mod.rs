@@ -127,8 +127,7 @@ impl<'m> Block<'m> {
     /// that wait for the old ones.
     pub fn set_limiter(&self, limiter: RateLimiter) {
         *lock(&self.limiter) = limiter;
-        self.limiting
-            .store(limiter.is_limiting(), Ordering::Relaxed);
+        self.limiting.store(limiter.is_limiting(), Ordering::Relaxed);
     }
 
     /// What is in the buckets of the rate limits.
@@ -149,10 +148,7 @@ impl<'m> Block<'m> {
     /// [`Error::MediumSize`]: it has become smaller, or does not tell;
     /// [`Error::OddSize`] as in [`Block::new`]. The size stays then.
     pub fn resize(&self) -> Result<(), Error> {
-        let mut inserted = self
-            .inserted
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut inserted = self.inserted.write().unwrap_or_else(PoisonError::into_inner);
         let size = medium_size(&inserted.medium)?;
         if self.writable && !size.is_multiple_of(SECTOR) {
             return Err(Error::OddSize(size));
@@ -180,10 +176,7 @@ impl<'m> Block<'m> {
     /// What `change` says, and as [`resize`](Self::resize), but smaller it may
     /// be.
     pub fn exchange(&self, change: impl FnOnce() -> std::io::Result<()>) -> Result<(), Error> {
-        let mut inserted = self
-            .inserted
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut inserted = self.inserted.write().unwrap_or_else(PoisonError::into_inner);
         change().map_err(|error| Error::MediumSize(error.to_string()))?;
         let size = medium_size(&inserted.medium)?;
         if self.writable && !size.is_multiple_of(SECTOR) {
@@ -210,10 +203,7 @@ impl<'m> Block<'m> {
     /// the driver is told of the new capacity.
     pub(crate) fn change(&self, medium: Medium) -> Result<Medium, Error> {
         let size = medium_size(&medium)?;
-        let mut inserted = self
-            .inserted
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut inserted = self.inserted.write().unwrap_or_else(PoisonError::into_inner);
         self.sectors.store(size / SECTOR, Ordering::Relaxed);
         let old = std::mem::replace(&mut *inserted, Inserted { medium, size });
         Ok(old.medium)
@@ -221,11 +211,9 @@ impl<'m> Block<'m> {
 }
 
 fn medium_size(medium: &Medium) -> Result<u64, Error> {
-    medium.reader().map_or(Ok(0), |medium| {
-        medium
-            .size()
-            .map_err(|error| Error::MediumSize(error.to_string()))
-    })
+    medium
+        .reader()
+        .map_or(Ok(0), |medium| medium.size().map_err(|error| Error::MediumSize(error.to_string())))
 }
 
 impl Device for Block<'_> {
@@ -297,8 +285,6 @@ impl Device for Block<'_> {
 
     fn is_broken(&self) -> bool {
         let running = self.running.read().unwrap_or_else(PoisonError::into_inner);
-        running
-            .as_ref()
-            .is_some_and(|running| running.broken.load(Ordering::Relaxed))
+        running.as_ref().is_some_and(|running| running.broken.load(Ordering::Relaxed))
     }
 }

@@ -48,10 +48,7 @@ fn a_pool_shares_a_queue() {
             thread.join().unwrap();
         }
         let state = stopped.queues[0].clone().unwrap();
-        assert!(
-            state.in_flight.is_empty(),
-            "every read that began has ended"
-        );
+        assert!(state.in_flight.is_empty(), "every read that began has ended");
         rig.start(rig.block.features(), state);
         starts += 1;
     }
@@ -118,11 +115,8 @@ impl Pool {
         self.rig.offer(IN, 0, &[(DATA, 512, true)]);
         std::sync::atomic::fence(Ordering::SeqCst);
         let driver = &self.rig.driver;
-        let wanted = if event_idx {
-            driver.available_event() == old
-        } else {
-            driver.used_flags() == 0
-        };
+        let wanted =
+            if event_idx { driver.available_event() == old } else { driver.used_flags() == 0 };
         if wanted {
             self.bell.ring();
         }
@@ -184,9 +178,7 @@ fn a_slow_request_does_not_hold_up_the_next() {
                 pool.read(features == u64::MAX);
                 if at_once == 1 {
                     let disk = &pool.rig.disk;
-                    wait("nobody else came", || {
-                        *disk.inside.lock().unwrap() >= number % 4
-                    });
+                    wait("nobody else came", || *disk.inside.lock().unwrap() >= number % 4);
                 }
             }
             let driver = &mut pool.rig.driver;

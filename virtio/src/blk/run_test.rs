@@ -16,39 +16,24 @@ fn a_budget_is_kept_and_polling_leaves_the_doorbell() {
     }
     assert_eq!(rig.block.pending(0), 5);
     let now = Duration::ZERO;
-    let outcome = rig
-        .block
-        .run(&mut rig.worker, 0, &|| now, 2, WhenEmpty::Arm);
+    let outcome = rig.block.run(&mut rig.worker, 0, &|| now, 2, WhenEmpty::Arm);
     assert_eq!(outcome.step, Step::More);
     assert_eq!(rig.driver.drain().len(), 2);
     assert_eq!(rig.block.pending(0), 3);
-    let outcome = rig
-        .block
-        .run(&mut rig.worker, 0, &|| now, 64, WhenEmpty::Poll);
+    let outcome = rig.block.run(&mut rig.worker, 0, &|| now, 64, WhenEmpty::Poll);
     assert_eq!(outcome.step, Step::Empty);
     assert_eq!(rig.driver.available_event(), 0, "not armed");
-    let outcome = rig
-        .block
-        .run(&mut rig.worker, 0, &|| now, 64, WhenEmpty::Arm);
+    let outcome = rig.block.run(&mut rig.worker, 0, &|| now, 64, WhenEmpty::Arm);
     assert_eq!(outcome.step, Step::Idle);
     assert_eq!(rig.driver.available_event(), 5);
-    let outcome = rig
-        .block
-        .run(&mut rig.worker, 1, &|| now, 64, WhenEmpty::Arm);
+    let outcome = rig.block.run(&mut rig.worker, 1, &|| now, 64, WhenEmpty::Arm);
     assert_eq!(outcome.step, Step::Stopped, "no such queue");
 }
 
 #[test]
 fn a_rate_limit_says_when_to_come_back() {
-    let bucket = BucketConfig {
-        size: 1024,
-        one_time_burst: 0,
-        refill_time: 1000,
-    };
-    let options = Options {
-        limiter: RateLimiter::new(Some(bucket), None),
-        ..Options::default()
-    };
+    let bucket = BucketConfig { size: 1024, one_time_burst: 0, refill_time: 1000 };
+    let options = Options { limiter: RateLimiter::new(Some(bucket), None), ..Options::default() };
     let mut rig = Rig::with(writable, options, u64::MAX);
     for _ in 0..4 {
         rig.offer(IN, 0, &[(DATA, 512, true)]);
@@ -56,9 +41,7 @@ fn a_rate_limit_says_when_to_come_back() {
     let mut now = Duration::from_secs(5);
     let mut done = 0;
     for _ in 0..10 {
-        let outcome = rig
-            .block
-            .run(&mut rig.worker, 0, &|| now, 64, WhenEmpty::Arm);
+        let outcome = rig.block.run(&mut rig.worker, 0, &|| now, 64, WhenEmpty::Arm);
         done += rig.driver.drain().len();
         match outcome.step {
             Step::WaitUntil(at) => {
@@ -78,15 +61,8 @@ fn a_rate_limit_says_when_to_come_back() {
 
 /// A drive with a bucket of so many bytes a second.
 fn limited(size: u64) -> Rig {
-    let bucket = BucketConfig {
-        size,
-        one_time_burst: 0,
-        refill_time: 1000,
-    };
-    let options = Options {
-        limiter: RateLimiter::new(Some(bucket), None),
-        ..Options::default()
-    };
+    let bucket = BucketConfig { size, one_time_burst: 0, refill_time: 1000 };
+    let options = Options { limiter: RateLimiter::new(Some(bucket), None), ..Options::default() };
     Rig::with(writable, options, u64::MAX)
 }
 
@@ -110,18 +86,14 @@ fn zeroes_are_charged_as_what_they_write() {
 #[test]
 fn zeroes_that_found_no_room_are_not_charged() {
     let mut rig = limited(1 << 20);
-    rig.disk
-        .no_space
-        .store(true, std::sync::atomic::Ordering::Relaxed);
+    rig.disk.no_space.store(true, std::sync::atomic::Ordering::Relaxed);
     rig.driver.put(DATA, 0u64.to_le_bytes());
     rig.driver.put(DATA + 8, 60u64.to_le_bytes());
     rig.offer(WRITE_ZEROES, 0, &[(DATA, 16, false)]);
     for _ in 0..1000 {
         assert_eq!(rig.run().step, Step::Paused);
     }
-    rig.disk
-        .no_space
-        .store(false, std::sync::atomic::Ordering::Relaxed);
+    rig.disk.no_space.store(false, std::sync::atomic::Ordering::Relaxed);
     assert_eq!(rig.run().step, Step::Idle);
 }
 

@@ -65,10 +65,7 @@ fn a_failed_flush_stays_failed() {
 #[test]
 fn a_failed_flush_is_told_to_every_waiting_one() {
     for _ in 0..50 {
-        let options = Options {
-            queues: 2,
-            ..Options::default()
-        };
+        let options = Options { queues: 2, ..Options::default() };
         let rig = Rig::with(writable, options, u64::MAX);
         rig.disk.flush_fails.store(true, Relaxed);
         let start = Arc::new(Barrier::new(2));
@@ -115,12 +112,7 @@ fn the_driver_switches_between_write_back_and_write_through() {
     assert_eq!(rig.block.config()[32], 0);
     assert_eq!(rig.write(0, 512), OK);
     assert_eq!(rig.ranges(WRITE_ZEROES, &[(1, 1, 0)]), OK);
-    let expected = [
-        Event::Write(0, 512),
-        Event::Flush,
-        Event::Zero(512, 512, false),
-        Event::Flush,
-    ];
+    let expected = [Event::Write(0, 512), Event::Flush, Event::Zero(512, 512, false), Event::Flush];
     assert_eq!(rig.disk.events(), expected);
     // It survives a stop and a start, not a reset.
     assert!(!rig.block.stop().writeback);
@@ -194,10 +186,7 @@ fn a_request_kept_for_want_of_space_survives_a_restart() {
 
 #[test]
 fn a_full_disk_is_an_error_where_that_is_asked_for() {
-    let options = Options {
-        on_no_space: OnNoSpace::Error,
-        ..Options::default()
-    };
+    let options = Options { on_no_space: OnNoSpace::Error, ..Options::default() };
     let mut rig = Rig::with(writable, options, u64::MAX);
     rig.disk.no_space.store(true, Relaxed);
     assert_eq!(rig.write(0, 512), IOERR);

@@ -39,10 +39,7 @@ fn cost() {
     const ROUNDS: u32 = 5_000;
     const BATCH: u16 = 64;
     let mem = memory(&[(0, 0x80_0000)]);
-    let mut drivers = [
-        Driver::new(mem, 0, 256),
-        Driver::new(mem, Driver::SPACE, 256),
-    ];
+    let mut drivers = [Driver::new(mem, 0, 256), Driver::new(mem, Driver::SPACE, 256)];
     let net = Net::new(mem, Box::new(Instantly(1526)), Options::default()).unwrap();
     let queues = drivers.iter().map(|driver| {
         let config = QueueConfig {
@@ -54,11 +51,8 @@ fn cost() {
         let state = QueueState::default();
         Some(QueueSetup { config, state })
     });
-    let activation = Activation {
-        features: net.features(),
-        queues: queues.collect(),
-        writeback: None,
-    };
+    let activation =
+        Activation { features: net.features(), queues: queues.collect(), writeback: None };
     net.start(&activation).unwrap();
     let (mut rx, mut tx) = (RxWorker::default(), TxWorker::default());
     let mut nanos = [0; 2];

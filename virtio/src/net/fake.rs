@@ -152,8 +152,7 @@ impl Rig {
 
     pub(crate) fn run_tx(&mut self) -> Outcome {
         let now = Duration::ZERO;
-        self.net
-            .run_tx(&mut self.tx_worker, now, 64, WhenEmpty::Arm)
+        self.net.run_tx(&mut self.tx_worker, now, 64, WhenEmpty::Arm)
     }
 
     /// A frame of `len` bytes with its header arrives.

@@ -22,17 +22,7 @@ const GSO_UDP_L4: u8 = spec::VIRTIO_NET_HDR_GSO_UDP_L4 as u8;
 /// frame of `frame_len` bytes (5.1.6.2.1). The host kernel checks it again;
 /// what a driver has no right to does not even get there.
 pub(super) fn is_acceptable(header: &[u8; HEADER_LEN], features: u64, frame_len: usize) -> bool {
-    let [
-        flags,
-        gso,
-        _,
-        _,
-        size_low,
-        size_high,
-        start_low,
-        start_high,
-        ..,
-    ] = *header;
+    let [flags, gso, _, _, size_low, size_high, start_low, start_high, ..] = *header;
     let [_, _, _, _, _, _, _, _, offset_low, offset_high, _, _] = *header;
     let checksum = flags & NEEDS_CSUM != 0;
     if flags & !NEEDS_CSUM != 0 || (checksum && features & features::NET_CSUM == 0) {

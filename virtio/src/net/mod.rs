@@ -73,10 +73,7 @@ struct Limiter {
 
 impl Limiter {
     fn new(limit: RateLimiter) -> Self {
-        Self {
-            limiting: AtomicBool::new(limit.is_limiting()),
-            limit: Mutex::new(limit),
-        }
+        Self { limiting: AtomicBool::new(limit.is_limiting()), limit: Mutex::new(limit) }
     }
 
     fn set(&self, limit: RateLimiter) {
@@ -229,11 +226,8 @@ impl<'m> Net<'m> {
     }
 
     fn start_queues(&self, activation: &Activation) -> Result<Running<'m>, Error> {
-        let queues = Queues::start(
-            self.mem,
-            (self.options.queue_size, self.options.dirty),
-            activation,
-        )?;
+        let queues =
+            Queues::start(self.mem, (self.options.queue_size, self.options.dirty), activation)?;
         let offload = Offload::from_features(activation.features);
         let mut starts = lock(&self.starts);
         *starts += 1;
@@ -285,18 +279,13 @@ impl Device for Net<'_> {
         let mut running = self.running.write().unwrap_or_else(PoisonError::into_inner);
         self.stopping.store(false, Ordering::Relaxed);
         let queues = running.take().map(|running| running.queues.into_states());
-        Stopped {
-            queues: queues.unwrap_or_default(),
-            writeback: false,
-        }
+        Stopped { queues: queues.unwrap_or_default(), writeback: false }
     }
 
     fn reset(&self) {}
 
     fn is_broken(&self) -> bool {
         let running = self.running.read().unwrap_or_else(PoisonError::into_inner);
-        running
-            .as_ref()
-            .is_some_and(|running| running.broken.load(Ordering::Relaxed))
+        running.as_ref().is_some_and(|running| running.broken.load(Ordering::Relaxed))
     }
 }

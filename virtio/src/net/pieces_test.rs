@@ -9,14 +9,7 @@ use crate::Step;
 /// Up to 2 KiB it is copied; from there on its data is sent from where it is.
 #[test]
 fn a_small_frame_is_sent_in_one_piece() {
-    for (len, pieces) in [
-        (14, 0),
-        (60, 0),
-        (1514, 0),
-        (2048, 0),
-        (2049, 2),
-        (65536, 2),
-    ] {
+    for (len, pieces) in [(14, 0), (60, 0), (1514, 0), (2048, 0), (2049, 2), (65536, 2)] {
         let mut rig = Rig::new();
         let frame: Vec<u8> = (0..len).map(|i| (i * 5 + len) as u8).collect();
         rig.fill(DATA + HEADER_LEN as u64, &frame);

@@ -99,11 +99,7 @@ impl<'m> RxWorker<'m> {
     fn hold(&mut self) {
         let slices = self.chain.writable();
         let len = self.chain.writable_len() as usize;
-        self.held.push(Held {
-            head: self.chain.head(),
-            slices: slices.len(),
-            len,
-        });
+        self.held.push(Held { head: self.chain.head(), slices: slices.len(), len });
         self.slices.extend_from_slice(slices);
         self.room += len;
     }
@@ -142,9 +138,8 @@ impl<'m> RxWorker<'m> {
     /// Lets go of the first `count` buffers.
     fn release(&mut self, count: usize) {
         let gone = self.held.drain(..count.min(self.held.len()));
-        let (slices, len) = gone.fold((0, 0), |(slices, len), held| {
-            (slices + held.slices, len + held.len)
-        });
+        let (slices, len) =
+            gone.fold((0, 0), |(slices, len), held| (slices + held.slices, len + held.len));
         self.slices.drain(..slices.min(self.slices.len()));
         self.room = self.room.saturating_sub(len);
     }

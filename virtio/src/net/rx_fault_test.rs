@@ -112,10 +112,7 @@ impl Model {
     }
 
     fn below(&mut self, limit: u64) -> u64 {
-        self.random = self
-            .random
-            .wrapping_mul(0x5851_f42d_4c95_7f2d)
-            .wrapping_add(1);
+        self.random = self.random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
         (self.random >> 33) % limit
     }
 
@@ -129,9 +126,7 @@ impl Model {
     }
 
     fn arrive(&mut self) {
-        let sizes = [
-            0, 5, 12, 13, 60, 1514, 9000, 65_550, 65_569, 65_570, 150_000,
-        ];
+        let sizes = [0, 5, 12, 13, 60, 1514, 9000, 65_550, 65_569, 65_570, 150_000];
         let len = sizes[self.below(sizes.len() as u64) as usize];
         let frame = self.rig.arrive(len);
         self.arrived.push_back(frame);
@@ -212,11 +207,7 @@ fn whatever_fails_no_buffer_is_lost_and_no_frame_is_torn() {
             // Every buffer is with the driver, with the device, or on its way.
             let state = model.rig.net.stop().queues[0].clone().unwrap();
             model.look();
-            let waiting = model
-                .rig
-                .rx
-                .next_available
-                .wrapping_sub(state.next_available);
+            let waiting = model.rig.rx.next_available.wrapping_sub(state.next_available);
             let with_device = state.in_flight.len() + usize::from(waiting);
             assert_eq!(with_device, model.given.len(), "seed {seed}");
         }

@@ -137,9 +137,8 @@ fn the_header_is_the_same_whatever_is_negotiated() {
         let wanted = chosen.fold(features::VERSION_1, |all, i| all | optional[i]);
         for pieces in 1..=12u32 {
             let mut rig = Rig::with(Options::default(), wanted);
-            let mut buffers: Vec<_> = (0..pieces - 1)
-                .map(|i| (DATA + u64::from(i), 1, true))
-                .collect();
+            let mut buffers: Vec<_> =
+                (0..pieces - 1).map(|i| (DATA + u64::from(i), 1, true)).collect();
             let rest = DATA + u64::from(pieces) - 1;
             buffers.push((rest, 2000, true));
             rig.rx.send(&buffers);
@@ -294,8 +293,7 @@ fn a_bad_chain_breaks_the_device_and_it_stays_idle() {
 fn buffers_may_be_indirect() {
     let mut rig = Rig::new();
     rig.rx.descriptor(9, (DATA, 32, INDIRECT, 0));
-    rig.rx
-        .descriptor_at(DATA, 0, (DATA + 4096, 12, WRITE | 1, 1));
+    rig.rx.descriptor_at(DATA, 0, (DATA + 4096, 12, WRITE | 1, 1));
     rig.rx.descriptor_at(DATA, 1, (DATA + 8192, 2000, WRITE, 0));
     rig.rx.offer(9);
     let frame = rig.arrive(100);
@@ -376,15 +374,9 @@ fn a_link_comes_back_also_without_buffers() {
 
 #[test]
 fn a_rate_limit_waits_and_owes() {
-    let bucket = BucketConfig {
-        size: 1000,
-        one_time_burst: 0,
-        refill_time: 1000,
-    };
-    let options = Options {
-        rx_limiter: RateLimiter::new(Some(bucket), None),
-        ..Options::default()
-    };
+    let bucket = BucketConfig { size: 1000, one_time_burst: 0, refill_time: 1000 };
+    let options =
+        Options { rx_limiter: RateLimiter::new(Some(bucket), None), ..Options::default() };
     let mut rig = Rig::with(options, u64::MAX);
     for i in 0..3 {
         rig.rx.send(&[(DATA + 4096 * i, 4096, true)]);
@@ -403,17 +395,8 @@ fn a_rate_limit_waits_and_owes() {
 
 #[test]
 fn the_tap_is_told_what_was_negotiated_once_per_start() {
-    let all = Offload {
-        checksum: true,
-        tso4: true,
-        tso6: true,
-        uso4: true,
-        uso6: true,
-    };
-    let options = || Options {
-        udp_offload: true,
-        ..Options::default()
-    };
+    let all = Offload { checksum: true, tso4: true, tso6: true, uso4: true, uso6: true };
+    let options = || Options { udp_offload: true, ..Options::default() };
     for (features, expected) in [
         (u64::MAX, all),
         (features::VERSION_1, Offload::default()),
@@ -434,10 +417,7 @@ fn the_tap_is_told_what_was_negotiated_once_per_start() {
 /// Without large segments, no more buffers are held than the MTU needs.
 #[test]
 fn the_mtu_bounds_what_is_held() {
-    let options = Options {
-        mtu: Some(1500),
-        ..Options::default()
-    };
+    let options = Options { mtu: Some(1500), ..Options::default() };
     let mut rig = Rig::with(options, features::VERSION_1 | MERGE);
     for i in 0..20 {
         rig.rx.send(&[(DATA + 512 * i, 512, true)]);

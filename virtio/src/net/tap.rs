@@ -78,7 +78,5 @@ const DOWN: [i32; 5] = [5, 6, 14, 19, 77];
 
 /// True if `error` means that the tap itself is not usable now.
 pub(super) fn is_down(error: &io::Error) -> bool {
-    error
-        .raw_os_error()
-        .is_some_and(|number| DOWN.contains(&number))
+    error.raw_os_error().is_some_and(|number| DOWN.contains(&number))
 }

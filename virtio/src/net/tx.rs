@@ -30,10 +30,7 @@ pub struct TxWorker<'m> {
 
 impl Default for TxWorker<'_> {
     fn default() -> Self {
-        Self {
-            chain: Chain::new(),
-            start: [0; HEADER_LEN + SMALL],
-        }
+        Self { chain: Chain::new(), start: [0; HEADER_LEN + SMALL] }
     }
 }
 

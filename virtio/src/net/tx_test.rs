@@ -32,11 +32,7 @@ fn a_frame_goes_out_as_it_is() {
     let mut rig = Rig::new();
     rig.fill(DATA, &(0..=255).collect::<Vec<u8>>());
     rig.fill(HEADER, &PLAIN);
-    rig.tx.send(&[
-        (HEADER, 12, false),
-        (DATA, 100, false),
-        (DATA + 100, 50, false),
-    ]);
+    rig.tx.send(&[(HEADER, 12, false), (DATA, 100, false), (DATA + 100, 50, false)]);
     let outcome = rig.run_tx();
     assert_eq!((outcome.step, outcome.signal), (Step::Idle, true));
     assert_eq!(rig.tx.drain()[0].1, 0, "nothing is written");
@@ -133,16 +129,9 @@ fn offloads_have_to_be_negotiated_and_make_sense() {
         (u64::MAX, header(1, 2, 1448, 34, 6), false),
     ];
     for (wanted, header, expected) in cases {
-        let options = Options {
-            udp_offload: true,
-            ..Options::default()
-        };
+        let options = Options { udp_offload: true, ..Options::default() };
         let mut rig = Rig::with(options, wanted);
-        assert_eq!(
-            reaches_tap(&mut rig, &header, 2000),
-            expected,
-            "{wanted:#x} {header:?}"
-        );
+        assert_eq!(reaches_tap(&mut rig, &header, 2000), expected, "{wanted:#x} {header:?}");
     }
 }
 
@@ -180,15 +169,9 @@ fn a_full_tap_is_tried_again_without_spinning() {
 
 #[test]
 fn a_rate_limit_keeps_the_order() {
-    let bucket = BucketConfig {
-        size: 1,
-        one_time_burst: 0,
-        refill_time: 10,
-    };
-    let options = Options {
-        tx_limiter: RateLimiter::new(None, Some(bucket)),
-        ..Options::default()
-    };
+    let bucket = BucketConfig { size: 1, one_time_burst: 0, refill_time: 10 };
+    let options =
+        Options { tx_limiter: RateLimiter::new(None, Some(bucket)), ..Options::default() };
     let mut rig = Rig::with(options, u64::MAX);
     for i in 0..5u8 {
         let at = DATA + 256 * u64::from(i);
@@ -211,29 +194,16 @@ fn a_rate_limit_keeps_the_order() {
         }
     }
     assert_eq!(now, Duration::from_millis(40));
-    let order: Vec<u8> = rig
-        .wire
-        .sent
-        .lock()
-        .unwrap()
-        .iter()
-        .map(|(_, f)| f[0])
-        .collect();
+    let order: Vec<u8> = rig.wire.sent.lock().unwrap().iter().map(|(_, f)| f[0]).collect();
     assert_eq!(order, [0, 1, 2, 3, 4]);
 }
 
 /// A frame that the tap has no room for is tried again and costs once.
 #[test]
 fn a_busy_tap_costs_no_tokens() {
-    let bucket = BucketConfig {
-        size: 2,
-        one_time_burst: 0,
-        refill_time: 1_000_000,
-    };
-    let options = Options {
-        tx_limiter: RateLimiter::new(None, Some(bucket)),
-        ..Options::default()
-    };
+    let bucket = BucketConfig { size: 2, one_time_burst: 0, refill_time: 1_000_000 };
+    let options =
+        Options { tx_limiter: RateLimiter::new(None, Some(bucket)), ..Options::default() };
     let mut rig = Rig::with(options, u64::MAX);
     for _ in 0..3 {
         send(&mut rig, &PLAIN, 64);

@@ -76,13 +76,7 @@ impl MmioTransport {
         if config.len() > CONFIG_MAX {
             return Err(Error::DeviceShape);
         }
-        let transport = Self {
-            registers,
-            window,
-            device_id,
-            config,
-            rejected: 0,
-        };
+        let transport = Self { registers, window, device_id, config, rejected: 0 };
         transport.publish_constant();
         transport.publish_config();
         transport.publish();
@@ -278,15 +272,9 @@ impl MmioTransport {
         let registers = &self.registers;
         let state = registers.state();
         let values = [
-            (
-                reg::VIRTIO_MMIO_DEVICE_FEATURES,
-                registers.device_features(),
-            ),
+            (reg::VIRTIO_MMIO_DEVICE_FEATURES, registers.device_features()),
             (reg::VIRTIO_MMIO_QUEUE_NUM_MAX, registers.queue_size_max()),
-            (
-                reg::VIRTIO_MMIO_QUEUE_READY,
-                u32::from(registers.queue_ready()),
-            ),
+            (reg::VIRTIO_MMIO_QUEUE_READY, u32::from(registers.queue_ready())),
             (reg::VIRTIO_MMIO_INTERRUPT_STATUS, state.interrupt_status),
             (reg::VIRTIO_MMIO_STATUS, u32::from(state.status)),
             (reg::VIRTIO_MMIO_CONFIG_GENERATION, state.config_generation),

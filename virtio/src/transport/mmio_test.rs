@@ -12,10 +12,7 @@ const OFFERED: u64 = features::COMMON | 0x21;
 
 fn transport() -> (MmioTransport, Arc<MmapRegion>) {
     let region = Arc::new(MmapRegion::new(3 * PAGE_SIZE).unwrap());
-    region
-        .as_volatile_slice()
-        .write_slice(&vec![0xee; 3 * PAGE_SIZE], 0)
-        .unwrap();
+    region.as_volatile_slice().write_slice(&vec![0xee; 3 * PAGE_SIZE], 0).unwrap();
     let window = Window::new(region.clone(), PAGE_SIZE).unwrap();
     let page = region.get_slice(PAGE_SIZE, PAGE_SIZE).unwrap();
     page.copy_from(&[0u8; PAGE_SIZE]);
@@ -156,11 +153,7 @@ fn every_offset_and_width_is_harmless() {
             }
             let selector = width == 4 && [0x14, 0x24, 0x30, 0x64, 0xac].contains(&at);
             let accepted = config || selector;
-            assert_eq!(
-                transport.rejected() - before,
-                u64::from(!accepted),
-                "{at:#x}"
-            );
+            assert_eq!(transport.rejected() - before, u64::from(!accepted), "{at:#x}");
             let mut seen = [0; 16];
             transport.window().load(at, &mut seen[..width]);
             if at >= PAGE_SIZE as u64 {
@@ -181,11 +174,7 @@ fn every_offset_and_width_is_harmless() {
 #[test]
 fn a_config_store_carries_its_bytes() {
     let (mut transport, _region) = transport();
-    let expected = Action::ConfigWrite {
-        offset: 4,
-        data: [9, 8, 7, 6, 0, 0, 0, 0],
-        len: 4,
-    };
+    let expected = Action::ConfigWrite { offset: 4, data: [9, 8, 7, 6, 0, 0, 0, 0], len: 4 };
     assert_eq!(transport.write(0x104, &[9, 8, 7, 6]), expected);
     assert_eq!(read(&transport, 0x104), 0x0807_0605, "not by itself");
 }

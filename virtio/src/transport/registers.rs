@@ -95,12 +95,7 @@ impl Registers {
             return Err(Error::DeviceShape);
         }
         let state = power_on(max_sizes.len(), 0);
-        Ok(Self {
-            device_features,
-            max_sizes,
-            resetting: false,
-            state,
-        })
+        Ok(Self { device_features, max_sizes, resetting: false, state })
     }
 
     fn has(&self, bits: u8) -> bool {
@@ -132,11 +127,7 @@ impl Registers {
     /// The negotiated features, 0 until they are.
     #[must_use]
     pub fn negotiated(&self) -> u64 {
-        if self.has(FEATURES_OK) {
-            self.state.driver_features
-        } else {
-            0
-        }
+        if self.has(FEATURES_OK) { self.state.driver_features } else { 0 }
     }
 
     /// The half of the offered features that is selected.
@@ -259,9 +250,8 @@ impl Registers {
             return Transition::Stop;
         }
         let before = self.state.status;
-        let Some(value) = u8::try_from(value)
-            .ok()
-            .filter(|v| v & !KNOWN == 0 && before & !v & !NEEDS_RESET == 0)
+        let Some(value) =
+            u8::try_from(value).ok().filter(|v| v & !KNOWN == 0 && before & !v & !NEEDS_RESET == 0)
         else {
             return Transition::Rejected;
         };
@@ -278,11 +268,7 @@ impl Registers {
             self.state.interrupt_status |= INTERRUPT_USED;
             return Transition::Start;
         }
-        if self.state.status & added == added {
-            Transition::None
-        } else {
-            Transition::Rejected
-        }
+        if self.state.status & added == added { Transition::None } else { Transition::Rejected }
     }
 
     fn add_if(&mut self, bit: u8, allowed: bool) {
@@ -306,11 +292,7 @@ impl Registers {
                 state: states.get(i).cloned().flatten().unwrap_or_default(),
             })
         });
-        Activation {
-            features: self.negotiated(),
-            queues: queues.collect(),
-            writeback: None,
-        }
+        Activation { features: self.negotiated(), queues: queues.collect(), writeback: None }
     }
 
     /// Back to power-on. Ends what [`Transition::Stop`] began.

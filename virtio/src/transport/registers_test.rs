@@ -133,10 +133,7 @@ fn queues_are_frozen_after_activation() {
 fn a_running_queue_is_stopped_when_the_device_says_so() {
     let mut registers = started();
     assert_eq!(registers.set_queue_ready(0), Transition::StopQueue);
-    assert!(
-        registers.queue_ready(),
-        "not before the device has stopped it"
-    );
+    assert!(registers.queue_ready(), "not before the device has stopped it");
     registers.finish_queue_stop();
     assert!(!registers.queue_ready() && registers.is_healthy());
     assert_eq!(registers.activation(&[]).queues, [None, None]);
@@ -162,10 +159,7 @@ fn a_ready_queue_is_frozen_until_it_is_not_ready() {
     assert!(registers.configure_queue(|queue| queue.size = 4));
     registers.select_queue(2);
     assert!(!registers.configure_queue(|queue| queue.size = 1));
-    assert_eq!(
-        (registers.queue_size_max(), registers.queue_ready()),
-        (0, false)
-    );
+    assert_eq!((registers.queue_size_max(), registers.queue_ready()), (0, false));
 }
 
 #[test]

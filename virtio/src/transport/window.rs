@@ -31,9 +31,7 @@ impl Window {
     }
 
     fn cell(&self, at: usize) -> Option<&AtomicU32> {
-        (at < PAGE_SIZE)
-            .then(|| self.region.get_atomic_ref(self.offset + at).ok())
-            .flatten()
+        (at < PAGE_SIZE).then(|| self.region.get_atomic_ref(self.offset + at).ok()).flatten()
     }
 
     /// Sets the register at byte `at`, in one store. A place that is not an

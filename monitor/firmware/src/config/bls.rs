@@ -19,9 +19,8 @@ pub(super) type Variables = BTreeMap<String, String>;
 /// A menu as systemd-boot has it: entries' files beside unified kernel images, in one
 /// order. `dir` is the directory of either.
 pub(super) fn read(volumes: &mut Volumes, dir: &Path) -> Result<Config, Error> {
-    let root = ["/loader/entries", "/EFI/Linux"]
-        .into_iter()
-        .find_map(|end| dir.path.strip_suffix(end));
+    let root =
+        ["/loader/entries", "/EFI/Linux"].into_iter().find_map(|end| dir.path.strip_suffix(end));
     let at = |path: &str| Path {
         volume: dir.volume,
         path: format!("{}{path}", root.unwrap_or_default()),
@@ -62,10 +61,7 @@ pub(super) fn read(volumes: &mut Volumes, dir: &Path) -> Result<Config, Error> {
 fn default(volumes: &Volumes, own: &Path) -> String {
     let drive = volumes.list.get(own.volume).map(|volume| volume.drive);
     let mut places: Vec<Path> = (0..volumes.list.len())
-        .map(|volume| Path {
-            volume,
-            path: String::from("/loader/loader.conf"),
-        })
+        .map(|volume| Path { volume, path: String::from("/loader/loader.conf") })
         .collect();
     places.retain(|place| {
         let volume = volumes.list.get(place.volume);
@@ -73,9 +69,7 @@ fn default(volumes: &Volumes, own: &Path) -> String {
     });
     places.sort_by_key(|place| place.volume != own.volume);
     places.push(own.clone());
-    let text = places
-        .iter()
-        .find_map(|place| volumes.text(place, MAX_TEXT).ok());
+    let text = places.iter().find_map(|place| volumes.text(place, MAX_TEXT).ok());
     let text = text.unwrap_or_default();
     let mut lines = text.lines().map(key_value);
     let default = lines.find(|(key, _)| *key == "default");
@@ -83,9 +77,7 @@ fn default(volumes: &Volumes, own: &Path) -> String {
 }
 
 fn stem(id: &str) -> &str {
-    id.strip_suffix(".conf")
-        .or(id.strip_suffix(".efi"))
-        .unwrap_or(id)
+    id.strip_suffix(".conf").or(id.strip_suffix(".efi")).unwrap_or(id)
 }
 
 /// The identity that the name of a file stands for, and whether all its tries are
@@ -181,10 +173,7 @@ fn keyed(volumes: &Volumes, dir: &Path, variables: &Variables) -> Result<Vec<(Ke
         if !name.ends_with(".conf") {
             continue;
         }
-        let path = Path {
-            volume: dir.volume,
-            path: format!("{}/{name}", dir.path),
-        };
+        let path = Path { volume: dir.volume, path: format!("{}/{name}", dir.path) };
         let text = volumes.text(&path, MAX_TEXT)?;
         let (id, bad) = counted(&name);
         let (key, entry) = parse(volumes, &path, stem(&id), &text, variables);
@@ -229,21 +218,13 @@ fn parse(
     text: &str,
     variables: &Variables,
 ) -> (Key, Entry) {
-    let mut key = Key {
-        id: id.to_string(),
-        ..Key::default()
-    };
-    let mut entry = Entry {
-        id: id.to_string(),
-        ..Entry::default()
-    };
+    let mut key = Key { id: id.to_string(), ..Key::default() };
+    let mut entry = Entry { id: id.to_string(), ..Entry::default() };
     // Paths start at the root of the volume; where /boot is one of its own,
     // but the entries say /boot, that has to go.
     let place = |name: &str| {
-        let whole = Path {
-            volume: path.volume,
-            path: format!("/{}", name.trim_start_matches('/')),
-        };
+        let whole =
+            Path { volume: path.volume, path: format!("/{}", name.trim_start_matches('/')) };
         let short = name.trim_start_matches('/').strip_prefix("boot/");
         match short {
             Some(short) if volumes.kind(&whole).is_none() => whole.beside(&format!("/{short}")),
@@ -261,9 +242,7 @@ fn parse(
             "linux" | "efi" | "uki" => entry.kernel = Some(place(value)),
             "initrd" => {
                 let rest = MAX_INITRDS - entry.initrds.len();
-                entry
-                    .initrds
-                    .extend(value.split_whitespace().take(rest).map(place));
+                entry.initrds.extend(value.split_whitespace().take(rest).map(place));
             }
             "options" if entry.cmdline.len() + value.len() < MAX_LINE => {
                 if !entry.cmdline.is_empty() {

@@ -74,10 +74,7 @@ impl Config {
         }
         let begins = |(_, entry): &(usize, &Entry)| entry.title.starts_with(name);
         let mut beginning = self.entries.iter().enumerate().filter(begins);
-        match (
-            beginning.next().filter(|_| !name.is_empty()),
-            beginning.next(),
-        ) {
+        match (beginning.next().filter(|_| !name.is_empty()), beginning.next()) {
             (Some((index, _)), None) => Ok(index),
             (Some(_), Some(_)) => Err("more than one entry begins with"),
             (None, _) => Err(NONE),
@@ -93,11 +90,7 @@ impl Entry {
         let parts = || place.split('>').map(str::trim);
         let count = parts().count();
         let mut pairs = self.place.iter().zip(parts());
-        let long = if whole {
-            self.place.len() == count
-        } else {
-            self.place.len() >= count
-        };
+        let long = if whole { self.place.len() == count } else { self.place.len() >= count };
         long && pairs.all(|(names, part)| names.iter().any(|name| !part.is_empty() && name == part))
     }
 }
@@ -151,10 +144,7 @@ pub fn find(volumes: &mut Volumes, volume: usize, note: &mut dyn FnMut(String)) 
     sources.push(("/EFI/BOOT/BOOTX64.EFI", uki::single));
     sources.extend(LOOPBACK.map(|path| (path, grub::read as Reader)));
     for (source, read) in sources {
-        let path = Path {
-            volume,
-            path: source.to_string(),
-        };
+        let path = Path { volume, path: source.to_string() };
         if volumes.kind(&path).is_none() {
             continue;
         }
@@ -192,10 +182,7 @@ fn lost(found: Option<usize>, name: &str) -> Option<String> {
 fn keep_bootable(volumes: &Volumes, config: &mut Config) -> Option<String> {
     let mut missing = None;
     let (mut index, mut default) = (0, 0);
-    let named = config
-        .entries
-        .get(config.default)
-        .filter(|_| config.lost.is_none());
+    let named = config.entries.get(config.default).filter(|_| config.lost.is_none());
     if let Some(entry) = named.filter(|entry| !is_there(volumes, entry)) {
         config.lost = Some(entry.title.clone());
     }
@@ -237,15 +224,10 @@ fn by_version(a: &str, b: &str) -> Ordering {
             }
         }
         if first.0 == first.1 && first.0.is_some_and(|c| !c.is_ascii_alphanumeric()) {
-            (a, b) = (
-                a.get(1..).unwrap_or_default(),
-                b.get(1..).unwrap_or_default(),
-            );
+            (a, b) = (a.get(1..).unwrap_or_default(), b.get(1..).unwrap_or_default());
             continue;
         }
-        let numbers = [a, b]
-            .iter()
-            .any(|text| text.first().is_some_and(u8::is_ascii_digit));
+        let numbers = [a, b].iter().any(|text| text.first().is_some_and(u8::is_ascii_digit));
         let part = |text: &[u8]| {
             let same = |c: &&u8| match numbers {
                 true => c.is_ascii_digit(),

@@ -67,10 +67,7 @@ impl Parser<'_> {
         }
         let text = self.volumes.text(path, MAX_TEXT)?;
         let mut help = false;
-        for line in text
-            .lines()
-            .map(|line| line.get(..MAX_LINE).unwrap_or(line))
-        {
+        for line in text.lines().map(|line| line.get(..MAX_LINE).unwrap_or(line)) {
             // What stands between TEXT HELP and ENDTEXT is for people.
             match key_value(line).0 {
                 key if key.eq_ignore_ascii_case("endtext") => help = false,
@@ -88,11 +85,7 @@ impl Parser<'_> {
         let (sub, rest) = key_value(value);
         match (key.as_str(), sub.to_ascii_lowercase().as_str()) {
             ("include", _) | ("menu", "include") | ("config", _) => {
-                let name = if key == "menu" {
-                    key_value(rest).0
-                } else {
-                    sub
-                };
+                let name = if key == "menu" { key_value(rest).0 } else { sub };
                 let path = self.start.beside(name);
                 // What is not there is left out, as Syslinux does.
                 if self.volumes.kind(&path).is_some() {
@@ -111,11 +104,7 @@ impl Parser<'_> {
             ("label", _) if self.config.entries.len() < MAX_ENTRIES => {
                 let (title, id) = (value.to_string(), value.to_string());
                 self.open = true;
-                self.config.entries.push(Entry {
-                    title,
-                    id,
-                    ..Entry::default()
-                });
+                self.config.entries.push(Entry { title, id, ..Entry::default() });
             }
             ("append", _) if self.config.entries.is_empty() => self.append = value.to_string(),
             _ => {
@@ -167,10 +156,7 @@ fn is_module(path: &str) -> bool {
 
 fn initrds(start: &Path, list: &str) -> Vec<Path> {
     let names = list.split(',').filter(|name| !name.is_empty());
-    names
-        .take(MAX_INITRDS)
-        .map(|name| start.beside(name.trim()))
-        .collect()
+    names.take(MAX_INITRDS).map(|name| start.beside(name.trim())).collect()
 }
 
 /// An initrd may be named on the command line, and a kernel without its suffix.
@@ -189,10 +175,7 @@ fn finish(entry: &mut Entry, volumes: &Volumes, start: &Path) {
         // U-Boot's files lie in /boot/extlinux, and name /boot as the root
         // where that is a volume of its own.
         let short = kernel.path.strip_prefix("/boot").map(String::from);
-        let short = short.map(|path| Path {
-            volume: kernel.volume,
-            path,
-        });
+        let short = short.map(|path| Path { volume: kernel.volume, path });
         if let Some(short) = short.filter(|short| volumes.kind(short).is_some()) {
             *kernel = short;
         }

@@ -99,11 +99,7 @@ pub(super) fn entry(
     };
     let title = unified.says(&["PRETTY_NAME", "IMAGE_ID", "NAME", "ID"]);
     let entry = Entry {
-        title: if title.is_empty() {
-            id.to_string()
-        } else {
-            title
-        },
+        title: if title.is_empty() { id.to_string() } else { title },
         id: id.to_string(),
         kernel: Some(path.clone()),
         ..Entry::default()
@@ -125,8 +121,5 @@ pub(super) fn single(volumes: &mut Volumes, path: &Path) -> Result<Config, Error
     }
     let none = "a program for UEFI that is neither a kernel nor holds one";
     let entries = [found.ok_or(Error::Unsupported(none))?].into();
-    Ok(Config {
-        entries,
-        ..Config::default()
-    })
+    Ok(Config { entries, ..Config::default() })
 }

@@ -66,11 +66,7 @@ impl Ext {
         let shift = le32(&raw, 24);
         let size = le16(&raw, 88);
         let inode_size = if le32(&raw, 76) == 0 { 128 } else { size };
-        let group_size = if features & WIDE == 0 {
-            32
-        } else {
-            le16(&raw, 254)
-        };
+        let group_size = if features & WIDE == 0 { 32 } else { le16(&raw, 254) };
         let sound = shift <= 6
             && inode_size.is_power_of_two()
             && (128..=4096).contains(&inode_size)
@@ -121,8 +117,7 @@ impl Ext {
     /// The byte at which a block starts.
     fn at(&self, block: u64) -> Result<u64, Error> {
         let at = block.checked_mul(self.block);
-        at.filter(|at| *at < self.disk.len())
-            .ok_or(Error::Damaged("ext4 block number"))
+        at.filter(|at| *at < self.disk.len()).ok_or(Error::Damaged("ext4 block number"))
     }
 
     /// Appends the leaves below the extent tree's node in `raw`, whose depth
@@ -157,10 +152,7 @@ impl Ext {
             let start = u64::from(le32(entry, 8)) | u64::from(le16(entry, 6)) << 32;
             let skipped = (first * self.block).checked_sub(walk.file.len());
             let hole = skipped.ok_or(DAMAGED)?;
-            walk.file.push(Extent {
-                at: None,
-                len: hole,
-            })?;
+            walk.file.push(Extent { at: None, len: hole })?;
             let at = if written { Some(self.at(start)?) } else { None };
             let len = u64::from(blocks) * self.block;
             walk.file.push(Extent { at, len })?;
@@ -202,10 +194,7 @@ impl Ext {
                 0 => None,
                 block => Some(self.at(block.into())?),
             };
-            file.push(Extent {
-                at,
-                len: self.block,
-            })?;
+            file.push(Extent { at, len: self.block })?;
         }
         Ok(())
     }

@@ -63,11 +63,7 @@ impl Fat {
             return Ok(None);
         }
         let either = |narrow: u16, wide: u32| {
-            if narrow == 0 {
-                wide.into()
-            } else {
-                u64::from(narrow)
-            }
+            if narrow == 0 { wide.into() } else { u64::from(narrow) }
         };
         let table_sectors: u64 = either(le16(&raw, 22), le32(&raw, 36));
         let sectors: u64 = either(le16(&raw, 19), le32(&raw, 32));
@@ -86,10 +82,7 @@ impl Fat {
         let root = if bits == 32 {
             Root::Cluster(le32(&raw, 44))
         } else {
-            Root::Fixed(Extent {
-                at: Some(root_at * sector),
-                len: root_len,
-            })
+            Root::Fixed(Extent { at: Some(root_at * sector), len: root_len })
         };
         let serial = le32(&raw, extended + 3);
         let mut fs = Self {
@@ -126,8 +119,7 @@ impl Fat {
         let at = u64::from(cluster) * u64::from(self.bits) / 8;
         let mut raw = [0; 4];
         let raw_part = raw.get_mut(..if self.bits == 32 { 4 } else { 2 });
-        self.disk
-            .read(self.table + at, raw_part.unwrap_or_default())?;
+        self.disk.read(self.table + at, raw_part.unwrap_or_default())?;
         let value = u32::from_le_bytes(raw);
         let (next, end) = match self.bits {
             12 => (value >> (cluster % 2 * 4) & 0xfff, 0xff7),
@@ -148,10 +140,7 @@ impl Fat {
                 return Err(DAMAGED);
             }
             let at = self.data + u64::from(index) * self.cluster;
-            file.push(Extent {
-                at: Some(at),
-                len: self.cluster,
-            })?;
+            file.push(Extent { at: Some(at), len: self.cluster })?;
             if file.len() >= most {
                 break;
             }
@@ -228,11 +217,7 @@ impl LongName {
     fn feed(&mut self, record: &[u8]) {
         let order = u8(record, 0);
         if order & 0x40 != 0 {
-            *self = Self {
-                letters: Vec::new(),
-                checksum: u8(record, 13),
-                next: order & 0x3f,
-            };
+            *self = Self { letters: Vec::new(), checksum: u8(record, 13), next: order & 0x3f };
         }
         let wanted = order & 0x3f == self.next && u8(record, 13) == self.checksum;
         if !wanted || self.next == 0 || self.next > 20 {
@@ -263,11 +248,7 @@ fn short_name(record: &[u8]) -> String {
     let field = |at, len, flag| {
         let field = text(part(record, at, len));
         let small = u8(record, 12) & flag != 0;
-        if small {
-            field.to_ascii_lowercase()
-        } else {
-            field
-        }
+        if small { field.to_ascii_lowercase() } else { field }
     };
     let (name, extension) = (field(0, 8, 8), field(8, 3, 0x10));
     match extension.as_str() {
@@ -318,11 +299,7 @@ impl FileSystem for Fat {
 
     fn kind(&self, node: u64) -> Result<Kind, Error> {
         let directory = u8(&self.record(node)?, 11) & DIRECTORY != 0;
-        Ok(if directory {
-            Kind::Directory
-        } else {
-            Kind::File
-        })
+        Ok(if directory { Kind::Directory } else { Kind::File })
     }
 
     fn open(&self, node: u64) -> Result<File, Error> {

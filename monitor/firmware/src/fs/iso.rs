@@ -157,11 +157,7 @@ impl Iso {
             return Ok(None);
         }
         let Names::RockRidge(skip) = self.names else {
-            let name = if self.names == Names::Joliet {
-                ucs2(raw)
-            } else {
-                text(raw)
-            };
+            let name = if self.names == Names::Joliet { ucs2(raw) } else { text(raw) };
             let name = name.split(';').next().unwrap_or_default();
             let name = String::from(name.strip_suffix('.').unwrap_or(name));
             return Ok(Some((name, at)));
@@ -182,11 +178,7 @@ impl Iso {
         if moved {
             return Ok(None);
         }
-        let name = if name.is_empty() {
-            text(raw)
-        } else {
-            text(&name)
-        };
+        let name = if name.is_empty() { text(raw) } else { text(&name) };
         Ok(Some((name, node)))
     }
 }
@@ -208,9 +200,7 @@ fn uuid(digits: &[u8]) -> Option<String> {
     let (year, month, day) = (cut(0, 4), cut(4, 6), cut(6, 8));
     let (hour, minute, second) = (cut(8, 10), cut(10, 12), cut(12, 14));
     let rest = cut(14, 16);
-    Some(format!(
-        "{year}-{month}-{day}-{hour}-{minute}-{second}-{rest}"
-    ))
+    Some(format!("{year}-{month}-{day}-{hour}-{minute}-{second}-{rest}"))
 }
 
 fn ucs2(raw: &[u8]) -> String {
@@ -325,10 +315,7 @@ impl FileSystem for Iso {
         let mut at = node;
         for _ in 0..MAX_RECORDS {
             let record = self.record(at)?;
-            let extent = Extent {
-                at: Some(record.start()?),
-                len: record.len(),
-            };
+            let extent = Extent { at: Some(record.start()?), len: record.len() };
             file.push(extent)?;
             if record.flags() & MORE == 0 {
                 return Ok(file);

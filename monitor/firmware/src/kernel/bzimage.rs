@@ -42,18 +42,12 @@ pub(super) fn open(file: &File, head: &[u8], ram_end: u64) -> Result<Option<Kern
     let fits = |at: u64| at >= HIGH_RAM && at.checked_add(needs).is_some_and(|end| end <= ram_end);
     let lowest = u64::from(le32(head, 0x230)).max(HIGH_RAM);
     let places = [preferred, lowest];
-    let place = places
-        .into_iter()
-        .find(|at| (*at == preferred || movable) && fits(*at));
+    let place = places.into_iter().find(|at| (*at == preferred || movable) && fits(*at));
     let no_room = Error::NoRoom("kernel", preferred.saturating_add(needs));
     let address = place.ok_or(no_room)?;
     // The header says itself where it ends: a jump over its rest begins it.
     let end = (0x202 + usize::from(u8(head, 0x201))).clamp(HEADER, HEADER_END);
-    let load = Load {
-        at: address,
-        file: file.slice(offset, in_file)?,
-        zeroes: 0,
-    };
+    let load = Load { at: address, file: file.slice(offset, in_file)?, zeroes: 0 };
     Ok(Some(Kernel {
         loads: [load].into(),
         entry: Entry::Linux(address + ENTRY),

@@ -22,9 +22,7 @@ const PHYS32_ENTRY: u32 = 18;
 pub(super) fn open(file: &File, head: &[u8], ram_end: u64) -> Result<Kernel, Error> {
     let (class, order, kind, machine) = (u8(head, 4), u8(head, 5), le16(head, 16), le16(head, 18));
     if (class, order, kind, machine) != (2, 1, 2, 62) {
-        return Err(Error::Unsupported(
-            "an ELF file that is no kernel for x86-64",
-        ));
+        return Err(Error::Unsupported("an ELF file that is no kernel for x86-64"));
     }
     let count = le16(head, 56);
     if le16(head, 54) != 56 || !(1..=MAX_SEGMENTS).contains(&count) {
@@ -33,9 +31,7 @@ pub(super) fn open(file: &File, head: &[u8], ram_end: u64) -> Result<Kernel, Err
     let mut table = vec![0; usize::from(count) * 56];
     file.read(le64(head, 32), &mut table)?;
     let mut loads: Vec<Load> = Vec::new();
-    let headers = table
-        .chunks_exact(56)
-        .filter(|header| le32(header, 0) == PT_LOAD);
+    let headers = table.chunks_exact(56).filter(|header| le32(header, 0) == PT_LOAD);
     for header in headers.filter(|header| le64(header, 40) > 0) {
         let (in_file, in_memory) = (le64(header, 32), le64(header, 40));
         let at = le64(header, 24);
@@ -47,11 +43,7 @@ pub(super) fn open(file: &File, head: &[u8], ram_end: u64) -> Result<Kernel, Err
         if end > ram_end {
             return Err(Error::NoRoom("kernel", end));
         }
-        loads.push(Load {
-            at,
-            file: file.slice(le64(header, 8), in_file)?,
-            zeroes,
-        });
+        loads.push(Load { at, file: file.slice(le64(header, 8), in_file)?, zeroes });
     }
     loads.sort_by_key(|load| load.at);
     let span = |load: &Load| load.at..load.at + load.file.len() + load.zeroes;

@@ -83,10 +83,7 @@ impl Kernel {
         let limit = ram_end.min(self.initrd_max.saturating_add(1));
         let start = limit.checked_sub(len).map(|start| start / PAGE * PAGE);
         let start = start.filter(|start| *start >= self.end);
-        start.ok_or(Error::NoRoom(
-            "kernel with its initrd",
-            self.end.saturating_add(len),
-        ))
+        start.ok_or(Error::NoRoom("kernel with its initrd", self.end.saturating_add(len)))
     }
 }
 

@@ -32,11 +32,7 @@ impl Escape {
     pub fn feed(&mut self, byte: u8) -> Typed {
         if !std::mem::take(&mut self.armed) {
             self.armed = byte == CTRL_A;
-            return if self.armed {
-                Typed::Nothing
-            } else {
-                Typed::Byte(byte)
-            };
+            return if self.armed { Typed::Nothing } else { Typed::Byte(byte) };
         }
         match byte {
             b'x' | b'X' => Typed::Leave,

@@ -229,9 +229,7 @@ impl Console {
     /// Whether there is a keyboard that is not ours now. Nothing tells when it is
     /// again: a shell continues only what is stopped.
     pub fn is_away(&self) -> bool {
-        self.keyboard
-            .as_ref()
-            .is_some_and(|keyboard| !keyboard.ours)
+        self.keyboard.as_ref().is_some_and(|keyboard| !keyboard.ours)
     }
 
     /// Takes the keyboard if it is ours by now, or leaves it to whose it is.

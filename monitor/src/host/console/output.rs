@@ -153,17 +153,10 @@ impl Output {
     /// How many bytes were lost by now that somebody listened for, and why; after
     /// [`finish`](Self::finish) nobody takes what is pending.
     pub fn lost(&self) -> Option<(u64, String)> {
-        let pending = if self.is_heard() {
-            self.pending.len()
-        } else {
-            0
-        };
+        let pending = if self.is_heard() { self.pending.len() } else { 0 };
         let lost = self.lost + pending as u64;
         let slow = || "the reader was too slow".to_owned();
-        let why = self
-            .error
-            .get()
-            .map_or_else(slow, |e| os_message(&e.into()));
+        let why = self.error.get().map_or_else(slow, |e| os_message(&e.into()));
         (lost > 0).then_some((lost, why))
     }
 
@@ -303,10 +296,7 @@ impl io::Write for Output {
 
 /// Whether `fd` can be written to within `timeout` ms.
 pub(super) fn ready(fd: BorrowedFd<'_>, timeout: i64) -> bool {
-    let timeout = Timespec {
-        tv_sec: 0,
-        tv_nsec: timeout * 1_000_000,
-    };
+    let timeout = Timespec { tv_sec: 0, tv_nsec: timeout * 1_000_000 };
     let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
     poll(&mut fds, Some(&timeout)).is_ok_and(|ready| ready > 0)
 }

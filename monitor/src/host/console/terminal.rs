@@ -60,11 +60,7 @@ fn raw(group: libc::pid_t) -> io::Result<()> {
     let mut raw = before.clone();
     raw.make_raw();
     if let Ok(mut changed) = CHANGED.lock() {
-        changed.get_or_insert(Changed {
-            before,
-            raw: raw.clone(),
-            group,
-        });
+        changed.get_or_insert(Changed { before, raw: raw.clone(), group });
     }
     Ok(tcsetattr(stdin(), OptionalActions::Now, &raw)?)
 }
@@ -76,14 +72,7 @@ pub fn restore() {
     if let Ok(mut changed) = CHANGED.try_lock()
         && let Some(Changed { before, raw, group }) = changed.take()
     {
-        let modes = |t: &Termios| {
-            (
-                t.input_modes,
-                t.output_modes,
-                t.control_modes,
-                t.local_modes,
-            )
-        };
+        let modes = |t: &Termios| (t.input_modes, t.output_modes, t.control_modes, t.local_modes);
         let untouched = || tcgetattr(stdin()).is_ok_and(|now| modes(&now) == modes(&raw));
         if is_foreground(group) || untouched() {
             // Nothing is left to be done if the terminal has gone.

@@ -36,10 +36,7 @@ impl std::fmt::Debug for Bounce {
 
 impl Bounce {
     pub(super) fn new(block: u32) -> Self {
-        Self {
-            block: block.into(),
-            pages: RwLock::default(),
-        }
+        Self { block: block.into(), pages: RwLock::default() }
     }
 
     /// Held while whole blocks are changed.

@@ -41,10 +41,7 @@ impl CdImage {
             return Err(Error::Input(WHAT, path.into(), why));
         }
         lock(&file, WHAT, path, Lock::Read)?;
-        Ok(Self {
-            file: Arc::new(file),
-            empty: Arc::default(),
-        })
+        Ok(Self { file: Arc::new(file), empty: Arc::default() })
     }
 
     /// The open image.

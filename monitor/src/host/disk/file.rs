@@ -120,11 +120,7 @@ impl DiskFile {
             }
             _ => (open_image(WHAT, path, !how.read_only, how.direct)?, None),
         };
-        let kind = if how.read_only {
-            Lock::Read
-        } else {
-            Lock::Write
-        };
+        let kind = if how.read_only { Lock::Read } else { Lock::Write };
         lock(&file, WHAT, path, kind)?;
         let failed = |e: io::Error| Error::file(WHAT, path, &e);
         let size = end_of(&file).map_err(failed)?;

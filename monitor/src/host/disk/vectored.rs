@@ -64,19 +64,14 @@ fn batch(
     skip: usize,
     offset: u64,
 ) -> io::Result<usize> {
-    let empty = libc::iovec {
-        iov_base: std::ptr::null_mut(),
-        iov_len: 0,
-    };
+    let empty = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
     let mut pieces = [empty; BATCH];
     let mut count = 0;
     for (piece, slice) in pieces.iter_mut().zip(slices) {
         let skip = if count == 0 { skip.min(slice.len()) } else { 0 };
         let start = slice.ptr_guard_mut().as_ptr();
-        *piece = libc::iovec {
-            iov_base: start.wrapping_add(skip).cast(),
-            iov_len: slice.len() - skip,
-        };
+        *piece =
+            libc::iovec { iov_base: start.wrapping_add(skip).cast(), iov_len: slice.len() - skip };
         count += 1;
     }
     let offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;

@@ -99,11 +99,7 @@ impl Shell<'_> {
                 self.variables.remove(first);
                 true
             }
-            "[" => self.test(
-                arguments
-                    .strip_suffix(&["]".to_string()])
-                    .unwrap_or(arguments),
-            ),
+            "[" => self.test(arguments.strip_suffix(&["]".to_string()]).unwrap_or(arguments)),
             "test" => self.test(arguments),
             "true" | "insmod" | "export" | "echo" | "save_env" | "increment" | "decrement" => true,
             "terminal_input" | "terminal_output" | "terminal" | "serial" | "clear" | "sleep" => {
@@ -219,9 +215,7 @@ impl Shell<'_> {
         let mut variable = options.value("set").unwrap_or("root").to_string();
         // `--set NAME` without anything else can only mean `--set=root NAME`.
         if options.words.is_empty() {
-            options
-                .words
-                .push(core::mem::replace(&mut variable, "root".into()));
+            options.words.push(core::mem::replace(&mut variable, "root".into()));
         }
         let found = |name: &String| self.find(kind, name, &variable);
         options.words.iter().any(found)
@@ -239,9 +233,7 @@ impl Shell<'_> {
 
     /// Runs another file; one that is not there is only a failed command.
     fn include(&mut self, name: &str) -> Result<bool, Stop> {
-        let path = self
-            .path(name)
-            .filter(|path| self.volumes.kind(path).is_some());
+        let path = self.path(name).filter(|path| self.volumes.kind(path).is_some());
         match path {
             Some(path) if self.calls < super::MAX_CALLS => Ok(self.source(&path)?),
             _ => Ok(false),
@@ -330,9 +322,7 @@ impl Shell<'_> {
     fn load_environment(&mut self, arguments: &[String]) -> bool {
         let options = Options::parse(arguments, &ENVIRONMENT);
         let usual = || format!("{}/grubenv", self.get("prefix"));
-        let file = options
-            .value("file")
-            .map_or_else(usual, ToString::to_string);
+        let file = options.value("file").map_or_else(usual, ToString::to_string);
         let wanted = options.words;
         let path = self.path(&file);
         let text = path.map(|path| self.volumes.text(&path, MAX_ENVIRONMENT));
@@ -353,11 +343,7 @@ impl Shell<'_> {
     #[inline(never)]
     fn loader_entries(&mut self, dir: &str) -> Result<bool, Stop> {
         let places = ["/loader/entries", "/boot/loader/entries"];
-        let places = places
-            .iter()
-            .copied()
-            .filter(|_| dir.is_empty())
-            .chain([dir]);
+        let places = places.iter().copied().filter(|_| dir.is_empty()).chain([dir]);
         let places: Vec<Path> = places.filter_map(|place| self.path(place)).collect();
         for place in places.iter().filter(|place| !place.path.is_empty()) {
             if self.volumes.kind(place).is_none() {
@@ -367,11 +353,7 @@ impl Shell<'_> {
             let room = super::MAX_ENTRIES.saturating_sub(self.entries.len());
             for entry in entries.into_iter().take(room) {
                 let mut place = self.menu.0.clone();
-                place.push([
-                    self.menu.1.to_string(),
-                    entry.title.clone(),
-                    entry.id.clone(),
-                ]);
+                place.push([self.menu.1.to_string(), entry.title.clone(), entry.id.clone()]);
                 self.menu.1 += 1;
                 self.entries.push(Entry { place, ..entry });
             }

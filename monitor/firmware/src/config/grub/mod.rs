@@ -290,12 +290,7 @@ impl<'a> Shell<'a> {
             let titles: Vec<&str> = self.menu.0.iter().map(|part| part[1].as_str()).collect();
             let title = titles.join(" > ");
             let loaded = core::mem::take(&mut self.loading);
-            self.entries.push(Entry {
-                title,
-                id,
-                place: self.menu.0.clone(),
-                ..loaded
-            });
+            self.entries.push(Entry { title, id, place: self.menu.0.clone(), ..loaded });
             status
         };
         self.menu.0.pop();

@@ -26,10 +26,9 @@ impl<'a> Options<'a> {
                 }
                 Some(name) => known.iter().filter(|k| k.0 == name).collect::<Vec<_>>(),
                 None => match word.strip_prefix('-').filter(|letters| !letters.is_empty()) {
-                    Some(letters) => letters
-                        .chars()
-                        .filter_map(|c| known.iter().find(|k| k.1 == c))
-                        .collect(),
+                    Some(letters) => {
+                        letters.chars().filter_map(|c| known.iter().find(|k| k.1 == c)).collect()
+                    }
                     None => {
                         words.push(word.into());
                         continue;

@@ -33,10 +33,7 @@ enum Op {
 /// What a match of `pattern` in `text` and each group of it is; `None` without a match,
 /// or if the expression is none.
 pub(super) fn find(pattern: &str, text: &str) -> Option<Vec<String>> {
-    let mut parser = Parser {
-        rest: pattern.chars().peekable(),
-        groups: 1,
-    };
+    let mut parser = Parser { rest: pattern.chars().peekable(), groups: 1 };
     let program = parser.alternatives(0)?;
     let text: Vec<char> = text.chars().collect();
     let states = program.len().checked_add(1)?.checked_mul(text.len() + 1)?;
@@ -215,10 +212,7 @@ impl Parser<'_> {
                 let least = least.parse().ok()?;
                 match most {
                     "" => (least, None),
-                    most => (
-                        least,
-                        Some(most.parse().ok().filter(|most| *most >= least)?),
-                    ),
+                    most => (least, Some(most.parse().ok().filter(|most| *most >= least)?)),
                 }
             }
         }))
@@ -265,11 +259,7 @@ mod tests {
                 "hd0,gpt2",
                 Some(std::vec!["hd0,gpt2", "hd0", "gpt", "2"]),
             ),
-            (
-                "^(.*)/([^/]*)$",
-                "/a/b/c",
-                Some(std::vec!["/a/b/c", "/a/b", "c"]),
-            ),
+            ("^(.*)/([^/]*)$", "/a/b/c", Some(std::vec!["/a/b/c", "/a/b", "c"])),
             ("(a|b|cd)*e", "abcde", Some(std::vec!["abcde", "cd"])),
             ("(a*)*b", "aaab", Some(std::vec!["aaab", "aaa"])),
             ("(a*)*b", "aaa", None),
@@ -289,18 +279,13 @@ mod tests {
             ("((((a{9}){9}){9}){9}){9}", "a", None),
         ] {
             let groups = find(pattern, text);
-            let count = wanted
-                .as_ref()
-                .map_or(0, |wanted: &std::vec::Vec<&str>| wanted.len());
+            let count = wanted.as_ref().map_or(0, |wanted: &std::vec::Vec<&str>| wanted.len());
             let groups = groups.map(|mut groups| {
                 groups.truncate(count);
                 groups
             });
-            let wanted = wanted.map(|w| {
-                w.into_iter()
-                    .map(String::from)
-                    .collect::<std::vec::Vec<_>>()
-            });
+            let wanted =
+                wanted.map(|w| w.into_iter().map(String::from).collect::<std::vec::Vec<_>>());
             assert_eq!(groups, wanted, "{pattern} {text}");
         }
         let deep = "(".repeat(10_000);

@@ -61,9 +61,7 @@ enum Token {
 /// Parses a script.
 pub(super) fn parse(text: &str) -> Result<Block, Error> {
     let tokens = tokens(text);
-    let mut parser = Parser {
-        tokens: tokens.into_iter().peekable(),
-    };
+    let mut parser = Parser { tokens: tokens.into_iter().peekable() };
     let block = parser.block(&[], 0)?;
     match parser.tokens.next() {
         None => Ok(block),
@@ -128,10 +126,7 @@ fn word(chars: &mut Peekable<Chars>) -> Word {
                     if !text.is_empty() {
                         word.push(Piece::Text(core::mem::take(&mut text)));
                     }
-                    word.push(Piece::Variable {
-                        name,
-                        quoted: inside,
-                    });
+                    word.push(Piece::Variable { name, quoted: inside });
                 }
             },
             c => text.push(c),

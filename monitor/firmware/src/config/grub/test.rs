@@ -19,11 +19,7 @@ impl Shell<'_> {
     fn primary(&self, words: &[String]) -> bool {
         let negations = words.iter().take_while(|word| *word == "!").count();
         // `! = x` compares an exclamation mark.
-        let negations = if negations == words.len() {
-            0
-        } else {
-            negations
-        };
+        let negations = if negations == words.len() { 0 } else { negations };
         let words: Vec<&str> = words.iter().skip(negations).map(String::as_str).collect();
         let holds = match words.as_slice() {
             [] => false,

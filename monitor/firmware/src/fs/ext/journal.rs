@@ -32,9 +32,7 @@ fn be16(bytes: &[u8], at: usize) -> u32 {
 
 fn be32(bytes: &[u8], at: usize) -> u32 {
     let field = part(bytes, at, 4);
-    field
-        .first_chunk()
-        .map_or(0, |field| u32::from_be_bytes(*field))
+    field.first_chunk().map_or(0, |field| u32::from_be_bytes(*field))
 }
 
 /// A disk on which some blocks are read from elsewhere.
@@ -58,8 +56,7 @@ impl Disk for Replayed {
         let blocks = at / self.block..end.div_ceil(self.block);
         for (block, (copy, escaped)) in self.copies.range(blocks) {
             let mut bytes = vec![0; self.block as usize];
-            self.journal
-                .read(u64::from(*copy) * self.block, &mut bytes)?;
+            self.journal.read(u64::from(*copy) * self.block, &mut bytes)?;
             if *escaped && let Some(start) = bytes.first_chunk_mut() {
                 *start = MAGIC.to_be_bytes();
             }
@@ -85,40 +82,21 @@ pub(super) fn replayed(
     if be32(&superblock, 0) != MAGIC || u64::from(be32(&superblock, 12)) != block {
         return Err(DAMAGED);
     }
-    let features = if be32(&superblock, 4) == 4 {
-        be32(&superblock, 40)
-    } else {
-        0
-    };
+    let features = if be32(&superblock, 4) == 4 { be32(&superblock, 40) } else { 0 };
     if features & !KNOWN != 0 {
         return Err(Error::Unsupported("a feature of this ext4 journal"));
     }
     let blocks = be32(&superblock, 16).min(MAX_BLOCKS);
     let first = be32(&superblock, 20);
-    let log = Log {
-        journal,
-        block,
-        features,
-        first,
-        blocks,
-    };
+    let log = Log { journal, block, features, first, blocks };
     if first == 0 || first >= blocks || u64::from(blocks) * block > journal.len() {
         return Err(DAMAGED);
     }
     let (start, sequence) = (be32(&superblock, 28), be32(&superblock, 24));
-    let copies = if start == 0 {
-        BTreeMap::new()
-    } else {
-        log.copies(start, sequence)?
-    };
+    let copies = if start == 0 { BTreeMap::new() } else { log.copies(start, sequence)? };
     let journal = journal.clone();
     let disk = Rc::clone(disk);
-    Ok(Rc::new(Replayed {
-        disk,
-        journal,
-        block,
-        copies,
-    }))
+    Ok(Rc::new(Replayed { disk, journal, block, copies }))
 }
 
 struct Log<'a> {
@@ -131,11 +109,7 @@ struct Log<'a> {
 
 impl Log<'_> {
     fn next(&self, at: u32) -> u32 {
-        if at + 1 >= self.blocks {
-            self.first
-        } else {
-            at + 1
-        }
+        if at + 1 >= self.blocks { self.first } else { at + 1 }
     }
 
     /// What the transactions from `sequence` on that were committed hold.
@@ -192,16 +166,9 @@ impl Log<'_> {
         let end = raw.len() - if has(CHECKSUM_2 | CHECKSUM_3) { 4 } else { 0 };
         let mut at = 12;
         while at + size <= end {
-            let flags = if has(CHECKSUM_3) {
-                be32(raw, at + 4)
-            } else {
-                be16(raw, at + 6)
-            };
+            let flags = if has(CHECKSUM_3) { be32(raw, at + 4) } else { be16(raw, at + 6) };
             let high = if has(WIDE) { be32(raw, at + 8) } else { 0 };
-            tags.push((
-                u64::from(high) << 32 | u64::from(be32(raw, at)),
-                flags & 1 != 0,
-            ));
+            tags.push((u64::from(high) << 32 | u64::from(be32(raw, at)), flags & 1 != 0));
             at += size;
             if flags & 2 == 0 {
                 at += 16;
