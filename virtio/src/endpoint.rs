@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::transport::{Action, MmioTransport, Registers, RegistersV1, Window};
+use crate::transport::{Action, Registers, RegistersV1, Transport, Window};
 use crate::{Device, Error, QueueState, Stopped};
 
 /// What the owner has to do after [`Endpoint::write`].
@@ -46,7 +46,7 @@ pub struct EndpointStateV1 {
 /// configuration, pause and restore. Workers call the device directly and
 /// must not hold this lock while they do: [`Device::stop`] waits for them.
 pub struct Endpoint<'m> {
-    transport: MmioTransport,
+    transport: Transport,
     device: Arc<dyn Device + 'm>,
     /// What was handed back by a pause, until the resume.
     paused: Option<Stopped>,
@@ -61,13 +61,13 @@ impl<'m> Endpoint<'m> {
     pub fn new(window: Window, device: Arc<dyn Device + 'm>) -> Result<Self, Error> {
         let registers = Registers::new(device.features(), device.queue_sizes())?;
         let id = device.device_id();
-        let transport = MmioTransport::new(window, registers, id, device.config())?;
+        let transport = Transport::mmio(window, registers, id, device.config())?;
         Ok(Self { transport, device, paused: None })
     }
 
     /// The transport, to look at.
     #[must_use]
-    pub fn transport(&self) -> &MmioTransport {
+    pub fn transport(&self) -> &Transport {
         &self.transport
     }
 

@@ -4,34 +4,34 @@ use std::sync::Arc;
 
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
 
-use super::{Action, MmioTransport, PAGE_SIZE, Registers, Window};
+use super::{Action, PAGE_SIZE, Registers, Transport, Window};
 use crate::{Error, features};
 
 const CONFIG: [u8; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
 const OFFERED: u64 = features::COMMON | 0x21;
 
-fn transport() -> (MmioTransport, Arc<MmapRegion>) {
+fn transport() -> (Transport, Arc<MmapRegion>) {
     let region = Arc::new(MmapRegion::new(3 * PAGE_SIZE).unwrap());
     region.as_volatile_slice().write_slice(&vec![0xee; 3 * PAGE_SIZE], 0).unwrap();
     let window = Window::new(region.clone(), PAGE_SIZE).unwrap();
     let page = region.get_slice(PAGE_SIZE, PAGE_SIZE).unwrap();
     page.copy_from(&[0u8; PAGE_SIZE]);
     let registers = Registers::new(OFFERED, vec![128, 64]).unwrap();
-    let transport = MmioTransport::new(window, registers, 2, CONFIG.to_vec()).unwrap();
+    let transport = Transport::mmio(window, registers, 2, CONFIG.to_vec()).unwrap();
     (transport, region)
 }
 
-fn read(transport: &MmioTransport, at: u64) -> u32 {
+fn read(transport: &Transport, at: u64) -> u32 {
     let mut word = [0; 4];
     transport.window().load(at, &mut word);
     u32::from_le_bytes(word)
 }
 
-fn write(transport: &mut MmioTransport, at: u64, value: u32) -> Action {
+fn write(transport: &mut Transport, at: u64, value: u32) -> Action {
     transport.write(at, &value.to_le_bytes())
 }
 
-fn start(transport: &mut MmioTransport) {
+fn start(transport: &mut Transport) {
     for value in [1, 3] {
         assert_eq!(write(transport, 0x70, value), Action::None);
     }
@@ -217,9 +217,9 @@ fn a_reset_shows_power_on_when_it_is_finished() {
 }
 
 /// `start` wants a transport that has rejected nothing.
-fn transport_with_count(old: MmioTransport) -> MmioTransport {
+fn transport_with_count(old: Transport) -> Transport {
     let registers = Registers::new(OFFERED, vec![128, 64]).unwrap();
-    MmioTransport::new(old.window().clone(), registers, 2, CONFIG.to_vec()).unwrap()
+    Transport::mmio(old.window().clone(), registers, 2, CONFIG.to_vec()).unwrap()
 }
 
 #[test]
@@ -231,6 +231,6 @@ fn windows_and_configs_that_do_not_fit_are_refused() {
     }
     let window = Window::new(region, PAGE_SIZE).unwrap();
     let registers = Registers::new(0, vec![]).unwrap();
-    let error = MmioTransport::new(window, registers, 2, vec![0; 257]).unwrap_err();
+    let error = Transport::mmio(window, registers, 2, vec![0; 257]).unwrap_err();
     assert_eq!(error, Error::DeviceShape);
 }

@@ -1,17 +1,20 @@
 //! What a driver sees of a device: registers (virtio 1.2, 2 and 4.2).
 //!
 //! [`Registers`] holds what every transport has: features, status, queues.
-//! [`MmioTransport`] is the one transport so far: it decodes writes and keeps
-//! the page that the guest reads up to date.
+//! [`Transport`] takes a driver's stores, by the bus that the device is on, and keeps the
+//! page that the guest reads up to date.
 
+mod common;
 mod mmio;
 #[cfg(test)]
 mod mmio_test;
 mod registers;
 #[cfg(test)]
 mod registers_test;
+mod store;
 mod window;
 
-pub use mmio::{Action, MmioTransport};
+pub use common::Transport;
 pub use registers::{QueueRegistersV1, Registers, RegistersV1, Transition};
+pub use store::Action;
 pub use window::{PAGE_SIZE, Window};

@@ -1,0 +1,183 @@
+//! A device's registers behind its bus: what is the same for all buses.
+
+use super::mmio::Mmio;
+use super::store::{Action, Store};
+use super::{Registers, RegistersV1, Window};
+use crate::Error;
+
+/// Most bytes of configuration space.
+const CONFIG_MAX: usize = 256;
+
+/// How a driver reaches the registers.
+#[derive(Debug)]
+enum Bus {
+    Mmio(Mmio),
+}
+
+/// One device's registers and configuration space: takes stores, keeps what the
+/// guest reads up to date.
+#[derive(Debug)]
+pub struct Transport {
+    registers: Registers,
+    bus: Bus,
+    config: Vec<u8>,
+    rejected: u64,
+}
+
+impl Transport {
+    /// A transport over MMIO (virtio 1.2, 4.2) at power-on, with its page filled in.
+    ///
+    /// # Errors
+    /// [`Error::DeviceShape`] for more than 256 bytes of configuration.
+    pub fn mmio(
+        window: Window,
+        registers: Registers,
+        device_id: u32,
+        config: Vec<u8>,
+    ) -> Result<Self, Error> {
+        Self::new(Bus::Mmio(Mmio::new(window, device_id)), registers, config)
+    }
+
+    fn new(bus: Bus, registers: Registers, config: Vec<u8>) -> Result<Self, Error> {
+        if config.len() > CONFIG_MAX {
+            return Err(Error::DeviceShape);
+        }
+        let transport = Self { registers, bus, config, rejected: 0 };
+        transport.publish_config();
+        transport.publish();
+        Ok(transport)
+    }
+
+    /// The registers behind the window.
+    #[must_use]
+    pub fn registers(&self) -> &Registers {
+        &self.registers
+    }
+
+    /// The page the guest reads.
+    #[must_use]
+    pub fn window(&self) -> &Window {
+        match &self.bus {
+            Bus::Mmio(mmio) => mmio.window(),
+        }
+    }
+
+    /// Stores that no driver may make, ignored.
+    #[must_use]
+    pub fn rejected(&self) -> u64 {
+        self.rejected
+    }
+
+    /// The guest stored `data` at byte `offset` of the window.
+    pub fn write(&mut self, offset: u64, data: &[u8]) -> Action {
+        let at = usize::try_from(offset).unwrap_or(usize::MAX);
+        let store = match &mut self.bus {
+            Bus::Mmio(mmio) => mmio.write(&mut self.registers, at, data),
+        };
+        let action = match store {
+            Store::Rejected => None,
+            Store::Register(action) => Some(action),
+            Store::Doorbell(queue) => self.notify(queue),
+            Store::Config(at) => self.write_config(at, data),
+        };
+        if action.is_none() {
+            self.rejected = self.rejected.saturating_add(1);
+        }
+        self.publish();
+        action.unwrap_or(Action::None)
+    }
+
+    fn notify(&self, value: u32) -> Option<Action> {
+        let queue = u16::try_from(value).ok()?;
+        let queues = &self.registers.state().queues;
+        let ready = queues.get(usize::from(queue)).is_some_and(|q| q.ready);
+        (ready && self.registers.is_healthy()).then_some(Action::Notify(queue))
+    }
+
+    fn write_config(&self, offset: usize, bytes: &[u8]) -> Option<Action> {
+        let end = offset.checked_add(bytes.len())?;
+        if end > self.config.len() || !matches!(bytes.len(), 1 | 2 | 4 | 8) {
+            return None;
+        }
+        let mut data = [0; 8];
+        for (to, from) in data.iter_mut().zip(bytes) {
+            *to = *from;
+        }
+        let len = bytes.len();
+        Some(Action::ConfigWrite { offset, data, len })
+    }
+
+    /// Ends a reset: power-on registers, page up to date.
+    pub fn finish_reset(&mut self) {
+        self.registers.finish_reset();
+        self.publish();
+    }
+
+    /// Ends the stop of the selected queue: only now does the page say so.
+    pub fn finish_queue_stop(&mut self) {
+        self.registers.finish_queue_stop();
+        self.publish();
+    }
+
+    /// The device cannot go on. True: raise the interrupt.
+    #[must_use]
+    pub fn set_needs_reset(&mut self) -> bool {
+        let interrupt = self.registers.set_needs_reset();
+        self.publish();
+        interrupt
+    }
+
+    /// Shows the driver a new configuration space of the same length; true if
+    /// it is active and the change is `news` to it: raise the interrupt.
+    ///
+    /// A driver reads what is larger than a word in several loads, between two of
+    /// the generation. Nothing that is stored word by word can have these differ
+    /// for all that see parts of both: while the guest runs, only a single word
+    /// may change.
+    #[must_use]
+    pub fn set_config(&mut self, config: &[u8], news: bool) -> bool {
+        if config == self.config || config.len() != self.config.len() {
+            return false;
+        }
+        self.config = config.to_vec();
+        self.publish_config();
+        self.registers.next_generation();
+        let interrupt = news && self.registers.config_changed();
+        self.publish();
+        interrupt
+    }
+
+    /// Takes over saved registers, see [`Registers::restore`], and the
+    /// configuration space as the guest saw it then.
+    ///
+    /// # Errors
+    /// [`Error::State`].
+    pub fn restore(&mut self, state: &RegistersV1, config: &[u8]) -> Result<(), Error> {
+        if config.len() != self.config.len() {
+            return Err(Error::State("configuration space"));
+        }
+        self.registers.restore(state)?;
+        self.config = config.to_vec();
+        self.publish_config();
+        self.publish();
+        Ok(())
+    }
+
+    /// The configuration space as the guest sees it.
+    #[must_use]
+    pub fn config(&self) -> &[u8] {
+        &self.config
+    }
+
+    fn publish_config(&self) {
+        match &self.bus {
+            Bus::Mmio(mmio) => mmio.publish_config(&self.config),
+        }
+    }
+
+    fn publish(&self) {
+        match &self.bus {
+            Bus::Mmio(mmio) => mmio.publish(&self.registers),
+        }
+    }
+}
