@@ -142,6 +142,20 @@ impl<'a> Io<'a> {
         values.iter_mut().try_for_each(|value| each(value, self))
     }
 
+    /// A *yes* or *no*, and the value if there is one.
+    ///
+    /// # Errors
+    /// There are too few bytes left to read, or the value is not right.
+    pub fn option<T: Default>(
+        &mut self,
+        value: &mut Option<T>,
+        each: impl Fn(&mut T, &mut Self) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut present = value.is_some();
+        self.bool(&mut present)?;
+        if present { each(value.get_or_insert_default(), self) } else { Ok(()) }
+    }
+
     /// A count and so many bytes.
     ///
     /// # Errors

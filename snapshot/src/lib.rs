@@ -37,7 +37,7 @@ pub use state::{
 /// Every state file begins with this.
 pub const MAGIC: [u8; 8] = *b"MOTESNAP";
 /// The number of this format; any change of a byte's meaning makes a new one.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 /// The greatest state file, in bytes: 32 vCPUs take less than half of it.
 pub const MAX_STATE: usize = 4 << 20;
 
@@ -115,8 +115,7 @@ pub fn encode(state: &StateV1) -> Result<Vec<u8>, Error> {
     file.extend_from_slice(&FORMAT.to_le_bytes());
     let cpus = u16::try_from(state.vcpus.len()).unwrap_or(u16::MAX);
     file.extend_from_slice(&cpus.to_le_bytes());
-    let difference = u16::from(state.memory.base.is_some());
-    file.extend_from_slice(&difference.to_le_bytes());
+    file.extend_from_slice(&flags(state).to_le_bytes());
     file.extend_from_slice(&state.memory.length().to_le_bytes());
     file.extend_from_slice(&(body.len() as u64).to_le_bytes());
     let sum = Sha256::new().chain_update(&file).chain_update(&body);
@@ -137,21 +136,11 @@ pub fn decode(file: &[u8]) -> Result<StateV1, Error> {
     if !file.starts_with(&MAGIC) {
         return Err(Error::NotASnapshot);
     }
-    let (mut format, mut cpus, mut difference) = (0, 0, 0);
-    let (mut memory, mut length) = (0, 0);
     let short = Error::Length(file.len() as u64, (HEAD + SUM) as u64);
     let Some((head, rest)) = file.split_at_checked(HEAD) else {
         return Err(short);
     };
-    let mut io = Io::read(head.get(MAGIC.len()..).unwrap_or_default());
-    io.u32(&mut format)?;
-    io.u16(&mut cpus)?;
-    io.u16(&mut difference)?;
-    io.u64(&mut memory)?;
-    io.u64(&mut length)?;
-    if format != FORMAT {
-        return Err(Error::Format(format));
-    }
+    let Header { cpus, flags: set, memory, length } = Header::read(head)?;
     let Some((sum, body)) = rest.split_at_checked(SUM) else {
         return Err(short);
     };
@@ -167,8 +156,8 @@ pub fn decode(file: &[u8]) -> Result<StateV1, Error> {
     if state.vcpus.len() != usize::from(cpus) {
         return Err(Error::Field("number of vCPUs"));
     }
-    if u16::from(state.memory.base.is_some()) != difference {
-        return Err(Error::Field("kind"));
+    if flags(&state) != set {
+        return Err(Error::Field("flags"));
     }
     if state.memory.length() != memory {
         return Err(Error::Field("length of memory"));
@@ -176,31 +165,65 @@ pub fn decode(file: &[u8]) -> Result<StateV1, Error> {
     Ok(state)
 }
 
-/// The number of vCPUs that a state file's header names, 1 to [`MAX_CPUS`], and
-/// the bytes of memory: all that has to be known of it before it is read.
+/// Bits of the header's flags: only what has changed since a base; the devices are PCI
+/// functions.
+const DIFFERENCE: u16 = 1 << 0;
+const PCI: u16 = 1 << 1;
+
+fn flags(state: &StateV1) -> u16 {
+    let difference = state.memory.base.is_some();
+    let pci = state.devices.iter().any(|device| device.endpoint.pci.is_some());
+    (u16::from(difference) * DIFFERENCE) | (u16::from(pci) * PCI)
+}
+
+/// A state file's first 32 bytes.
+#[derive(Default)]
+struct Header {
+    cpus: u16,
+    flags: u16,
+    memory: u64,
+    length: u64,
+}
+
+impl Header {
+    fn read(head: &[u8]) -> Result<Self, Error> {
+        let mut io = Io::read(head.strip_prefix(&MAGIC).ok_or(Error::NotASnapshot)?);
+        let (mut format, mut header) = (0, Self::default());
+        io.u32(&mut format)?;
+        io.u16(&mut header.cpus)?;
+        io.u16(&mut header.flags)?;
+        io.u64(&mut header.memory)?;
+        io.u64(&mut header.length)?;
+        if format == FORMAT { Ok(header) } else { Err(Error::Format(format)) }
+    }
+}
+
+/// All that has to be known of a state file before it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peek {
+    /// Number of vCPUs, 1 to [`MAX_CPUS`].
+    pub cpus: u8,
+    /// Bytes of guest memory.
+    pub memory: u64,
+    /// The devices are PCI functions.
+    pub pci: bool,
+}
+
+/// Reads a state file's header alone.
 ///
 /// # Errors
 /// It cannot be read, is no state file, of another format, or no full snapshot.
-pub fn peek(file: &File) -> Result<(u8, u64), Error> {
-    let mut head = [0; 24];
-    let read = file.read_exact_at(&mut head, 0);
-    read.map_err(|_| Error::NotASnapshot)?;
-    let mut io = Io::read(head.strip_prefix(&MAGIC).ok_or(Error::NotASnapshot)?);
-    let (mut format, mut cpus, mut difference, mut memory) = (0, 0, 0, 0);
-    io.u32(&mut format)?;
-    io.u16(&mut cpus)?;
-    io.u16(&mut difference)?;
-    io.u64(&mut memory)?;
-    if format != FORMAT {
-        return Err(Error::Format(format));
-    }
-    if difference != 0 {
+pub fn peek(file: &File) -> Result<Peek, Error> {
+    let mut head = [0; HEAD];
+    file.read_exact_at(&mut head, 0).map_err(|_| Error::NotASnapshot)?;
+    let Header { cpus, flags, memory, .. } = Header::read(&head)?;
+    if flags & DIFFERENCE != 0 {
         return Err(Error::Difference);
     }
     let known = u8::try_from(cpus).ok();
     let known = known.filter(|cpus| (1..=MAX_CPUS).contains(&usize::from(*cpus)));
     let cpus = known.ok_or(Error::Field("number of vCPUs"))?;
-    Ok((cpus, memory))
+    Ok(Peek { cpus, memory, pci: flags & PCI != 0 })
 }
 
 /// Reads a state file's body, whose checksum is not looked at: for whoever

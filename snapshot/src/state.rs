@@ -2,7 +2,7 @@
 //! file in the tests holds both to it.
 
 use mote_virtio::rate::LevelV1;
-use mote_virtio::transport::{QueueRegistersV1, RegistersV1};
+use mote_virtio::transport::{PciV1, QueueRegistersV1, RegistersV1, VECTORS};
 use mote_virtio::{EndpointStateV1, MAX_QUEUE_SIZE, QueueConfig, QueueState};
 
 use crate::{Error, Io, PAGE};
@@ -101,11 +101,7 @@ impl MemoryV1 {
         let Self { id, sum, base, ranges } = self;
         io.bytes(id)?;
         io.bytes(sum)?;
-        let mut there = base.is_some();
-        io.bool(&mut there)?;
-        if there {
-            io.bytes(base.get_or_insert_default())?;
-        }
+        io.option(base, |id, io| io.bytes(id))?;
         io.list(ranges, MAX_RANGES, |(start, length), io| {
             io.u64(start)?;
             io.u64(length)
@@ -274,7 +270,7 @@ impl DeviceV1 {
             kind,
             id,
             read_only,
-            endpoint: EndpointStateV1 { registers, config, queues, writeback },
+            endpoint: EndpointStateV1 { registers, config, queues, writeback, pci },
             limits,
         } = self;
         io.u32(kind)?;
@@ -283,27 +279,23 @@ impl DeviceV1 {
         register_fields(registers, io)?;
         io.blob(config, 256)?;
         io.list(queues, MAX_QUEUES, |queue, io| {
-            let mut there = queue.is_some();
-            io.bool(&mut there)?;
-            if !there {
-                return Ok(());
-            }
-            let QueueState { next_available, next_used, in_flight } = queue.get_or_insert_default();
-            io.u16(next_available)?;
-            io.u16(next_used)?;
-            io.list(in_flight, MAX_QUEUE_SIZE.into(), |head, io| io.u16(head))
+            io.option(queue, |QueueState { next_available, next_used, in_flight }, io| {
+                io.u16(next_available)?;
+                io.u16(next_used)?;
+                io.list(in_flight, MAX_QUEUE_SIZE.into(), |head, io| io.u16(head))
+            })
         })?;
         io.bool(writeback)?;
         io.list(limits, 4, |level, io| {
-            let mut there = level.is_some();
-            io.bool(&mut there)?;
-            if !there {
-                return Ok(());
-            }
-            let LevelV1 { burst, tokens, debt } = level.get_or_insert_default();
-            io.u64(burst)?;
-            io.u64(tokens)?;
-            io.u64(debt)
+            io.option(level, |LevelV1 { burst, tokens, debt }, io| {
+                [burst, tokens, debt].into_iter().try_for_each(|value| io.u64(value))
+            })
+        })?;
+        io.option(pci, |PciV1 { space, table, config_vector, queue_vectors }, io| {
+            io.blob(space, 256)?;
+            io.list(table, 4 * VECTORS, |word, io| io.u32(word))?;
+            io.u16(config_vector)?;
+            io.list(queue_vectors, MAX_QUEUES, |vector, io| io.u16(vector))
         })
     }
 }

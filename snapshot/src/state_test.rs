@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 use mote_virtio::rate::LevelV1;
-use mote_virtio::transport::{QueueRegistersV1, RegistersV1};
+use mote_virtio::transport::{PciV1, QueueRegistersV1, RegistersV1};
 use mote_virtio::{EndpointStateV1, QueueConfig, QueueState};
 
 use super::*;
@@ -49,6 +49,12 @@ fn sample() -> StateV1 {
             None,
         ],
         writeback: true,
+        pci: Some(PciV1 {
+            space: (0..=255).collect(),
+            table: vec![0xfee0_0000, 0, 0x41, 0, 0xfee0_1000, 0, 0x42, 1],
+            config_vector: 0,
+            queue_vectors: vec![1, 0xffff],
+        }),
     };
     StateV1 {
         written_by: "mote 0.1.0".to_owned(),
@@ -86,14 +92,14 @@ fn the_format_is_that_of_the_golden_file() {
     let mut difference = sample();
     difference.memory.base = Some([0xcc; 16]);
     for (golden, state) in [
-        (&include_bytes!("../tests/golden/v3.state")[..], sample()),
-        (include_bytes!("../tests/golden/v3-difference.state"), difference),
+        (&include_bytes!("../tests/golden/v4.state")[..], sample()),
+        (include_bytes!("../tests/golden/v4-difference.state"), difference),
     ] {
         assert_eq!(encode(&state).unwrap(), golden);
         assert_eq!(decode(golden).unwrap(), state);
     }
-    let old = include_bytes!("../tests/golden/v2.state");
-    assert!(matches!(decode(old), Err(Error::Format(2))));
+    let old = include_bytes!("../tests/golden/v3.state");
+    assert!(matches!(decode(old), Err(Error::Format(3))));
 }
 
 #[test]
@@ -150,7 +156,7 @@ fn a_hostile_body_is_refused_or_means_itself() {
 
 #[test]
 fn formats_of_other_times_are_named() {
-    for (format, word) in [(1u32, "older"), (4, "newer")] {
+    for (format, word) in [(1u32, "older"), (FORMAT + 1, "newer")] {
         let mut other = encode(&sample()).unwrap();
         other[8..12].copy_from_slice(&format.to_le_bytes());
         assert!(decode(&other).unwrap_err().to_string().contains(word));
@@ -246,7 +252,8 @@ fn both_files_appear_at_once_and_nothing_is_written_over() {
     assert_eq!(names(), [MEMORY, STATE]);
     assert!(Create::begin(&scratch.0).is_err());
     let (mut file, memory) = open(&scratch.0).unwrap();
-    let (cpus, length) = peek(&file).unwrap();
+    let Peek { cpus, memory: length, pci } = peek(&file).unwrap();
+    assert!(pci);
     assert_eq!((cpus, length), (1, state.memory.length()));
     assert!(peek(&memory).is_err());
     let mut saved = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::transport::{Action, Registers, RegistersV1, Transport, Window};
+use crate::transport::{Action, Function, PciV1, Registers, RegistersV1, Transport, Window};
 use crate::{Device, Error, QueueState, Stopped};
 
 /// What the owner has to do after [`Endpoint::write`].
@@ -25,6 +25,9 @@ pub enum Effect {
     QueueStopped,
     /// Raise the interrupt: the driver has to look at status and config.
     Interrupt,
+    /// The [messages](Transport::messages) of a PCI function's interrupts changed: pass
+    /// them on and raise all, as one may have been masked.
+    Messages,
 }
 
 /// An endpoint as saved: registers and what the stopped device handed back.
@@ -38,6 +41,8 @@ pub struct EndpointStateV1 {
     pub queues: Vec<Option<QueueState>>,
     /// The block device's write-back switch.
     pub writeback: bool,
+    /// What a PCI function has beyond the registers.
+    pub pci: Option<PciV1>,
 }
 
 /// A device and its register window.
@@ -65,6 +70,23 @@ impl<'m> Endpoint<'m> {
         Ok(Self { transport, device, paused: None })
     }
 
+    /// Makes `device` a PCI function, at power-on: its configuration space is the page
+    /// `space`, and its BAR, at guest address `base`, the page `bar`.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn pci(
+        space: Window,
+        bar: Window,
+        base: u32,
+        device: Arc<dyn Device + 'm>,
+    ) -> Result<Self, Error> {
+        let registers = Registers::new(device.features(), device.queue_sizes())?;
+        let function = Function { space, bar, base, device_id: device.device_id() };
+        let transport = Transport::pci(function, registers, device.config())?;
+        Ok(Self { transport, device, paused: None })
+    }
+
     /// The transport, to look at.
     #[must_use]
     pub fn transport(&self) -> &Transport {
@@ -78,8 +100,23 @@ impl<'m> Endpoint<'m> {
             // No vCPU runs then; a late store must not start a device.
             return Effect::None;
         }
-        match self.transport.write(offset, data) {
+        let action = self.transport.write(offset, data);
+        self.act(action)
+    }
+
+    /// A guest's store into the PCI configuration space, see [`write`](Self::write).
+    pub fn write_space(&mut self, offset: u64, data: &[u8]) -> Effect {
+        if self.paused.is_some() {
+            return Effect::None;
+        }
+        let action = self.transport.write_space(offset, data);
+        self.act(action)
+    }
+
+    fn act(&mut self, action: Action) -> Effect {
+        match action {
             Action::None => Effect::None,
+            Action::Messages => Effect::Messages,
             Action::Notify(queue) => Effect::Notify(queue),
             Action::Start => self.start(&Stopped::default(), None),
             Action::Stop => {
@@ -174,6 +211,7 @@ impl<'m> Endpoint<'m> {
             config: self.transport.config().to_vec(),
             queues: stopped.queues.clone(),
             writeback: stopped.writeback,
+            pci: self.transport.save_bus(),
         })
     }
 
@@ -187,7 +225,7 @@ impl<'m> Endpoint<'m> {
         if state.queues.len() > state.registers.queues.len() {
             return Err(Error::State("number of queue states"));
         }
-        self.transport.restore(&state.registers, &state.config)?;
+        self.transport.restore(&state.registers, &state.config, state.pci.as_ref())?;
         let _fresh = self.device.stop();
         self.device.reset();
         self.paused = Some(Stopped { queues: state.queues.clone(), writeback: state.writeback });
@@ -199,7 +237,7 @@ impl<'m> Endpoint<'m> {
         self.paused = None;
         let _discarded = self.device.stop();
         self.device.reset();
-        self.transport.finish_reset();
+        self.transport.power_cycle();
         self.show_config(false);
     }
 }

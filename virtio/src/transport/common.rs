@@ -1,6 +1,8 @@
 //! A device's registers behind its bus: what is the same for all buses.
 
 use super::mmio::Mmio;
+use super::pci::{Function, Message, Pci, PciV1, SpaceStore};
+use super::pci_space::VECTORS;
 use super::store::{Action, Store};
 use super::{Registers, RegistersV1, Window};
 use crate::Error;
@@ -12,6 +14,7 @@ const CONFIG_MAX: usize = 256;
 #[derive(Debug)]
 enum Bus {
     Mmio(Mmio),
+    Pci(Box<Pci>),
 }
 
 /// One device's registers and configuration space: takes stores, keeps what the
@@ -38,11 +41,21 @@ impl Transport {
         Self::new(Bus::Mmio(Mmio::new(window, device_id)), registers, config)
     }
 
+    /// A transport over PCI (virtio 1.2, 4.1) at power-on, with its pages filled in.
+    ///
+    /// # Errors
+    /// [`Error::DeviceShape`] for more than 256 bytes of configuration.
+    pub fn pci(function: Function, registers: Registers, config: Vec<u8>) -> Result<Self, Error> {
+        let queues = registers.state().queues.len();
+        let pci = Pci::new(function, queues, config.len());
+        Self::new(Bus::Pci(Box::new(pci)), registers.sized(), config)
+    }
+
     fn new(bus: Bus, registers: Registers, config: Vec<u8>) -> Result<Self, Error> {
         if config.len() > CONFIG_MAX {
             return Err(Error::DeviceShape);
         }
-        let transport = Self { registers, bus, config, rejected: 0 };
+        let mut transport = Self { registers, bus, config, rejected: 0 };
         transport.publish_config();
         transport.publish();
         Ok(transport)
@@ -59,6 +72,36 @@ impl Transport {
     pub fn window(&self) -> &Window {
         match &self.bus {
             Bus::Mmio(mmio) => mmio.window(),
+            Bus::Pci(pci) => pci.window(),
+        }
+    }
+
+    /// The page of PCI configuration space.
+    #[must_use]
+    pub fn space(&self) -> Option<&Window> {
+        match &self.bus {
+            Bus::Mmio(_) => None,
+            Bus::Pci(pci) => Some(pci.space()),
+        }
+    }
+
+    /// The messages of the function's MSI-X vectors; `None` where one is masked or the
+    /// device has an interrupt line.
+    #[must_use]
+    pub fn messages(&self) -> [Option<Message>; VECTORS] {
+        match &self.bus {
+            Bus::Mmio(_) => [None; VECTORS],
+            Bus::Pci(pci) => pci.messages(),
+        }
+    }
+
+    /// Which interrupts to raise for used buffers, and which for a changed configuration: a
+    /// bit each. An MMIO device has one for both.
+    #[must_use]
+    pub fn vectors(&self) -> [u8; 2] {
+        match &self.bus {
+            Bus::Mmio(_) => [1, 1],
+            Bus::Pci(pci) => pci.vectors(),
         }
     }
 
@@ -73,7 +116,37 @@ impl Transport {
         let at = usize::try_from(offset).unwrap_or(usize::MAX);
         let store = match &mut self.bus {
             Bus::Mmio(mmio) => mmio.write(&mut self.registers, at, data),
+            Bus::Pci(pci) => {
+                let before = pci.messages();
+                match pci.write(&mut self.registers, at, data) {
+                    _ if pci.messages() != before => Store::Register(Action::Messages),
+                    store => store,
+                }
+            }
         };
+        self.finish(store, data)
+    }
+
+    /// The guest stored `data` at byte `offset` of the function's PCI configuration space.
+    pub fn write_space(&mut self, offset: u64, data: &[u8]) -> Action {
+        let at = usize::try_from(offset).unwrap_or(usize::MAX);
+        let Bus::Pci(pci) = &mut self.bus else {
+            return self.finish(Store::Rejected, data);
+        };
+        let before = pci.messages();
+        match pci.write_space(at, data) {
+            SpaceStore::Bar(offset, data, length) => {
+                self.write(offset as u64, data.get(..length).unwrap_or_default())
+            }
+            SpaceStore::Space if pci.messages() != before => {
+                self.finish(Store::Register(Action::Messages), data)
+            }
+            SpaceStore::Space => self.finish(Store::Register(Action::None), data),
+            SpaceStore::Rejected => self.finish(Store::Rejected, data),
+        }
+    }
+
+    fn finish(&mut self, store: Store, data: &[u8]) -> Action {
         let action = match store {
             Store::Rejected => None,
             Store::Register(action) => Some(action),
@@ -113,6 +186,14 @@ impl Transport {
         self.publish();
     }
 
+    /// Back to power-on with the bus, for a reset of the machine.
+    pub fn power_cycle(&mut self) {
+        if let Bus::Pci(pci) = &mut self.bus {
+            pci.power_cycle();
+        }
+        self.finish_reset();
+    }
+
     /// Ends the stop of the selected queue: only now does the page say so.
     pub fn finish_queue_stop(&mut self) {
         self.registers.finish_queue_stop();
@@ -147,16 +228,37 @@ impl Transport {
         interrupt
     }
 
-    /// Takes over saved registers, see [`Registers::restore`], and the
-    /// configuration space as the guest saw it then.
+    /// What a PCI function has beyond the registers, to be saved.
+    #[must_use]
+    pub fn save_bus(&self) -> Option<PciV1> {
+        match &self.bus {
+            Bus::Mmio(_) => None,
+            Bus::Pci(pci) => Some(pci.save()),
+        }
+    }
+
+    /// Takes over saved registers, see [`Registers::restore`], the configuration
+    /// space as the guest saw it then, and the state of the same bus.
     ///
     /// # Errors
-    /// [`Error::State`].
-    pub fn restore(&mut self, state: &RegistersV1, config: &[u8]) -> Result<(), Error> {
+    /// [`Error::State`], with the transport as it was.
+    pub fn restore(
+        &mut self,
+        state: &RegistersV1,
+        config: &[u8],
+        bus: Option<&PciV1>,
+    ) -> Result<(), Error> {
         if config.len() != self.config.len() {
             return Err(Error::State("configuration space"));
         }
-        self.registers.restore(state)?;
+        let mut registers = self.registers.clone();
+        registers.restore(state)?;
+        match (&mut self.bus, bus) {
+            (Bus::Mmio(_), None) => {}
+            (Bus::Pci(pci), Some(saved)) => pci.restore(saved)?,
+            _ => return Err(Error::State("bus: MMIO in one, PCI in the other")),
+        }
+        self.registers = registers;
         self.config = config.to_vec();
         self.publish_config();
         self.publish();
@@ -172,12 +274,14 @@ impl Transport {
     fn publish_config(&self) {
         match &self.bus {
             Bus::Mmio(mmio) => mmio.publish_config(&self.config),
+            Bus::Pci(pci) => pci.publish_config(&self.config),
         }
     }
 
-    fn publish(&self) {
-        match &self.bus {
+    fn publish(&mut self) {
+        match &mut self.bus {
             Bus::Mmio(mmio) => mmio.publish(&self.registers),
+            Bus::Pci(pci) => pci.publish(&self.registers),
         }
     }
 }

@@ -8,6 +8,10 @@ mod common;
 mod mmio;
 #[cfg(test)]
 mod mmio_test;
+mod pci;
+mod pci_space;
+#[cfg(test)]
+mod pci_test;
 mod registers;
 #[cfg(test)]
 mod registers_test;
@@ -15,6 +19,8 @@ mod store;
 mod window;
 
 pub use common::Transport;
+pub use pci::{Function, Message, PciV1};
+pub use pci_space::{NOTIFY, VECTORS};
 pub use registers::{QueueRegistersV1, Registers, RegistersV1, Transition};
 pub use store::Action;
 pub use window::{PAGE_SIZE, Window};

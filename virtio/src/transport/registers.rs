@@ -74,10 +74,12 @@ pub struct RegistersV1 {
 }
 
 /// The registers of one device, independent of how the driver reaches them.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Registers {
     device_features: u64,
     max_sizes: Vec<u16>,
+    /// A queue has its greatest size at power-on, as over PCI (4.1.5.1.3), or none.
+    sized: bool,
     resetting: bool,
     state: RegistersV1,
 }
@@ -94,8 +96,16 @@ impl Registers {
         if max_sizes.len() > MAX_QUEUES || !max_sizes.iter().all(fits) {
             return Err(Error::DeviceShape);
         }
-        let state = power_on(max_sizes.len(), 0);
-        Ok(Self { device_features, max_sizes, resetting: false, state })
+        let state = power_on(&max_sizes, false, 0);
+        Ok(Self { device_features, max_sizes, sized: false, resetting: false, state })
+    }
+
+    /// The same with the greatest size for each queue until the driver chooses one
+    /// (4.1.4.3).
+    #[must_use]
+    pub fn sized(self) -> Self {
+        let state = power_on(&self.max_sizes, true, 0);
+        Self { sized: true, state, ..self }
     }
 
     fn has(&self, bits: u8) -> bool {
@@ -136,6 +146,16 @@ impl Registers {
         match self.state.device_features_select {
             0 => self.device_features as u32,
             1 => (self.device_features >> 32) as u32,
+            _ => 0,
+        }
+    }
+
+    /// The half of the driver's features that is selected.
+    #[must_use]
+    pub fn driver_features(&self) -> u32 {
+        match self.state.driver_features_select {
+            0 => self.state.driver_features as u32,
+            1 => (self.state.driver_features >> 32) as u32,
             _ => 0,
         }
     }
@@ -300,7 +320,7 @@ impl Registers {
         self.resetting = false;
         // 4.2.2.1: the generation only has to differ, and never goes back.
         let generation = self.state.config_generation;
-        self.state = power_on(self.max_sizes.len(), generation);
+        self.state = power_on(&self.max_sizes, self.sized, generation);
     }
 
     /// The device cannot go on (2.1.2); true if the driver is to be told by
@@ -348,12 +368,13 @@ impl Registers {
     }
 }
 
-fn power_on(queues: usize, config_generation: u32) -> RegistersV1 {
-    RegistersV1 {
-        config_generation,
-        queues: vec![QueueRegistersV1::default(); queues],
-        ..RegistersV1::default()
-    }
+fn power_on(max_sizes: &[u16], sized: bool, config_generation: u32) -> RegistersV1 {
+    let queue = |max: &u16| QueueRegistersV1 {
+        config: QueueConfig { size: if sized { (*max).into() } else { 0 }, ..Default::default() },
+        ready: false,
+    };
+    let queues = max_sizes.iter().map(queue).collect();
+    RegistersV1 { config_generation, queues, ..RegistersV1::default() }
 }
 
 /// Saved registers are a hostile driver's writes until shown otherwise.

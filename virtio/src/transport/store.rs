@@ -17,6 +17,9 @@ pub enum Action {
     /// Stop the selected queue of the device for good, then call
     /// [`finish_queue_stop`](super::Transport::finish_queue_stop).
     StopQueue,
+    /// The [messages](super::Transport::messages) of interrupts have changed: pass them
+    /// on, and raise each interrupt once, as one may have been masked.
+    Messages,
     /// A doorbell that was not an eventfd: let a worker look at this queue.
     Notify(u16),
     /// Give bytes to the device's configuration space.
