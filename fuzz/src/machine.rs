@@ -88,7 +88,7 @@ impl Machine {
         };
         let ram: &'static GuestRam = Box::leak(Box::new(memory::create(config.memory).unwrap()));
         let devices = Devices::open(&config, ram, None).unwrap();
-        let count = devices.windows().len();
+        let count = devices.windows().mmio().len();
         devices
             .start(
                 &Sandbox::new(&Policy { mode: Mode::Off, ..Policy::default() }),
@@ -147,7 +147,7 @@ impl Machine {
                 self.bus.note_marker();
             }
             // Without KVM, doorbells keep coming as stores.
-            Some(Request::Doorbell(_)) => {}
+            Some(Request::Connect(_)) => {}
             Some(Request::Routes) => {
                 let ioapic = self.bus.ioapic();
                 let mut last = None;

@@ -94,7 +94,7 @@ fn memory_access(u: &mut Unstructured<'_>, machine: &mut Machine) -> Result<bool
         return Ok(true);
     }
     let request = machine.bus.mmio_write(address, &bytes[..width]);
-    assert!(matches!(request, None | Some(Request::Routes | Request::Doorbell(_))));
+    assert!(matches!(request, None | Some(Request::Routes | Request::Connect(_))));
     Ok(machine.serve(request))
 }
 

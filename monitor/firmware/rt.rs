@@ -50,6 +50,8 @@ pub mod msr;
 pub mod port;
 #[path = "rt/smp.rs"]
 pub mod smp;
+#[path = "rt/window.rs"]
+pub mod window;
 
 use core::arch::global_asm;
 use core::panic::PanicInfo;

@@ -41,10 +41,17 @@ pub const RESET_VECTOR: u64 = 0xf_fff0;
 /// Kernels are loaded from here up.
 pub const HIGH_RAM: u64 = 0x10_0000;
 
-/// First virtio-mmio register window.
+/// First register window: of a virtio-mmio device, or the BAR of a PCI function.
 pub const WINDOWS: u64 = 0xd000_0000;
 /// Bytes of a register window.
 pub const WINDOW_SIZE: u64 = 0x1000;
+
+/// Configuration space of PCI bus 0, the only one (PCI Express 5.0, 7.2.2).
+pub const ECAM: u64 = 0xe000_0000;
+/// Bytes of it, and of a device's part, of which the first page is a function's.
+pub const ECAM_SIZE: u64 = 1 << 20;
+/// See [`ECAM_SIZE`].
+pub const ECAM_DEVICE: u64 = 1 << 15;
 
 /// The I/O APIC.
 pub const IOAPIC: u64 = 0xfec0_0000;
@@ -69,6 +76,9 @@ pub const GENERATION_GSI: u32 = 6;
 /// leave the first 16 to, and a stock kernel makes 20 exits for every pin of
 /// the I/O APIC.
 pub const FIRST_DEVICE_GSI: u32 = 7;
+/// Global system interrupt of the first vector of the first PCI function, behind the pins
+/// of the I/O APIC.
+pub const FIRST_MESSAGE_GSI: u32 = 32;
 /// i8042 command and status port: only its reset command exists.
 pub const I8042_COMMAND: u16 = 0x64;
 /// ACPI sleep control register (ACPI 6.5, 4.8.3.7).

@@ -16,9 +16,9 @@
 use core::sync::atomic::{Ordering, fence};
 
 use rt::irq::{self, Trigger};
+use rt::window::Window;
 use rt::{Boot, Mmio, fail, has_byte, machine, memory, port, println, read_byte};
 
-const WINDOW: usize = 0x1000;
 /// Descriptors in the queue.
 const SIZE: u16 = 8;
 /// Queue memory of a device: descriptors, available ring, used ring, then
@@ -63,7 +63,7 @@ fn main(boot: &Boot) {
 }
 
 struct Disk {
-    window: Mmio,
+    window: Window,
     ram: u64,
     /// What is accepted of the lower half of the features.
     features: u32,
@@ -73,17 +73,16 @@ struct Disk {
     data: u64,
 }
 
-/// Memory that the device changes: a window, or a ring.
+/// Memory that the device changes.
 fn volatile(at: u64, len: u64) -> Mmio {
-    // SAFETY: a register window, or RAM that only this driver uses.
+    // SAFETY: RAM that only this driver uses.
     unsafe { Mmio::new(at, len) }
 }
 
 impl Disk {
     fn new(index: usize) -> Self {
-        let at = machine::VIRTIO + (index * WINDOW) as u64;
         Self {
-            window: volatile(at, WINDOW as u64),
+            window: Window::new(index as u64),
             ram: BASE + ((index as u64) << 16),
             features: FLUSH,
             used: 0,
@@ -93,7 +92,7 @@ impl Disk {
     }
 
     fn is_there(&self) -> bool {
-        self.window.read32(8) == 2
+        self.window.device() == 2
     }
 
     fn expect(&self, what: &str, at: u64, value: u32) {
@@ -105,9 +104,13 @@ impl Disk {
 
     /// Resets the device and brings it up with VERSION_1 and its features.
     fn start(&mut self) {
-        self.expect("the magic value", 0, 0x7472_6976);
-        self.expect("the version", 4, 2);
-        self.expect("the device", 8, 2);
+        if self.window.space().is_none() {
+            self.expect("the magic value", 0, 0x7472_6976);
+            self.expect("the version", 4, 2);
+        }
+        if !self.is_there() {
+            fail(format_args!("there is no disk"));
+        }
         self.window.write32(0x70, 0);
         self.expect("the status after a reset", 0x70, 0);
         self.window.write32(0x70, 1);
@@ -304,8 +307,8 @@ fn registers(disk: &mut Disk) {
         if running {
             disk.start();
         }
-        for offset in 0..WINDOW as u64 - 7 {
-            let window = &disk.window;
+        for offset in 0..0xff9u64 {
+            let window = disk.window.page();
             let _ = (window.read8(offset), window.read64(offset & !7));
             let _ = (window.read16(offset & !1), window.read32(offset & !3));
             // The status last: a write there may well reset the device.
@@ -330,12 +333,11 @@ const VECTOR: u8 = 0x40;
 /// sectors can be used, or there is a line on the serial port, of which `q` is
 /// the last.
 fn changes(disk: &mut Disk) {
-    for gsi in [machine::COM1_GSI, machine::FIRST_DEVICE_GSI] {
-        irq::route(gsi, VECTOR, Trigger::Edge);
-    }
+    irq::route(machine::COM1_GSI, VECTOR, Trigger::Edge);
     port::out8(machine::COM1 + 4, 0b1011);
     port::out8(machine::COM1 + 1, 1);
     disk.start();
+    disk.window.route(machine::FIRST_DEVICE_GSI, VECTOR, 1);
     // VIRTQ_AVAIL_F_NO_INTERRUPT: this driver looks for itself.
     disk.bytes(AVAILABLE, 2).copy_from_slice(&1u16.to_le_bytes());
     let mut sectors = disk.sectors();

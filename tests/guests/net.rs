@@ -100,7 +100,7 @@ fn registers(net: &mut Net) {
             net.start();
         }
         for offset in 0..0xff8u64 {
-            let window = &net.window;
+            let window = net.window.page();
             let _ = (window.read8(offset), window.read64(offset & !7));
             let _ = (window.read16(offset & !1), window.read32(offset & !3));
             if !(0x70..0x74).contains(&offset) && offset % 8 == 0 {
@@ -272,7 +272,7 @@ fn storm(net: &mut Net) {
 fn blast(net: &mut Net, count: u32) {
     const VECTOR: u8 = 0x41;
     net.start();
-    irq::route(machine::FIRST_DEVICE_GSI, VECTOR, Trigger::Edge);
+    net.window.route(machine::FIRST_DEVICE_GSI, VECTOR, 2);
     bytes(SEND, 76).fill(0);
     let frame = bytes(SEND + 12, 14);
     frame.copy_from_slice(&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xb5]);

@@ -4,7 +4,7 @@
 
 # Modules of the lab host, and of the guests: their dependencies come along.
 readonly LAB_MODULES=(kvm-amd tun virtio_pci virtio_blk loop ext4 crc32c_generic isofs dm-flakey dm-log-writes)
-readonly GUEST_MODULES=(virtio_mmio virtio_blk virtio_net isofs button)
+readonly GUEST_MODULES=(virtio_mmio virtio_pci virtio_blk virtio_net isofs button)
 readonly SHELL_MODULES=(virtio_mmio virtio_net virtio_blk button evdev ext4 crc32c_generic)
 readonly BLOCK_MODULES=(virtio_mmio virtio_blk ext4 crc32c_generic isofs)
 
@@ -226,7 +226,7 @@ install_cd() {
     put_tools "$work/init-install" mke2fs mkfs.vfat sfdisk
     mkdir -p "$work/init-install/etc" "$cd/boot/grub"
     cp /etc/mke2fs.conf "$work/init-install/etc"
-    guest_initrd init-install init-install "${BLOCK_MODULES[@]}"
+    guest_initrd init-install init-install virtio_pci virtio_blk ext4 crc32c_generic isofs
     mv "$work/guest/init-install.cpio" "$cd/boot/initrd"
     cp "$work/guest/vmlinuz" "$cd/boot"
     sed "s/vmlinuz-[^ ]*/vmlinuz-6/; s/initrd.img-.*/initrd.img-6/; s/ro  quiet/& panic=-1 mote.test=installed uuid=$uuid/" \

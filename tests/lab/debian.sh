@@ -59,7 +59,7 @@ debian_cd() {
     put_tools "$work/init-debian" mke2fs mkfs.vfat sfdisk
     mkdir -p "$work/init-debian/etc"
     cp /etc/mke2fs.conf "$work/init-debian/etc"
-    guest_initrd init-debian init-debian virtio_mmio virtio_blk ext4 crc32c_generic isofs vfat nls_cp437 nls_ascii
+    guest_initrd init-debian init-debian virtio_pci virtio_blk ext4 crc32c_generic isofs vfat nls_cp437 nls_ascii
     mv "$work/guest/init-debian.cpio" "$cd/boot/initrd"
     cp "$cache/guest/vmlinuz" "$cd/boot"
     cat >"$cd/boot/grub/grub.cfg" <<'END'

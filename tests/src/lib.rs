@@ -19,7 +19,7 @@ pub use api::Client;
 pub use files::Scratch;
 pub use loopback::Loop;
 pub use terminal::Terminal;
-pub use vm::{End, Vm, have_kvm, mote, run, tiny, wait_until};
+pub use vm::{BUSES, End, Vm, have_kvm, mote, run, tiny, wait_until};
 
 /// Flags with which cargo builds a guest on the runtime of the others.
 pub const GUEST_FLAGS: &str = env!("MOTE_GUEST_FLAGS");

@@ -105,6 +105,9 @@ pub fn mote<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     command
 }
 
+/// What virtio devices can be attached to: values of `--bus`.
+pub const BUSES: [&str; 2] = ["mmio", "pci"];
+
 /// The command `mote run` with a tiny guest of this project.
 ///
 /// # Panics

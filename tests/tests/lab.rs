@@ -87,6 +87,11 @@ fn lab_net() {
 }
 
 #[test]
+fn lab_pci() {
+    lab("pci");
+}
+
+#[test]
 fn lab_interrupts() {
     lab("interrupts");
 }

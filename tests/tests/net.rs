@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use mote_tests::network::{self, Interface, attach, frame};
 use mote_tests::vm::LIMIT;
-use mote_tests::{Scratch, Vm, have_kvm, mote, proc, run, tiny};
+use mote_tests::{BUSES, Scratch, Vm, have_kvm, mote, proc, run, tiny};
 
 const USAGE: i32 = 2;
 const HOST: i32 = 4;
@@ -24,17 +24,19 @@ fn guest(options: &str) -> Command {
     tiny("net", ["--net", &net, "--cmdline", options])
 }
 
-/// Runs `body` with a tap and the guest on it, then has the guest end well.
-fn with_guest(options: &str, body: impl FnOnce(&Interface, &mut Vm) + Send) {
+/// Runs `body` with a tap and the guest on it, on either bus, then has the guest end well.
+fn with_guest(options: &str, body: impl Fn(&Interface, &mut Vm) + Send + Sync) {
     if !have_kvm() {
         return;
     }
     network::alone(|| {
-        println!("options: {options}");
-        let tap = Interface::new("vm0");
-        let mut vm = Vm::start(&mut guest(options));
-        body(&tap, &mut vm);
-        ends_well(&tap, vm);
+        for bus in BUSES {
+            println!("options: {options}, {bus}");
+            let tap = Interface::new("vm0");
+            let mut vm = Vm::start(guest(options).args(["--bus", bus]));
+            body(&tap, &mut vm);
+            ends_well(&tap, vm);
+        }
     });
 }
 

@@ -7,7 +7,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use mote_tests::{Vm, have_kvm, mote, run, tiny};
+use mote_tests::{BUSES, Vm, have_kvm, mote, run, tiny};
 
 /// A directory of its own, removed at the end.
 struct Scratch(PathBuf);
@@ -215,15 +215,18 @@ fn a_restored_vm_has_another_generation_id() {
 
 #[test]
 fn a_disk_goes_on_where_it_was() {
-    if !have_kvm() {
-        return;
+    if have_kvm() {
+        BUSES.into_iter().for_each(disk_goes_on);
     }
+}
+
+fn disk_goes_on(bus: &str) {
     let scratch = Scratch::new("disk");
     let to = scratch.directory("saved");
     let image = scratch.path("disk.img");
     fs::write(&image, vec![0; 1 << 20]).unwrap();
     let image = text(&image).to_owned();
-    let hash = save(&to, &["--cmdline", "disk=1"], &["--disk", &image]);
+    let hash = save(&to, &["--cmdline", "disk=1", "--bus", bus], &["--disk", &image]);
     let copy = scratch.path("other.img");
     fs::copy(&image, &copy).unwrap();
     for disk in [image.as_str(), text(&copy)] {

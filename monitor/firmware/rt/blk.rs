@@ -1,4 +1,4 @@
-//! A driver of virtio-blk over virtio-mmio (virtio 1.2, 4.2 and 5.2): one
+//! A driver of virtio-blk over either bus (virtio 1.2, 5.2): one
 //! request at a time, polled. Data goes straight from and to where it is.
 //!
 //! Own code: the crates for it bring traits for other machines' memory and
@@ -7,18 +7,15 @@
 use core::cell::Cell;
 use core::sync::atomic::{Ordering, fence};
 
-use crate::{Mmio, machine, tsc};
+use crate::window::Window;
+use crate::{Mmio, tsc};
 
 /// Bytes of a sector, the unit of every request.
 pub const SECTOR: usize = 512;
 /// Bytes of one request at most.
 pub const MOST: usize = 8 << 20;
-/// Bytes of a device's register window.
-const WINDOW: u64 = 0x1000;
 
 /// Registers.
-const MAGIC: u64 = 0x000;
-const DEVICE: u64 = 0x008;
 const FEATURES: u64 = 0x020;
 const FEATURES_HALF: u64 = 0x024;
 const QUEUE_LEN: u64 = 0x038;
@@ -74,7 +71,7 @@ impl Default for Shared {
 
 /// A block device that runs.
 pub struct Blk {
-    window: Mmio,
+    window: Window,
     /// The shared page, read and written as the device does.
     memory: Mmio,
     base: u64,
@@ -89,26 +86,20 @@ pub struct Blk {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failed;
 
-/// Stops the device in a window for good.
+/// Stops the device with this number for good.
 pub fn reset(index: u64) {
-    registers(index).write32(STATUS, 0);
-}
-
-fn registers(index: u64) -> Mmio {
-    // SAFETY: a virtio register window; the device is only ever told of memory
-    // that is meant for it.
-    unsafe { Mmio::new(machine::VIRTIO + index % 16 * WINDOW, WINDOW) }
+    Window::new(index).write32(STATUS, 0);
 }
 
 impl Blk {
-    /// Starts the device in the window with this number; `patience` is the
+    /// Starts the device with this number; `patience` is the
     /// time that it has for a request, in ticks of the time-stamp counter.
     ///
     /// # Errors
     /// There is no block device, or it does not start.
     pub fn start(index: u64, shared: &'static mut Shared, patience: u64) -> Result<Self, Failed> {
-        let window = registers(index);
-        if (window.read32(MAGIC), window.read32(DEVICE)) != (0x7472_6976, 2) {
+        let window = Window::new(index);
+        if window.device() != 2 {
             return Err(Failed);
         }
         for status in STARTED {

@@ -21,6 +21,8 @@ pub const RESET: u16 = 0x602;
 pub const BOOT_MARKER: u16 = 0x604;
 /// Register windows of virtio devices, 4 KiB each.
 pub const VIRTIO: u64 = 0xd000_0000;
+/// Configuration space of PCI bus 0, whose functions have their registers there, too.
+pub const ECAM: u64 = 0xe000_0000;
 /// The I/O interrupt controller.
 pub const IOAPIC: u64 = 0xfec0_0000;
 /// The local interrupt controllers.

@@ -58,7 +58,7 @@ use self::http::Response;
 use self::log::{Level, Place};
 use self::router::{HostFiles, State, Verdict};
 use self::server::Server;
-use crate::config::{LoggerEntry, MetricsEntry, OnReset, Serial, VmConfig};
+use crate::config::{Bus, LoggerEntry, MetricsEntry, OnReset, Serial, VmConfig};
 use crate::config::{Mode, Policy};
 use crate::error::{Error, exit};
 use crate::host::signals;
@@ -100,6 +100,8 @@ pub struct Options {
     pub begun: (Option<u64>, u64),
     /// The serial console, unless the API says otherwise.
     pub serial: Option<Serial>,
+    /// What devices are attached to.
+    pub bus: Bus,
     /// What a guest's reset does.
     pub on_reset: Option<OnReset>,
     /// How long a guest may take to shut down when a signal asks for the end.

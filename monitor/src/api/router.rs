@@ -433,6 +433,7 @@ impl State {
         let options = &self.options;
         let serial = self.serial.as_ref().or(options.serial.as_ref());
         config.serial = serial.cloned().unwrap_or(config.serial);
+        config.bus = options.bus;
         config.on_reset = match (options.on_reset, &config.kernel) {
             (Some(said), _) => said,
             // As Firecracker, whose guests end by a reset.

@@ -3,18 +3,20 @@
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
-    Arg, Device, EISAName, Else, Equal, IO, If, Interrupt, Memory32Fixed, Method, Name, Notify,
-    Package, Path, ResourceTemplate,
+    self, AddressSpaceCacheable, Arg, Device, EISAName, Else, Equal, IO, If, Interrupt,
+    Memory32Fixed, Method, Name, Notify, Package, Path, ResourceTemplate, Return,
 };
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
 use acpi_tables::madt::{EnabledStatus, IoApic, ProcessorLocalApic};
+use acpi_tables::mcfg::MCFG;
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
-use crate::devices::VirtioWindow;
+use crate::config::MAX_DEVICES;
+use crate::devices::Windows;
 use crate::host::memory::GuestRam;
 use crate::layout::{self, RESET_VALUE, S5};
 
@@ -36,7 +38,7 @@ const NO_CMOS_RTC: u16 = 1 << 5;
 pub fn write(
     ram: &GuestRam,
     cpus: u8,
-    windows: &[VirtioWindow],
+    windows: &Windows,
     generation: [u8; 16],
 ) -> Result<u64, GuestMemoryError> {
     // The RSDP comes first so that a guest that searches for it finds it at
@@ -54,6 +56,11 @@ pub fn write(
     let mut xsdt = XSDT::new(OEM, TABLE, REVISION);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
+    if let Windows::Pci = windows {
+        let mut mcfg = MCFG::new(OEM, TABLE, REVISION);
+        mcfg.add_ecam(layout::ECAM, 0, 0, 0);
+        xsdt.add_entry(put(&bytes(&mcfg))?);
+    }
     let xsdt = put(&bytes(&xsdt))?;
     ram.write_slice(&bytes(&Rsdp::new(OEM, xsdt)), GuestAddress(rsdp_at))?;
     set_generation(ram, generation)?;
@@ -75,7 +82,7 @@ fn bytes(table: &dyn Aml) -> Vec<u8> {
     bytes
 }
 
-fn dsdt(windows: &[VirtioWindow]) -> Vec<u8> {
+fn dsdt(windows: &Windows) -> Vec<u8> {
     let mut code = Vec::with_capacity(1024);
     let zero = 0u8;
     let sleep = Package::new(vec![&S5, &zero, &zero, &zero]);
@@ -86,7 +93,7 @@ fn dsdt(windows: &[VirtioWindow]) -> Vec<u8> {
     ])
     .encoded();
     device(&mut code, "_SB_.COM1", &EISAName::new("PNP0501"), 0, &com1);
-    for (index, window) in (0u8..).zip(windows) {
+    for (index, window) in (0u8..).zip(windows.mmio()) {
         let resources = ResourceTemplate::new(vec![
             &Memory32Fixed::new(true, window.base, window.size),
             &Interrupt::new(true, true, false, false, window.gsi),
@@ -95,10 +102,45 @@ fn dsdt(windows: &[VirtioWindow]) -> Vec<u8> {
         let path = format!("_SB_.V{index:03}");
         device(&mut code, &path, &"LNRO0005", index, &resources);
     }
+    if let Windows::Pci = windows {
+        host_bridge(&mut code);
+    }
     events(&mut code);
     let mut table = Sdt::new(*b"DSDT", 36, 2, OEM, TABLE, REVISION);
     table.append_slice(&code);
     table.as_slice().to_vec()
+}
+
+/// The bridge to PCI bus 0 with what lies behind it, and the addresses of configuration
+/// space, which belong to no function (PCI Firmware 3.3, 4.1.2 and 4.5).
+fn host_bridge(code: &mut Vec<u8>) {
+    let last = layout::WINDOWS + MAX_DEVICES as u64 * layout::WINDOW_SIZE - 1;
+    let (uncached, zero) = (AddressSpaceCacheable::NotCacheable, 0u8);
+    let behind = ResourceTemplate::new(vec![
+        &aml::AddressSpace::new_bus_number(0u16, 0u16),
+        // Both are below 4 GiB.
+        &aml::AddressSpace::new_memory(uncached, true, layout::WINDOWS as u32, last as u32, None),
+    ])
+    .encoded();
+    // The guest may control what a PCI Express bridge has, which is nothing here.
+    let asked = Return::new(&Arg(3));
+    let grant = Method::new("_OSC".into(), 4, true, vec![&asked]);
+    Device::new(
+        Path::new("_SB_.PCI0"),
+        vec![
+            &Name::new("_HID".into(), &EISAName::new("PNP0A08")),
+            &Name::new("_CID".into(), &EISAName::new("PNP0A03")),
+            &Name::new("_UID".into(), &zero),
+            &Name::new("_SEG".into(), &zero),
+            &Name::new("_BBN".into(), &zero),
+            &Name::new("_CRS".into(), &behind),
+            &grant,
+        ],
+    )
+    .to_aml_bytes(code);
+    let space = Memory32Fixed::new(false, layout::ECAM as u32, layout::ECAM_SIZE as u32);
+    let space = ResourceTemplate::new(vec![&space]).encoded();
+    device(code, "_SB_.ECAM", &EISAName::new("PNP0C02"), 0, &space);
 }
 
 /// A control-method power button, the VM generation ID, and the generic event
@@ -213,12 +255,14 @@ fn madt(cpus: u8) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::devices::VirtioWindow;
 
     /// Every table's bytes add up to 0, and each pointer leads to a table.
     #[test]
     fn tables_can_be_walked() {
         let ram = crate::host::memory::create(8 << 20).unwrap();
-        let windows = [VirtioWindow { base: 0xd000_0000, size: 0x1000, gsi: 16 }];
+        let window = VirtioWindow { base: 0xd000_0000, size: 0x1000, gsi: 16 };
+        let windows = Windows::Mmio(vec![window]);
         let rsdp = write(&ram, 32, &windows, [7; 16]).unwrap();
         let read = |at: u64, length: usize| {
             let mut bytes = vec![0; length];

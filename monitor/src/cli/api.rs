@@ -9,7 +9,7 @@ use super::Command;
 use crate::api::Options;
 use crate::api::log::Level;
 use crate::cli;
-use crate::config::{self, LoggerEntry, MetricsEntry, Mode, parse_serial};
+use crate::config::{self, Bus, LoggerEntry, MetricsEntry, Mode, parse_serial};
 use crate::error::Error;
 use crate::sandbox;
 
@@ -108,7 +108,7 @@ impl Flags {
             // The log has no origins; the marker is always there; and filters
             // are in nobody's way.
             "show-log-origin" | "boot-timer" | "no-seccomp" => {}
-            "enable-pci" => return Err(refused(flag, "Mote has no PCI")),
+            "enable-pci" => self.options.bus = Bus::Pci,
             "snapshot-version" => {
                 return Err(refused(flag, "Mote's snapshots have a format of their own"));
             }
@@ -291,7 +291,6 @@ mod tests {
             ("--api-sock a --api-sock-mode 777", "--api-sock-mode"),
             ("--api-sock a --api-sock-mode rw", "--api-sock-mode"),
             ("--api-sock a --metadata m", "--metadata"),
-            ("--api-sock a --enable-pci", "--enable-pci"),
             ("--api-sock a --seccomp-filter f", "--seccomp-filter"),
             ("--api-sock a --snapshot-version", "--snapshot-version"),
             ("--api-sock a --describe-snapshot f", "--describe-snapshot"),

@@ -15,7 +15,7 @@ use mote_snapshot::working_set::WORKING_SET;
 use crate::api::Options;
 use crate::config::SnapshotKind;
 use crate::config::{
-    self, BootFrom, Drive, HugePages, Media, Nic, OnNoSpace, OnReset, Restore, Then, Until,
+    self, BootFrom, Bus, Drive, HugePages, Media, Nic, OnNoSpace, OnReset, Restore, Then, Until,
     VmConfig,
 };
 use crate::config::{Mode, Policy};
@@ -80,6 +80,8 @@ Options:
                    number, title, id, place (1>2) or a title's unique beginning
   --cmdline TEXT   Kernel command line, instead of Mote's default
   --cmdline-devices  Name the devices on it, for kernels without ACPI
+  --bus WHAT       Attach devices by mmio, by pci, or auto: mmio with --kernel,
+                   else pci                              [default: auto]
   --memory SIZE    Guest memory: 128M, 1G, plain bytes   [default: 128M]
   --hugepages WHAT Back guest memory with 2 MiB pages: thp (transparent, where
                    the host has them) or 2M (the reserved pool)
@@ -289,6 +291,7 @@ struct Flags {
     drives: Vec<Drive>,
     nics: Vec<Nic>,
     cmdline_devices: bool,
+    bus: Option<Bus>,
     cmdline: Option<String>,
     boot: Option<BootFrom>,
     boot_entry: Option<String>,
@@ -361,6 +364,10 @@ fn run(mut parser: lexopt::Parser, restore: bool) -> Result<Command, Error> {
             "serial" => {
                 let to = config::parse_serial(&text(&mut parser)?);
                 set(&mut flags.serial, &flag, named(&flag, to)?)?;
+            }
+            "bus" => {
+                let bus = bus(&text(&mut parser)?);
+                set(&mut flags.bus, &flag, named(&flag, bus)?)?;
             }
             "on-reset" => {
                 let what = on_reset(&text(&mut parser)?);
@@ -453,6 +460,7 @@ fn merge_restore(mut flags: Flags) -> Result<Command, Error> {
         ("initrd", flags.initrd.is_some()),
         ("cmdline", flags.cmdline.is_some()),
         ("cmdline-devices", flags.cmdline_devices),
+        ("bus", flags.bus.is_some()),
         ("boot", flags.boot.is_some()),
         ("boot-entry", flags.boot_entry.is_some()),
         ("memory", flags.memory.is_some()),
@@ -513,11 +521,16 @@ fn merge(flags: Flags) -> Result<VmConfig, Error> {
     if flags.then.is_some() && flags.snapshot.is_none() {
         return Err(Error::Usage("--then: only with --snapshot".to_owned()));
     }
+    if flags.cmdline_devices && flags.bus == Some(Bus::Pci) {
+        let why = "--cmdline-devices cannot be combined with --bus pci, which names its devices";
+        return Err(Error::Usage(why.to_owned()));
+    }
     let sandbox = policy(flags.no_sandbox, flags.seccomp, flags.landlock)?;
     let config = VmConfig {
         config_file: flags.file,
         drives,
         nics,
+        bus: flags.bus.unwrap_or_default(),
         cmdline_devices: flags.cmdline_devices || base.cmdline_devices,
         restore: flags.restore,
         kernel: flags.kernel.or(base.kernel),
@@ -609,6 +622,15 @@ pub(crate) fn on_reset(text: &str) -> Result<OnReset, String> {
         "restart" => Ok(OnReset::Restart),
         "exit" => Ok(OnReset::Exit),
         _ => Err(format!("'{text}' is neither restart nor exit")),
+    }
+}
+
+fn bus(text: &str) -> Result<Bus, String> {
+    match text {
+        "auto" => Ok(Bus::Auto),
+        "mmio" => Ok(Bus::Mmio),
+        "pci" => Ok(Bus::Pci),
+        _ => Err(format!("'{text}' is neither auto, mmio nor pci")),
     }
 }
 

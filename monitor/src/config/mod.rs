@@ -116,6 +116,18 @@ impl HugePages {
     }
 }
 
+/// What virtio devices are attached to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Bus {
+    /// MMIO for a kernel that is given, PCI for what the firmware boots.
+    #[default]
+    Auto,
+    /// virtio-mmio windows.
+    Mmio,
+    /// A PCI bus.
+    Pci,
+}
+
 /// What a guest's reset does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnReset {
@@ -199,6 +211,8 @@ pub struct VmConfig {
     pub drives: Vec<Drive>,
     /// Network interfaces, behind the drives.
     pub nics: Vec<Nic>,
+    /// What the devices are attached to.
+    pub bus: Bus,
     /// Name the devices on the kernel's command line, for one without ACPI.
     pub cmdline_devices: bool,
     /// Guest memory in bytes.
@@ -249,6 +263,7 @@ impl Default for VmConfig {
             boot_entry: None,
             drives: Vec::new(),
             nics: Vec::new(),
+            bus: Bus::Auto,
             cmdline_devices: false,
             memory: DEFAULT_MEMORY,
             huge_pages: HugePages::None,
@@ -291,6 +306,14 @@ impl VmConfig {
         });
         let all = own.into_iter().chain(saved).chain(drives);
         all.filter_map(|(what, path)| Some((what, path?)))
+    }
+
+    /// Whether the devices are PCI functions.
+    pub fn is_pci(&self) -> bool {
+        match self.bus {
+            Bus::Auto => self.kernel.is_none(),
+            bus => bus == Bus::Pci,
+        }
     }
 
     /// Checks that there is something to boot, and nothing said that has no

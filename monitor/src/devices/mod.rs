@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,13 +20,13 @@ use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use mote_snapshot::DeviceV1;
 use mote_virtio::rate::RateLimiter;
-use mote_virtio::transport::Window;
+use mote_virtio::transport::{Message, NOTIFY, VECTORS, Window};
 use mote_virtio::{Device, Dirty, Effect, Endpoint, EndpointStateV1, Outcome};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vm_memory::MmapRegion;
 use vmm_sys_util::eventfd::EventFd;
 
-pub use self::window::{VirtioWindow, windows};
+pub use self::window::{VirtioWindow, Windows, windows};
 use crate::config::{Drive, MAX_DEVICES, VmConfig};
 use crate::counts::Counts;
 use crate::error::{Error, kvm, no_thread};
@@ -54,6 +55,11 @@ const NETWORK: u32 = 1;
 /// See [`NETWORK`].
 const BLOCK: u32 = 2;
 
+/// Why an interrupt is raised: buffers were used.
+const USED: usize = 0;
+/// The configuration or the status changed.
+const CONFIG: usize = 1;
+
 /// What a device's worker threads serve.
 enum Work {
     Drive(drive::Work),
@@ -67,7 +73,10 @@ struct Slot {
     name: String,
     base: u64,
     doorbell: EventFd,
-    interrupt: EventFd,
+    /// One; or of a PCI function, one for each vector.
+    interrupts: Vec<EventFd>,
+    /// Which of them to raise for used buffers, and for a changed configuration: a bit each.
+    vectors: [AtomicU8; 2],
     /// Its workers' time is since then.
     clock: Instant,
     /// Swallows acknowledges; nobody reads it.
@@ -87,9 +96,18 @@ impl Slot {
 
     /// Tells the guest what a `run` of its device came to.
     fn answer(&self, outcome: &Outcome) {
-        let refreshed = outcome.refresh && self.endpoint().refresh();
-        if outcome.signal || refreshed {
-            self.raise();
+        if outcome.refresh && self.endpoint().refresh() {
+            self.raise(CONFIG);
+        }
+        if outcome.signal {
+            self.raise(USED);
+        }
+    }
+
+    /// Takes over which interrupts a driver wants, after a store of its.
+    fn note_vectors(&self, endpoint: &Endpoint) {
+        for (to, bits) in self.vectors.iter().zip(endpoint.transport().vectors()) {
+            to.store(bits, Ordering::Release);
         }
     }
 
@@ -115,7 +133,7 @@ impl Slot {
             .with_end(end)
             .with(Number::Own, self.backend())
             .with(Number::Doorbell, self.doorbell.as_raw_fd())
-            .with(Number::Interrupt, self.interrupt.as_raw_fd());
+            .with_row((Number::Interrupt, Number::InterruptLast), self.interrupt_numbers());
         (thread, sandbox)
     }
 
@@ -133,9 +151,26 @@ impl Slot {
         DeviceV1 { kind, id: self.name.clone(), read_only, endpoint, limits }
     }
 
-    fn raise(&self) {
-        // As above, by KVM.
-        let _ = self.interrupt.write(1);
+    fn interrupt_numbers(&self) -> impl Iterator<Item = RawFd> + '_ {
+        self.interrupts.iter().map(AsRawFd::as_raw_fd)
+    }
+
+    /// Raises the interrupts of `why`.
+    fn raise(&self, why: usize) {
+        let bits = self.vectors.get(why).map_or(0, |bits| bits.load(Ordering::Acquire));
+        for (vector, interrupt) in self.interrupts.iter().enumerate() {
+            if bits >> vector & 1 == 1 {
+                // As above, by KVM.
+                let _ = interrupt.write(1);
+            }
+        }
+    }
+
+    /// Raises all: the driver looks whether there is something.
+    fn raise_all(&self) {
+        for interrupt in &self.interrupts {
+            let _ = interrupt.write(1);
+        }
     }
 }
 
@@ -145,11 +180,19 @@ pub struct Devices {
     slots: Vec<Arc<Slot>>,
     /// The register windows, which KVM maps into the guest to read.
     windows: Option<Arc<MmapRegion>>,
+    /// The same of PCI configuration space.
+    ecam: Option<Arc<MmapRegion>>,
+    pci: bool,
 }
 
 /// What the bus has to pass on to KVM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Connect(usize);
+pub enum Connect {
+    /// The doorbell of a device that was started for the first time.
+    Doorbell(usize),
+    /// The messages of a PCI function.
+    Messages(usize),
+}
 
 impl Devices {
     /// Opens everything that `config` names; what it writes to guest memory is
@@ -163,14 +206,20 @@ impl Devices {
         ram: &'static GuestRam,
         dirty: Option<&'static Dirty>,
     ) -> Result<Self, Error> {
-        let count = config.drives.len() + config.nics.len();
+        let (count, pci) = (config.drives.len() + config.nics.len(), config.is_pci());
         if count == 0 {
-            return Ok(Self::default());
+            return Ok(Self { pci, ..Self::default() });
         }
-        let size = MAX_DEVICES * layout::WINDOW_SIZE as usize;
-        let region = MmapRegion::new(size)
-            .map_err(|e| Error::System("register windows", io::Error::other(e)))?;
-        let region = Arc::new(region);
+        let pages = |size| match MmapRegion::new(size) {
+            Ok(region) => Ok(Arc::new(region)),
+            Err(e) => Err(Error::System("register windows", io::Error::other(e))),
+        };
+        let region = pages(MAX_DEVICES * layout::WINDOW_SIZE as usize)?;
+        let ecam = match pci {
+            true => Some(pages((count + 1) * layout::ECAM_DEVICE as usize)?),
+            false => None,
+        };
+        let place = Place { region: &region, ecam: ecam.as_ref() };
         let mut slots = Vec::with_capacity(count);
         for drive in &config.drives {
             let opened = drive::open(drive, config, (ram, dirty));
@@ -179,15 +228,15 @@ impl Devices {
                 // The image may grow, but its worker's filter cannot.
                 work.end = u64::MAX;
             }
-            let slot = slot(device, Work::Drive(work), &drive.id, slots.len(), &region)?;
+            let slot = slot(device, Work::Drive(work), &drive.id, slots.len(), &place)?;
             slots.push(Arc::new(slot));
         }
         for nic in &config.nics {
             let (device, work) = nic::open(nic, (ram, dirty))?;
-            let slot = slot(device, Work::Nic(work), &nic.id, slots.len(), &region)?;
+            let slot = slot(device, Work::Nic(work), &nic.id, slots.len(), &place)?;
             slots.push(Arc::new(slot));
         }
-        Ok(Self { slots, windows: Some(region) })
+        Ok(Self { slots, windows: Some(region), ecam, pci })
     }
 
     /// New images, which have no names so far.
@@ -199,9 +248,17 @@ impl Devices {
         self.slots.iter().filter_map(new).collect()
     }
 
-    /// The windows as ACPI describes them.
-    pub fn windows(&self) -> Vec<VirtioWindow> {
-        windows(self.slots.len())
+    /// How ACPI describes the devices.
+    pub fn windows(&self) -> Windows {
+        match self.pci {
+            true => Windows::Pci,
+            false => Windows::Mmio(windows(self.slots.len())),
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
     }
 
     /// Gives KVM the register windows, as memory that the guest can only read.
@@ -209,20 +266,24 @@ impl Devices {
     /// # Errors
     /// KVM refuses.
     pub fn map(&self, fd: &VmFd) -> Result<(), Error> {
-        let Some(region) = &self.windows else {
-            return Ok(());
-        };
-        let slot = kvm_userspace_memory_region {
-            // RAM has 0 and 1.
-            slot: 2,
-            flags: KVM_MEM_READONLY,
-            guest_phys_addr: layout::WINDOWS,
-            memory_size: region.size() as u64,
-            userspace_addr: region.as_ptr() as u64,
-        };
-        // SAFETY: the region is a mapping of this size, and lives as long as
-        // `self`, which lives as long as the VM.
-        unsafe { fd.set_user_memory_region(slot) }.map_err(kvm("set the register windows"))
+        // RAM has the slots 0 and 1.
+        let regions = [(2, &self.windows, layout::WINDOWS), (3, &self.ecam, layout::ECAM)];
+        for (slot, region, guest_phys_addr) in regions {
+            let Some(region) = region else {
+                continue;
+            };
+            let slot = kvm_userspace_memory_region {
+                slot,
+                flags: KVM_MEM_READONLY,
+                guest_phys_addr,
+                memory_size: region.size() as u64,
+                userspace_addr: region.as_ptr() as u64,
+            };
+            // SAFETY: the region is a mapping of this size, and lives as long as
+            // `self`, which lives as long as the VM.
+            unsafe { fd.set_user_memory_region(slot) }.map_err(kvm("set the register windows"))?;
+        }
+        Ok(())
     }
 
     /// Gives KVM the interrupts. Doorbells follow when a guest first starts a
@@ -231,16 +292,32 @@ impl Devices {
     /// # Errors
     /// KVM refuses.
     pub fn connect(&self, fd: &VmFd) -> Result<(), Error> {
-        for (slot, gsi) in self.slots.iter().zip(layout::FIRST_DEVICE_GSI..) {
-            fd.register_irqfd(&slot.interrupt, gsi).map_err(kvm("connect an interrupt"))?;
+        let interrupts = self.slots.iter().flat_map(|slot| &slot.interrupts);
+        for (interrupt, gsi) in interrupts.zip(self.first_gsi()..) {
+            fd.register_irqfd(interrupt, gsi).map_err(kvm("connect an interrupt"))?;
         }
         Ok(())
     }
 
+    /// Interrupts of the devices are from here on: pins of the I/O APIC; or behind all
+    /// pins, the vectors of PCI functions.
+    fn first_gsi(&self) -> u32 {
+        if self.pci { layout::FIRST_MESSAGE_GSI } else { layout::FIRST_DEVICE_GSI }
+    }
+
+    /// Global system interrupt and message of each vector that a guest lets through.
+    pub fn messages(&self) -> Vec<(u32, Message)> {
+        let slots = self.slots.iter().filter(|_| self.pci);
+        let all = slots.flat_map(|slot| slot.endpoint().transport().messages());
+        (self.first_gsi()..).zip(all).filter_map(|(gsi, message)| Some((gsi, message?))).collect()
+    }
+
     /// Numbers of the descriptors of all doorbells and interrupts.
     pub fn events(&self) -> impl Iterator<Item = RawFd> + '_ {
-        let both = |slot: &Arc<Slot>| [slot.doorbell.as_raw_fd(), slot.interrupt.as_raw_fd()];
-        self.slots.iter().flat_map(both)
+        let all = |slot: &Arc<Slot>| {
+            slot.interrupt_numbers().chain([slot.doorbell.as_raw_fd()]).collect::<Vec<_>>()
+        };
+        self.slots.iter().flat_map(all)
     }
 
     /// Numbers of the descriptors of all images and taps.
@@ -287,43 +364,73 @@ impl Devices {
 
     /// A guest's store at `address`; `None` if no device is there.
     pub fn write(&self, address: u64, data: &[u8]) -> Option<Option<Connect>> {
-        let offset = address.checked_sub(layout::WINDOWS)?;
-        let index = usize::try_from(offset / layout::WINDOW_SIZE).ok()?;
+        let space = self.pci && address >= layout::ECAM;
+        let (index, offset) = match space {
+            true => {
+                let offset = address - layout::ECAM;
+                // The first device number is left to a bridge, which there is none of.
+                let device = (offset / layout::ECAM_DEVICE).checked_sub(1)?;
+                (device, offset % layout::ECAM_DEVICE)
+            }
+            false => {
+                let offset = address.checked_sub(layout::WINDOWS)?;
+                (offset / layout::WINDOW_SIZE, offset % layout::WINDOW_SIZE)
+            }
+        };
+        let index = usize::try_from(index).ok()?;
         let slot = self.slots.get(index)?;
-        let effect = slot.endpoint().write(offset % layout::WINDOW_SIZE, data);
+        let mut endpoint = slot.endpoint();
+        let effect = match space {
+            true => endpoint.write_space(offset, data),
+            false => endpoint.write(offset, data),
+        };
+        if self.pci {
+            slot.note_vectors(&endpoint);
+        }
+        drop(endpoint);
         match effect {
             Effect::Notify(_) => slot.ring(),
             Effect::Started => {
                 slot.ring();
                 let connected = slot.connected.lock().unwrap_or_else(PoisonError::into_inner);
-                return Some((!*connected).then_some(Connect(index)));
+                return Some((!*connected).then_some(Connect::Doorbell(index)));
             }
             Effect::QueueStopped => {
                 slot.ring();
-                slot.raise();
+                slot.raise_all();
             }
-            Effect::Interrupt => slot.raise(),
+            Effect::Interrupt => slot.raise(CONFIG),
+            Effect::Messages => return Some(Some(Connect::Messages(index))),
             Effect::None | Effect::Reset => {}
         }
         Some(None)
+    }
+
+    /// One interrupt for each that may have been masked before the routes changed.
+    pub fn raise_all(&self, device: usize) {
+        if let Some(slot) = self.slots.get(device) {
+            slot.raise_all();
+        }
     }
 
     /// Lets doorbell and acknowledge of a device bypass this process.
     ///
     /// # Errors
     /// KVM refuses.
-    pub fn connect_doorbell(&self, fd: &VmFd, which: Connect) -> Result<(), Error> {
+    pub fn connect_doorbell(&self, fd: &VmFd, device: usize) -> Result<(), Error> {
         const WHAT: &str = "connect a doorbell";
-        let Some(slot) = self.slots.get(which.0) else {
+        let Some(slot) = self.slots.get(device) else {
             return Ok(());
         };
         let mut connected = slot.connected.lock().unwrap_or_else(PoisonError::into_inner);
         if !*connected {
             let at = |offset| IoEventAddress::Mmio(slot.base + offset);
-            fd.register_ioevent(&slot.doorbell, &at(QUEUE_NOTIFY), NoDatamatch)
-                .map_err(kvm(WHAT))?;
-            fd.register_ioevent(&slot.acknowledge, &at(INTERRUPT_ACK), ACK_USED)
-                .map_err(kvm(WHAT))?;
+            let doorbell = at(if self.pci { NOTIFY as u64 } else { QUEUE_NOTIFY });
+            fd.register_ioevent(&slot.doorbell, &doorbell, NoDatamatch).map_err(kvm(WHAT))?;
+            if !self.pci {
+                fd.register_ioevent(&slot.acknowledge, &at(INTERRUPT_ACK), ACK_USED)
+                    .map_err(kvm(WHAT))?;
+            }
             *connected = true;
         }
         Ok(())
@@ -355,7 +462,7 @@ impl Devices {
             let effect = slot.endpoint().resume();
             if effect != Effect::None {
                 // An interrupt may have been due at the stop.
-                slot.raise();
+                slot.raise_all();
                 slot.ring();
             }
         }
@@ -386,7 +493,7 @@ impl Devices {
         if let Work::Drive(work) = &slot.work {
             work.block.resize().map_err(|e| e.to_string())?;
             if slot.endpoint().refresh() {
-                slot.raise();
+                slot.raise(CONFIG);
             }
         }
         Ok(())
@@ -405,7 +512,7 @@ impl Devices {
             let nothing = unsafe { BorrowedFd::borrow_raw(slot.acknowledge.as_raw_fd()) };
             work.change(path, nothing)?;
             if slot.endpoint().refresh() {
-                slot.raise();
+                slot.raise(CONFIG);
             }
         }
         Ok(())
@@ -477,8 +584,10 @@ impl Devices {
                     ));
                 }
             }
-            let restored = slot.endpoint().restore(&saved.endpoint);
-            restored.map_err(|e| format!("device {id}: {e}"))?;
+            let mut endpoint = slot.endpoint();
+            endpoint.restore(&saved.endpoint).map_err(|e| format!("device {id}: {e}"))?;
+            slot.note_vectors(&endpoint);
+            drop(endpoint);
             match &slot.work {
                 Work::Drive(work) => work.block.set_levels(&saved.limits),
                 Work::Nic(work) => work.net.set_levels(&saved.limits),
@@ -488,16 +597,20 @@ impl Devices {
     }
 
     /// Devices that run or will when they are resumed, for the doorbells.
-    pub fn started(&self) -> impl Iterator<Item = Connect> + '_ {
+    pub fn started(&self) -> impl Iterator<Item = usize> + '_ {
         let runs =
             |(_, slot): &(usize, &Arc<Slot>)| slot.endpoint().transport().registers().is_active();
         let slots = self.slots.iter().enumerate();
-        slots.filter(runs).map(|(index, _)| Connect(index))
+        slots.filter(runs).map(|(index, _)| index)
     }
 
     /// Back to power-on. No vCPU may run.
     pub fn reset(&self) {
-        self.slots.iter().for_each(|slot| slot.endpoint().power_cycle());
+        for slot in &self.slots {
+            let mut endpoint = slot.endpoint();
+            endpoint.power_cycle();
+            slot.note_vectors(&endpoint);
+        }
     }
 }
 
@@ -528,29 +641,48 @@ fn twice(drive: &Drive, slots: &[Arc<Slot>], error: Error) -> Error {
     }
 }
 
+/// The memory that guests read instead of registers.
+struct Place<'a> {
+    region: &'a Arc<MmapRegion>,
+    ecam: Option<&'a Arc<MmapRegion>>,
+}
+
 /// The parts of a slot that every device has.
 fn slot(
     device: Arc<dyn Device>,
     work: Work,
     name: &str,
     index: usize,
-    region: &Arc<MmapRegion>,
+    place: &Place,
 ) -> Result<Slot, Error> {
     let refused = |e: mote_virtio::Error| Error::Usage(format!("device {name}: {e}"));
     let offset = index * layout::WINDOW_SIZE as usize;
-    let window = Window::new(Arc::clone(region), offset).map_err(refused)?;
-    let endpoint = Endpoint::new(window, device).map_err(refused)?;
+    let window = Window::new(Arc::clone(place.region), offset).map_err(refused)?;
+    let base = layout::WINDOWS + offset as u64;
+    let endpoint = match place.ecam {
+        None => Endpoint::new(window, device),
+        Some(ecam) => {
+            let space = (index + 1) * layout::ECAM_DEVICE as usize;
+            let space = Window::new(Arc::clone(ecam), space).map_err(refused)?;
+            // Windows lie below 4 GiB.
+            Endpoint::pci(space, window, base as u32, device)
+        }
+    }
+    .map_err(refused)?;
+    let vectors = if place.ecam.is_some() { VECTORS } else { 1 };
+    let interrupts: Result<_, _> = (0..vectors).map(|_| sandbox::event()).collect();
     let event = || {
         EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
             .map_err(|e| Error::System("eventfd", e))
     };
     Ok(Slot {
+        vectors: endpoint.transport().vectors().map(AtomicU8::new),
         endpoint: Mutex::new(endpoint),
         work,
         name: name.to_owned(),
-        base: layout::WINDOWS + offset as u64,
+        base,
         doorbell: sandbox::event()?,
-        interrupt: sandbox::event()?,
+        interrupts: interrupts?,
         clock: Instant::now(),
         acknowledge: event()?,
         connected: Mutex::new(false),

@@ -13,6 +13,25 @@ pub struct VirtioWindow {
     pub gsi: u32,
 }
 
+/// How a guest finds the virtio devices.
+#[derive(Clone, Debug)]
+pub enum Windows {
+    /// At these addresses.
+    Mmio(Vec<VirtioWindow>),
+    /// On the PCI bus, if there is one.
+    Pci,
+}
+
+impl Windows {
+    /// The MMIO windows.
+    pub fn mmio(&self) -> &[VirtioWindow] {
+        match self {
+            Self::Mmio(windows) => windows,
+            Self::Pci => &[],
+        }
+    }
+}
+
 /// The first `count` windows.
 pub fn windows(count: usize) -> Vec<VirtioWindow> {
     let window = |index: u32| VirtioWindow {

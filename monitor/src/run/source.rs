@@ -3,8 +3,8 @@
 use std::os::fd::RawFd;
 
 use crate::boot::{self, Cause, Loaded, Mapped, acpi, mptable};
-use crate::config::{DEFAULT_CMDLINE, VmConfig, cmdline};
-use crate::devices::{self, VirtioWindow};
+use crate::config::{Bus, DEFAULT_CMDLINE, VmConfig, cmdline};
+use crate::devices::{self, Windows};
 use crate::error::Error;
 use crate::host::console;
 use crate::host::memory::GuestRam;
@@ -37,6 +37,7 @@ impl Source {
         if let Some(restore) = &config.restore {
             let saved = Saved::open(restore, config.huge_pages)?;
             (config.cpus, config.memory) = (saved.cpus, saved.length);
+            config.bus = if saved.pci { Bus::Pci } else { Bus::Mmio };
             let from = From::Snapshot(saved);
             let generation = random_id()?;
             return Ok((config, Self { from, generation }));
@@ -96,7 +97,7 @@ impl Source {
         &self,
         ram: &GuestRam,
         cpus: u8,
-        windows: &[VirtioWindow],
+        windows: &Windows,
         cause: Cause,
     ) -> Result<Loaded, Error> {
         let From::Boot(boot) = &self.from else {
@@ -104,7 +105,7 @@ impl Source {
         };
         let no_room = |_| Error::Usage("--memory: too small for boot data".to_owned());
         let rsdp = acpi::write(ram, cpus, windows, self.generation).map_err(no_room)?;
-        mptable::write(ram, cpus, windows).map_err(no_room)?;
+        mptable::write(ram, cpus, windows.mmio()).map_err(no_room)?;
         let loaded = boot.load(ram, rsdp, cause)?;
         vm::regs::write_tables(ram, loaded.entry).map_err(no_room)?;
         Ok(loaded)
@@ -114,7 +115,10 @@ impl Source {
 /// The kernel's command line, with the devices on it if that was asked for
 /// (Linux: Documentation/admin-guide/kernel-parameters.txt, `virtio_mmio.device`).
 fn cmdline(config: &VmConfig) -> Option<String> {
-    if !config.cmdline_devices {
+    if config.cmdline.is_none() && config.is_pci() {
+        return Some(DEFAULT_CMDLINE.replace(" pci=off", ""));
+    }
+    if !config.cmdline_devices || config.is_pci() {
         return config.cmdline.clone();
     }
     let mut text = config.cmdline.as_deref().unwrap_or(DEFAULT_CMDLINE).to_owned();

@@ -196,6 +196,7 @@ impl Opened {
             ram,
             source,
             windows: self.devices.windows(),
+            deviceless: self.devices.is_empty(),
             cpus: config.cpus,
             ahead: Arc::clone(&ahead),
             prefault: config.prefault,

@@ -14,7 +14,7 @@ use crate::boot::acpi;
 use crate::boot::{Cause, Loaded};
 use crate::channel::{Nothing, Receiver, Sender, channel};
 use crate::config::VmConfig;
-use crate::devices::VirtioWindow;
+use crate::devices::Windows;
 use crate::devices::serial::TypedAhead;
 use crate::error::Error;
 use crate::host::memory::{self, GuestRam};
@@ -119,7 +119,9 @@ pub(super) struct Preparation {
     pub(super) host: Option<Arc<Kvm>>,
     pub(super) ram: &'static GuestRam,
     pub(super) source: &'static Source,
-    pub(super) windows: Vec<VirtioWindow>,
+    pub(super) windows: Windows,
+    /// No device's worker writes guest memory.
+    pub(super) deviceless: bool,
     pub(super) cpus: u8,
     pub(super) ahead: Arc<WorkAhead>,
     /// All memory is to be there before the guest runs.
@@ -163,7 +165,7 @@ impl Preparation {
             // The VM is over. What fails here the process's end does anyway.
             // A device's worker may still be writing guest memory to a disk,
             // which must not turn into zeroes meanwhile.
-            if self.windows.is_empty() {
+            if self.deviceless {
                 let _ = memory::power_on(self.ram);
             }
             After::Stay

@@ -114,8 +114,10 @@ pub enum Slot {
     EndHigh,
     /// The events of the calling worker's device.
     Doorbell,
-    /// See [`Slot::Doorbell`].
+    /// First and last of its interrupts, which lie in a row.
     Interrupt,
+    /// See [`Slot::Interrupt`].
+    InterruptLast,
     /// The listening socket of the control API.
     ApiListener,
     /// First and last of its connections, which lie in a row.
@@ -616,7 +618,11 @@ const SAVED: &[u32] = &[
 /// A block or network worker's waiting and answering.
 const WORKER: &[Rule] = &[
     rule(libc::SYS_read, &[In(0, Slot::Doorbell)], "empties the doorbell"),
-    rule(libc::SYS_write, &[In(0, Slot::Interrupt)], "the device's interrupt"),
+    rule(
+        libc::SYS_write,
+        &[Between(0, Slot::Interrupt, Slot::InterruptLast)],
+        "the device's interrupts",
+    ),
 ];
 
 const READ_ONLY: &[Rule] = &[

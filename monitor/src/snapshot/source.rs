@@ -3,7 +3,7 @@
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::path::{Path, PathBuf};
 
-use mote_snapshot::MAX_STATE;
+use mote_snapshot::{MAX_STATE, Peek};
 
 use crate::boot::{Image, Mapped};
 use crate::config::{HugePages, Restore, check_memory};
@@ -29,6 +29,8 @@ pub struct Saved {
     pub(crate) cpus: u8,
     /// Bytes of guest memory, as its files say.
     pub(crate) length: u64,
+    /// Its devices are PCI functions.
+    pub(crate) pci: bool,
 }
 
 impl Saved {
@@ -47,7 +49,7 @@ impl Saved {
             None => None,
         };
         let peeked = mote_snapshot::peek(&state.file);
-        let (cpus, length) = peeked.map_err(|e| state.refuse(e.to_string()))?;
+        let Peek { cpus, memory: length, pci } = peeked.map_err(|e| state.refuse(e.to_string()))?;
         let length = match &memory {
             Some(memory) => memory.len.saturating_sub(PAGE),
             None => length,
@@ -66,6 +68,7 @@ impl Saved {
             working_set,
             cpus,
             length,
+            pci,
         })
     }
 

@@ -143,6 +143,7 @@ pub fn whole(disk: &std::path::Path, cpus: u8) -> Option<Shared> {
     let (_, _, host) = machine()?;
     let ram = Box::leak(Box::new(memory::create(16 << 20).unwrap()));
     let config = VmConfig {
+        bus: crate::config::Bus::Mmio,
         drives: vec![Drive::new(Media::Disk, disk.to_owned(), "disk0".to_owned())],
         cpus,
         ..VmConfig::default()

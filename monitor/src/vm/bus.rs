@@ -32,8 +32,8 @@ pub enum Request {
     Marker,
     /// An I/O APIC entry has changed: KVM's routes must follow.
     Routes,
-    /// A device was started for the first time: its doorbell can bypass us.
-    Doorbell(Connect),
+    /// KVM has to know of a device.
+    Connect(Connect),
 }
 
 /// All devices that the guest reaches by an exit.
@@ -54,7 +54,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Bus {
     /// The devices at power-on; the I/O APIC has a pin for each of them.
     pub fn new(com1: Com1, devices: Devices) -> Self {
-        let pins = layout::FIRST_DEVICE_GSI as usize + devices.windows().len();
+        let pins = layout::FIRST_DEVICE_GSI as usize + devices.windows().mmio().len();
         Self {
             devices,
             com1: Mutex::new(com1),
@@ -168,7 +168,7 @@ impl Bus {
     /// Writes to an address that is not RAM.
     pub fn mmio_write(&self, address: u64, data: &[u8]) -> Option<Request> {
         if let Some(request) = self.devices.write(address, data) {
-            return request.map(Request::Doorbell);
+            return request.map(Request::Connect);
         }
         match (address.checked_sub(layout::IOAPIC), data.first_chunk::<4>()) {
             (Some(offset), Some(value)) if offset < layout::IOAPIC_SIZE => {

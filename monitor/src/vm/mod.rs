@@ -19,10 +19,12 @@ use kvm_bindings::{
     kvm_irq_routing_entry, kvm_msi, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
+use mote_virtio::transport::Message;
 use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
 use vmm_sys_util::eventfd::EventFd;
 
 use self::regs::Entry;
+use crate::devices::Connect;
 use crate::error::{Error, kvm};
 use crate::host::memory::GuestRam;
 use crate::layout;
@@ -139,8 +141,12 @@ impl Shared {
                 }
             }
             Request::Routes => self.set_routes()?,
-            Request::Doorbell(which) => {
-                self.bus.devices().connect_doorbell(&self.fd, which)?;
+            Request::Connect(Connect::Doorbell(device)) => {
+                self.bus.devices().connect_doorbell(&self.fd, device)?;
+            }
+            Request::Connect(Connect::Messages(device)) => {
+                self.set_routes()?;
+                self.bus.devices().raise_all(device);
             }
         }
         Ok(())
@@ -170,17 +176,18 @@ impl Shared {
         const WHAT: &str = "set interrupt routes";
         // Held over the call, so that two vCPUs cannot swap their tables.
         let ioapic = self.bus.ioapic();
-        let entry = |route: ioapic::Route| {
-            let mut entry = kvm_irq_routing_entry {
-                gsi: route.gsi,
-                type_: KVM_IRQ_ROUTING_MSI,
-                ..Default::default()
-            };
-            entry.u.msi.address_lo = route.address;
-            entry.u.msi.data = route.data;
+        let entry = |(gsi, message): (u32, Message)| {
+            let mut entry =
+                kvm_irq_routing_entry { gsi, type_: KVM_IRQ_ROUTING_MSI, ..Default::default() };
+            [entry.u.msi.address_lo, entry.u.msi.address_hi] = message.address;
+            entry.u.msi.data = message.data;
             entry
         };
-        let entries: Vec<kvm_irq_routing_entry> = ioapic.routes().map(entry).collect();
+        let pin = |route: ioapic::Route| {
+            (route.gsi, Message { address: [route.address, 0], data: route.data })
+        };
+        let messages = self.bus.devices().messages();
+        let entries: Vec<_> = ioapic.routes().map(pin).chain(messages).map(entry).collect();
         let table = KvmIrqRouting::from_entries(&entries)
             .map_err(|_| Error::Kvm(WHAT, io::ErrorKind::OutOfMemory.into()))?;
         self.fd.set_gsi_routing(&table).map_err(kvm(WHAT))

@@ -2,7 +2,8 @@
 
 use core::sync::atomic::{Ordering, fence};
 
-use rt::{Mmio, fail, machine, memory};
+use rt::window::Window;
+use rt::{Mmio, fail, memory};
 
 /// Entries in each queue.
 pub const SIZE: u16 = 256;
@@ -34,9 +35,9 @@ const STRIDE: u64 = 0x1_0000;
 /// What receive buffers hold before they are used.
 pub const POISON: u8 = 0xa5;
 
-/// Memory that the device changes: a window, or a ring.
+/// Memory that the device changes.
 pub fn volatile(at: u64, len: u64) -> Mmio {
-    // SAFETY: a register window, or RAM that only this driver uses.
+    // SAFETY: RAM that only this driver uses.
     unsafe { Mmio::new(at, len) }
 }
 
@@ -103,7 +104,7 @@ pub fn describe(at: u64, address: u64, len: u32, flags: u16, next: u16) {
 }
 
 pub struct Net {
-    pub window: Mmio,
+    pub window: Window,
     pub rings: [Ring; 2],
     /// Features that the driver asks for.
     pub wanted: u64,
@@ -124,7 +125,7 @@ impl Net {
             seen: 0,
         };
         Self {
-            window: volatile(machine::VIRTIO, 0x1000),
+            window: Window::new(0),
             rings: [ring(0), ring(1)],
             wanted: wanted | VERSION_1,
             buffer,
@@ -150,8 +151,9 @@ impl Net {
 
     /// Resets the device and negotiates, up to its queues.
     pub fn negotiate(&mut self) {
-        self.expect("the magic value", 0, 0x7472_6976);
-        self.expect("the device", 8, 1);
+        if self.window.device() != 1 {
+            fail(format_args!("there is no network interface"));
+        }
         self.set_status(0);
         self.expect("the status after a reset", STATUS, 0);
         self.set_status(1);
