@@ -4,9 +4,12 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, fsync, linkat, openat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, fchmod, flock, fstat, fstatvfs, fsync,
+    linkat, mkdirat, openat, statat, unlinkat,
+};
 use rustix::io::Errno;
 
 use crate::Error;
@@ -15,6 +18,13 @@ use crate::Error;
 pub const STATE: &str = "state";
 /// Name of the memory file beside it.
 pub const MEMORY: &str = "memory";
+
+/// Mode of a memory file whose state has no name yet: sticky, which means nothing else for
+/// a file. The writer holds a lock on it. So the next writer tells what a killed one has
+/// left from a file that another snapshot may need.
+const UNFINISHED: Mode = WHOLE.union(Mode::SVTX);
+/// Mode of the files of a whole snapshot.
+pub(crate) const WHOLE: Mode = Mode::RUSR.union(Mode::WUSR);
 
 /// A file without a name, and where it will have one.
 #[derive(Debug)]
@@ -32,10 +42,11 @@ impl Unnamed {
     pub(crate) fn create(
         directory: OwnedFd,
         name: impl Into<OsString>,
+        mode: Mode,
         place: &mut Place<'_>,
     ) -> Result<Self, Error> {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        let file = openat(&directory, c".", flags, Mode::RUSR | Mode::WUSR);
+        let file = openat(&directory, c".", flags, mode);
         let file = file.map_err(io::Error::from).and_then(place);
         Ok(Self {
             file: file.map_err(|e| Error::Io("create a file", e))?.into(),
@@ -68,6 +79,20 @@ pub struct Create {
     state: Unnamed,
     memory: Unnamed,
     links: Option<OwnedFd>,
+    /// The memory file is [`UNFINISHED`].
+    marked: bool,
+    /// The directory, if it was made for this and is to be removed if it stays empty.
+    made: Option<Made>,
+}
+
+#[derive(Debug)]
+struct Made(PathBuf);
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        // What is in it, if anything, is worth more.
+        let _ = std::fs::remove_dir(&self.0);
+    }
 }
 
 fn failed(what: &'static str) -> impl Fn(Errno) -> Error {
@@ -75,26 +100,39 @@ fn failed(what: &'static str) -> impl Fn(Errno) -> Error {
 }
 
 impl Create {
-    /// Opens what is needed to write a snapshot into `directory`, which must
-    /// be there.
+    /// Opens what is needed to write a snapshot into the directory `path`, which is made
+    /// (for its owner alone) if its parent is there, and removed again with this value.
+    /// `room` is the most bytes that the files can take.
     ///
     /// # Errors
     /// There is a snapshot already, or the memory of one, or the file system cannot
-    /// hold one.
-    pub fn begin(path: &Path) -> Result<Self, Error> {
+    /// hold one or has less room.
+    pub fn begin(path: &Path, room: u64) -> Result<Self, Error> {
+        let made = make_directory(path)?;
         let directory = self::directory(path)?;
-        if rustix::fs::statat(&directory, STATE, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+        check_room(&directory, room)?;
+        if statat(&directory, STATE, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
             return Err(Error::Exists("the file 'state'"));
         }
-        // It may be of a snapshot whose state has another name.
-        if rustix::fs::statat(&directory, MEMORY, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
-            return Err(Error::Exists("the file 'memory', without a state,"));
+        if statat(&directory, MEMORY, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+            remove_unfinished(&directory)?;
         }
+        let memory = Unnamed::create(self::directory(path)?, MEMORY, UNFINISHED, &mut Ok)?;
+        flock(&memory.file, FlockOperation::NonBlockingLockExclusive).map_err(failed("lock"))?;
         Ok(Self {
-            state: Unnamed::create(directory, STATE, &mut Ok)?,
-            memory: Unnamed::create(self::directory(path)?, MEMORY, &mut Ok)?,
+            state: Unnamed::create(directory, STATE, WHOLE, &mut Ok)?,
+            memory,
             links: Some(links()?),
+            marked: true,
+            made,
         })
+    }
+
+    /// From now on nothing can be removed: a directory that was made stays.
+    pub fn confine(&mut self) {
+        if let Some(made) = self.made.take() {
+            std::mem::forget(made);
+        }
     }
 
     /// Opens what is needed to write a snapshot to two files, of which neither
@@ -115,13 +153,15 @@ impl Create {
         let (in_state, in_memory) = (directory(state)?, directory(memory)?);
         let mut create = |path: &'a Path, directory| {
             let name = path.file_name().unwrap_or_default();
-            Unnamed::create(directory, name, place).map_err(|error| (path, error))
+            Unnamed::create(directory, name, WHOLE, place).map_err(|error| (path, error))
         };
         Ok(Self {
             state: create(state, in_state)?,
             memory: create(memory, in_memory)?,
             // In a jail there may be no /proc.
             links: links().ok().and_then(|links| place(links).ok()),
+            marked: false,
+            made: None,
         })
     }
 
@@ -161,7 +201,12 @@ impl Create {
         fsync(&self.state.file).map_err(failed("fsync"))?;
         // Its name has to be there before the state's is.
         self.name(&self.memory)?;
-        self.name(&self.state)
+        self.name(&self.state)?;
+        if self.marked {
+            // If it fails, the next writer sees the state all the same.
+            let _ = fchmod(&self.memory.file, WHOLE);
+        }
+        Ok(())
     }
 
     fn name(&self, file: &Unnamed) -> Result<(), Error> {
@@ -170,6 +215,51 @@ impl Create {
         fsync(&file.file).map_err(failed("fsync"))?;
         fsync(&file.directory).map_err(failed("fsync"))
     }
+}
+
+/// Makes a directory if it is missing.
+fn make_directory(path: &Path) -> Result<Option<Made>, Error> {
+    match mkdirat(CWD, path, Mode::RWXU) {
+        Ok(()) => Ok(Some(Made(path.to_owned()))),
+        Err(Errno::EXIST) => Ok(None),
+        Err(Errno::NOENT) => Err(Error::NoParent),
+        // It may be there all the same, where nothing can be made.
+        Err(_) if path.is_dir() => Ok(None),
+        Err(error) => Err(Error::Io("make the directory", error.into())),
+    }
+}
+
+/// Whether `need` bytes fit, where the file system says how much room it has.
+fn check_room(directory: &OwnedFd, need: u64) -> Result<(), Error> {
+    let Ok(system) = fstatvfs(directory) else {
+        return Ok(());
+    };
+    let free = system.f_bavail.saturating_mul(system.f_frsize);
+    if system.f_blocks == 0 || free >= need { Ok(()) } else { Err(Error::Room(free, need)) }
+}
+
+/// Removes a memory file that a writer left when it was killed.
+fn remove_unfinished(directory: &OwnedFd) -> Result<(), Error> {
+    let kept = Error::Exists("the file 'memory', without a state,");
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let (Ok(file), Ok(name)) = (
+        openat(directory, MEMORY, flags, Mode::empty()),
+        statat(directory, MEMORY, AtFlags::SYMLINK_NOFOLLOW),
+    ) else {
+        return Err(kept);
+    };
+    let found = fstat(&file).map_err(failed("examine a file"))?;
+    let own = (FileType::from_raw_mode(found.st_mode), Mode::from_raw_mode(found.st_mode));
+    let left = own == (FileType::RegularFile, UNFINISHED)
+        && found.st_nlink == 1
+        && found.st_uid == rustix::process::geteuid().as_raw()
+        && (found.st_dev, found.st_ino) == (name.st_dev, name.st_ino)
+        && flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+    // With the lock, its writer is gone; it may have been quick.
+    if !left || statat(directory, STATE, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+        return Err(kept);
+    }
+    unlinkat(directory, MEMORY, AtFlags::empty()).map_err(failed("remove a file"))
 }
 
 /// Opens a snapshot's directory.

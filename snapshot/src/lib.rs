@@ -68,6 +68,10 @@ pub enum Error {
     OtherBase,
     /// There is such a file already.
     Exists(&'static str),
+    /// The directory to make one in has no parent.
+    NoParent,
+    /// So many bytes are free, and so many may be needed.
+    Room(u64, u64),
     /// An operation on a file failed.
     Io(&'static str, io::Error),
 }
@@ -91,6 +95,13 @@ impl fmt::Display for Error {
             Self::Exists(what) => {
                 write!(f, "{what} already exists: remove it, or save elsewhere")
             }
+            Self::NoParent => f.write_str("its parent directory is missing: make that first"),
+            Self::Room(free, need) => write!(
+                f,
+                "{} MiB are free, and a snapshot can take {} MiB: make room, or save elsewhere",
+                free >> 20,
+                need.div_ceil(1 << 20)
+            ),
             Self::Io(what, cause) => {
                 let text = cause.to_string();
                 let text = text.split(" (os error").next().unwrap_or_default();

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsRawFd as _, RawFd};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate};
@@ -18,6 +18,8 @@ struct Source {
     path: PathBuf,
     state: (File, u64),
     memory: (File, u64),
+    /// Bytes that its memory file takes on disk.
+    allocated: u64,
 }
 
 impl Source {
@@ -28,11 +30,9 @@ impl Source {
             Ok(data) => Ok((file, data.len())),
             Err(error) => Err((name, Error::Io("open", error))),
         };
-        Ok(Self {
-            path: path.to_owned(),
-            state: measured(STATE, state)?,
-            memory: measured(MEMORY, memory)?,
-        })
+        let memory = measured(MEMORY, memory)?;
+        let allocated = memory.0.metadata().map_or(0, |data| data.blocks() * 512);
+        Ok(Self { path: path.to_owned(), state: measured(STATE, state)?, memory, allocated })
     }
 }
 
@@ -130,11 +130,19 @@ impl Merge {
     /// # Errors
     /// The path at fault, and what is wrong.
     pub fn open(from: &[impl AsRef<Path>], into: &Path) -> Result<Self, (PathBuf, Error)> {
-        let create = Create::begin(into).map_err(|error| (into.to_owned(), error))?;
         let open =
             |path: &Path| Source::open(path).map_err(|(name, error)| (path.join(name), error));
         let from = from.iter().map(|path| open(path.as_ref()));
-        Ok(Self { from: from.collect::<Result<_, _>>()?, into: into.to_owned(), create })
+        let from = from.collect::<Result<Vec<_>, _>>()?;
+        // Of all pages that one of them has.
+        let room = from.iter().map(|source| source.allocated).sum();
+        let create = Create::begin(into, room).map_err(|error| (into.to_owned(), error))?;
+        Ok(Self { from, into: into.to_owned(), create })
+    }
+
+    /// See [`Create::confine`].
+    pub fn confine(&mut self) {
+        self.create.confine();
     }
 
     /// The files that are written, whose numbers a filter of system calls needs.

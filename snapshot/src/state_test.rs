@@ -201,7 +201,7 @@ fn write_memory(file: &File, state: &mut StateV1) {
 fn memory_is_sparse_and_every_byte_of_it_counts() {
     let scratch = Scratch::new("memory");
     let mut state = sample();
-    let create = Create::begin(&scratch.0).unwrap();
+    let create = Create::begin(&scratch.0, 1).unwrap();
     write_memory(create.memory(), &mut state);
     let file = create.memory();
     assert!(file.metadata().unwrap().blocks() * 512 < 64 << 10);
@@ -236,21 +236,21 @@ fn both_files_appear_at_once_and_nothing_is_written_over() {
         names
     };
     let mut state = sample();
-    let create = Create::begin(&scratch.0).unwrap();
+    let create = Create::begin(&scratch.0, 1).unwrap();
     write_memory(create.memory(), &mut state);
     assert!(names().is_empty());
     drop(create);
     assert!(names().is_empty());
     // What a writer leaves that ends between the two, or another snapshot's.
     std::fs::write(scratch.0.join(MEMORY), "half").unwrap();
-    assert!(Create::begin(&scratch.0).is_err());
+    assert!(Create::begin(&scratch.0, 1).is_err());
     assert_eq!(std::fs::read(scratch.0.join(MEMORY)).unwrap(), b"half");
     std::fs::remove_file(scratch.0.join(MEMORY)).unwrap();
-    let create = Create::begin(&scratch.0).unwrap();
+    let create = Create::begin(&scratch.0, 1).unwrap();
     write_memory(create.memory(), &mut state);
     create.finish(&encode(&state).unwrap()).unwrap();
     assert_eq!(names(), [MEMORY, STATE]);
-    assert!(Create::begin(&scratch.0).is_err());
+    assert!(Create::begin(&scratch.0, 1).is_err());
     let (mut file, memory) = open(&scratch.0).unwrap();
     let Peek { cpus, memory: length, pci } = peek(&file).unwrap();
     assert!(pci);

@@ -9,7 +9,7 @@ use std::path::Path;
 use rustix::fs::AtFlags;
 use sha2::{Digest as _, Sha256};
 
-use crate::files::{Unnamed, directory, links};
+use crate::files::{Unnamed, WHOLE, directory, links};
 use crate::{Error, MAX_STATE, MemoryV1, PAGE};
 
 /// Name of the file beside the snapshot's.
@@ -109,7 +109,10 @@ impl CreateWorkingSet {
             Ok(()) | Err(rustix::io::Errno::NOENT) => {}
             Err(error) => return Err(Error::Io("remove working-set", error.into())),
         }
-        Ok(Self { unnamed: Unnamed::create(directory, WORKING_SET, &mut Ok)?, links: links()? })
+        Ok(Self {
+            unnamed: Unnamed::create(directory, WORKING_SET, WHOLE, &mut Ok)?,
+            links: links()?,
+        })
     }
 
     /// The directory.

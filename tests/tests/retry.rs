@@ -97,7 +97,7 @@ fn run_undoes_what_it_refuses() {
         ("--kernel @/kernel --cpus 33", 2, &["--cpus"]),
         ("--kernel @/kernel --kvm-fd 99", 2, &["--kvm-fd"]),
         ("--kernel @/kernel --require-landlock 999", 4, &["--require-landlock"]),
-        ("--kernel @/kernel --snapshot @/no/dir", 3, &["snapshot", "o such file"]),
+        ("--kernel @/kernel --snapshot @/no/dir", 3, &["snapshot", "parent directory"]),
         ("--kernel @/kernel --snapshot @/disk", 3, &["snapshot", "ot a directory"]),
         ("--config @/none", 2, &["config"]),
         ("--config @/broken.json", 2, &["config"]),

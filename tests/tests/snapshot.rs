@@ -2,7 +2,7 @@
 //! that is not what was written is refused by name.
 
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -336,9 +336,10 @@ fn a_killed_writer_leaves_a_whole_snapshot_or_none() {
     }
     let scratch = Scratch::new("killed");
     let (mut whole, mut none) = (0, 0);
-    for call in WRITES {
+    for call in WRITES.into_iter().chain(["fchmod"]) {
         for number in 1.. {
-            let to = scratch.directory("saved");
+            // The first time it makes the directory.
+            let to = scratch.path("saved");
             let Some(killed) = disturbed(&to, call, "signal=KILL", number) else {
                 fs::remove_dir_all(&to).unwrap();
                 break;
@@ -351,12 +352,6 @@ fn a_killed_writer_leaves_a_whole_snapshot_or_none() {
                 let end = run(&mut mote(["restore", text(&to)]));
                 end.expect(3).complains(&["state", "no such file"]);
                 let args = ["--then", "exit", "--snapshot", text(&to)];
-                // Memory without a state may be somebody's.
-                if to.join("memory").exists() {
-                    let end = run(&mut tiny("snapshot", args));
-                    end.expect(3).complains(&["memory", "without a state"]);
-                    fs::remove_file(to.join("memory")).unwrap();
-                }
                 run(&mut tiny("snapshot", args)).expect(0);
             }
             let mut vm = restore(&to, &["--verify"]);
@@ -368,6 +363,75 @@ fn a_killed_writer_leaves_a_whole_snapshot_or_none() {
     }
     // Both have been seen: before the last name, and behind it.
     assert!(whole > 0 && none >= 5, "{whole} whole, {none} none");
+}
+
+/// A directory is made where its parent is there, and not left behind when something is
+/// refused; too little room is told before the guest runs.
+#[test]
+fn the_directory_is_made_and_the_room_checked() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new("made");
+    let (to, deep) = (scratch.path("saved"), scratch.path("no/saved"));
+    let refused: [(&Path, &[&str], i32, &[&str]); 3] = [
+        (&deep, &[], 3, &["snapshot", "no/saved", "parent"]),
+        (&to, &["--disk", "none"], 3, &["none"]),
+        (&to, &["--cpus", "99"], 2, &["--cpus"]),
+    ];
+    for (to, args, code, words) in refused {
+        let end = run(tiny("snapshot", ["--snapshot", text(to)]).args(args));
+        end.expect(code).complains(words);
+        assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 0, "{words:?}");
+    }
+    let save = ["--then", "exit", "--snapshot", text(&to)];
+    run(&mut tiny("snapshot", save)).expect(0);
+    let mode = |name: &str| fs::metadata(to.join(name)).unwrap().permissions().mode() & 0o7777;
+    assert_eq!([mode(""), mode("state"), mode("memory")], [0o700, 0o600, 0o600]);
+    let small = scratch.directory("small");
+    let script = "mount -t tmpfs -o size=16M none \"$0\" && exec \"$@\"";
+    let mote = tiny("snapshot", ["--memory", "64M", "--snapshot", text(&small)]);
+    let mut within = Command::new("unshare");
+    within.args(["-m", "sh", "-c", script, text(&small)]).arg(mote.get_program());
+    let end = run(within.args(mote.get_args()));
+    end.expect(3).complains(&["snapshot", text(&small), "16 MiB are free", "68 MiB"]);
+}
+
+/// A memory file without a state is removed only if a writer that was killed left it:
+/// not one that another snapshot may need, nor one that is being written.
+#[test]
+fn memory_that_may_be_of_use_is_kept() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new("kept");
+    let to = scratch.directory("saved");
+    let memory = to.join("memory");
+    let save = || run(&mut tiny("snapshot", ["--then", "exit", "--snapshot", text(&to)]));
+    let left = |mode| {
+        fs::write(&memory, "memory").unwrap();
+        fs::set_permissions(&memory, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let refused = || {
+        save().expect(3).complains(&["snapshot", text(&to), "'memory'", "without a state"]);
+        assert_eq!(fs::read(&memory).unwrap(), b"memory");
+    };
+    for mode in [0o600, 0o644, 0o1644, 0o2600] {
+        left(mode);
+        refused();
+    }
+    left(0o1600);
+    fs::hard_link(&memory, scratch.path("other")).unwrap();
+    refused();
+    fs::remove_file(scratch.path("other")).unwrap();
+    let writer = fs::File::open(&memory).unwrap();
+    writer.lock().unwrap();
+    refused();
+    drop(writer);
+    save().expect(0);
+    let mut vm = restore(&to, &["--verify"]);
+    vm.send("q");
+    vm.end().expect(0);
 }
 
 /// A disk that is full or broken is named, and nothing appears.

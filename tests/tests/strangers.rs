@@ -110,10 +110,10 @@ fn strangers_files_are_read_confined() {
     ];
     for case in cases {
         let (mut early, read) = case.trace(&scratch);
-        // Five numbers of fixed length say how large a machine is to be made; a
+        // The header's numbers of fixed length say how large a machine is to be made; a
         // working set is bytes until it is decoded.
         early.retain(|call| {
-            let head = call.contains("/state>") && call.contains(", 24, 0) = 24");
+            let head = call.contains("/state>") && call.contains(", 32, 0) = 32");
             !head && !call.contains("/working-set>")
         });
         assert_eq!(early, [""; 0], "{:?}", case.arguments);

@@ -97,7 +97,7 @@ Options:
                    the VM after SECONDS, or if it has no driver for the button;
                    a second signal ends it at once
   --snapshot DIR   When the guest writes the boot marker, save the VM into the
-                   directory DIR, for 'mote restore'
+                   directory DIR, which is made if it is missing
   --then WHAT      After that: resume or exit             [default: resume]
   --config FILE    Read Firecracker's config JSON; flags take precedence
   --seccomp WHAT   On a disallowed system call: kill the VM, or only log the
@@ -152,7 +152,8 @@ snapshot. The checksums of all files are checked.
 Usage: mote merge BASE DIFF... INTO
 
 BASE and each DIFF are directories with the files 'state' and 'memory', each
-DIFF the difference to the one before it. The directory INTO must exist.
+DIFF the difference to the one before it. The directory INTO is made if it is
+missing.
 ";
 
 /// `mote doctor --help`.

@@ -116,7 +116,8 @@ impl Opened {
         }
         let (mut console, output) = console::open(config, clock)?;
         let line = sandbox::event()?;
-        let saving = config.snapshot.as_deref().map(Saving::open).transpose()?;
+        let saving = config.snapshot.as_deref().map(|to| Saving::open(to, config.memory));
+        let saving = saving.transpose()?;
         let recording = Recording::open(config)?;
         let mut new = devices.take_new();
         new.extend(console.take_new());
@@ -268,6 +269,7 @@ impl Opened {
         confine_process(config, &reach, &mut self.console)?;
         if config.sandbox.mode != Mode::Off {
             self.new.iter_mut().for_each(New::confine);
+            self.saving.iter_mut().for_each(Saving::confine);
         }
         Ok(())
     }

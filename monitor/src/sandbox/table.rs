@@ -55,21 +55,21 @@ pub enum Thread {
 
 /// All kinds, and the most system calls that each may have.
 pub const THREADS: [(Thread, usize); 15] = [
-    (Thread::Early, 78),
+    (Thread::Early, 79),
     (Thread::Start, 49),
     (Thread::StartApi, 52),
-    (Thread::StartOpen, 60),
-    (Thread::StartSaver, 50),
+    (Thread::StartOpen, 61),
+    (Thread::StartSaver, 51),
     (Thread::Main, 20),
     (Thread::Control, 25),
-    (Thread::Opener, 34),
-    (Thread::Saver, 25),
+    (Thread::Opener, 35),
+    (Thread::Saver, 26),
     (Thread::Vcpu, 12),
     (Thread::FirstVcpu, 14),
     (Thread::Disk, 12),
     (Thread::ReadOnly, 10),
     (Thread::Net, 10),
-    (Thread::Reader, 15),
+    (Thread::Reader, 16),
 ];
 
 /// A number that is known at start-up: mostly a descriptor's. One that a VM
@@ -546,6 +546,11 @@ const SAVE_FILES: &[Rule] = &[
     rule(libc::SYS_fsync, &[In(0, Slot::SavedMemory)], "the memory"),
     rule(libc::SYS_fsync, &[In(0, Slot::SaveTo)], "the state's name"),
     rule(libc::SYS_fsync, &[In(0, Slot::SaveMemoryTo)], "the memory's name"),
+    rule(
+        libc::SYS_fchmod,
+        &[In(0, Slot::SavedMemory), Is(1, 0o600)],
+        "says that the memory has its state",
+    ),
     rule(
         libc::SYS_linkat,
         &[In(0, Slot::SavedState), In(2, Slot::SaveTo), Is(4, EMPTY)],

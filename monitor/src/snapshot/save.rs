@@ -5,7 +5,7 @@ use std::os::fd::{BorrowedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use mote_snapshot::{Create, MemoryV1, MemoryWriter, Merge, encode};
+use mote_snapshot::{Create, MAX_STATE, MemoryV1, MemoryWriter, Merge, encode};
 use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
 
 use super::state;
@@ -39,12 +39,13 @@ pub struct Saving {
 }
 
 impl Saving {
-    /// Opens everything that a snapshot in `directory` needs.
+    /// Opens everything that a snapshot in `directory` needs, for this much guest memory.
     ///
     /// # Errors
     /// It cannot be written there, or there is one already.
-    pub(crate) fn open(directory: &Path) -> Result<Self, Error> {
-        let create = Create::begin(directory).map_err(|e| unusable(directory, &e))?;
+    pub(crate) fn open(directory: &Path, memory: u64) -> Result<Self, Error> {
+        let create = Create::begin(directory, memory + MAX_STATE as u64);
+        let create = create.map_err(|e| unusable(directory, &e))?;
         Ok(Self { create, id: random_id()?, person: io::stderr().is_terminal() })
     }
 
@@ -64,6 +65,11 @@ impl Saving {
     /// Numbers of the files of a snapshot that is made on request.
     pub fn slots() -> impl Iterator<Item = (Slot, RawFd)> {
         SLOTS.into_iter().zip(sandbox::number(ROW)..)
+    }
+
+    /// See [`Create::confine`].
+    pub(crate) fn confine(&mut self) {
+        self.create.confine();
     }
 
     /// The directory, which alone stays reachable.
@@ -219,11 +225,12 @@ pub fn merge(paths: &[PathBuf]) -> Result<(), Error> {
         return Ok(());
     };
     let refused = |(path, error): (PathBuf, _)| unusable(&path, &error);
-    let merge = Merge::open(from, into).map_err(refused)?;
+    let mut merge = Merge::open(from, into).map_err(refused)?;
     let id = random_id()?;
     let target = merge.target();
     let written = SLOTS.into_iter().zip(target.numbers());
     sandbox::confine_reader(merge.sources(), written, Some(target.directory()))?;
+    merge.confine();
     merge.run(id).map_err(refused)
 }
 
