@@ -128,6 +128,14 @@ impl Create {
         })
     }
 
+    /// Whether the file system has room for this many bytes.
+    ///
+    /// # Errors
+    /// It says that it has less.
+    pub fn check_room(&self, bytes: u64) -> Result<(), Error> {
+        check_room(&self.memory.directory, bytes)
+    }
+
     /// From now on nothing can be removed: a directory that was made stays.
     pub fn confine(&mut self) {
         if let Some(made) = self.made.take() {

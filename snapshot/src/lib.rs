@@ -105,7 +105,11 @@ impl fmt::Display for Error {
             Self::Io(what, cause) => {
                 let text = cause.to_string();
                 let text = text.split(" (os error").next().unwrap_or_default();
-                write!(f, "{what}: {text}")
+                match *what {
+                    // As of any other file.
+                    "open" => f.write_str(&text.replacen('N', "n", 1)),
+                    _ => write!(f, "{what}: {text}"),
+                }
             }
         }
     }

@@ -130,13 +130,15 @@ impl Merge {
     /// # Errors
     /// The path at fault, and what is wrong.
     pub fn open(from: &[impl AsRef<Path>], into: &Path) -> Result<Self, (PathBuf, Error)> {
+        // The room follows.
+        let create = Create::begin(into, 0).map_err(|error| (into.to_owned(), error))?;
         let open =
             |path: &Path| Source::open(path).map_err(|(name, error)| (path.join(name), error));
         let from = from.iter().map(|path| open(path.as_ref()));
         let from = from.collect::<Result<Vec<_>, _>>()?;
-        // Of all pages that one of them has.
+        // For all pages that one of them has.
         let room = from.iter().map(|source| source.allocated).sum();
-        let create = Create::begin(into, room).map_err(|error| (into.to_owned(), error))?;
+        create.check_room(room).map_err(|error| (into.to_owned(), error))?;
         Ok(Self { from, into: into.to_owned(), create })
     }
 

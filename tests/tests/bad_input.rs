@@ -247,7 +247,7 @@ fn an_error_is_one_line_whatever_names_hold() {
         (&["run", "--cpus", odd], USAGE),
         (&["run", "--config", odd], USAGE),
         (&["restore", odd], INPUT),
-        (&["merge", "a", "b", odd], INPUT),
+        (&["merge", odd, "b", "c"], INPUT),
         (&[odd], USAGE),
     ] {
         let end = refused(&mut mote(args), code, &["a\\u000ab\\u001b[31m\\u202ec"]);
@@ -289,8 +289,9 @@ fn files_for_the_console_that_cannot_be_are_refused() {
 fn config_files_name_file_and_key() {
     let scratch = Scratch::new();
     for (text, words) in [
-        ("", &["EOF"][..]),
-        ("{", &["EOF"]),
+        ("", &["is empty", "JSON"][..]),
+        (" \n", &["is empty"]),
+        ("{", &["not JSON", "line 1"]),
         ("[]", &["config"]),
         ("kernel = vmlinux", &["expected"]),
         ("{} {}", &["trailing"]),
@@ -498,4 +499,32 @@ fn a_host_without_room_is_named() {
         end.complains(words);
         assert!([1, HOST].contains(&end.code), "{end:?}");
     }
+}
+
+/// What was mistyped is named, with the help that has it; numbers that are too large are
+/// called so; what may be given once is.
+#[test]
+fn what_is_wrong_with_an_argument_is_named() {
+    let cases: &[(&str, &[&str])] = &[
+        ("--bogus", &["--bogus", "'mote --help'"]),
+        ("-x", &["-x", "'mote --help'"]),
+        ("api --bogus", &["--bogus", "'mote api --help'"]),
+        ("api --api-sock", &["--api-sock", "argument", "'mote api --help'"]),
+        ("run --kernel k --cpus 99999999999999999999", &["--cpus", "too large"]),
+        ("run --kernel k --memory 99999999999999999999", &["--memory", "too large"]),
+        ("run --kernel k --graceful 99999999999999999999", &["--graceful", "too large"]),
+        ("run --kernel k --disk d,id=a,id=b", &["--disk", "id=", "twice"]),
+        ("run --kernel k --disk d,size=1M,create,size=2M", &["--disk", "size=", "twice"]),
+        ("run --kernel k --disk d,threads=1,threads=2", &["--disk", "threads=", "twice"]),
+        ("run --kernel k --serial file:a,b", &["--serial", "'b'", "twice"]),
+        ("run --kernel k --serial file:a,append,append", &["--serial", "append", "twice"]),
+        ("run --kernel k --bus isa", &["--bus", "'isa'", "mmio"]),
+        ("run --kernel k --bus pci --cmdline-devices", &["--cmdline-devices", "--bus pci"]),
+        ("restore d --record 0", &["--record", "seconds"]),
+        ("restore d --record -1", &["--record", "seconds"]),
+    ];
+    for (line, words) in cases {
+        refused(&mut mote(line.split(' ')), USAGE, words);
+    }
+    refused(&mut mote(["merge", "no", "no", "into"]), INPUT, &["no/state: no such file"]);
 }

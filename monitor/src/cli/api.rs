@@ -79,11 +79,21 @@ pub fn parse(mut parser: lexopt::Parser, first: Option<String>) -> Result<Comman
             },
         };
         if !all.switch(&flag)? {
-            let value = parser.value()?;
-            all.value(&flag, value)?;
+            match parser.value() {
+                Ok(value) => all.value(&flag, value)?,
+                Err(_) if !has(&flag) => return Err(Long(&flag).unexpected().into()),
+                Err(error) => return Err(error.into()),
+            }
         }
     }
     all.check().map(|options| Command::Api(Box::new(options)))
+}
+
+/// Whether there is such a flag.
+pub fn has(flag: &str) -> bool {
+    let mut all = Flags::default();
+    let known = |done: Result<bool, Error>| !matches!(done, Err(Error::Arguments(_)));
+    all.switch(flag).unwrap_or(true) || known(all.value(flag, "".into()).map(|()| true))
 }
 
 /// What has been read so far.

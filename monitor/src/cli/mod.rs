@@ -214,7 +214,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error>
         Some(Short('h') | Long("help")) => return Ok(Command::Print(HELP)),
         Some(Short('V') | Long("version")) => return Ok(Command::Print(VERSION)),
         // As Firecracker is called, which has no commands.
-        Some(Long(flag)) => {
+        Some(Long(flag)) if api::has(flag) => {
             let flag = flag.to_owned();
             ("api", api::parse(parser, Some(flag)))
         }
@@ -636,12 +636,12 @@ fn bus(text: &str) -> Result<Bus, String> {
 }
 
 fn until(text: &str) -> Result<Until, String> {
-    let wrong = || "'marker' or seconds, such as 2 or 0.5".to_owned();
+    let wrong = || format!("'{text}' is neither marker nor seconds, such as 2 or 0.5");
     if text == "marker" {
         return Ok(Until::Marker);
     }
     let seconds = text.parse::<f64>().map_err(|_| wrong())?;
-    let known = (0.0..=MAX_GRACE as f64).contains(&seconds);
+    let known = seconds > 0.0 && seconds <= MAX_GRACE as f64;
     known.then(|| Until::Passed(Duration::from_secs_f64(seconds))).ok_or_else(wrong)
 }
 
@@ -671,7 +671,9 @@ fn on_no_space(text: &str) -> Result<OnNoSpace, String> {
 }
 
 pub(crate) fn number(text: &str) -> Result<u64, String> {
-    text.parse().map_err(|_| format!("'{text}' is not a number"))
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let why = if digits { "too large" } else { "not a number" };
+    text.parse().map_err(|_| format!("'{text}' is {why}"))
 }
 
 fn path(flag: &str, parser: &mut lexopt::Parser) -> Result<PathBuf, Error> {

@@ -94,10 +94,19 @@ pub fn sort_drives(drives: &mut [Drive]) {
 
 /// Splits the value of a flag at its commas; two in a row stand for one that is
 /// part of a path.
-pub fn options(text: &str) -> Vec<String> {
+///
+/// # Errors
+/// An option is given twice, and which.
+pub fn options(text: &str) -> Result<Vec<String>, String> {
     // No argument has a zero byte in it.
     let parts = text.replace(",,", "\0");
-    parts.split(',').map(|p| p.replace('\0', ",")).collect()
+    let parts: Vec<String> = parts.split(',').map(|p| p.replace('\0', ",")).collect();
+    let key = |part: &String| part.find('=').map_or(part.len(), |at| at + 1);
+    let keys: Vec<&str> = parts.iter().skip(1).map(|part| part.split_at(key(part)).0).collect();
+    match keys.iter().enumerate().find(|(at, key)| keys.iter().take(*at).any(|k| k == *key)) {
+        Some((_, key)) => Err(format!("{key}: given twice")),
+        None => Ok(parts),
+    }
 }
 
 /// Parses the value of `--disk`: `PATH[,ro][,id=…][,size=8G,create][,direct]
@@ -106,7 +115,7 @@ pub fn options(text: &str) -> Vec<String> {
 /// # Errors
 /// A text that says what is wrong, without naming the flag.
 pub fn parse_disk(text: &str, number: usize) -> Result<Drive, String> {
-    let parts = options(text);
+    let parts = options(text)?;
     let mut parts = parts.iter().map(String::as_str);
     let path = parts.next().filter(|path| !path.is_empty());
     let path = path.ok_or_else(|| "no path given".to_owned())?;
@@ -133,9 +142,8 @@ pub fn parse_disk(text: &str, number: usize) -> Result<Drive, String> {
                     size.ok_or_else(|| format!("block-size={text}: not 512, 1024, 2048 or 4096"))?;
             }
             Some(("poll_us", text)) => drive.poll_us = parse_poll(text)?,
-            Some(("bw", text)) if !limits.set_bytes(text)? => {}
-            Some(("ops", text)) if !limits.set_operations(text)? => {}
-            Some(("bw" | "ops", _)) => return Err(format!("{part}: given twice")),
+            Some(("bw", text)) => drop(limits.set_bytes(text)?),
+            Some(("ops", text)) => drop(limits.set_operations(text)?),
             _ => {
                 return Err(format!(
                     "'{part}' is none of ro, id=, size=, create, direct, block-size=, \

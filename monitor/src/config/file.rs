@@ -277,10 +277,17 @@ pub fn parse(text: &[u8]) -> Result<VmConfig, (String, String)> {
 /// # Errors
 /// The path of the key at fault, and what is wrong with it.
 pub fn from_json<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, (String, String)> {
+    if text.trim_ascii().is_empty() {
+        return Err((String::new(), "is empty: a JSON object is expected".to_owned()));
+    }
+    let why = |e: &serde_json::Error| match e.classify() {
+        serde_json::error::Category::Data => e.to_string(),
+        _ => format!("is not JSON: {e}"),
+    };
     let mut json = serde_json::Deserializer::from_slice(text);
     let value = serde_path_to_error::deserialize(&mut json)
-        .map_err(|e| (e.path().to_string(), e.inner().to_string()))?;
-    json.end().map_err(|e| (String::new(), e.to_string()))?;
+        .map_err(|e| (e.path().to_string(), why(e.inner())))?;
+    json.end().map_err(|e| (String::new(), why(&e)))?;
     Ok(value)
 }
 

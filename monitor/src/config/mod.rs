@@ -372,28 +372,27 @@ pub fn check_boot_entry(name: String) -> Result<String, String> {
 /// # Errors
 /// A text that says what is wrong, without naming the flag.
 pub fn parse_serial(text: &str) -> Result<Serial, String> {
-    let (mut rest, mut append, mut hold) = (text, false, false);
-    // Behind the path, which may have commas of its own.
-    while let Some((before, word)) = rest.rsplit_once(',') {
-        match word {
-            "append" => append = true,
-            "hold" => hold = true,
-            _ => break,
-        }
-        rest = before;
-    }
-    let to = match rest.split_once(':') {
+    let parts = options(text)?;
+    let (to, words) = parts.split_first().map_or(("", &[][..]), |(to, words)| (to, words));
+    let to = match to.split_once(':') {
         Some(("file", path)) => SerialTo::File(check_path(path)?),
         Some(("socket", path)) => SerialTo::Socket(check_socket(path)?),
-        None if rest == "stdio" => SerialTo::Stdio,
-        None if rest == "pty" => SerialTo::Pty,
-        None if rest == "none" => SerialTo::None,
-        _ => {
-            return Err(format!(
-                "'{text}' is none of stdio, file:PATH[,append], pty, socket:PATH, each with or without ,hold, and none"
-            ));
-        }
+        None if to == "stdio" => SerialTo::Stdio,
+        None if to == "pty" => SerialTo::Pty,
+        None if to == "none" => SerialTo::None,
+        _ => return Err(format!("'{to}' is none of stdio, file:PATH, pty, socket:PATH, none")),
     };
+    let (mut append, mut hold) = (false, false);
+    for word in words {
+        match word.as_str() {
+            "append" => append = true,
+            "hold" => hold = true,
+            _ => {
+                let why = "is neither append nor hold; a comma in a path is written twice";
+                return Err(format!("'{word}' {why}"));
+            }
+        }
+    }
     if append && !matches!(to, SerialTo::File(_)) {
         return Err(format!("'{text}': only a file can be appended to"));
     }

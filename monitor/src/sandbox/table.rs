@@ -547,11 +547,6 @@ const SAVE_FILES: &[Rule] = &[
     rule(libc::SYS_fsync, &[In(0, Slot::SaveTo)], "the state's name"),
     rule(libc::SYS_fsync, &[In(0, Slot::SaveMemoryTo)], "the memory's name"),
     rule(
-        libc::SYS_fchmod,
-        &[In(0, Slot::SavedMemory), Is(1, 0o600)],
-        "says that the memory has its state",
-    ),
-    rule(
         libc::SYS_linkat,
         &[In(0, Slot::SavedState), In(2, Slot::SaveTo), Is(4, EMPTY)],
         "gives the state its name",
@@ -568,6 +563,13 @@ const SAVE_FILES: &[Rule] = &[
     ),
     rule(libc::SYS_linkat, &[In(0, Slot::Links), In(2, Slot::SaveMemoryTo)], "the memory's"),
 ];
+
+/// Where a snapshot's files are in a directory of its own.
+const MARK: &[Rule] = &[rule(
+    libc::SYS_fchmod,
+    &[In(0, Slot::SavedMemory), Is(1, 0o600)],
+    "says that the memory has its state",
+)];
 
 /// What comes before the state is saved; making the VM has it for its disks.
 const FLUSH: &[Rule] = &[rule(
@@ -965,10 +967,11 @@ pub fn rules(thread: Thread) -> impl Iterator<Item = &'static Rule> {
         Thread::StartOpen => {
             &[START, START_API, START_OPEN, OPEN, SAVE, SAVE_FILES, SAVE_ON_REQUEST]
         }
-        Thread::StartSaver => &[START, SAVE, SAVE_FILES],
-        Thread::Saver => {
-            &[NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS, FLUSH, SAVE, SAVE_FILES, SAVE_PAGES, HOLES]
-        }
+        Thread::StartSaver => &[START, SAVE, SAVE_FILES, MARK],
+        Thread::Saver => &[
+            NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS, FLUSH, SAVE, SAVE_FILES, MARK, SAVE_PAGES,
+            HOLES,
+        ],
         Thread::Main => &[NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS],
         Thread::Control => &[NEWS, MAIN, CONTROL, OUTPUT, MEMORY, LOAD, SIGNALS],
         Thread::Opener => &[
@@ -993,7 +996,7 @@ pub fn rules(thread: Thread) -> impl Iterator<Item = &'static Rule> {
         Thread::Disk => &[NEWS, WORKER, READ_ONLY, DISK],
         Thread::ReadOnly => &[NEWS, WORKER, READ_ONLY],
         Thread::Net => &[NEWS, WORKER, NET],
-        Thread::Reader => &[READER, SAVE_FILES],
+        Thread::Reader => &[READER, SAVE_FILES, MARK],
     };
     let common: &[&'static [Rule]] = match thread {
         Thread::Early
