@@ -9,6 +9,9 @@ mod build_guest;
 #[path = "src/sandbox/compile.rs"]
 mod compile;
 #[allow(dead_code, reason = "the monitor uses all of it")]
+#[path = "src/sandbox/rule.rs"]
+mod rule;
+#[allow(dead_code, reason = "the monitor uses all of it")]
 #[path = "src/sandbox/table.rs"]
 mod table;
 
@@ -18,7 +21,7 @@ fn main() -> Result<(), String> {
     println!("cargo:rustc-env=MOTE_DEMO={}", demo.display());
     let firmware = guests.firmware("firmware")?;
     println!("cargo:rustc-env=MOTE_FIRMWARE={}", firmware.display());
-    for part in ["table", "compile"] {
+    for part in ["rule", "table", "compile"] {
         println!("cargo:rerun-if-changed=src/sandbox/{part}.rs");
     }
     let out = env::var_os("OUT_DIR").ok_or("no OUT_DIR")?;

@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use std::{env, fs};
 
 use mote::sandbox::Thread;
-use mote::sandbox::table::{If, LATER, Rule, THREADS, rules};
+use mote::sandbox::rule::{If, Rule, THREADS};
+use mote::sandbox::table::{LATER, rules};
 
 /// Rules that the tests need not use, and why.
 const SPARED: &[(libc::c_long, &str)] = &[

@@ -8,7 +8,7 @@
 
 use std::ffi::CString;
 
-use super::table::{SLOTS, Slot};
+use super::rule::{SLOTS, Slot};
 use crate::host::console;
 
 /// A page of anybody's.

@@ -9,7 +9,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use super::table::{If, PLACEHOLDER, Rule, SLOTS, Slot, THREADS, Thread, rules};
+use super::rule::{If, PLACEHOLDER, Rule, SLOTS, Slot, THREADS, Thread};
+use super::table::rules;
 
 /// An instruction: code, jumps if so and if not, operand.
 pub type Instruction = (u16, u8, u8, u32);

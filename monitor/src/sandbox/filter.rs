@@ -4,7 +4,7 @@ use std::io;
 
 use libc::{sock_filter, sock_fprog};
 
-use super::table::{PLACEHOLDER, SLOTS, Thread};
+use super::rule::{PLACEHOLDER, SLOTS, Thread};
 use crate::error::Error;
 
 mod compiled {

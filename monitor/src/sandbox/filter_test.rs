@@ -3,7 +3,8 @@
 
 use super::*;
 use crate::sandbox::compile::{self, Instruction};
-use crate::sandbox::table::{If, Rule, SLOTS, Slot, THREADS, Thread, rules};
+use crate::sandbox::rule::{If, Rule, SLOTS, Slot, THREADS, Thread};
+use crate::sandbox::table::rules;
 
 const ARCH: u32 = 0xc000_003e;
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;

@@ -23,6 +23,7 @@ mod events;
 mod filter;
 mod main_thread;
 mod process;
+pub mod rule;
 pub mod table;
 
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -32,7 +33,7 @@ pub use self::main_thread::MainThread;
 pub use self::process::{
     Reach, Rules, confine_early, errata as landlock_errata, version as landlock_version,
 };
-pub use self::table::{Slot, Thread};
+pub use self::rule::{Slot, Thread};
 
 use crate::channel::{Receiver, Sender, channel};
 use crate::config::{Mode, Policy};
@@ -44,7 +45,7 @@ pub struct Sandbox {
     mode: Mode,
     /// Threads have to give up files by themselves.
     opens: bool,
-    slots: [u32; table::SLOTS],
+    slots: [u32; rule::SLOTS],
 }
 
 impl Sandbox {
@@ -53,7 +54,7 @@ impl Sandbox {
         Self {
             mode: policy.mode,
             opens: policy.opens && policy.mode != Mode::Off,
-            slots: [u32::MAX; table::SLOTS],
+            slots: [u32::MAX; rule::SLOTS],
         }
     }
 
@@ -112,7 +113,7 @@ impl Sandbox {
             Mode::Kill | Mode::Log => process::enter(policy, memory, reach),
         }?;
         #[cfg(feature = "breakout")]
-        breakout::attempt("Process", &[u32::MAX; table::SLOTS]);
+        breakout::attempt("Process", &[u32::MAX; rule::SLOTS]);
         Ok(())
     }
 

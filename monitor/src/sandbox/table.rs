@@ -7,203 +7,9 @@
 //! number that is known at build time would cost two calls for each, and could
 //! meet one that the caller passed in.
 
-use libc::{
-    CLOCK_MONOTONIC, CLONE_CHILD_CLEARTID, CLONE_FILES, CLONE_FS, CLONE_PARENT_SETTID,
-    CLONE_SETTLS, CLONE_SIGHAND, CLONE_SYSVSEM, CLONE_THREAD, CLONE_VM, MADV_DONTNEED,
-    MADV_HUGEPAGE, MADV_POPULATE_READ, MADV_POPULATE_WRITE, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE,
-    MSG_DONTWAIT, MSG_NOSIGNAL, O_CLOEXEC, O_DIRECTORY, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR,
-    O_TMPFILE, PROT_NONE, PROT_READ, PROT_WRITE, SEEK_END, SHUT_WR, SOCK_CLOEXEC, SOCK_NONBLOCK,
-};
+use libc::*;
 
-/// Kinds of threads; a filter for each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Thread {
-    /// A process with a control API until its VM runs: it opens what clients name.
-    /// It is under the filters of its threads to come.
-    Early,
-    /// The whole process while it makes the VM and its threads, which all
-    /// have this filter and add their own.
-    Start,
-    /// The same where there is a control API.
-    StartApi,
-    /// The same where that may open files while the VM runs.
-    StartOpen,
-    /// The same where the VM is to be saved.
-    StartSaver,
-    /// Console, signals, resets.
-    Main,
-    /// The same where there is a control API.
-    Control,
-    /// The same where that may open files while the VM runs.
-    Opener,
-    /// The same where the VM is to be saved.
-    Saver,
-    /// A vCPU.
-    Vcpu,
-    /// The first vCPU, whose thread reads the kernel and the initrd before.
-    FirstVcpu,
-    /// A worker of a disk.
-    Disk,
-    /// A worker of a disk or CD-ROM that is only read.
-    ReadOnly,
-    /// The worker of a network interface.
-    Net,
-    /// A process that reads strangers' files and is no VM: merges snapshots, looks
-    /// at an image.
-    Reader,
-}
-
-/// All kinds, and the most system calls that each may have.
-pub const THREADS: [(Thread, usize); 15] = [
-    (Thread::Early, 79),
-    (Thread::Start, 49),
-    (Thread::StartApi, 52),
-    (Thread::StartOpen, 61),
-    (Thread::StartSaver, 51),
-    (Thread::Main, 20),
-    (Thread::Control, 25),
-    (Thread::Opener, 35),
-    (Thread::Saver, 26),
-    (Thread::Vcpu, 12),
-    (Thread::FirstVcpu, 14),
-    (Thread::Disk, 12),
-    (Thread::ReadOnly, 10),
-    (Thread::Net, 10),
-    (Thread::Reader, 16),
-];
-
-/// A number that is known at start-up: mostly a descriptor's. One that a VM
-/// does not have is all ones, which no descriptor is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Slot {
-    /// The kernel's file.
-    Kernel,
-    /// The initrd's file.
-    Initrd,
-    /// `/dev/kvm`.
-    Host,
-    /// The VM.
-    Vm,
-    /// The calling thread's vCPU.
-    Vcpu,
-    /// First and last of all vCPUs.
-    VcpuFirst,
-    /// See [`Slot::VcpuFirst`].
-    VcpuLast,
-    /// First and last of the events that stand for interrupts and doorbells,
-    /// which lie in a row.
-    EventFirst,
-    /// See [`Slot::EventFirst`].
-    EventLast,
-    /// The event that wakes the main thread.
-    Wake,
-    /// Where the console's input comes from.
-    ConsoleIn,
-    /// Where the console's output goes.
-    ConsoleOut,
-    /// The console's listening socket.
-    Listener,
-    /// Its client: the number that the next descriptor gets.
-    Client,
-    /// The image or tap that the calling worker serves.
-    Own,
-    /// Lower and upper half of the length of the calling worker's image.
-    EndLow,
-    /// See [`Slot::EndLow`].
-    EndHigh,
-    /// The events of the calling worker's device.
-    Doorbell,
-    /// First and last of its interrupts, which lie in a row.
-    Interrupt,
-    /// See [`Slot::Interrupt`].
-    InterruptLast,
-    /// The listening socket of the control API.
-    ApiListener,
-    /// First and last of its connections, which lie in a row.
-    ApiFirst,
-    /// See [`Slot::ApiFirst`].
-    ApiLast,
-    /// First and last of the CD-ROM drives' images, and what lies between.
-    TrayFirst,
-    /// See [`Slot::TrayFirst`].
-    TrayLast,
-    /// Its log.
-    Log,
-    /// Its metrics.
-    Metrics,
-    /// The directory that a snapshot's state is to be in.
-    SaveTo,
-    /// The one for its memory.
-    SaveMemoryTo,
-    /// This process's descriptors, to name a snapshot's files by.
-    Links,
-    /// A snapshot's files.
-    SavedState,
-    /// See [`Slot::SavedState`].
-    SavedMemory,
-    /// First and last of the files that a [`Thread::Reader`] reads.
-    SourceFirst,
-    /// See [`Slot::SourceFirst`].
-    SourceLast,
-    /// First and last of the directories in which new files get their names at
-    /// the start, and of this process's descriptors, to name them by.
-    NewFirst,
-    /// See [`Slot::NewFirst`].
-    NewLast,
-    /// Which pages of this process are there.
-    PageMap,
-    /// Number of this process.
-    Process,
-    /// Signal that gets a vCPU out of the guest.
-    Kick,
-}
-
-/// Number of slots.
-pub const SLOTS: usize = Slot::Kick as usize + 1;
-
-/// Stands for a slot in a compiled filter; no constant of a rule is that high.
-pub const PLACEHOLDER: u32 = 0xf5a7_0000;
-
-/// A condition on an argument.
-#[derive(Clone, Copy, Debug)]
-pub enum If {
-    /// The argument's lower half, which is all that the kernel takes of an
-    /// `int`, is this.
-    Is(u8, u32),
-    /// It is one of these.
-    OneOf(u8, &'static [u32]),
-    /// All of the argument is this.
-    Exactly(u8, u64),
-    /// The argument is what is in this slot.
-    Slot(u8, Slot),
-    /// The argument lies between what is in these two slots.
-    Between(u8, Slot, Slot),
-    /// All of the argument is less than the number whose lower and upper half
-    /// are in these two slots.
-    Below(u8, Slot, Slot),
-    /// All of the argument is less than 4 GiB.
-    Short(u8),
-    /// The argument is an ioctl's command of this type, the second byte (ioctl(2)).
-    Type(u8, u8),
-    /// The call is not made, and fails as if the kernel did not have it.
-    Absent,
-}
-
-/// A way to make a system call; it may be made in any of the ways listed for a
-/// thread.
-pub struct Rule {
-    /// Its number.
-    pub call: libc::c_long,
-    /// What all has to be so.
-    pub when: &'static [If],
-    /// Why it has to be allowed, and why not more narrowly.
-    pub why: &'static str,
-}
-
-const fn rule(call: libc::c_long, when: &'static [If], why: &'static str) -> Rule {
-    Rule { call, when, why }
-}
+use super::rule::{If, Rule, Slot::*, Thread, rule};
 
 use If::{Absent, Below, Between, Exactly, Is, OneOf, Short, Slot as In, Type};
 
@@ -249,114 +55,64 @@ const TUNSETOFFLOAD: u32 = 0x4004_54d0;
 /// Waiting and waking within this process: the C library's locks wait without a
 /// set of bits, the standard library's with one. Nothing joins a thread, which
 /// would wait for the kernel's own wake-up, a shared one.
+const PRIVATE: u32 = FUTEX_PRIVATE_FLAG as u32;
+#[rustfmt::skip]
 const FUTEX: Rule = rule(
-    libc::SYS_futex,
-    &[OneOf(
-        1,
-        &[
-            (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG) as u32,
-            (libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG) as u32,
-            (libc::FUTEX_WAIT_BITSET | libc::FUTEX_PRIVATE_FLAG) as u32,
-        ],
-    )],
+    SYS_futex,
+    &[OneOf(1, &[FUTEX_WAIT as u32 | PRIVATE, FUTEX_WAKE as u32 | PRIVATE, FUTEX_WAIT_BITSET as u32 | PRIVATE])],
     "locks between threads; no requeueing, no priorities, no other process's",
 );
 
 /// What every thread needs.
+#[rustfmt::skip]
 const COMMON: &[Rule] = &[
     FUTEX,
-    rule(libc::SYS_ppoll, &[], "waiting; the descriptors are in memory, where no filter sees them"),
-    rule(libc::SYS_brk, &[], "the allocator; such memory is never executable (W^X)"),
-    rule(
-        libc::SYS_clock_gettime,
-        &[Is(0, CLOCK_MONOTONIC as u32)],
-        "time on hosts whose clock cannot be read without a call",
-    ),
+    rule(SYS_ppoll, &[], "waiting; the descriptors are in memory, where no filter sees them"),
+    rule(SYS_brk, &[], "the allocator; such memory is never executable (W^X)"),
+    rule(SYS_clock_gettime, &[Is(0, CLOCK_MONOTONIC as u32)], "time on hosts whose clock cannot be read without a call"),
 ];
 
 /// What a thread may say to the user and to the main thread.
 const NEWS: &[Rule] = &[
-    rule(libc::SYS_write, &[Is(0, STDERR)], "last words, and that a host's disk is full"),
-    rule(libc::SYS_write, &[In(0, Slot::Wake)], "there is news for the main thread"),
+    rule(SYS_write, &[Is(0, STDERR)], "last words, and that a host's disk is full"),
+    rule(SYS_write, &[In(0, Wake)], "there is news for the main thread"),
 ];
 
 /// Output of the guest's serial port, which its vCPU or the main thread writes.
+#[rustfmt::skip]
 const OUTPUT: &[Rule] = &[
-    rule(libc::SYS_write, &[In(0, Slot::ConsoleOut)], "the guest's serial output"),
-    rule(
-        libc::SYS_write,
-        &[Between(0, Slot::EventFirst, Slot::EventLast)],
-        "interrupts and doorbells; a range, as a VM may have 33 of them",
-    ),
-    rule(
-        libc::SYS_sendto,
-        &[In(0, Slot::Client), Is(3, SEND), Is(5, 0)],
-        "serial output to a socket's client: never waits, never elsewhere",
-    ),
-    rule(
-        libc::SYS_sendto,
-        &[In(0, Slot::ConsoleOut), Is(3, SEND), Is(5, 0)],
-        "the same where standard output is a socket",
-    ),
+    rule(SYS_write, &[In(0, ConsoleOut)], "the guest's serial output"),
+    rule(SYS_write, &[Between(0, EventFirst, EventLast)], "interrupts and doorbells: a range, as a VM may have 50 of them"),
+    rule(SYS_sendto, &[In(0, Client), Is(3, SEND), Is(5, 0)], "serial output to a socket's client: never waits, never elsewhere"),
+    rule(SYS_sendto, &[In(0, ConsoleOut), Is(3, SEND), Is(5, 0)], "the same where standard output is a socket"),
 ];
 const SEND: u32 = (MSG_DONTWAIT | MSG_NOSIGNAL) as u32;
 
 /// Giving guest memory back, and faulting it in.
+#[rustfmt::skip]
 const MEMORY: &[Rule] = &[
-    rule(
-        libc::SYS_madvise,
-        &[Is(2, MADV_DONTNEED as u32)],
-        "guest memory back to power-on, at a reset and at the end",
-    ),
-    rule(
-        libc::SYS_madvise,
-        &[Is(2, MADV_POPULATE_WRITE as u32)],
-        "pages for a guest before it writes to them",
-    ),
-    rule(
-        libc::SYS_madvise,
-        &[Is(2, MADV_POPULATE_READ as u32)],
-        "pages of a snapshot before the guest reads them",
-    ),
-    rule(
-        libc::SYS_madvise,
-        &[Is(2, MADV_HUGEPAGE as u32)],
-        "huge pages where a restored guest writes much",
-    ),
+    rule(SYS_madvise, &[Is(2, MADV_DONTNEED as u32)], "guest memory back to power-on, at a reset and at the end"),
+    rule(SYS_madvise, &[Is(2, MADV_POPULATE_WRITE as u32)], "pages for a guest before it writes to them"),
+    rule(SYS_madvise, &[Is(2, MADV_POPULATE_READ as u32)], "pages of a snapshot before the guest reads them"),
+    rule(SYS_madvise, &[Is(2, MADV_HUGEPAGE as u32)], "huge pages where a restored guest writes much"),
 ];
 
 /// Reading a kernel and an initrd that were opened before, at a reset again.
+#[rustfmt::skip]
 const LOAD: &[Rule] = &[
-    rule(libc::SYS_pread64, &[In(0, Slot::Kernel)], "the kernel"),
-    rule(libc::SYS_pread64, &[In(0, Slot::Initrd)], "the initrd"),
-    rule(
-        libc::SYS_mmap,
-        &[Is(2, RW), Is(3, OVER), In(4, Slot::Kernel)],
-        "the kernel over guest memory; private, not executable",
-    ),
-    rule(
-        libc::SYS_mmap,
-        &[Is(2, RW), Is(3, OVER), In(4, Slot::Initrd)],
-        "the initrd over guest memory; private, not executable",
-    ),
+    rule(SYS_pread64, &[In(0, Kernel)], "the kernel"),
+    rule(SYS_pread64, &[In(0, Initrd)], "the initrd"),
+    rule(SYS_mmap, &[Is(2, RW), Is(3, OVER), In(4, Kernel)], "the kernel over guest memory; private, not executable"),
+    rule(SYS_mmap, &[Is(2, RW), Is(3, OVER), In(4, Initrd)], "the initrd over guest memory; private, not executable"),
 ];
 
 /// What the signal handlers need.
-const SIGNALS: &[Rule] = &[rule(libc::SYS_rt_sigreturn, &[], "back from a signal's handler")];
+const SIGNALS: &[Rule] = &[rule(SYS_rt_sigreturn, &[], "back from a signal's handler")];
 
+#[rustfmt::skip]
 const VCPU: &[Rule] = &[
-    rule(
-        libc::SYS_ioctl,
-        &[In(0, Slot::Vcpu), OneOf(1, &[kvm::RUN, kvm::GET_MP_STATE, kvm::GET_REGS])],
-        "to run the guest; whether a vCPU that does not run waits for its start; where a guest \
-         was when it could not go on, for the message",
-    ),
-    rule(
-        libc::SYS_ioctl,
-        &[In(0, Slot::Vm), OneOf(1, &[kvm::SET_GSI_ROUTING, kvm::IOEVENTFD])],
-        "the I/O APIC: a route must be there when the guest's store is done; a device's doorbell: \
-         not before its driver starts it, for 13 ms at the end of VMs without",
-    ),
+    rule(SYS_ioctl, &[In(0, Vcpu), OneOf(1, &[kvm::RUN, kvm::GET_MP_STATE, kvm::GET_REGS])], "runs the guest; for a message, where it is and whether it waits for its start"),
+    rule(SYS_ioctl, &[In(0, Vm), OneOf(1, &[kvm::SET_GSI_ROUTING, kvm::IOEVENTFD])], "interrupt routes, when the guest has changed them; doorbells, when a device starts"),
 ];
 
 /// The registers of vCPUs, for a reset.
@@ -373,237 +129,117 @@ const RESET: &[u32] = &[
     kvm::SET_XCRS,
 ];
 
+#[rustfmt::skip]
 const MAIN: &[Rule] = &[
     #[cfg(debug_assertions)]
-    rule(
-        libc::SYS_fcntl,
-        &[Is(1, libc::F_GETFD as u32)],
-        "a debug build's standard library looks at what it closes",
-    ),
-    rule(libc::SYS_read, &[In(0, Slot::Wake)], "empties the event that woke it"),
-    rule(libc::SYS_read, &[In(0, Slot::ConsoleIn)], "what is typed"),
-    rule(libc::SYS_read, &[In(0, Slot::Client)], "what a socket's client types"),
-    rule(
-        libc::SYS_accept4,
-        &[In(0, Slot::Listener), Is(3, (SOCK_CLOEXEC | SOCK_NONBLOCK) as u32)],
-        "the console's next client",
-    ),
-    rule(
-        libc::SYS_close,
-        &[],
-        "a client that left; at the end the VM, which takes time that is used better so",
-    ),
-    rule(
-        libc::SYS_ioctl,
-        &[Between(0, Slot::VcpuFirst, Slot::VcpuLast), OneOf(1, RESET)],
-        "vCPUs back to power-on; their numbers lie close, and what else lies between \
-         does not know these commands",
-    ),
-    rule(
-        libc::SYS_ioctl,
-        &[In(0, Slot::Vm), Is(1, kvm::SET_GSI_ROUTING)],
-        "interrupt routes back to power-on",
-    ),
-    rule(libc::SYS_ioctl, &[In(0, Slot::Vm), Is(1, kvm::SIGNAL_MSI)], "presses the power button"),
-    rule(
-        libc::SYS_ioctl,
-        &[Is(0, 0), OneOf(1, TERMINAL)],
-        "the terminal's modes, and whether it is ours: when a shell stops, continues or \
-         fetches this job, and at the end",
-    ),
-    rule(
-        libc::SYS_tgkill,
-        &[In(0, Slot::Process), Is(2, libc::SIGTTIN as u32)],
-        "stops, when that is asked for, after the terminal was given back; nothing else",
-    ),
-    rule(
-        libc::SYS_tgkill,
-        &[In(0, Slot::Process), In(2, Slot::Kick)],
-        "gets vCPUs out of the guest; no other process, no other signal",
-    ),
-    rule(
-        libc::SYS_restart_syscall,
-        &[],
-        "goes on waiting for vCPUs after the process was stopped and continued",
-    ),
-    rule(libc::SYS_munmap, &[], "pages of vCPUs, at the end; makes nothing reachable"),
-    rule(
-        libc::SYS_getrusage,
-        &[Is(0, libc::RUSAGE_SELF as u32)],
-        "page faults, for those who ask where time goes",
-    ),
-    rule(libc::SYS_exit_group, &[], "the end"),
+    rule(SYS_fcntl, &[Is(1, F_GETFD as u32)], "a debug build's standard library looks at what it closes"),
+    rule(SYS_read, &[In(0, Wake)], "empties the event that woke it"),
+    rule(SYS_read, &[In(0, ConsoleIn)], "what is typed"),
+    rule(SYS_read, &[In(0, Client)], "what a socket's client types"),
+    rule(SYS_accept4, &[In(0, Listener), Is(3, (SOCK_CLOEXEC | SOCK_NONBLOCK) as u32)], "the console's next client"),
+    rule(SYS_close, &[], "a client that left; at the end the VM, which takes time that is used better so"),
+    rule(SYS_ioctl, &[Between(0, VcpuFirst, VcpuLast), OneOf(1, RESET)], "vCPUs to power-on; nothing else between them knows these commands"),
+    rule(SYS_ioctl, &[In(0, Vm), Is(1, kvm::SET_GSI_ROUTING)], "interrupt routes back to power-on"),
+    rule(SYS_ioctl, &[In(0, Vm), Is(1, kvm::SIGNAL_MSI)], "presses the power button"),
+    rule(SYS_ioctl, &[Is(0, 0), OneOf(1, TERMINAL)], "the terminal's modes, when a shell stops or continues this job, and at the end"),
+    rule(SYS_tgkill, &[In(0, Process), Is(2, SIGTTIN as u32)], "stops this process, with the terminal's modes restored"),
+    rule(SYS_tgkill, &[In(0, Process), In(2, Kick)], "gets vCPUs out of the guest; no other process, no other signal"),
+    rule(SYS_restart_syscall, &[], "goes on waiting for vCPUs after the process was stopped and continued"),
+    rule(SYS_munmap, &[], "pages of vCPUs, at the end; makes nothing reachable"),
+    rule(SYS_getrusage, &[Is(0, RUSAGE_SELF as u32)], "page faults, for those who ask where time goes"),
+    rule(SYS_exit_group, &[], "the end"),
 ];
 
 /// What the control API adds.
+#[rustfmt::skip]
 const CONTROL: &[Rule] = &[
-    rule(
-        libc::SYS_ioctl,
-        &[Between(0, Slot::VcpuFirst, Slot::VcpuLast), Is(1, kvm::KVMCLOCK_CTRL)],
-        "tells a guest that is resumed that it was paused",
-    ),
-    rule(
-        libc::SYS_accept4,
-        &[In(0, Slot::ApiListener), Is(3, (SOCK_CLOEXEC | SOCK_NONBLOCK) as u32)],
-        "the API's next client",
-    ),
-    rule(
-        libc::SYS_dup3,
-        &[Between(1, Slot::ApiFirst, Slot::ApiLast), Is(2, O_CLOEXEC as u32)],
-        "moves it into the row; what is no socket is of no use there",
-    ),
-    rule(
-        libc::SYS_recvfrom,
-        &[Between(0, Slot::ApiFirst, Slot::ApiLast), Is(3, MSG_DONTWAIT as u32), Exactly(4, 0)],
-        "requests; never waits",
-    ),
-    rule(
-        libc::SYS_sendto,
-        &[Between(0, Slot::ApiFirst, Slot::ApiLast), Is(3, SEND), Exactly(4, 0)],
-        "answers; never waits, never elsewhere",
-    ),
-    rule(
-        libc::SYS_shutdown,
-        &[Between(0, Slot::ApiFirst, Slot::ApiLast), Is(1, SHUT_WR as u32)],
-        "the last answer to a client that has made a mistake",
-    ),
-    rule(
-        libc::SYS_dup3,
-        &[Between(1, Slot::TrayFirst, Slot::TrayLast), Is(2, O_CLOEXEC as u32)],
-        "another medium, or none, under the number that the drive's worker reads",
-    ),
-    rule(libc::SYS_write, &[In(0, Slot::Log)], "the log"),
-    rule(libc::SYS_write, &[In(0, Slot::Metrics)], "metrics"),
-    rule(
-        libc::SYS_lseek,
-        &[Exactly(1, 0), Is(2, SEEK_END as u32)],
-        "how large an image is now; nothing uses a position",
-    ),
+    rule(SYS_ioctl, &[Between(0, VcpuFirst, VcpuLast), Is(1, kvm::KVMCLOCK_CTRL)], "tells a guest that is resumed that it was paused"),
+    rule(SYS_accept4, &[In(0, ApiListener), Is(3, (SOCK_CLOEXEC | SOCK_NONBLOCK) as u32)], "the API's next client"),
+    rule(SYS_dup3, &[Between(1, ApiFirst, ApiLast), Is(2, O_CLOEXEC as u32)], "moves it into the row; what is no socket is of no use there"),
+    rule(SYS_recvfrom, &[Between(0, ApiFirst, ApiLast), Is(3, MSG_DONTWAIT as u32), Exactly(4, 0)], "requests; never waits"),
+    rule(SYS_sendto, &[Between(0, ApiFirst, ApiLast), Is(3, SEND), Exactly(4, 0)], "answers; never waits, never elsewhere"),
+    rule(SYS_shutdown, &[Between(0, ApiFirst, ApiLast), Is(1, SHUT_WR as u32)], "the last answer to a client that has made a mistake"),
+    rule(SYS_dup3, &[Between(1, TrayFirst, TrayLast), Is(2, O_CLOEXEC as u32)], "another medium, or none, at the worker's descriptor"),
+    rule(SYS_write, &[In(0, Log)], "the log"),
+    rule(SYS_write, &[In(0, Metrics)], "metrics"),
+    rule(SYS_lseek, &[Exactly(1, 0), Is(2, SEEK_END as u32)], "how large an image is now; nothing uses a position"),
 ];
 
 /// What it takes to open a CD-ROM's image, beneath the directories that
 /// Landlock has been told of.
+#[rustfmt::skip]
 const OPEN: &[Rule] = &[
-    rule(
-        libc::SYS_openat,
-        &[Is(0, libc::AT_FDCWD as u32), Is(2, (O_RDONLY | O_NONBLOCK | O_CLOEXEC) as u32)],
-        "an image to insert; to read, and where Landlock permits it",
-    ),
-    rule(libc::SYS_fstat, &[], "whether it is a file, and how long"),
-    rule(libc::SYS_fcntl, &[Is(1, libc::F_OFD_SETLK as u32)], "its lock against writers"),
+    rule(SYS_openat, &[Is(0, AT_FDCWD as u32), Is(2, (O_RDONLY | O_NONBLOCK | O_CLOEXEC) as u32)], "an image to insert; to read, and where Landlock permits it"),
+    rule(SYS_fstat, &[], "whether it is a file, and how long"),
+    rule(SYS_fcntl, &[Is(1, F_OFD_SETLK as u32)], "its lock against writers"),
 ];
 
 /// What it takes to open the files of a snapshot on request.
+#[rustfmt::skip]
 const SAVE_ON_REQUEST: &[Rule] = &[
-    rule(
-        libc::SYS_openat,
-        &[
-            Is(0, libc::AT_FDCWD as u32),
-            OneOf(2, &[LARGE | O_NONBLOCK as u32, LARGE | O_DIRECTORY as u32]),
-        ],
-        "whether a file is there already, and its directory; where Landlock permits it",
-    ),
-    rule(
-        libc::SYS_openat,
-        &[Is(0, libc::AT_FDCWD as u32), Is(2, LARGE | (O_PATH | O_DIRECTORY) as u32)],
-        "/proc/self/fd, for older kernels; nothing can be read from such",
-    ),
-    rule(
-        libc::SYS_openat,
-        &[Between(0, Slot::SaveTo, Slot::SaveMemoryTo), Is(2, LARGE | (O_TMPFILE | O_RDWR) as u32)],
-        "a new file without a name in a directory",
-    ),
-    rule(libc::SYS_getrandom, &[Is(1, 16)], "its identity"),
+    rule(SYS_openat, &[Is(0, AT_FDCWD as u32), OneOf(2, &[LARGE | O_NONBLOCK as u32, LARGE | O_DIRECTORY as u32])], "whether a file exists, and its directory, where Landlock permits it"),
+    rule(SYS_openat, &[Is(0, AT_FDCWD as u32), Is(2, LARGE | (O_PATH | O_DIRECTORY) as u32)], "/proc/self/fd, for older kernels; nothing can be read from such"),
+    rule(SYS_openat, &[Between(0, SaveTo, SaveMemoryTo), Is(2, LARGE | (O_TMPFILE | O_RDWR) as u32)], "a new file without a name in a directory"),
+    rule(SYS_getrandom, &[Is(1, 16)], "its identity"),
 ];
 /// Where they have to be.
-const RENUMBER: &[Rule] = &[rule(
-    libc::SYS_dup3,
-    &[Between(1, Slot::SaveTo, Slot::Links), Is(2, O_CLOEXEC as u32)],
-    "gives them the numbers that may be written to",
-)];
+#[rustfmt::skip]
+const RENUMBER: &[Rule] = &[
+    rule(SYS_dup3, &[Between(1, SaveTo, Links), Is(2, O_CLOEXEC as u32)], "gives them the numbers that may be written to"),
+];
 /// To read, closed for programs, and with the kernel's own flag for large files,
 /// which it does not need here.
 const LARGE: u32 = (O_RDONLY | O_CLOEXEC) as u32 | 0x8000;
-const EMPTY: u32 = libc::AT_EMPTY_PATH as u32;
-const SEEK_DATA: u32 = libc::SEEK_DATA as u32;
-const SEEK_HOLE: u32 = libc::SEEK_HOLE as u32;
+const EMPTY: u32 = AT_EMPTY_PATH as u32;
+const DATA: u32 = SEEK_DATA as u32;
+const HOLE: u32 = SEEK_HOLE as u32;
 
 /// Reading a VM's state.
+#[rustfmt::skip]
 const SAVE: &[Rule] = &[
-    rule(
-        libc::SYS_ioctl,
-        &[Between(0, Slot::VcpuFirst, Slot::VcpuLast), OneOf(1, SAVED)],
-        "the registers of vCPUs; see a reset's",
-    ),
-    rule(libc::SYS_ioctl, &[In(0, Slot::Vm), Is(1, kvm::GET_CLOCK)], "the guest's clock"),
+    rule(SYS_ioctl, &[Between(0, VcpuFirst, VcpuLast), OneOf(1, SAVED)], "the registers of vCPUs; see a reset's"),
+    rule(SYS_ioctl, &[In(0, Vm), Is(1, kvm::GET_CLOCK)], "the guest's clock"),
 ];
 
 /// Writing a snapshot's files, and giving them their names.
+#[rustfmt::skip]
 const SAVE_FILES: &[Rule] = &[
-    rule(libc::SYS_pwrite64, &[In(0, Slot::SavedState)], "the state"),
-    rule(libc::SYS_pwrite64, &[In(0, Slot::SavedMemory)], "the memory"),
-    rule(libc::SYS_fsync, &[In(0, Slot::SavedState)], "the state"),
-    rule(libc::SYS_fsync, &[In(0, Slot::SavedMemory)], "the memory"),
-    rule(libc::SYS_fsync, &[In(0, Slot::SaveTo)], "the state's name"),
-    rule(libc::SYS_fsync, &[In(0, Slot::SaveMemoryTo)], "the memory's name"),
-    rule(
-        libc::SYS_linkat,
-        &[In(0, Slot::SavedState), In(2, Slot::SaveTo), Is(4, EMPTY)],
-        "gives the state its name",
-    ),
-    rule(
-        libc::SYS_linkat,
-        &[In(0, Slot::SavedMemory), In(2, Slot::SaveMemoryTo), Is(4, EMPTY)],
-        "gives the memory its name",
-    ),
-    rule(
-        libc::SYS_linkat,
-        &[In(0, Slot::Links), In(2, Slot::SaveTo)],
-        "the state's where a file may not be linked by itself; Landlock keeps it there",
-    ),
-    rule(libc::SYS_linkat, &[In(0, Slot::Links), In(2, Slot::SaveMemoryTo)], "the memory's"),
+    rule(SYS_pwrite64, &[In(0, SavedState)], "the state"),
+    rule(SYS_pwrite64, &[In(0, SavedMemory)], "the memory"),
+    rule(SYS_fsync, &[In(0, SavedState)], "the state"),
+    rule(SYS_fsync, &[In(0, SavedMemory)], "the memory"),
+    rule(SYS_fsync, &[In(0, SaveTo)], "the state's name"),
+    rule(SYS_fsync, &[In(0, SaveMemoryTo)], "the memory's name"),
+    rule(SYS_linkat, &[In(0, SavedState), In(2, SaveTo), Is(4, EMPTY)], "gives the state its name"),
+    rule(SYS_linkat, &[In(0, SavedMemory), In(2, SaveMemoryTo), Is(4, EMPTY)], "gives the memory its name"),
+    rule(SYS_linkat, &[In(0, Links), In(2, SaveTo)], "the state's where a file may not be linked by itself; Landlock keeps it there"),
+    rule(SYS_linkat, &[In(0, Links), In(2, SaveMemoryTo)], "the memory's"),
 ];
 
 /// Where a snapshot's files are in a directory of its own.
-const MARK: &[Rule] = &[rule(
-    libc::SYS_fchmod,
-    &[In(0, Slot::SavedMemory), Is(1, 0o600)],
-    "says that the memory has its state",
-)];
+#[rustfmt::skip]
+const MARK: &[Rule] = &[
+    rule(SYS_fchmod, &[In(0, SavedMemory), Is(1, 0o600)], "says that the memory has its state"),
+];
 
 /// What comes before the state is saved; making the VM has it for its disks.
-const FLUSH: &[Rule] = &[rule(
-    libc::SYS_fdatasync,
-    &[],
-    "the guest's disks; of any other descriptor it changes nothing either",
-)];
+#[rustfmt::skip]
+const FLUSH: &[Rule] = &[
+    rule(SYS_fdatasync, &[], "the guest's disks; of any other descriptor it changes nothing either"),
+];
 
 /// Passing over the holes of a file.
+#[rustfmt::skip]
 const HOLES: &[Rule] = &[
-    rule(
-        libc::SYS_lseek,
-        &[In(0, Slot::Kernel), OneOf(2, &[SEEK_DATA, SEEK_HOLE])],
-        "what a file has that lies in guest memory; nothing uses the position",
-    ),
-    rule(
-        libc::SYS_lseek,
-        &[In(0, Slot::Initrd), OneOf(2, &[SEEK_DATA, SEEK_HOLE])],
-        "the same of the initrd, or of the snapshot that the VM comes from",
-    ),
+    rule(SYS_lseek, &[In(0, Kernel), OneOf(2, &[DATA, HOLE])], "what a file has that lies in guest memory; nothing uses the position"),
+    rule(SYS_lseek, &[In(0, Initrd), OneOf(2, &[DATA, HOLE])], "the same of the initrd, or of the snapshot that the VM comes from"),
 ];
 
 /// What memory there is to be saved, and what of it a working set has.
+#[rustfmt::skip]
 const SAVE_PAGES: &[Rule] = &[
-    rule(
-        libc::SYS_ioctl,
-        &[In(0, Slot::Vm), Is(1, kvm::GET_DIRTY_LOG)],
-        "which pages have changed since the last snapshot",
-    ),
-    rule(
-        libc::SYS_pread64,
-        &[In(0, Slot::PageMap)],
-        "which pages of guest memory have been touched",
-    ),
+    rule(SYS_ioctl, &[In(0, Vm), Is(1, kvm::GET_DIRTY_LOG)], "which pages have changed since the last snapshot"),
+    rule(SYS_pread64, &[In(0, PageMap)], "which pages of guest memory have been touched"),
 ];
 
 /// Everything that a vCPU's state is read by.
@@ -623,100 +259,55 @@ const SAVED: &[u32] = &[
 ];
 
 /// A block or network worker's waiting and answering.
+#[rustfmt::skip]
 const WORKER: &[Rule] = &[
-    rule(libc::SYS_read, &[In(0, Slot::Doorbell)], "empties the doorbell"),
-    rule(
-        libc::SYS_write,
-        &[Between(0, Slot::Interrupt, Slot::InterruptLast)],
-        "the device's interrupts",
-    ),
+    rule(SYS_read, &[In(0, Doorbell)], "empties the doorbell"),
+    rule(SYS_write, &[Between(0, Interrupt, InterruptLast)], "the device's interrupts"),
 ];
 
+#[rustfmt::skip]
 const READ_ONLY: &[Rule] = &[
-    rule(
-        libc::SYS_write,
-        &[In(0, Slot::Doorbell)],
-        "a disk's worker wakes another one for what it leaves",
-    ),
-    rule(libc::SYS_preadv, &[In(0, Slot::Own)], "reads of its own image"),
-    rule(
-        libc::SYS_lseek,
-        &[In(0, Slot::Own), Exactly(1, 0), Is(2, SEEK_END as u32)],
-        "whether its image has shrunk; nothing uses the position",
-    ),
+    rule(SYS_write, &[In(0, Doorbell)], "a disk's worker wakes another one for what it leaves"),
+    rule(SYS_preadv, &[In(0, Own)], "reads of its own image"),
+    rule(SYS_lseek, &[In(0, Own), Exactly(1, 0), Is(2, SEEK_END as u32)], "whether its image has shrunk; nothing uses the position"),
 ];
 
+#[rustfmt::skip]
 const DISK: &[Rule] = &[
-    rule(
-        libc::SYS_pwritev,
-        &[In(0, Slot::Own), Below(3, Slot::EndLow, Slot::EndHigh)],
-        "writes to its own image; one makes it 2 GiB longer at most",
-    ),
-    rule(libc::SYS_fdatasync, &[In(0, Slot::Own)], "flushes of its own image"),
-    rule(
-        libc::SYS_fallocate,
-        &[
-            In(0, Slot::Own),
-            OneOf(1, &[0x03, 0x11]),
-            Below(2, Slot::EndLow, Slot::EndHigh),
-            Short(3),
-        ],
-        "discard (punch a hole) and zeroes, both without a change of size; nearly 4 GiB of blocks \
-         behind the end at most",
-    ),
+    rule(SYS_pwritev, &[In(0, Own), Below(3, EndLow, EndHigh)], "writes to its own image; one makes it 2 GiB longer at most"),
+    rule(SYS_fdatasync, &[In(0, Own)], "flushes of its own image"),
+    rule(SYS_fallocate, &[In(0, Own), OneOf(1, &[0x03, 0x11]), Below(2, EndLow, EndHigh), Short(3)], "discards and zeroes, which keep the size; less than 4 GiB behind the end"),
 ];
 
+#[rustfmt::skip]
 const NET: &[Rule] = &[
-    rule(libc::SYS_readv, &[In(0, Slot::Own)], "frames of its own tap"),
-    rule(libc::SYS_writev, &[In(0, Slot::Own)], "frames to its own tap"),
-    rule(libc::SYS_write, &[In(0, Slot::Own)], "the same where a frame is one piece"),
-    rule(
-        libc::SYS_ioctl,
-        &[In(0, Slot::Own), Is(1, TUNSETOFFLOAD)],
-        "what the guest's driver can take, when it starts its device",
-    ),
+    rule(SYS_readv, &[In(0, Own)], "frames of its own tap"),
+    rule(SYS_writev, &[In(0, Own)], "frames to its own tap"),
+    rule(SYS_write, &[In(0, Own)], "the same where a frame is one piece"),
+    rule(SYS_ioctl, &[In(0, Own), Is(1, TUNSETOFFLOAD)], "what the guest's driver can take, when it starts its device"),
 ];
 
 /// Reading strangers' files without a VM; what a merge writes is its own.
+#[rustfmt::skip]
 const READER: &[Rule] = &[
     #[cfg(debug_assertions)]
-    rule(
-        libc::SYS_fcntl,
-        &[Is(1, libc::F_GETFD as u32)],
-        "a debug build's standard library looks at what it closes",
-    ),
-    rule(
-        libc::SYS_pread64,
-        &[Between(0, Slot::SourceFirst, Slot::SourceLast)],
-        "the files, all of them open already",
-    ),
-    rule(
-        libc::SYS_lseek,
-        &[Between(0, Slot::SourceFirst, Slot::SourceLast), OneOf(2, &[SEEK_DATA, SEEK_HOLE])],
-        "passes over a file's holes; nothing uses the position",
-    ),
-    rule(libc::SYS_pread64, &[In(0, Slot::SavedMemory)], "the checksum of what has been merged"),
-    rule(
-        libc::SYS_lseek,
-        &[In(0, Slot::SavedMemory), OneOf(2, &[SEEK_DATA, SEEK_HOLE])],
-        "the same without its holes",
-    ),
-    rule(
-        libc::SYS_fallocate,
-        &[In(0, Slot::SavedMemory), Is(1, 0x03)],
-        "a page that is zero again becomes a hole",
-    ),
-    rule(libc::SYS_ftruncate, &[In(0, Slot::SavedMemory)], "its length, where it ends in a hole"),
-    rule(libc::SYS_write, &[OneOf(0, &[STDOUT, STDERR])], "the report, and errors"),
-    rule(libc::SYS_close, &[], "files that have been read"),
-    rule(libc::SYS_exit_group, &[], "the end"),
+    rule(SYS_fcntl, &[Is(1, F_GETFD as u32)], "a debug build's standard library looks at what it closes"),
+    rule(SYS_pread64, &[Between(0, SourceFirst, SourceLast)], "the files, all of them open already"),
+    rule(SYS_lseek, &[Between(0, SourceFirst, SourceLast), OneOf(2, &[DATA, HOLE])], "passes over a file's holes; nothing uses the position"),
+    rule(SYS_pread64, &[In(0, SavedMemory)], "the checksum of what has been merged"),
+    rule(SYS_lseek, &[In(0, SavedMemory), OneOf(2, &[DATA, HOLE])], "the same without its holes"),
+    rule(SYS_fallocate, &[In(0, SavedMemory), Is(1, 0x03)], "a page that is zero again becomes a hole"),
+    rule(SYS_ftruncate, &[In(0, SavedMemory)], "its length, where it ends in a hole"),
+    rule(SYS_write, &[OneOf(0, &[STDOUT, STDERR])], "the report, and errors"),
+    rule(SYS_close, &[], "files that have been read"),
+    rule(SYS_exit_group, &[], "the end"),
 ];
 
 #[allow(dead_code, reason = "the build script does not look for it")]
 /// Begins the reason of a call that is for a thread to come.
 pub const LATER: &str = "later: ";
 
-const fn later(call: libc::c_long) -> Rule {
+const fn later(call: c_long) -> Rule {
     rule(call, &[], "later: the thread's own filter says how")
 }
 
@@ -735,221 +326,115 @@ const PR_SET_NAME: u32 = 15;
 /// Making the VM, its vCPUs and all threads. The thread that reads somebody
 /// else's bytes shares memory with one that is still at it, so this holds for
 /// both from before on.
+#[rustfmt::skip]
 const START: &[Rule] = &[
-    rule(
-        libc::SYS_clone3,
-        &[Absent],
-        "its flags are in memory; without it the C library uses clone",
-    ),
-    rule(libc::SYS_clone, &[Is(0, THREAD)], "threads; no process, no namespace"),
-    rule(libc::SYS_mmap, &[OneOf(2, &[PROT_NONE as u32, RW])], STACKS),
-    rule(libc::SYS_mprotect, &[Is(2, RW)], STACKS),
-    rule(libc::SYS_rseq, &[], STACKS),
-    rule(libc::SYS_set_robust_list, &[], STACKS),
-    rule(libc::SYS_rt_sigprocmask, &[], STACKS),
-    rule(libc::SYS_prctl, &[Is(0, PR_SET_NAME)], "a thread's name"),
-    rule(libc::SYS_getpid, &[], "the numbers to kick a vCPU by"),
-    rule(libc::SYS_gettid, &[], "the numbers to kick a vCPU by"),
-    rule(libc::SYS_seccomp, &[], "the threads' own filters"),
-    rule(libc::SYS_ioctl, &[In(0, Slot::Host)], "to make the VM"),
-    rule(libc::SYS_ioctl, &[In(0, Slot::Vm)], "its parts"),
-    rule(
-        libc::SYS_ioctl,
-        &[Between(0, Slot::VcpuFirst, Slot::VcpuLast)],
-        "vCPUs at power-on, and running",
-    ),
-    rule(libc::SYS_ioctl, &[Is(1, TUNSETOFFLOAD)], "later: taps"),
-    rule(libc::SYS_ioctl, &[Is(0, 0), OneOf(1, TERMINAL)], "later: the terminal"),
-    rule(libc::SYS_tgkill, &[In(0, Slot::Process), Is(2, libc::SIGTTIN as u32)], "later: to stop"),
-    rule(libc::SYS_tgkill, &[In(0, Slot::Process), In(2, Slot::Kick)], "later: to kick vCPUs"),
+    rule(SYS_clone3, &[Absent], "its flags are in memory; without it the C library uses clone"),
+    rule(SYS_clone, &[Is(0, THREAD)], "threads; no process, no namespace"),
+    rule(SYS_mmap, &[OneOf(2, &[PROT_NONE as u32, RW])], STACKS),
+    rule(SYS_mprotect, &[Is(2, RW)], STACKS),
+    rule(SYS_rseq, &[], STACKS),
+    rule(SYS_set_robust_list, &[], STACKS),
+    rule(SYS_rt_sigprocmask, &[], STACKS),
+    rule(SYS_prctl, &[Is(0, PR_SET_NAME)], "a thread's name"),
+    rule(SYS_getpid, &[], "the numbers to kick a vCPU by"),
+    rule(SYS_gettid, &[], "the numbers to kick a vCPU by"),
+    rule(SYS_seccomp, &[], "the threads' own filters"),
+    rule(SYS_ioctl, &[In(0, Host)], "to make the VM"),
+    rule(SYS_ioctl, &[In(0, Vm)], "its parts"),
+    rule(SYS_ioctl, &[Between(0, VcpuFirst, VcpuLast)], "vCPUs at power-on, and running"),
+    rule(SYS_ioctl, &[Is(1, TUNSETOFFLOAD)], "later: taps"),
+    rule(SYS_ioctl, &[Is(0, 0), OneOf(1, TERMINAL)], "later: the terminal"),
+    rule(SYS_tgkill, &[In(0, Process), Is(2, SIGTTIN as u32)], "later: to stop"),
+    rule(SYS_tgkill, &[In(0, Process), In(2, Kick)], "later: to kick vCPUs"),
     #[cfg(debug_assertions)]
-    rule(libc::SYS_fcntl, &[Is(1, libc::F_GETFD as u32)], "later: what is closed"),
-    rule(
-        libc::SYS_linkat,
-        &[
-            Between(0, Slot::NewFirst, Slot::NewLast),
-            Between(2, Slot::NewFirst, Slot::NewLast),
-            Is(4, libc::AT_SYMLINK_FOLLOW as u32),
-        ],
-        "names of new disks and of the console's file, when nothing can be refused any more; \
-         Landlock keeps them in their directories",
-    ),
-    rule(
-        libc::SYS_ftruncate,
-        &[In(0, Slot::ConsoleOut), Exactly(1, 0)],
-        "empties the file that the console's output replaces",
-    ),
+    rule(SYS_fcntl, &[Is(1, F_GETFD as u32)], "later: what is closed"),
+    rule(SYS_linkat, &[Between(0, NewFirst, NewLast), Between(2, NewFirst, NewLast), Is(4, AT_SYMLINK_FOLLOW as u32)], "names of new disks and the console's file; Landlock keeps them in their directories"),
+    rule(SYS_ftruncate, &[In(0, ConsoleOut), Exactly(1, 0)], "empties the file that the console's output replaces"),
     FUTEX,
-    later(libc::SYS_ppoll),
-    later(libc::SYS_brk),
-    later(libc::SYS_clock_gettime),
-    later(libc::SYS_read),
-    later(libc::SYS_write),
-    later(libc::SYS_sendto),
-    later(libc::SYS_accept4),
-    later(libc::SYS_close),
-    later(libc::SYS_restart_syscall),
-    later(libc::SYS_madvise),
-    later(libc::SYS_munmap),
-    later(libc::SYS_exit_group),
-    later(libc::SYS_exit),
-    later(libc::SYS_rt_sigreturn),
-    later(libc::SYS_pread64),
-    later(libc::SYS_preadv),
-    later(libc::SYS_lseek),
-    later(libc::SYS_pwritev),
-    later(libc::SYS_fdatasync),
-    later(libc::SYS_fallocate),
-    later(libc::SYS_readv),
-    later(libc::SYS_writev),
-    later(libc::SYS_getrusage),
+    later(SYS_ppoll), later(SYS_brk), later(SYS_clock_gettime), later(SYS_read), later(SYS_write),
+    later(SYS_sendto), later(SYS_accept4), later(SYS_close), later(SYS_restart_syscall),
+    later(SYS_madvise), later(SYS_munmap), later(SYS_exit_group), later(SYS_exit),
+    later(SYS_rt_sigreturn), later(SYS_pread64), later(SYS_preadv), later(SYS_lseek),
+    later(SYS_pwritev), later(SYS_fdatasync), later(SYS_fallocate), later(SYS_readv),
+    later(SYS_writev), later(SYS_getrusage),
 ];
 
 /// What the control API's thread has beyond that.
-const START_API: &[Rule] =
-    &[later(libc::SYS_dup3), later(libc::SYS_recvfrom), later(libc::SYS_shutdown)];
+const START_API: &[Rule] = &[later(SYS_dup3), later(SYS_recvfrom), later(SYS_shutdown)];
 
 /// What a thread that gives up opening does, while another one keeps it.
 const START_OPEN: &[Rule] =
-    &[later(libc::SYS_landlock_create_ruleset), later(libc::SYS_landlock_restrict_self)];
+    &[later(SYS_landlock_create_ruleset), later(SYS_landlock_restrict_self)];
 
 /// The end of a first thread whose kernel was refused.
 const NO_VCPU: &[Rule] = &[
-    rule(libc::SYS_rt_sigprocmask, &[], "the C library, at a thread's end"),
-    rule(libc::SYS_exit, &[], "the thread's, and nothing else's"),
+    rule(SYS_rt_sigprocmask, &[], "the C library, at a thread's end"),
+    rule(SYS_exit, &[], "the thread's, and nothing else's"),
 ];
 
 /// What clients of a control API have opened and made for a VM. It comes on top
 /// of what the VM's threads do later, of which no number is known yet: here it is
 /// free of them, and the threads' own filters are not.
+#[rustfmt::skip]
 const EARLY: &[Rule] = &[
-    rule(libc::SYS_clone3, &[Absent], "as for the start of other VMs"),
-    rule(libc::SYS_clone, &[Is(0, THREAD)], "threads; no process, no namespace"),
-    rule(
-        libc::SYS_mmap,
-        &[OneOf(2, &[PROT_NONE as u32, PROT_READ as u32, RW])],
-        "guest memory, stacks; never to be executed",
-    ),
-    rule(libc::SYS_mprotect, &[OneOf(2, &[PROT_READ as u32, RW])], STACKS),
-    rule(libc::SYS_rseq, &[], STACKS),
-    rule(libc::SYS_set_robust_list, &[], STACKS),
-    rule(libc::SYS_rt_sigprocmask, &[], STACKS),
-    rule(libc::SYS_rt_sigaction, &[], "signals that ask for the end"),
-    rule(libc::SYS_prctl, &[Is(0, PR_SET_NAME)], "a thread's name"),
-    rule(
-        libc::SYS_prctl,
-        &[Is(0, PR_SET_DUMPABLE), Exactly(1, 0)],
-        "not dumpable, from the start on",
-    ),
-    rule(libc::SYS_prlimit64, &[Is(0, 0)], "its own limits; raising one takes a capability"),
-    rule(libc::SYS_seccomp, &[], "the threads' own filters"),
-    rule(libc::SYS_landlock_create_ruleset, &[], "less of files, at the start"),
-    rule(libc::SYS_landlock_add_rule, &[], "less of files, at the start"),
-    rule(libc::SYS_landlock_restrict_self, &[], "less of files, at the start"),
-    rule(
-        libc::SYS_openat,
-        &[],
-        "what clients name; where Landlock permits it, if directories were given",
-    ),
-    rule(libc::SYS_open, &[], "the same, as some libraries say it"),
-    rule(libc::SYS_newfstatat, &[], "what a file is"),
-    rule(libc::SYS_fstat, &[], "what a file is"),
-    rule(libc::SYS_statx, &[], "what a file is"),
-    rule(libc::SYS_ftruncate, &[Exactly(1, 0)], "a console's file, to be replaced"),
-    rule(libc::SYS_unlink, &[], "a dead socket, to be replaced"),
-    rule(
-        libc::SYS_socket,
-        &[Is(0, libc::AF_UNIX as u32)],
-        "the console's; a tap's name is looked up by one; a pager's",
-    ),
-    rule(
-        libc::SYS_connect,
-        &[],
-        "a pager's; a probe of the console's old socket; no abstract one (Landlock)",
-    ),
-    rule(
-        libc::SYS_getsockopt,
-        &[Is(1, libc::SOL_SOCKET as u32), Is(2, libc::SO_PEERCRED as u32)],
-        "the pager's user",
-    ),
-    rule(libc::SYS_geteuid, &[], "the pager's user, compared with Mote's"),
-    rule(libc::SYS_uname, &[], "an interface's own address"),
-    rule(libc::SYS_sysinfo, &[], "how much memory the host has"),
-    rule(libc::SYS_bind, &[], "the console's socket"),
-    rule(libc::SYS_listen, &[], "the console's socket"),
-    rule(libc::SYS_sendmsg, &[Is(2, MSG_NOSIGNAL as u32)], "the guest's memory to its pager"),
-    rule(libc::SYS_userfaultfd, &[], "the guest's memory to its pager"),
-    rule(libc::SYS_memfd_create, &[], "the firmware, in the shape of a file"),
-    rule(libc::SYS_getrandom, &[], "the VM's identity"),
-    rule(libc::SYS_eventfd2, &[], "interrupts and doorbells"),
-    rule(
-        libc::SYS_fcntl,
-        &[OneOf(
-            1,
-            &[
-                libc::F_GETFD as u32,
-                libc::F_GETFL as u32,
-                libc::F_SETFL as u32,
-                libc::F_DUPFD_CLOEXEC as u32,
-                libc::F_OFD_SETLK as u32,
-            ],
-        )],
-        "numbers of descriptors, locks of images; no owner, no signal",
-    ),
-    rule(libc::SYS_dup3, &[Is(2, O_CLOEXEC as u32)], "numbers of descriptors"),
-    rule(libc::SYS_ioctl, &[Type(1, 0xae)], "KVM's, to make the VM"),
-    rule(libc::SYS_ioctl, &[Type(1, 0xaa)], "userfaultfd's"),
-    rule(libc::SYS_ioctl, &[Type(1, 0x12)], "a block device's size and sectors"),
-    rule(libc::SYS_ioctl, &[OneOf(1, EARLY_IOCTLS)], "taps and their names; a new pseudo-terminal"),
-    rule(libc::SYS_ioctl, &[OneOf(1, TERMINAL)], "a terminal's modes, and whose it is"),
-    rule(libc::SYS_getpgrp, &[], "whether the terminal is ours"),
-    rule(libc::SYS_getpid, &[], "the numbers to kick a vCPU by"),
-    rule(libc::SYS_gettid, &[], "the numbers to kick a vCPU by"),
-    rule(
-        libc::SYS_tgkill,
-        &[In(0, Slot::Process), In(2, Slot::Kick)],
-        "kicks vCPUs; no other process, no other signal",
-    ),
-    rule(
-        libc::SYS_tgkill,
-        &[In(0, Slot::Process), Is(2, libc::SIGTTIN as u32)],
-        "stops, when the terminal asks for that",
-    ),
-    rule(libc::SYS_sendto, &[Is(3, SEND), Exactly(4, 0)], "answers; never elsewhere"),
-    rule(libc::SYS_sendto, &[Is(3, SEND), Is(5, 0)], "output of a console; never elsewhere"),
-    later(libc::SYS_linkat),
-    later(libc::SYS_pwrite64),
-    later(libc::SYS_fsync),
+    rule(SYS_clone3, &[Absent], "as for the start of other VMs"),
+    rule(SYS_clone, &[Is(0, THREAD)], "threads; no process, no namespace"),
+    rule(SYS_mmap, &[OneOf(2, &[PROT_NONE as u32, PROT_READ as u32, RW])], "guest memory, stacks; never to be executed"),
+    rule(SYS_mprotect, &[OneOf(2, &[PROT_READ as u32, RW])], STACKS),
+    rule(SYS_rseq, &[], STACKS),
+    rule(SYS_set_robust_list, &[], STACKS),
+    rule(SYS_rt_sigprocmask, &[], STACKS),
+    rule(SYS_rt_sigaction, &[], "signals that ask for the end"),
+    rule(SYS_prctl, &[Is(0, PR_SET_NAME)], "a thread's name"),
+    rule(SYS_prctl, &[Is(0, PR_SET_DUMPABLE), Exactly(1, 0)], "not dumpable, from the start on"),
+    rule(SYS_prlimit64, &[Is(0, 0)], "its own limits; raising one takes a capability"),
+    rule(SYS_seccomp, &[], "the threads' own filters"),
+    rule(SYS_landlock_create_ruleset, &[], "less of files, at the start"),
+    rule(SYS_landlock_add_rule, &[], "less of files, at the start"),
+    rule(SYS_landlock_restrict_self, &[], "less of files, at the start"),
+    rule(SYS_openat, &[], "what clients name; where Landlock permits it, if directories were given"),
+    rule(SYS_open, &[], "the same, as some libraries say it"),
+    rule(SYS_newfstatat, &[], "what a file is"),
+    rule(SYS_fstat, &[], "what a file is"),
+    rule(SYS_statx, &[], "what a file is"),
+    rule(SYS_ftruncate, &[Exactly(1, 0)], "a console's file, to be replaced"),
+    rule(SYS_unlink, &[], "a dead socket, to be replaced"),
+    rule(SYS_socket, &[Is(0, AF_UNIX as u32)], "the console's; a tap's name is looked up by one; a pager's"),
+    rule(SYS_connect, &[], "a pager's; a probe of the console's old socket; no abstract one (Landlock)"),
+    rule(SYS_getsockopt, &[Is(1, SOL_SOCKET as u32), Is(2, SO_PEERCRED as u32)], "the pager's user"),
+    rule(SYS_geteuid, &[], "the pager's user, compared with Mote's"),
+    rule(SYS_uname, &[], "an interface's own address"),
+    rule(SYS_sysinfo, &[], "how much memory the host has"),
+    rule(SYS_bind, &[], "the console's socket"),
+    rule(SYS_listen, &[], "the console's socket"),
+    rule(SYS_sendmsg, &[Is(2, MSG_NOSIGNAL as u32)], "the guest's memory to its pager"),
+    rule(SYS_userfaultfd, &[], "the guest's memory to its pager"),
+    rule(SYS_memfd_create, &[], "the firmware, in the shape of a file"),
+    rule(SYS_getrandom, &[], "the VM's identity"),
+    rule(SYS_eventfd2, &[], "interrupts and doorbells"),
+    rule(SYS_fcntl, &[OneOf(1, &[F_GETFD as u32, F_GETFL as u32, F_SETFL as u32, F_DUPFD_CLOEXEC as u32, F_OFD_SETLK as u32])], "numbers of descriptors, locks of images; no owner, no signal"),
+    rule(SYS_dup3, &[Is(2, O_CLOEXEC as u32)], "numbers of descriptors"),
+    rule(SYS_ioctl, &[Type(1, 0xae)], "KVM's, to make the VM"),
+    rule(SYS_ioctl, &[Type(1, 0xaa)], "userfaultfd's"),
+    rule(SYS_ioctl, &[Type(1, 0x12)], "a block device's size and sectors"),
+    rule(SYS_ioctl, &[OneOf(1, EARLY_IOCTLS)], "taps and their names; a new pseudo-terminal"),
+    rule(SYS_ioctl, &[OneOf(1, TERMINAL)], "a terminal's modes, and whose it is"),
+    rule(SYS_getpgrp, &[], "whether the terminal is ours"),
+    rule(SYS_getpid, &[], "the numbers to kick a vCPU by"),
+    rule(SYS_gettid, &[], "the numbers to kick a vCPU by"),
+    rule(SYS_tgkill, &[In(0, Process), In(2, Kick)], "kicks vCPUs; no other process, no other signal"),
+    rule(SYS_tgkill, &[In(0, Process), Is(2, SIGTTIN as u32)], "stops, when the terminal asks for that"),
+    rule(SYS_sendto, &[Is(3, SEND), Exactly(4, 0)], "answers; never elsewhere"),
+    rule(SYS_sendto, &[Is(3, SEND), Is(5, 0)], "output of a console; never elsewhere"),
+    later(SYS_linkat), later(SYS_pwrite64), later(SYS_fsync),
     FUTEX,
-    rule(
-        libc::SYS_futex,
-        &[Is(1, (libc::FUTEX_WAIT_BITSET | libc::FUTEX_CLOCK_REALTIME) as u32)],
-        "the end of a first thread whose kernel was refused",
-    ),
-    later(libc::SYS_ppoll),
-    later(libc::SYS_brk),
-    later(libc::SYS_clock_gettime),
-    later(libc::SYS_read),
-    later(libc::SYS_write),
-    later(libc::SYS_recvfrom),
-    later(libc::SYS_shutdown),
-    later(libc::SYS_accept4),
-    later(libc::SYS_close),
-    later(libc::SYS_restart_syscall),
-    later(libc::SYS_madvise),
-    later(libc::SYS_munmap),
-    later(libc::SYS_exit_group),
-    later(libc::SYS_exit),
-    later(libc::SYS_rt_sigreturn),
-    later(libc::SYS_pread64),
-    later(libc::SYS_preadv),
-    later(libc::SYS_lseek),
-    later(libc::SYS_pwritev),
-    later(libc::SYS_fdatasync),
-    later(libc::SYS_fallocate),
-    later(libc::SYS_readv),
-    later(libc::SYS_writev),
-    later(libc::SYS_getrusage),
+    rule(SYS_futex, &[Is(1, (FUTEX_WAIT_BITSET | FUTEX_CLOCK_REALTIME) as u32)], "the end of a first thread whose kernel was refused"),
+    later(SYS_ppoll), later(SYS_brk), later(SYS_clock_gettime), later(SYS_read), later(SYS_write),
+    later(SYS_recvfrom), later(SYS_shutdown), later(SYS_accept4), later(SYS_close),
+    later(SYS_restart_syscall), later(SYS_madvise), later(SYS_munmap), later(SYS_exit_group),
+    later(SYS_exit), later(SYS_rt_sigreturn), later(SYS_pread64), later(SYS_preadv),
+    later(SYS_lseek), later(SYS_pwritev), later(SYS_fdatasync), later(SYS_fallocate),
+    later(SYS_readv), later(SYS_writev), later(SYS_getrusage),
 ];
 const PR_SET_DUMPABLE: u32 = 4;
 /// TUNSETIFF, TUNSETVNETHDRSZ, TUNSETOFFLOAD, SIOCGIFINDEX; TIOCSPTLCK, TIOCGPTN;
