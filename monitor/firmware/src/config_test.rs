@@ -195,7 +195,7 @@ fn isolinux_in_circles() {
         ("/linux", "k"),
     ];
     let config = read(&[("cd", FILES)]).0.unwrap();
-    assert_eq!(told(&config), ["install|0/linux||--- quiet", "dark|0/linux||theme=dark"]);
+    assert_eq!(told(&config), ["install|0/linux||--- quiet", "Dark > dark|0/linux||theme=dark"]);
     assert_eq!(config.default, 0);
 }
 
@@ -445,6 +445,42 @@ fn loopback_is_the_last_resort() {
 }
 
 /// Lines of a help text are no commands.
+/// An entry may load another configuration, and name the directory of its paths.
+#[test]
+fn configurations_of_syslinux_have_a_directory() {
+    const REAL: &str =
+        "DEFAULT b\nAPPEND top\nLABEL a\nLINUX k\nLABEL b\nLINUX boot/k\nINITRD boot/i";
+    const MORE: &str = "DEFAULT c\nPATH /lib\nLABEL c\nLINUX k";
+    for first in [
+        "DEFAULT l\nLABEL l\nAPPEND /live/\nCONFIG /live/real.cfg",
+        "DEFAULT l\nAPPEND other\nLABEL l\nAPPEND ../live\nCONFIG /live/real.cfg /live\nLABEL more\n\
+         MENU LABEL ^More\nCONFIG more.cfg",
+        "LABEL l\nCONFIG ../live/real.cfg /live",
+    ] {
+        let first: &'static str = String::from(first).leak();
+        let files: Contents = std::vec![
+            ("/isolinux/isolinux.cfg", first),
+            ("/isolinux/more.cfg", MORE),
+            ("/isolinux/k", ""),
+            ("/live/real.cfg", REAL),
+            ("/live/k", ""),
+            ("/live/boot/k", ""),
+        ]
+        .leak();
+        let (config, _) = read(&[("cd", files)]);
+        let config = config.unwrap();
+        let entry = &config.entries[config.default];
+        assert_eq!((entry.title.as_str(), entry.cmdline.as_str()), ("b", "top"), "{first}");
+        assert_eq!(entry.initrds[0].path, "/live/boot/i", "{first}");
+        let more = config.entries.get(2);
+        assert_eq!(more.is_some(), first.contains("more"), "{first}");
+        if let Some(more) = more {
+            assert_eq!((more.title.as_str(), more.cmdline.as_str()), ("More > c", ""));
+            assert_eq!(more.kernel.as_ref().unwrap().path, "/isolinux/k");
+        }
+    }
+}
+
 #[test]
 fn help_texts_of_syslinux() {
     const FILES: Contents = &[

@@ -17,23 +17,17 @@ const MAX_FILES: usize = 64;
 pub(super) fn read(volumes: &mut Volumes, path: &Path) -> Result<Config, Error> {
     let mut parser = Parser {
         volumes,
-        start: path,
+        directory: path.clone(),
         config: Config::default(),
         default: String::new(),
         append: String::new(),
         files: Vec::new(),
-        submenus: 0,
+        submenus: Vec::new(),
         open: false,
+        next_file: None,
     };
-    parser.file(path, 0)?;
+    parser.menu(path, 0)?;
     let mut config = parser.config;
-    // What has no APPEND of its own gets the one from the top.
-    for entry in &mut config.entries {
-        if entry.cmdline.is_empty() {
-            entry.cmdline.clone_from(&parser.append);
-        }
-        finish(entry, parser.volumes, path);
-    }
     let fits = |entry: &Entry| entry.id == parser.default;
     let default = config.entries.iter().position(fits);
     config.lost = super::lost(default, &parser.default);
@@ -43,20 +37,28 @@ pub(super) fn read(volumes: &mut Volumes, path: &Path) -> Result<Config, Error> 
 
 struct Parser<'a> {
     volumes: &'a Volumes,
-    /// The first file: paths are relative to its directory.
-    start: &'a Path,
+    /// A file in the working directory: relative paths start beside it.
+    directory: Path,
     config: Config,
     default: String,
     append: String,
-    /// Those that have been read: menus lead to each other in circles.
+    /// Files already read: menus lead to each other in circles.
     files: Vec<Path>,
-    /// How deep it is in menus that a line of another one leads to.
-    submenus: usize,
+    /// Titles of the submenus that the next line lies in.
+    submenus: Vec<String>,
     /// Lines belong to the last entry.
     open: bool,
+    /// The configuration file that the last entry loads in place of a kernel.
+    next_file: Option<Path>,
 }
 
 impl Parser<'_> {
+    /// Reads a file with all that it includes.
+    fn menu(&mut self, path: &Path, depth: usize) -> Result<(), Error> {
+        self.file(path, depth)?;
+        self.close(depth)
+    }
+
     fn file(&mut self, path: &Path, depth: usize) -> Result<(), Error> {
         if self.files.contains(path) {
             return Ok(());
@@ -83,54 +85,122 @@ impl Parser<'_> {
         let (key, value) = key_value(line);
         let key = key.to_ascii_lowercase();
         let (sub, rest) = key_value(value);
+        let submenu = self.submenus.last_mut();
         match (key.as_str(), sub.to_ascii_lowercase().as_str()) {
-            ("include", _) | ("menu", "include") | ("config", _) => {
+            ("include", _) | ("menu", "include") => {
                 let name = if key == "menu" { key_value(rest).0 } else { sub };
-                let path = self.start.beside(name);
+                let path = self.directory.beside(name);
                 // What is not there is left out, as Syslinux does.
                 if self.volumes.kind(&path).is_some() {
                     self.file(&path, depth + 1)?;
                 }
             }
-            ("menu", "begin") => (self.submenus, self.open) = (self.submenus + 1, false),
+            ("menu", "begin") => {
+                self.close(depth)?;
+                self.submenus.push(rest.to_string());
+            }
             ("menu", "end") => {
-                (self.submenus, self.open) = (self.submenus.saturating_sub(1), false);
+                self.close(depth)?;
+                self.submenus.pop();
+            }
+            ("menu", "title" | "label") if sub.eq_ignore_ascii_case("title") || !self.open => {
+                submenu.into_iter().for_each(|title| *title = rest.replace('^', ""));
             }
             ("default" | "ontimeout", _) => {
-                if !value.ends_with(".c32") && self.submenus == 0 {
+                if !value.ends_with(".c32") && self.submenus.is_empty() {
                     self.default = value.to_string();
                 }
             }
-            ("label", _) if self.config.entries.len() < MAX_ENTRIES => {
-                let (title, id) = (value.to_string(), value.to_string());
-                self.open = true;
-                self.config.entries.push(Entry { title, id, ..Entry::default() });
+            ("label", _) => {
+                self.close(depth)?;
+                if self.config.entries.len() < MAX_ENTRIES {
+                    let (title, id) = (value.to_string(), value.to_string());
+                    self.open = true;
+                    self.config.entries.push(Entry { title, id, ..Entry::default() });
+                }
             }
-            ("append", _) if self.config.entries.is_empty() => self.append = value.to_string(),
+            ("append", _) if !self.open => self.append = value.to_string(),
             _ => {
-                let default = key == "menu" && sub.eq_ignore_ascii_case("default");
-                let default = default && self.submenus == 0;
-                let entry = self.config.entries.last_mut().filter(|_| self.open);
-                let Some(entry) = entry else {
+                let Some(entry) = self.config.entries.last_mut().filter(|_| self.open) else {
                     return Ok(());
                 };
-                if default {
-                    self.default.clone_from(&entry.id);
+                match (key.as_str(), sub.to_ascii_lowercase().as_str()) {
+                    ("menu", "default") if self.submenus.is_empty() => {
+                        self.default.clone_from(&entry.id);
+                    }
+                    ("config", _) => {
+                        self.next_file = Some(self.directory.beside(sub));
+                        if !rest.is_empty() {
+                            entry.cmdline = rest.to_string();
+                        }
+                    }
+                    _ => set(entry, &self.directory, &key, value),
                 }
-                set(entry, self.start, &key, value);
             }
         }
+        Ok(())
+    }
+
+    /// Completes the last entry when the next one begins.
+    fn close(&mut self, depth: usize) -> Result<(), Error> {
+        if !core::mem::take(&mut self.open) {
+            return Ok(());
+        }
+        if let Some(path) = self.next_file.take() {
+            return self.load(&path, depth);
+        }
+        if let Some(entry) = self.config.entries.last_mut() {
+            // What has no APPEND of its own gets the one from the top.
+            if entry.cmdline.is_empty() {
+                entry.cmdline.clone_from(&self.append);
+            }
+            let titles = self.submenus.iter().filter(|title| !title.is_empty());
+            let titles: String = titles.map(|title| format!("{title} > ")).collect();
+            entry.title.insert_str(0, &titles);
+            finish(entry, self.volumes, &self.directory);
+        }
+        Ok(())
+    }
+
+    /// Puts the entries of another configuration file in place of the last entry, whose
+    /// APPEND names their working directory (Syslinux wiki, "CONFIG").
+    fn load(&mut self, path: &Path, depth: usize) -> Result<(), Error> {
+        let Some(entry) = self.config.entries.pop() else {
+            return Ok(());
+        };
+        if self.volumes.kind(path).is_none() {
+            return Ok(());
+        }
+        let inside = self.directory.beside(&format!("{}/", entry.cmdline.trim_end_matches('/')));
+        let moved = !entry.cmdline.is_empty() && self.volumes.kind(&inside).is_some();
+        let next = if moved { inside } else { self.directory.clone() };
+        let directory = core::mem::replace(&mut self.directory, next);
+        let append = core::mem::take(&mut self.append);
+        let (count, first) = (self.submenus.len(), self.config.entries.len());
+        let starts = self.default.is_empty() || self.default == entry.id;
+        if starts {
+            self.default.clear();
+        } else {
+            self.submenus.push(entry.title);
+        }
+        self.menu(path, depth + 1)?;
+        if starts && self.default.is_empty() {
+            let first = self.config.entries.get(first);
+            self.default = first.map_or(entry.id, |entry| entry.id.clone());
+        }
+        self.submenus.truncate(count);
+        (self.directory, self.append) = (directory, append);
         Ok(())
     }
 }
 
 /// Takes a line that belongs to an entry.
-fn set(entry: &mut Entry, start: &Path, key: &str, value: &str) {
+fn set(entry: &mut Entry, directory: &Path, key: &str, value: &str) {
     let (sub, rest) = key_value(value);
     match key {
         "kernel" | "linux" => {
             // A kernel may be followed by what else belongs on its line.
-            entry.kernel = Some(start.beside(sub)).filter(|kernel| !is_module(&kernel.path));
+            entry.kernel = Some(directory.beside(sub)).filter(|kernel| !is_module(&kernel.path));
             if !rest.is_empty() {
                 entry.cmdline = rest.to_string();
             }
@@ -138,7 +208,7 @@ fn set(entry: &mut Entry, start: &Path, key: &str, value: &str) {
         // A dash says that there is nothing, not even what the top says.
         "append" if value == "-" => entry.cmdline = " ".into(),
         "append" => entry.cmdline = value.to_string(),
-        "initrd" => entry.initrds = initrds(start, value),
+        "initrd" => entry.initrds = initrds(directory, value),
         "menu" if sub.eq_ignore_ascii_case("label") => {
             // The caret marks a key to press.
             entry.title = rest.replace('^', "");
