@@ -3,7 +3,8 @@
 use std::string::String;
 use std::vec::Vec;
 
-use super::{Config, by_version, find, uki};
+use super::order::by_version;
+use super::{Config, find, uki};
 use crate::testing::{Contents, volumes};
 
 const UUID: &str = "1d2c3b4a-0000-4000-8000-000000000001";

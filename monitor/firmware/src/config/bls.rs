@@ -5,11 +5,10 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::cmp::Ordering;
 
-use super::{
-    Config, Entry, MAX_ENTRIES, MAX_INITRDS, MAX_LINE, MAX_TEXT, by_version, key_value, uki,
-};
+use super::entry::{Config, Entry, MAX_ENTRIES, MAX_INITRDS, MAX_LINE, MAX_TEXT, key_value, lost};
+use super::order::Key;
+use super::uki;
 use crate::Error;
 use crate::volume::{Path, Volumes};
 
@@ -49,7 +48,7 @@ pub(super) fn read(volumes: &mut Volumes, dir: &Path) -> Result<Config, Error> {
     let wanted = default.to_ascii_lowercase();
     let index = named(&|id| id == wanted).or_else(|| named(&|id| matches(&wanted, id)));
     Ok(Config {
-        lost: super::lost(index, &default),
+        lost: lost(index, &default),
         default: index.unwrap_or(0),
         entries: found.into_iter().map(|(_, entry)| entry).collect(),
         ..Config::default()
@@ -180,35 +179,6 @@ fn keyed(volumes: &Volumes, dir: &Path, variables: &Variables) -> Result<Vec<(Ke
         found.push((Key { bad, id, ..key }, entry));
     }
     Ok(found)
-}
-
-/// What entries are sorted by.
-#[derive(Default)]
-pub(super) struct Key {
-    /// All its tries are spent.
-    pub(super) bad: bool,
-    pub(super) sort: String,
-    pub(super) machine: String,
-    pub(super) version: String,
-    pub(super) id: String,
-}
-
-impl Key {
-    fn order(&self, other: &Self) -> Ordering {
-        // Entries without a key come last, and newer ones first.
-        let keyed = || self.sort.is_empty().cmp(&other.sort.is_empty());
-        let version = || match self.sort.is_empty() {
-            true => Ordering::Equal,
-            false => by_version(&other.version, &self.version),
-        };
-        self.bad
-            .cmp(&other.bad)
-            .then_with(keyed)
-            .then_with(|| self.sort.cmp(&other.sort))
-            .then_with(|| self.machine.cmp(&other.machine))
-            .then_with(version)
-            .then_with(|| by_version(&other.id, &self.id))
-    }
 }
 
 fn parse(

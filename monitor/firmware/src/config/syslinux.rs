@@ -5,7 +5,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use super::{Config, Entry, MAX_ENTRIES, MAX_INITRDS, MAX_LINE, MAX_TEXT, key_value};
+use super::entry::{Config, Entry, MAX_ENTRIES, MAX_INITRDS, MAX_LINE, MAX_TEXT, key_value, lost};
 use crate::Error;
 use crate::volume::{Path, Volumes};
 
@@ -30,7 +30,7 @@ pub(super) fn read(volumes: &mut Volumes, path: &Path) -> Result<Config, Error> 
     let mut config = parser.config;
     let fits = |entry: &Entry| entry.id == parser.default;
     let default = config.entries.iter().position(fits);
-    config.lost = super::lost(default, &parser.default);
+    config.lost = lost(default, &parser.default);
     config.default = default.unwrap_or(0);
     Ok(config)
 }

@@ -5,8 +5,8 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 
-use super::bls::Key;
-use super::{Config, Entry, MAX_LINE};
+use super::entry::{Config, Entry, MAX_LINE};
+use super::order::Key;
 use crate::Error;
 use crate::bytes::{le16, le32, part, text};
 use crate::disk::File;

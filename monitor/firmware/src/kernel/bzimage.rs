@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::{Entry, HIGH_RAM, Kernel, Load};
+use super::image::{Entry, HIGH_RAM, Kernel, Load};
 use crate::Error;
 use crate::bytes::{le16, le32, le64, part, u8};
 use crate::disk::File;

@@ -7,8 +7,9 @@ use alloc::vec::Vec;
 use super::options::Options;
 use super::regexp;
 use super::script::{self, Block, Word};
-use super::{Shell, Stop};
-use crate::config::{Entry, MAX_INITRDS, bls};
+use super::shell::{MAX_CALLS, Shell, Stop};
+use crate::config::bls;
+use crate::config::entry::{Entry, MAX_ENTRIES, MAX_INITRDS, MAX_LINE};
 use crate::volume::{Path, Search};
 
 /// Bytes of arguments that count as a command more.
@@ -235,7 +236,7 @@ impl Shell<'_> {
     fn include(&mut self, name: &str) -> Result<bool, Stop> {
         let path = self.path(name).filter(|path| self.volumes.kind(path).is_some());
         match path {
-            Some(path) if self.calls < super::MAX_CALLS => Ok(self.source(&path)?),
+            Some(path) if self.calls < MAX_CALLS => Ok(self.source(&path)?),
             _ => Ok(false),
         }
     }
@@ -307,7 +308,7 @@ impl Shell<'_> {
     fn file_variables(&mut self, arguments: &[String]) -> bool {
         let options = Options::parse(arguments, &ENVIRONMENT);
         let path = options.value("file").and_then(|file| self.path(file));
-        let text = path.and_then(|path| self.volumes.text(&path, super::MAX_LINE).ok());
+        let text = path.and_then(|path| self.volumes.text(&path, MAX_LINE).ok());
         let Some(text) = text else {
             return false;
         };
@@ -350,7 +351,7 @@ impl Shell<'_> {
                 continue;
             }
             let entries = bls::entries(self.volumes, place, &self.variables)?;
-            let room = super::MAX_ENTRIES.saturating_sub(self.entries.len());
+            let room = MAX_ENTRIES.saturating_sub(self.entries.len());
             for entry in entries.into_iter().take(room) {
                 let mut place = self.menu.0.clone();
                 place.push([self.menu.1.to_string(), entry.title.clone(), entry.id.clone()]);

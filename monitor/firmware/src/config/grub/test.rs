@@ -3,7 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::Shell;
+use super::shell::Shell;
 use crate::fs::Kind;
 
 impl Shell<'_> {
