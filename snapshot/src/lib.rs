@@ -27,10 +27,10 @@ use sha2::{Digest as _, Sha256};
 
 pub use codec::Io;
 pub use files::{Create, MEMORY, STATE, open};
-pub use memory::{MemoryWriter, PAGE, bitmap_words, check_memory, is_zero, verify_memory};
+pub use memory::{MemoryWriter, bitmap_words, check_memory, is_zero, verify_memory};
 pub use merge::Merge;
 pub use state::{
-    CpuV1, CpuidV1, DeviceV1, IoApicV1, MAX_CPUS, MAX_DEVICES, MAX_ID, MAX_TYPED, MemoryV1,
+    CpuV1, CpuidV1, DeviceV1, IoApicV1, MAX_CPUS, MAX_DEVICES, MAX_ID, MAX_TYPED, MemoryV1, PAGE,
     SerialV1, StateV1, VcpuV1, VmV1,
 };
 

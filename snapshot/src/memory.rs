@@ -10,10 +10,8 @@ use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
-use crate::{Error, MemoryV1};
+use crate::{Error, MemoryV1, PAGE};
 
-/// Bytes of a page.
-pub const PAGE: usize = 4096;
 /// The last page begins with this, then the snapshot's identity.
 const MAGIC: [u8; 16] = *b"MOTE-MEMORY-V1\0\0";
 /// Bytes that are read in one go.

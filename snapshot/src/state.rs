@@ -5,7 +5,10 @@ use mote_virtio::rate::LevelV1;
 use mote_virtio::transport::{PciV1, QueueRegistersV1, RegistersV1, VECTORS};
 use mote_virtio::{EndpointStateV1, MAX_QUEUE_SIZE, QueueConfig, QueueState};
 
-use crate::{Error, Io, PAGE};
+use crate::{Error, Io};
+
+/// Bytes of a page, which ranges of memory are multiples of.
+pub const PAGE: usize = 4096;
 
 /// Most vCPUs.
 pub const MAX_CPUS: usize = 32;

@@ -5,8 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::Level::{Fine, InUse, Missing, Unknown, Weak};
+use super::reader::size;
 use super::sandbox::{Who, group_mount};
-use super::{Host, Level, Report, Verdict, examine, host, image, kvm, sandbox, size};
+use super::{Host, Level, Report, Verdict, examine, host, image, kvm, sandbox};
 use crate::error::exit;
 
 fn all(judge: impl Fn(&str) -> Verdict, cases: &[(&str, Level)]) {

@@ -1,6 +1,7 @@
 //! The host's kernel, processors and memory.
 
-use super::{Host, Report, Verdict, size, unreadable};
+use super::reader::{Host, size, unreadable};
+use super::report::{Level, Report, Verdict};
 
 const ABOUT: &str = "host";
 const VULNERABILITIES: &str = "/sys/devices/system/cpu/vulnerabilities";
@@ -22,7 +23,7 @@ pub(super) fn check(at: &Host, report: &mut Report) {
             for name in names {
                 let verdict = at.judge(&format!("{VULNERABILITIES}/{name}"), vulnerability);
                 match verdict.level {
-                    super::Level::Fine => good += 1,
+                    Level::Fine => good += 1,
                     _ => add(&name, verdict),
                 }
             }

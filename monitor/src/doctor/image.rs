@@ -9,7 +9,8 @@ use std::path::Path;
 
 use rustix::fs::{Access, fstatvfs, major, minor};
 
-use super::{Report, Verdict, may, size};
+use super::reader::{may, size};
+use super::report::{Report, Verdict};
 use crate::error::{Error, os_message};
 
 /// Bytes that are looked at: up to the name of ISO 9660's first descriptor.

@@ -8,7 +8,8 @@ use kvm_ioctls::{Cap, Kvm};
 use rustix::fs::Access;
 
 use super::host::version;
-use super::{Host, Report, Verdict, unreadable};
+use super::reader::{Host, unreadable};
+use super::report::{Report, Verdict};
 use crate::config::MAX_CPUS;
 use crate::error::os_message;
 

@@ -2,7 +2,8 @@
 
 use rustix::fs::Access;
 
-use super::{Host, Report, Verdict, unreadable};
+use super::reader::{Host, unreadable};
+use super::report::{Report, Verdict};
 use crate::error::os_message;
 use crate::sandbox;
 

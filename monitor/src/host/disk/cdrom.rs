@@ -55,7 +55,7 @@ impl CdImage {
     /// # Errors
     /// The host has no room.
     pub fn replace(&self, file: BorrowedFd<'_>, empty: bool) -> io::Result<()> {
-        crate::host::disk::replace(&self.file, file)?;
+        replace(&self.file, file)?;
         self.empty.store(empty, Ordering::Relaxed);
         Ok(())
     }
@@ -78,4 +78,15 @@ impl ReadAt for CdImage {
     fn read_at(&self, to: &[GuestSlice<'_>], offset: u64) -> io::Result<usize> {
         transfer(&self.file, Way::Read, to, offset)
     }
+}
+
+/// Makes `old`'s number mean the open file `new`.
+fn replace(old: &File, new: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: both are live descriptors; whoever uses the old one's number goes
+    // on to use a file, which is another one from now on.
+    let result = unsafe { libc::dup3(new.as_raw_fd(), old.as_raw_fd(), libc::O_CLOEXEC) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }

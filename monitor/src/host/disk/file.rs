@@ -16,10 +16,24 @@ use rustix::fs::{
 
 use super::bounce::{Bounce, Pages};
 use super::vectored::{Way, transfer};
+use crate::config::{Drive, Media};
 use crate::error::Error;
 use crate::host::files::{Lock, New, is_missing, lock};
 
 const WHAT: &str = "disk";
+
+/// Whether a drive's image can be opened as it would be, without making or
+/// locking it.
+///
+/// # Errors
+/// It cannot.
+pub fn check(drive: &Drive) -> Result<(), Error> {
+    let what = match drive.media {
+        Media::CdRom => "CD-ROM",
+        Media::Disk => "disk",
+    };
+    open_image(what, &drive.path, !drive.read_only, drive.direct).map(|_| ())
+}
 
 /// How a disk image is opened.
 #[derive(Clone, Debug, Default)]
