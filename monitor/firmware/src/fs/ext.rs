@@ -10,7 +10,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt::Write as _;
 
-use super::{FileSystem, Kind, MAX_DIRECTORY, MAX_NAME, kind_of_mode};
+use super::node::{FileSystem, Kind, MAX_DIRECTORY, MAX_NAME, kind_of_mode};
 use crate::Error;
 use crate::bytes::{le16, le32, part, text, u8};
 use crate::disk::{Disk, Extent, File, array};

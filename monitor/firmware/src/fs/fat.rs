@@ -6,7 +6,7 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use super::{FileSystem, Kind, MAX_DIRECTORY};
+use super::node::{FileSystem, Kind, MAX_DIRECTORY};
 use crate::Error;
 use crate::bytes::{le16, le32, part, text, u8};
 use crate::disk::{Disk, Extent, File, array};

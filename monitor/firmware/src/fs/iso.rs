@@ -5,7 +5,7 @@ use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::{FileSystem, Kind, MAX_DIRECTORY, MAX_NAME};
+use super::node::{FileSystem, Kind, MAX_DIRECTORY, MAX_NAME, kind_of_mode};
 use crate::Error;
 use crate::bytes::{le16, le32, part, text, u8};
 use crate::disk::{Disk, Extent, File, array};
@@ -302,7 +302,7 @@ impl FileSystem for Iso {
         if let Names::RockRidge(skip) = self.names {
             self.fields(&record, skip, &mut |field| {
                 if field.starts_with(b"PX") {
-                    kind = super::kind_of_mode(le32(field, 4) as u16);
+                    kind = kind_of_mode(le32(field, 4) as u16);
                 }
                 false
             })?;
