@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use super::http::Response;
 use super::log::{Level, Place};
-use super::router::{Done, SerialEntry, State, Vm, VmPatch, Wanted, faulty, same};
+use super::router::{Done, SerialEntry, State, VmPatch, Wanted, faulty, same};
+use super::running_vm::Vm;
 use crate::config::{
     BootSource, DriveEntry, DrivePatch, File, LoggerEntry, MachineConfig, MachinePatch,
     MetricsEntry, NicEntry, NicPatch, SerialTo,

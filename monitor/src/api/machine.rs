@@ -4,7 +4,7 @@ use std::path::Path;
 
 use mote_virtio::rate::RateLimiter;
 
-use super::router::Vm;
+use super::running_vm::Vm;
 use crate::config::SnapshotKind;
 use crate::counts::Counts;
 use crate::error::Error;

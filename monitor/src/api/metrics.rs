@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use super::http::Method;
 use super::log::Log;
-use super::router::Vm;
+use super::running_vm::Vm;
 use crate::counts::{Counts, Row};
 
 /// The type of OpenMetrics text.

@@ -39,12 +39,13 @@ pub mod http;
 pub mod log;
 mod machine;
 pub mod metrics;
+mod options;
 pub mod router;
+pub mod running_vm;
 mod server;
 mod snapshots;
 
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -56,10 +57,11 @@ use vmm_sys_util::eventfd::EventFd;
 
 use self::http::Response;
 use self::log::{Level, Place};
-use self::router::{HostFiles, State, Verdict};
+pub use self::options::Options;
+use self::router::{State, Verdict};
+use self::running_vm::HostFiles;
 use self::server::Server;
-use crate::config::{Bus, LoggerEntry, MetricsEntry, OnReset, Serial, VmConfig};
-use crate::config::{Mode, Policy};
+use crate::config::{Mode, VmConfig};
 use crate::error::{Error, exit};
 use crate::host::signals;
 use crate::run::{self, Control, Machine, Opened, PageMap, Saving};
@@ -69,53 +71,6 @@ use crate::vm::vcpu;
 
 /// Who may use the socket, unless said otherwise: its owner.
 const SOCKET_MODE: u32 = 0o600;
-
-/// What the command line says.
-#[derive(Clone, Debug, Default)]
-pub struct Options {
-    /// The VM's name.
-    pub id: String,
-    /// Where to make the socket.
-    pub socket: Option<PathBuf>,
-    /// Who may use it.
-    pub mode: Option<u32>,
-    /// The number of one that the caller made.
-    pub socket_fd: Option<RawFd>,
-    /// There is to be none.
-    pub no_api: bool,
-    /// A VM to start with.
-    pub config_file: Option<PathBuf>,
-    /// The most bytes of a request's body.
-    pub max_body: usize,
-    /// The log.
-    pub logger: Option<LoggerEntry>,
-    /// Metrics.
-    pub metrics: Option<MetricsEntry>,
-    /// How often they are written.
-    pub period: Duration,
-    /// Directories beneath which files may be opened.
-    pub allow: Vec<PathBuf>,
-    /// When the caller began, in microseconds of the clock that only runs, and
-    /// the processor time of it and of its parents.
-    pub begun: (Option<u64>, u64),
-    /// The serial console, unless the API says otherwise.
-    pub serial: Option<Serial>,
-    /// What devices are attached to.
-    pub bus: Bus,
-    /// What a guest's reset does.
-    pub on_reset: Option<OnReset>,
-    /// How long a guest may take to shut down when a signal asks for the end.
-    pub graceful: Option<Duration>,
-    /// Print where start-up time went.
-    pub timings: bool,
-    /// A descriptor of `/dev/kvm`.
-    pub kvm_fd: Option<RawFd>,
-    /// A descriptor to write a line to when the API can be used; with no API,
-    /// when the guest is about to run.
-    pub ready_fd: Option<RawFd>,
-    /// How the process is confined.
-    pub sandbox: Policy,
-}
 
 /// The socket, and what is behind it.
 struct Api {
@@ -305,7 +260,7 @@ impl Api {
         let (server, state) = (&mut self.server, &mut self.state);
         let slots = server.slots();
         server.serve(happened, &mut |request| {
-            let vm = machine.as_mut().map(|vm: &mut Machine| -> &mut dyn router::Vm { vm });
+            let vm = machine.as_mut().map(|vm: &mut Machine| -> &mut dyn running_vm::Vm { vm });
             let (config, file) = match state.handle(request, vm) {
                 Verdict::Answer(answer) => return answer,
                 Verdict::Start(both) => *both,

@@ -1,29 +1,28 @@
 //! The state machine behind the API: what a request does to a VM that is being
 //! configured, and to one that runs. It knows no socket and no KVM.
 
-use std::fs;
-use std::path::Path;
 use std::time::Instant;
 
-use mote_virtio::rate::RateLimiter;
 use serde::{Deserialize, Serialize};
 
-use super::Options;
 use super::http::{Method, Request, Response};
-use super::log::{self, Level, Log, Place};
-use crate::boot::Source;
-use crate::config::SnapshotKind;
-use crate::config::{Drive, File, MachineConfig, OnReset, Serial, VmConfig, from_json};
+use super::log::{Level, Log, Place};
+use super::options::Options;
+use super::running_vm::{Files, Vm};
+use crate::config::{File, MachineConfig, OnReset, Serial, VmConfig, from_json};
 use crate::error::Error;
-use crate::host::{disk, files};
+use crate::host::files;
 
 /// The version of Firecracker's API that is spoken here.
 const FIRECRACKER: &str = "1.16.1";
+
 /// What Firecracker says when it is too early or too late for something.
 pub(super) const TOO_EARLY: &str =
     "The requested operation is not supported before starting the microVM.";
+
 pub(super) const TOO_LATE: &str =
     "The requested operation is not supported after starting the microVM.";
+
 /// What Firecracker has and Mote has not, by the first part of its path.
 const ABSENT: [(&str, &str); 7] = [
     ("balloon", "balloon device"),
@@ -34,81 +33,6 @@ const ABSENT: [(&str, &str); 7] = [
     ("pmem", "persistent memory device; use a drive"),
     ("vsock", "vsock device; use a network interface"),
 ];
-
-/// A running VM, as the API sees it. Devices have the numbers of their windows.
-pub trait Vm {
-    /// Whether it is paused.
-    fn is_paused(&self) -> bool;
-    /// Stops vCPUs and devices.
-    ///
-    /// # Errors
-    /// A vCPU does not stop.
-    fn pause(&mut self) -> Result<(), Error>;
-    /// Lets them go on.
-    fn resume(&mut self);
-    /// Presses the power button.
-    ///
-    /// # Errors
-    /// Why it has none.
-    fn power_button(&mut self) -> Result<(), String>;
-    /// Sets the limits of a drive, or of what a network interface receives; and
-    /// of what that sends.
-    fn limit(&mut self, device: usize, limits: [Option<RateLimiter>; 2]);
-    /// Looks how large a drive's image is now.
-    ///
-    /// # Errors
-    /// The host's, or the image has become smaller.
-    fn resize(&mut self, device: usize) -> Result<(), String>;
-    /// Puts another medium into a drive that is only read, or none.
-    ///
-    /// # Errors
-    /// It cannot be used, or not any more.
-    fn change(&mut self, device: usize, path: Option<&Path>) -> Result<(), String>;
-    /// Saves it, while it is paused, to two files that are not there yet.
-    ///
-    /// # Errors
-    /// They cannot be made; then neither is there.
-    fn save(&mut self, state: &Path, memory: &Path, kind: SnapshotKind) -> Result<(), String>;
-    /// What it has counted.
-    fn metrics(&self, to: &mut crate::counts::Counts);
-}
-
-/// What a request needs of the host's files before the start.
-pub trait Files {
-    /// Opens a file or named pipe to add to, making it if it is missing, for
-    /// the VM that has been described so far.
-    ///
-    /// # Errors
-    /// It cannot be opened, or is none to write to.
-    fn append(&self, what: &'static str, path: &Path, of: &VmConfig) -> Result<fs::File, Error>;
-    /// Whether a kernel and an initrd can be opened.
-    ///
-    /// # Errors
-    /// They cannot.
-    fn check_kernel(&self, kernel: &Path, initrd: Option<&Path>) -> Result<(), Error>;
-    /// Whether a drive's image can be opened.
-    ///
-    /// # Errors
-    /// It cannot.
-    fn check_drive(&self, drive: &Drive) -> Result<(), Error>;
-}
-
-/// The host's.
-pub struct HostFiles;
-
-impl Files for HostFiles {
-    fn append(&self, what: &'static str, path: &Path, of: &VmConfig) -> Result<fs::File, Error> {
-        log::open(what, path, of)
-    }
-
-    fn check_kernel(&self, kernel: &Path, initrd: Option<&Path>) -> Result<(), Error> {
-        Source::open(kernel, initrd, None).map(|_| ())
-    }
-
-    fn check_drive(&self, drive: &Drive) -> Result<(), Error> {
-        disk::check(drive)
-    }
-}
 
 /// What comes of a request.
 #[derive(Debug)]

@@ -8,7 +8,8 @@ use serde::de::IgnoredAny;
 
 use super::http::Response;
 use super::log::{Level, Place};
-use super::router::{Done, State, TOO_EARLY, TOO_LATE, Verdict, Vm, faulty};
+use super::router::{Done, State, TOO_EARLY, TOO_LATE, Verdict, faulty};
+use super::running_vm::Vm;
 use crate::config::{NicEntry, Restore, SnapshotKind, check_socket};
 
 /// `PUT /snapshot/create`

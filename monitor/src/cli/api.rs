@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use lexopt::prelude::*;
 
-use super::Command;
+use super::flags::{self, Asked, named};
 use crate::api::Options;
 use crate::api::log::Level;
-use crate::cli;
 use crate::config::{self, Bus, LoggerEntry, MetricsEntry, Mode, parse_serial};
 use crate::error::Error;
 use crate::sandbox;
@@ -64,7 +63,10 @@ Mote's own:
 ///
 /// # Errors
 /// [`Error::Usage`] names the flag at fault.
-pub fn parse(mut parser: lexopt::Parser, first: Option<String>) -> Result<Command, Error> {
+pub(super) fn parse(
+    mut parser: lexopt::Parser,
+    first: Option<String>,
+) -> Result<Asked<Options>, Error> {
     let mut all = Flags::default();
     let mut next = first;
     loop {
@@ -72,8 +74,8 @@ pub fn parse(mut parser: lexopt::Parser, first: Option<String>) -> Result<Comman
             Some(flag) => flag,
             None => match parser.next()? {
                 None => break,
-                Some(Short('h') | Long("help")) => return Ok(Command::Print(HELP)),
-                Some(Short('V') | Long("version")) => return Ok(Command::Print(cli::VERSION)),
+                Some(Short('h') | Long("help")) => return Ok(Asked::Text(HELP)),
+                Some(Short('V') | Long("version")) => return Ok(Asked::Text(flags::VERSION)),
                 Some(Long(name)) => name.to_owned(),
                 Some(other) => return Err(other.unexpected().into()),
             },
@@ -86,7 +88,7 @@ pub fn parse(mut parser: lexopt::Parser, first: Option<String>) -> Result<Comman
             }
         }
     }
-    all.check().map(|options| Command::Api(Box::new(options)))
+    all.check().map(Asked::For)
 }
 
 /// Whether there is such a flag.
@@ -136,21 +138,21 @@ impl Flags {
         }
         self.seen.push(name.to_owned());
         let options = &mut self.options;
-        let text = || cli::named(flag, value.to_str().ok_or_else(|| "is no text".to_owned()));
-        let number = || text().and_then(|text| cli::named(flag, cli::number(text)));
-        let path = || cli::named(flag, config::check_path(value.clone()));
-        let fd = || number().and_then(|number| cli::named(flag, cli::descriptor(number)));
+        let text = || named(flag, value.to_str().ok_or_else(|| "is no text".to_owned()));
+        let number = || text().and_then(|text| named(flag, flags::number(text)));
+        let path = || named(flag, config::check_path(value.clone()));
+        let fd = || number().and_then(|number| named(flag, flags::descriptor(number)));
         match flag {
             "api-sock" | "socket" => {
                 let path = config::check_socket(value.clone());
-                options.socket = Some(cli::named(flag, path)?);
+                options.socket = Some(named(flag, path)?);
             }
-            "api-sock-mode" => options.mode = Some(cli::named(flag, mode(text()?))?),
+            "api-sock-mode" => options.mode = Some(named(flag, mode(text()?))?),
             "api-fd" => options.socket_fd = Some(fd()?),
             "id" => options.id = text()?.to_owned(),
             "config-file" => options.config_file = Some(path()?),
             "log-path" => self.logger.log_path = Some(path()?),
-            "level" => self.logger.level = Some(cli::named(flag, level(text()?))?),
+            "level" => self.logger.level = Some(named(flag, level(text()?))?),
             "metrics-path" => {
                 let metrics_path = path()?;
                 options.metrics = Some(MetricsEntry { metrics_path });
@@ -166,20 +168,20 @@ impl Flags {
             }
             "module" => {}
             "allow-path" => options.allow.push(path()?),
-            "serial" => options.serial = Some(cli::named(flag, parse_serial(text()?))?),
-            "on-reset" => options.on_reset = Some(cli::named(flag, cli::on_reset(text()?))?),
+            "serial" => options.serial = Some(named(flag, parse_serial(text()?))?),
+            "on-reset" => options.on_reset = Some(named(flag, flags::on_reset(text()?))?),
             "metrics-period" => {
-                options.period = cli::named(flag, cli::seconds(number()?))?;
+                options.period = named(flag, flags::seconds(number()?))?;
             }
             "graceful" => {
-                let time = cli::named(flag, cli::seconds(number()?))?;
+                let time = named(flag, flags::seconds(number()?))?;
                 options.graceful = Some(time);
             }
             "kvm-fd" => options.kvm_fd = Some(fd()?),
             "ready-fd" => options.ready_fd = Some(fd()?),
-            "seccomp" => self.seccomp = Some(cli::named(flag, cli::seccomp(text()?))?),
+            "seccomp" => self.seccomp = Some(named(flag, flags::seccomp(text()?))?),
             "require-landlock" => {
-                let least = cli::named(flag, cli::landlock(number()?))?;
+                let least = named(flag, flags::landlock(number()?))?;
                 self.landlock = Some(least);
             }
             "metadata" => return Err(refused(flag, "Mote has no metadata service")),
@@ -215,7 +217,7 @@ impl Flags {
         if logs || self.logger.show_level {
             options.logger = Some(self.logger);
         }
-        options.sandbox = cli::policy(self.no_sandbox, self.seccomp, self.landlock)?;
+        options.sandbox = flags::policy(self.no_sandbox, self.seccomp, self.landlock)?;
         options.sandbox.opens = !options.allow.is_empty() && sandbox::landlock_version() > 0;
         Ok(options)
     }
@@ -254,6 +256,7 @@ fn refused(flag: &str, why: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::{self, Command};
 
     fn parse_line(line: &str) -> Result<Command, Error> {
         cli::parse(line.split_whitespace().map(std::ffi::OsString::from))

@@ -9,7 +9,7 @@ use std::time::Duration;
 use lexopt::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::Command;
+use super::flags::{Asked, named};
 use crate::error::{Error, printable};
 
 /// `mote ctl --help`.
@@ -62,15 +62,15 @@ enum Task {
 ///
 /// # Errors
 /// [`Error::Usage`] names what is at fault.
-pub fn parse(mut parser: lexopt::Parser) -> Result<Command, Error> {
+pub(super) fn parse(mut parser: lexopt::Parser) -> Result<Asked<Order>, Error> {
     let (mut socket, mut json, mut words) = (None, false, Vec::new());
     while let Some(arg) = parser.next()? {
         match arg {
-            Short('h') | Long("help") => return Ok(Command::Print(HELP)),
+            Short('h') | Long("help") => return Ok(Asked::Text(HELP)),
             Long("json") => json = true,
             Long("socket") => {
                 let path = crate::config::check_socket(parser.value()?);
-                socket = Some(super::named("socket", path)?);
+                socket = Some(named("socket", path)?);
             }
             Value(word) => words.push(word.string()?),
             other => return Err(other.unexpected().into()),
@@ -81,7 +81,7 @@ pub fn parse(mut parser: lexopt::Parser) -> Result<Command, Error> {
     };
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let order = Order { socket, task: task(&words)?, json };
-    Ok(Command::Control(order))
+    Ok(Asked::For(order))
 }
 
 fn task(words: &[&str]) -> Result<Task, Error> {
@@ -247,6 +247,7 @@ fn info([own, config]: [Value; 2], as_json: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Command;
 
     fn parse_line(line: &str) -> Result<Command, Error> {
         crate::cli::parse(line.split_whitespace().map(std::ffi::OsString::from))
