@@ -422,7 +422,7 @@ fn command_lines_are_bounded() {
 fn memory_maps_leave_the_hole_free() {
     for size in [64 << 20, 3 << 30, 3584 << 20, 5u64 << 30] {
         let ram = memory::create(size).unwrap();
-        let map = super::e820(&ram);
+        let map = super::kernel::e820(&ram);
         let usable: u64 = map.iter().filter(|e| e.2 == 1).map(|e| e.1).sum();
         let reserved = layout::HIGH_RAM - layout::LOW_RAM_END;
         assert_eq!(usable, size - reserved);

@@ -4,7 +4,8 @@
 use linux_loader::bootparam::setup_header;
 use vm_memory::ByteValued;
 
-use super::{Image, Kernel};
+use super::image::Image;
+use super::kernel::{Header, Kernel};
 use crate::error::Error;
 use crate::host::memory::{self, GuestRam};
 use crate::layout::HIGH_RAM;
@@ -16,16 +17,6 @@ const HEADER: usize = 0x1f1;
 const XLF_KERNEL_64: u16 = 1;
 /// Boot protocol 2.12 introduced `xloadflags`.
 const MIN_VERSION: u16 = 0x020c;
-
-/// The setup header of a bzImage.
-pub(super) struct Header(pub(super) setup_header);
-
-impl Header {
-    /// First address behind the highest byte an initrd may use.
-    pub(super) fn initrd_limit(&self) -> u64 {
-        u64::from(self.0.initrd_addr_max) + 1
-    }
-}
 
 /// Copies the protected-mode part of a bzImage to its preferred address.
 ///

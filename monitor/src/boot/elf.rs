@@ -1,6 +1,7 @@
 //! ELF kernels: Linux's vmlinux and unikernels, mapped where they line up.
 
-use super::{Image, Kernel};
+use super::image::Image;
+use super::kernel::Kernel;
 use crate::error::Error;
 use crate::host::memory::{self, GuestRam};
 use crate::vm::regs::Entry;

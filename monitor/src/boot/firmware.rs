@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use super::Cause;
+use super::kernel::Cause;
 use crate::config::{BootFrom, Drive, Media, VmConfig};
 
 /// The lines for a VM that starts for this cause; `terminal` says whether

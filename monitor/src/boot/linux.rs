@@ -3,7 +3,7 @@
 use linux_loader::bootparam::{boot_e820_entry, boot_params};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
-use super::{Facts, bzimage, e820};
+use super::kernel::{Facts, Header, e820};
 use crate::host::memory::GuestRam;
 use crate::layout::{CMDLINE, CMDLINE_MAX, ZERO_PAGE};
 
@@ -11,7 +11,7 @@ use crate::layout::{CMDLINE, CMDLINE_MAX, ZERO_PAGE};
 pub(super) fn write(
     ram: &GuestRam,
     facts: &Facts,
-    header: Option<&bzimage::Header>,
+    header: Option<&Header>,
 ) -> Result<(), GuestMemoryError> {
     let mut params = boot_params::default();
     if let Some(header) = header {

@@ -5,6 +5,7 @@ mod bzimage;
 mod elf;
 mod firmware;
 mod image;
+mod kernel;
 mod linux;
 pub mod mptable;
 mod pvh;
@@ -17,6 +18,8 @@ use vm_memory::{Bytes, GuestAddress};
 
 pub(crate) use self::image::Image;
 pub use self::image::Mapped;
+pub use self::kernel::Cause;
+use self::kernel::{Facts, Kernel};
 use crate::config::{DEFAULT_CMDLINE, VmConfig};
 use crate::error::Error;
 use crate::host::memory::{self, GuestRam, PAGE};
@@ -35,6 +38,7 @@ const RESET_CODE: [u8; 9] = [
     0xf4, // hlt
     0xeb, 0xfd, // jmp to the hlt
 ];
+
 const _: () = {
     assert!(layout::RESET == 0x602 && crate::layout::RESET_VALUE == 6);
 };
@@ -49,16 +53,6 @@ pub struct Loaded {
     pub written: Vec<(u64, u64)>,
 }
 
-/// A kernel that lies in guest memory.
-struct Kernel {
-    entry: Entry,
-    written: Vec<(u64, u64)>,
-    /// First address behind everything the kernel uses before it knows RAM.
-    end: u64,
-    /// The bzImage's setup header, which the boot parameters begin with.
-    header: Option<bzimage::Header>,
-}
-
 /// What a VM boots from: files that were opened when it was configured.
 #[derive(Debug)]
 pub struct Source {
@@ -67,15 +61,6 @@ pub struct Source {
     cmdline: String,
     /// The command line after a reset, if it is another one.
     after_reset: Option<String>,
-}
-
-/// Why a VM starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// It is new.
-    PowerOn,
-    /// Its guest reset it.
-    Reset,
 }
 
 impl Source {
@@ -186,14 +171,6 @@ impl Source {
     }
 }
 
-/// What boot parameters tell, apart from the kernel itself.
-struct Facts {
-    /// Guest address and length of the initrd.
-    initrd: Option<(u64, u64)>,
-    /// Guest address of the ACPI root pointer.
-    rsdp: u64,
-}
-
 fn check_cmdline(text: &str) -> Result<String, Error> {
     if text.len() > layout::CMDLINE_MAX {
         return Err(Error::Usage(format!(
@@ -230,21 +207,6 @@ fn place_initrd(ram: &GuestRam, image: &Image, kernel: &Kernel) -> Result<(u64, 
         image.place(ram, start, 0, image.len)?;
     }
     Ok((start, image.len))
-}
-
-/// Guest RAM as e820 entries: `(start, length, type)`, 1 being usable and 3
-/// ACPI data (ACPI 6.5, 15).
-fn e820(ram: &GuestRam) -> Vec<(u64, u64, u32)> {
-    let low_end = memory::low_end(ram);
-    let mut map = vec![
-        (0, layout::LOW_RAM_END, 1),
-        (layout::ACPI_START, layout::ACPI_END - layout::ACPI_START, 3),
-        (layout::HIGH_RAM, low_end - layout::HIGH_RAM, 1),
-    ];
-    if let Some((start, length)) = memory::high_range(ram) {
-        map.push((start, length, 1));
-    }
-    map
 }
 
 #[cfg(test)]

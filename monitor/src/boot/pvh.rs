@@ -3,7 +3,7 @@
 use linux_loader::start_info::{hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
-use super::{Facts, e820};
+use super::kernel::{Facts, e820};
 use crate::host::memory::GuestRam;
 use crate::layout::{CMDLINE, PVH_INFO};
 

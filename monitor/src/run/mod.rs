@@ -36,7 +36,7 @@ use crate::snapshot::save::Parts;
 pub use crate::snapshot::save::{Saving, merge};
 use crate::snapshot::working_set::Recording;
 use crate::timings::Timings;
-use crate::vm::vcpu;
+use crate::vm::run_loop;
 use crate::vm::{self, Ended, Shared};
 
 /// How long the end of a VM waits for its vCPUs to leave their devices.
@@ -134,7 +134,7 @@ impl Machine {
             (Ok(exit::OK), Some(_), Some(to)) => Err(Error::Unsaved(to.clone())),
             (result, ..) => result,
         };
-        vcpu::end(&self.shared);
+        run_loop::end(&self.shared);
         let lost = {
             let mut com1 = self.shared.bus.com1();
             com1.output().finish();
@@ -193,7 +193,7 @@ impl Machine {
         if self.paused {
             return Ok(());
         }
-        if !vcpu::close_gate(&self.shared) {
+        if !run_loop::close_gate(&self.shared) {
             let interrupted = io::ErrorKind::Interrupted.into();
             return Err(Error::System("pause the VM", interrupted));
         }
@@ -211,7 +211,7 @@ impl Machine {
         self.shared.bus.devices().resume();
         // What the guest asked for just before the pause comes first.
         if !self.shared.has_ended() {
-            vcpu::open_gate(&self.shared);
+            run_loop::open_gate(&self.shared);
         }
     }
 
@@ -229,12 +229,12 @@ impl Machine {
         if self.paused {
             return change(devices);
         }
-        let changed = match vcpu::close_gate(&self.shared) {
+        let changed = match run_loop::close_gate(&self.shared) {
             true => change(devices),
             false => Err("a vCPU waits for a device whose host file is stuck".to_owned()),
         };
         if !self.shared.has_ended() {
-            vcpu::open_gate(&self.shared);
+            run_loop::open_gate(&self.shared);
         }
         changed
     }
@@ -371,7 +371,7 @@ impl Machine {
 
     /// Restarts the VM in place: power-on state, boot source read again.
     fn reset(&mut self, config: &VmConfig) -> Result<(), Error> {
-        if !vcpu::close_gate(&self.shared) {
+        if !run_loop::close_gate(&self.shared) {
             // A signal wants the end, and a vCPU waits for a stuck device.
             self.farewell.no_more_time();
             return Ok(());
@@ -394,7 +394,7 @@ impl Machine {
         if let Some(changes) = &mut self.changes {
             changes.everything();
         }
-        vcpu::open_gate(&self.shared);
+        run_loop::open_gate(&self.shared);
         Ok(())
     }
 }

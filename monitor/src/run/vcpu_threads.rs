@@ -25,7 +25,7 @@ use crate::snapshot::save::Saving;
 use crate::snapshot::state;
 use crate::snapshot::working_set::Recording;
 use crate::vm::vcpu::{self, After, Vcpu};
-use crate::vm::{self, Shared};
+use crate::vm::{self, Shared, run_loop};
 
 /// What the first vCPU's thread has to say once it is done preparing.
 pub(super) type Prepared = Result<Guest, Error>;
@@ -104,7 +104,7 @@ impl Guest {
         if config.timings {
             shared.timings.count_faults();
         }
-        vcpu::open_gate(shared);
+        run_loop::open_gate(shared);
         false
     }
 }

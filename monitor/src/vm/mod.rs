@@ -6,6 +6,7 @@ pub mod cpuid;
 pub mod ioapic;
 pub mod msrs;
 pub mod regs;
+pub mod run_loop;
 pub mod vcpu;
 
 use std::io;
