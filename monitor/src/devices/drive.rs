@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use mote_virtio::blk::{self, Block, Medium, Options, ReadAt as _, Worker};
 use mote_virtio::{Device, Dirty, Step, WhenEmpty};
 
+use super::connection::{BUDGET, Connection};
 use super::poll::Poll;
-use super::{BUDGET, Slot, sleep};
 use crate::config::{Drive, Media, OnNoSpace, VmConfig};
 use crate::error::Error;
 use crate::host::disk::{CdImage, DiskFile, OpenDisk};
@@ -114,14 +114,14 @@ enum Next {
 impl Work {
     /// What a worker thread does: serve all queues, look on for a moment where
     /// that pays, sleep on the doorbell.
-    pub(super) fn serve(&self, slot: &Arc<Slot>) {
+    pub(super) fn serve(&self, link: &Arc<Connection>) {
         let own = if self.threads == 1 {
             Worker::default()
         } else {
-            let slot = Arc::clone(slot);
-            Worker::of_pool(move || slot.ring())
+            let link = Arc::clone(link);
+            Worker::of_pool(move || link.ring())
         };
-        let mut worker = DriveWorker { work: self, slot, clock: slot.clock, told: false, own };
+        let mut worker = DriveWorker { work: self, link, clock: link.clock, told: false, own };
         // Several that look on would take each other's requests, and a drive
         // has several because its requests take long.
         let mut poll = Poll::new(if self.threads == 1 { self.poll_us } else { 0 });
@@ -196,7 +196,7 @@ impl Work {
 /// A worker thread.
 struct DriveWorker<'a> {
     work: &'a Work,
-    slot: &'a Slot,
+    link: &'a Connection,
     clock: Instant,
     /// The user knows that the host has no room left.
     told: bool,
@@ -211,7 +211,7 @@ impl DriveWorker<'_> {
         for queue in 0..self.work.queues {
             let block = &self.work.block;
             let outcome = block.run(&mut self.own, queue, &clock, BUDGET, when_empty);
-            self.slot.answer(&outcome);
+            self.link.answer(&outcome);
             let wake = match outcome.step {
                 Step::More => {
                     more = true;
@@ -223,7 +223,7 @@ impl DriveWorker<'_> {
                 }
                 Step::WaitUntil(at) => Some(at),
                 Step::Paused => {
-                    tell(&mut self.told, &self.slot.name);
+                    tell(&mut self.told, &self.link.name);
                     Some(self.clock.elapsed() + NO_SPACE)
                 }
                 _ => None,
@@ -239,7 +239,7 @@ impl DriveWorker<'_> {
 
     fn sleep(&self, until: Option<Duration>, poll: &mut Poll) {
         let begin = self.clock.elapsed();
-        sleep(self.slot, None, until.map(|at| at.saturating_sub(begin)));
+        self.link.sleep(None, until.map(|at| at.saturating_sub(begin)));
         if until.is_none() {
             poll.slept(self.clock.elapsed().saturating_sub(begin));
         }

@@ -1,6 +1,7 @@
 //! The virtio devices of a VM: their register windows, interrupts and worker
 //! threads.
 
+mod connection;
 mod drive;
 mod nic;
 mod poll;
@@ -11,21 +12,18 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
 
 use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
-use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
+use kvm_ioctls::VmFd;
 use mote_snapshot::DeviceV1;
 use mote_virtio::rate::RateLimiter;
-use mote_virtio::transport::{Message, NOTIFY, VECTORS, Window};
-use mote_virtio::{Device, Dirty, Effect, Endpoint, EndpointStateV1, Outcome};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use mote_virtio::transport::Message;
+use mote_virtio::{Dirty, Effect, EndpointStateV1};
 use vm_memory::MmapRegion;
-use vmm_sys_util::eventfd::EventFd;
 
+use self::connection::{CONFIG, Connection, Place};
 pub use self::window::{VirtioWindow, Windows, windows};
 use crate::config::{Drive, MAX_DEVICES, VmConfig};
 use crate::counts::Counts;
@@ -34,31 +32,14 @@ use crate::host::files::New;
 use crate::host::memory::GuestRam;
 use crate::host::signals;
 use crate::layout;
-use crate::sandbox::{self, Confined, Sandbox, Slot as Number, Thread};
+use crate::sandbox::{Confined, Sandbox, Slot as Number, Thread};
 
 /// Stack of a worker thread in bytes.
 const STACK: usize = 128 << 10;
-/// Requests or frames that a worker serves before it looks at other work.
-const BUDGET: usize = 64;
-/// The shortest that a worker sleeps for a rate limit: as long as the shortest
-/// time in which a bucket fills, so that it fills meanwhile and does not drip.
-const NAP: Duration = Duration::from_millis(1);
-/// Register offset of the doorbell (virtio 1.2, 4.2.2).
-const QUEUE_NOTIFY: u64 = 0x50;
-/// Register offset of the interrupt acknowledge.
-const INTERRUPT_ACK: u64 = 0x64;
-/// Acknowledge of used buffers alone; one of a configuration change has to
-/// arrive as a store.
-const ACK_USED: u32 = 1;
 /// Device types (virtio 1.2, 5).
 const NETWORK: u32 = 1;
 /// See [`NETWORK`].
 const BLOCK: u32 = 2;
-
-/// Why an interrupt is raised: buffers were used.
-const USED: usize = 0;
-/// The configuration or the status changed.
-const CONFIG: usize = 1;
 
 /// What a device's worker threads serve.
 enum Work {
@@ -66,51 +47,13 @@ enum Work {
     Nic(nic::Work),
 }
 
-/// One device and what connects it.
+/// One device: what connects it, and what its workers do.
 struct Slot {
-    endpoint: Mutex<Endpoint<'static>>,
+    link: Arc<Connection>,
     work: Work,
-    name: String,
-    base: u64,
-    doorbell: EventFd,
-    /// One; or of a PCI function, one for each vector.
-    interrupts: Vec<EventFd>,
-    /// Which of them to raise for used buffers, and for a changed configuration: a bit each.
-    vectors: [AtomicU8; 2],
-    /// Its workers' time is since then.
-    clock: Instant,
-    /// Swallows acknowledges; nobody reads it.
-    acknowledge: EventFd,
-    connected: Mutex<bool>,
 }
 
 impl Slot {
-    fn endpoint(&self) -> MutexGuard<'_, Endpoint<'static>> {
-        self.endpoint.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn ring(&self) {
-        // The counter is emptied by the worker; it cannot overflow.
-        let _ = self.doorbell.write(1);
-    }
-
-    /// Tells the guest what a `run` of its device came to.
-    fn answer(&self, outcome: &Outcome) {
-        if outcome.refresh && self.endpoint().refresh() {
-            self.raise(CONFIG);
-        }
-        if outcome.signal {
-            self.raise(USED);
-        }
-    }
-
-    /// Takes over which interrupts a driver wants, after a store of its.
-    fn note_vectors(&self, endpoint: &Endpoint) {
-        for (to, bits) in self.vectors.iter().zip(endpoint.transport().vectors()) {
-            to.store(bits, Ordering::Release);
-        }
-    }
-
     fn backend(&self) -> RawFd {
         match &self.work {
             Work::Drive(work) => work.image,
@@ -132,14 +75,14 @@ impl Slot {
         let sandbox = sandbox
             .with_end(end)
             .with(Number::Own, self.backend())
-            .with(Number::Doorbell, self.doorbell.as_raw_fd())
-            .with_row((Number::Interrupt, Number::InterruptLast), self.interrupt_numbers());
+            .with(Number::Doorbell, self.link.doorbell.as_raw_fd())
+            .with_row((Number::Interrupt, Number::InterruptLast), self.link.interrupt_numbers());
         (thread, sandbox)
     }
 
     /// What a saved device is known by, with its state and its limits' levels.
     fn saved(&self, endpoint: EndpointStateV1) -> DeviceV1 {
-        let now = self.clock.elapsed();
+        let now = self.link.clock.elapsed();
         let limits = match &self.work {
             Work::Drive(work) => work.block.levels(now),
             Work::Nic(work) => work.net.levels(now),
@@ -148,29 +91,7 @@ impl Slot {
             Work::Drive(work) => (BLOCK, work.read_only),
             Work::Nic(_) => (NETWORK, false),
         };
-        DeviceV1 { kind, id: self.name.clone(), read_only, endpoint, limits }
-    }
-
-    fn interrupt_numbers(&self) -> impl Iterator<Item = RawFd> + '_ {
-        self.interrupts.iter().map(AsRawFd::as_raw_fd)
-    }
-
-    /// Raises the interrupts of `why`.
-    fn raise(&self, why: usize) {
-        let bits = self.vectors.get(why).map_or(0, |bits| bits.load(Ordering::Acquire));
-        for (vector, interrupt) in self.interrupts.iter().enumerate() {
-            if bits >> vector & 1 == 1 {
-                // As above, by KVM.
-                let _ = interrupt.write(1);
-            }
-        }
-    }
-
-    /// Raises all: the driver looks whether there is something.
-    fn raise_all(&self) {
-        for interrupt in &self.interrupts {
-            let _ = interrupt.write(1);
-        }
+        DeviceV1 { kind, id: self.link.name.clone(), read_only, endpoint, limits }
     }
 }
 
@@ -228,13 +149,13 @@ impl Devices {
                 // The image may grow, but its worker's filter cannot.
                 work.end = u64::MAX;
             }
-            let slot = slot(device, Work::Drive(work), &drive.id, slots.len(), &place)?;
-            slots.push(Arc::new(slot));
+            let link = Arc::new(Connection::new(device, &drive.id, slots.len(), &place)?);
+            slots.push(Arc::new(Slot { link, work: Work::Drive(work) }));
         }
         for nic in &config.nics {
             let (device, work) = nic::open(nic, (ram, dirty))?;
-            let slot = slot(device, Work::Nic(work), &nic.id, slots.len(), &place)?;
-            slots.push(Arc::new(slot));
+            let link = Arc::new(Connection::new(device, &nic.id, slots.len(), &place)?);
+            slots.push(Arc::new(Slot { link, work: Work::Nic(work) }));
         }
         Ok(Self { slots, windows: Some(region), ecam, pci })
     }
@@ -292,7 +213,7 @@ impl Devices {
     /// # Errors
     /// KVM refuses.
     pub fn connect(&self, fd: &VmFd) -> Result<(), Error> {
-        let interrupts = self.slots.iter().flat_map(|slot| &slot.interrupts);
+        let interrupts = self.slots.iter().flat_map(|slot| &slot.link.interrupts);
         for (interrupt, gsi) in interrupts.zip(self.first_gsi()..) {
             fd.register_irqfd(interrupt, gsi).map_err(kvm("connect an interrupt"))?;
         }
@@ -308,14 +229,17 @@ impl Devices {
     /// Global system interrupt and message of each vector that a guest lets through.
     pub fn messages(&self) -> Vec<(u32, Message)> {
         let slots = self.slots.iter().filter(|_| self.pci);
-        let all = slots.flat_map(|slot| slot.endpoint().transport().messages());
+        let all = slots.flat_map(|slot| slot.link.endpoint().transport().messages());
         (self.first_gsi()..).zip(all).filter_map(|(gsi, message)| Some((gsi, message?))).collect()
     }
 
     /// Numbers of the descriptors of all doorbells and interrupts.
     pub fn events(&self) -> impl Iterator<Item = RawFd> + '_ {
         let all = |slot: &Arc<Slot>| {
-            slot.interrupt_numbers().chain([slot.doorbell.as_raw_fd()]).collect::<Vec<_>>()
+            slot.link
+                .interrupt_numbers()
+                .chain([slot.link.doorbell.as_raw_fd()])
+                .collect::<Vec<_>>()
         };
         self.slots.iter().flat_map(all)
     }
@@ -343,7 +267,7 @@ impl Devices {
                 let (thread, sandbox) = slot.confinement(*sandbox);
                 thread::Builder::new()
                     // A thread's name has 15 bytes at most.
-                    .name(slot.name.split_at(slot.name.floor_char_boundary(15)).0.into())
+                    .name(slot.link.name.split_at(slot.link.name.floor_char_boundary(15)).0.into())
                     .stack_size(STACK)
                     .spawn(move || {
                         signals::leave_to_main(None);
@@ -351,8 +275,8 @@ impl Devices {
                         let _ = report.send(sandbox.enter_thread(thread));
                         drop(report);
                         match &slot.work {
-                            Work::Drive(work) => work.serve(&slot),
-                            Work::Nic(work) => work.serve(&slot),
+                            Work::Drive(work) => work.serve(&slot.link),
+                            Work::Nic(work) => work.serve(&slot.link),
                         }
                     })
                     .map_err(|e| no_thread("start a worker", e))?;
@@ -379,27 +303,26 @@ impl Devices {
         };
         let index = usize::try_from(index).ok()?;
         let slot = self.slots.get(index)?;
-        let mut endpoint = slot.endpoint();
+        let mut endpoint = slot.link.endpoint();
         let effect = match space {
             true => endpoint.write_space(offset, data),
             false => endpoint.write(offset, data),
         };
         if self.pci {
-            slot.note_vectors(&endpoint);
+            slot.link.note_vectors(&endpoint);
         }
         drop(endpoint);
         match effect {
-            Effect::Notify(_) => slot.ring(),
+            Effect::Notify(_) => slot.link.ring(),
             Effect::Started => {
-                slot.ring();
-                let connected = slot.connected.lock().unwrap_or_else(PoisonError::into_inner);
-                return Some((!*connected).then_some(Connect::Doorbell(index)));
+                slot.link.ring();
+                return Some((!slot.link.is_connected()).then_some(Connect::Doorbell(index)));
             }
             Effect::QueueStopped => {
-                slot.ring();
-                slot.raise_all();
+                slot.link.ring();
+                slot.link.raise_all();
             }
-            Effect::Interrupt => slot.raise(CONFIG),
+            Effect::Interrupt => slot.link.raise(CONFIG),
             Effect::Messages => return Some(Some(Connect::Messages(index))),
             Effect::None | Effect::Reset => {}
         }
@@ -409,7 +332,7 @@ impl Devices {
     /// One interrupt for each that may have been masked before the routes changed.
     pub fn raise_all(&self, device: usize) {
         if let Some(slot) = self.slots.get(device) {
-            slot.raise_all();
+            slot.link.raise_all();
         }
     }
 
@@ -418,27 +341,12 @@ impl Devices {
     /// # Errors
     /// KVM refuses.
     pub fn connect_doorbell(&self, fd: &VmFd, device: usize) -> Result<(), Error> {
-        const WHAT: &str = "connect a doorbell";
-        let Some(slot) = self.slots.get(device) else {
-            return Ok(());
-        };
-        let mut connected = slot.connected.lock().unwrap_or_else(PoisonError::into_inner);
-        if !*connected {
-            let at = |offset| IoEventAddress::Mmio(slot.base + offset);
-            let doorbell = at(if self.pci { NOTIFY as u64 } else { QUEUE_NOTIFY });
-            fd.register_ioevent(&slot.doorbell, &doorbell, NoDatamatch).map_err(kvm(WHAT))?;
-            if !self.pci {
-                fd.register_ioevent(&slot.acknowledge, &at(INTERRUPT_ACK), ACK_USED)
-                    .map_err(kvm(WHAT))?;
-            }
-            *connected = true;
-        }
-        Ok(())
+        self.slots.get(device).map_or(Ok(()), |slot| slot.link.connect(fd))
     }
 
     /// Stops all devices, which keep their state. No vCPU may run.
     pub fn pause(&self) {
-        self.slots.iter().for_each(|slot| slot.endpoint().pause());
+        self.slots.iter().for_each(|slot| slot.link.endpoint().pause());
     }
 
     /// Makes durable what a guest has written to its disks. They must be
@@ -449,7 +357,7 @@ impl Devices {
     pub fn flush(&self) -> Result<(), Error> {
         for slot in &self.slots {
             if let Work::Drive(work) = &slot.work {
-                let failed = |e| Error::Host(format!("disk {}: flush: {e}", slot.name));
+                let failed = |e| Error::Host(format!("disk {}: flush: {e}", slot.link.name));
                 work.block.sync().map_err(failed)?;
             }
         }
@@ -459,11 +367,11 @@ impl Devices {
     /// Starts again those that ran.
     pub fn resume(&self) {
         for slot in &self.slots {
-            let effect = slot.endpoint().resume();
+            let effect = slot.link.endpoint().resume();
             if effect != Effect::None {
                 // An interrupt may have been due at the stop.
-                slot.raise_all();
-                slot.ring();
+                slot.link.raise_all();
+                slot.link.ring();
             }
         }
     }
@@ -479,7 +387,7 @@ impl Devices {
             (Work::Nic(work), limits) => work.limit(limits),
         }
         // A worker may wait for the old limit.
-        slot.ring();
+        slot.link.ring();
     }
 
     /// Looks how large a drive's image is now, and tells the guest.
@@ -492,8 +400,8 @@ impl Devices {
         };
         if let Work::Drive(work) = &slot.work {
             work.block.resize().map_err(|e| e.to_string())?;
-            if slot.endpoint().refresh() {
-                slot.raise(CONFIG);
+            if slot.link.endpoint().refresh() {
+                slot.link.raise(CONFIG);
             }
         }
         Ok(())
@@ -509,10 +417,10 @@ impl Devices {
         };
         if let Work::Drive(work) = &slot.work {
             // SAFETY: the descriptor belongs to the slot, which outlives this.
-            let nothing = unsafe { BorrowedFd::borrow_raw(slot.acknowledge.as_raw_fd()) };
+            let nothing = unsafe { BorrowedFd::borrow_raw(slot.link.acknowledge.as_raw_fd()) };
             work.change(path, nothing)?;
-            if slot.endpoint().refresh() {
-                slot.raise(CONFIG);
+            if slot.link.endpoint().refresh() {
+                slot.link.raise(CONFIG);
             }
         }
         Ok(())
@@ -531,15 +439,15 @@ impl Devices {
     pub fn count(&self, to: &mut Counts) {
         for slot in &self.slots {
             match &slot.work {
-                Work::Drive(work) => to.add("block", &slot.name, &work.counts()),
-                Work::Nic(work) => to.add("net", &slot.name, &work.counts()),
+                Work::Drive(work) => to.add("block", &slot.link.name, &work.counts()),
+                Work::Nic(work) => to.add("net", &slot.link.name, &work.counts()),
             }
         }
     }
 
     /// The state of all devices, which must be [paused](Self::pause).
     pub fn save(&self) -> Vec<DeviceV1> {
-        let save = |slot: &Arc<Slot>| Some(slot.saved(slot.endpoint().save()?));
+        let save = |slot: &Arc<Slot>| Some(slot.saved(slot.link.endpoint().save()?));
         self.slots.iter().filter_map(save).collect()
     }
 
@@ -584,9 +492,9 @@ impl Devices {
                     ));
                 }
             }
-            let mut endpoint = slot.endpoint();
+            let mut endpoint = slot.link.endpoint();
             endpoint.restore(&saved.endpoint).map_err(|e| format!("device {id}: {e}"))?;
-            slot.note_vectors(&endpoint);
+            slot.link.note_vectors(&endpoint);
             drop(endpoint);
             match &slot.work {
                 Work::Drive(work) => work.block.set_levels(&saved.limits),
@@ -598,8 +506,9 @@ impl Devices {
 
     /// Devices that run or will when they are resumed, for the doorbells.
     pub fn started(&self) -> impl Iterator<Item = usize> + '_ {
-        let runs =
-            |(_, slot): &(usize, &Arc<Slot>)| slot.endpoint().transport().registers().is_active();
+        let runs = |(_, slot): &(usize, &Arc<Slot>)| {
+            slot.link.endpoint().transport().registers().is_active()
+        };
         let slots = self.slots.iter().enumerate();
         slots.filter(runs).map(|(index, _)| index)
     }
@@ -607,9 +516,9 @@ impl Devices {
     /// Back to power-on. No vCPU may run.
     pub fn reset(&self) {
         for slot in &self.slots {
-            let mut endpoint = slot.endpoint();
+            let mut endpoint = slot.link.endpoint();
             endpoint.power_cycle();
-            slot.note_vectors(&endpoint);
+            slot.link.note_vectors(&endpoint);
         }
     }
 }
@@ -633,73 +542,10 @@ fn twice(drive: &Drive, slots: &[Arc<Slot>], error: Error) -> Error {
         Some(slot) => {
             let why = format!(
                 "is drive {} of this VM, too: only drives that cannot write may share it",
-                slot.name
+                slot.link.name
             );
             Error::Input("drive", drive.path.clone(), why)
         }
         None => error,
     }
-}
-
-/// The memory that guests read instead of registers.
-struct Place<'a> {
-    region: &'a Arc<MmapRegion>,
-    ecam: Option<&'a Arc<MmapRegion>>,
-}
-
-/// The parts of a slot that every device has.
-fn slot(
-    device: Arc<dyn Device>,
-    work: Work,
-    name: &str,
-    index: usize,
-    place: &Place,
-) -> Result<Slot, Error> {
-    let refused = |e: mote_virtio::Error| Error::Usage(format!("device {name}: {e}"));
-    let offset = index * layout::WINDOW_SIZE as usize;
-    let window = Window::new(Arc::clone(place.region), offset).map_err(refused)?;
-    let base = layout::WINDOWS + offset as u64;
-    let endpoint = match place.ecam {
-        None => Endpoint::new(window, device),
-        Some(ecam) => {
-            let space = (index + 1) * layout::ECAM_DEVICE as usize;
-            let space = Window::new(Arc::clone(ecam), space).map_err(refused)?;
-            // Windows lie below 4 GiB.
-            Endpoint::pci(space, window, base as u32, device)
-        }
-    }
-    .map_err(refused)?;
-    let vectors = if place.ecam.is_some() { VECTORS } else { 1 };
-    let interrupts: Result<_, _> = (0..vectors).map(|_| sandbox::event()).collect();
-    let event = || {
-        EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
-            .map_err(|e| Error::System("eventfd", e))
-    };
-    Ok(Slot {
-        vectors: endpoint.transport().vectors().map(AtomicU8::new),
-        endpoint: Mutex::new(endpoint),
-        work,
-        name: name.to_owned(),
-        base,
-        doorbell: sandbox::event()?,
-        interrupts: interrupts?,
-        clock: Instant::now(),
-        acknowledge: event()?,
-        connected: Mutex::new(false),
-    })
-}
-
-/// Sleeps until the doorbell rings, `other` can be read, or `limit` is over,
-/// which is [`NAP`] at least.
-fn sleep(slot: &Slot, other: Option<BorrowedFd<'_>>, limit: Option<Duration>) {
-    // SAFETY: the descriptor belongs to the slot, which outlives this.
-    let doorbell = unsafe { BorrowedFd::borrow_raw(slot.doorbell.as_raw_fd()) };
-    let both = [doorbell, other.unwrap_or(doorbell)];
-    let mut fds = both.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
-    let limit = limit.and_then(|limit| Timespec::try_from(limit.max(NAP)).ok());
-    let count = if other.is_some() { 2 } else { 1 };
-    // A signal or a failure only makes it look once more.
-    let _ = poll(fds.get_mut(..count).unwrap_or_default(), limit.as_ref());
-    // Says only that there may be something; several may have rung.
-    let _ = slot.doorbell.read();
 }

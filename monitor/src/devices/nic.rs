@@ -9,8 +9,8 @@ use mote_virtio::rate::RateLimiter;
 use mote_virtio::{Device, Dirty, Step, WhenEmpty};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::connection::{BUDGET, Connection};
 use super::poll::Poll;
-use super::{BUDGET, Slot, sleep};
 use crate::config::{Nic, TapSource};
 use crate::error::Error;
 use crate::host::memory::GuestRam;
@@ -68,16 +68,16 @@ impl Work {
     /// What the worker thread does: receive and send by turns, look on for a
     /// moment where that pays, sleep on the doorbell and, while there is room
     /// for a frame, on the tap.
-    pub(super) fn serve(&self, slot: &Slot) {
-        let clock = slot.clock;
+    pub(super) fn serve(&self, link: &Connection) {
+        let clock = link.clock;
         let (mut rx, mut tx) = (RxWorker::default(), TxWorker::default());
         let mut poll = Poll::new(self.poll_us);
         let mut round = |when_empty| {
             let sent = self.net.run_tx(&mut tx, clock.elapsed(), BUDGET, when_empty);
-            slot.answer(&sent);
+            link.answer(&sent);
             // After it, because only this says when to look for a lost tap.
             let received = self.net.run_rx(&mut rx, clock.elapsed(), BUDGET);
-            slot.answer(&received);
+            link.answer(&received);
             let steps = [sent.step, received.step];
             let until = steps.into_iter().filter_map(|step| match step {
                 Step::WaitUntil(at) | Step::NoBuffersUntil(at) => Some(at),
@@ -104,7 +104,7 @@ impl Work {
             let begin = clock.elapsed();
             let limit = pause.until.map(|at| at.saturating_sub(begin));
             let tap = (pause.received == Step::Idle).then(|| self.watch.as_fd());
-            sleep(slot, tap, limit);
+            link.sleep(tap, limit);
             if limit.is_none() {
                 poll.slept(clock.elapsed().saturating_sub(begin));
             }
