@@ -289,7 +289,12 @@ fn directory_for(path: &Path, place: &mut Place<'_>) -> Result<OwnedFd, Error> {
         (Some(_), Some(parent)) => parent,
         _ => return Err(Error::Io("open", io::ErrorKind::InvalidFilename.into())),
     };
-    place(directory(parent)?).map_err(|error| Error::Io("open", error))
+    let missing = |error| match error {
+        Error::Io(_, cause) if cause.kind() == io::ErrorKind::NotFound => Error::NoParent,
+        other => other,
+    };
+    let parent = directory(parent).map_err(missing)?;
+    place(parent).map_err(|error| Error::Io("open", error))
 }
 
 /// This process's descriptors.

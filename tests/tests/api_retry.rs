@@ -317,7 +317,7 @@ fn a_refused_save_can_be_corrected() {
         client.patch("/vm", r#"{"state":"Paused"}"#);
         let refusals = ["snapshot_path", "mem_file_path"].map(|key| {
             [
-                (with(&full, key, json!(none)), "No such file"),
+                (with(&full, key, json!(none)), "parent directory is missing"),
                 (with(&full, key, json!(old)), "already exists"),
                 (with(&full, key, json!(*scratch)), "already exists"),
                 (with(&full, key, json!(outside)), "Permission denied"),
