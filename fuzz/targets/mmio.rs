@@ -13,7 +13,6 @@ use mote_fuzz::backend::{Disk, Handle, Wire, WireHandle};
 use mote_fuzz::driver::Driver;
 use mote_fuzz::{DATA, clear, edge, poke, ram};
 use mote_virtio::blk::{Block, Medium, Options, Worker};
-use mote_virtio::cdrom::CdRom;
 use mote_virtio::net::{self, Net, RxWorker, TxWorker};
 use mote_virtio::transport::{PAGE_SIZE, Window};
 use mote_virtio::{Device, Effect, Endpoint, EndpointStateV1, QueueState, Step, WhenEmpty};
@@ -36,7 +35,8 @@ struct Slot {
 
 struct Machine {
     slots: Vec<Slot>,
-    cd: CdRom<'static>,
+    cd: Arc<Block<'static>>,
+    medium: Arc<Disk>,
     wire: Arc<Wire>,
     worker: Worker<'static>,
 }
@@ -64,7 +64,9 @@ impl Machine {
         let options = || Options { queue_size: QUEUE, queues: 2, ..Options::default() };
         let disk = Medium::Disk(Box::new(Handle(Disk::new(8))));
         let disk = Arc::new(Block::new(ram(), disk, options()).unwrap());
-        let cd = CdRom::new(ram(), Some(Box::new(Handle(Disk::new(8)))), options()).unwrap();
+        let medium = Disk::new(8);
+        let cd = Medium::ReadOnly(Box::new(Handle(medium.clone())));
+        let cd = Arc::new(Block::new(ram(), cd, options()).unwrap());
         let wire = Arc::new(Wire::default());
         let tap = Box::new(WireHandle(wire.clone()));
         let net_options = net::Options { queue_size: QUEUE, ..net::Options::default() };
@@ -73,10 +75,11 @@ impl Machine {
         Self {
             slots: vec![
                 slot(0, disk.clone(), Work::Block(disk)),
-                slot(1, cd.device(), Work::Block(cd.drive())),
+                slot(1, cd.clone(), Work::Block(cd.clone())),
                 slot(2, net.clone(), Work::Net(net, workers)),
             ],
             cd,
+            medium,
             wire,
             worker: Worker::default(),
         }
@@ -297,10 +300,12 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
             16 => slot.restore(u)?,
             17 => slot.endpoint.power_cycle(),
             18 => {
-                match u.arbitrary()? {
-                    true => machine.cd.eject().unwrap(),
-                    false => machine.cd.insert(Box::new(Handle(Disk::new(4)))).unwrap(),
-                }
+                let sectors = if u.arbitrary()? { 0 } else { 4 };
+                let change = || {
+                    machine.medium.bytes.lock().unwrap().resize(sectors * 512, 7);
+                    Ok(())
+                };
+                machine.cd.exchange(change).unwrap();
                 let _ = machine.slots[1].endpoint.refresh();
             }
             _ => {

@@ -80,7 +80,7 @@ fn a_vm_is_saved_and_goes_on_elsewhere() {
     for (path, word) in [
         (scratch.join("elsewhere"), "ermission denied"),
         (there.clone(), "ermission denied"),
-        (first.join("no").join("such"), "o such file"),
+        (first.join("no").join("such"), "parent directory"),
         (first.join("api.sock"), "api.sock"),
         ("".into(), ""),
         (first.clone(), "exists"),

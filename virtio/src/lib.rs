@@ -1,4 +1,4 @@
-//! The virtio devices of Mote: transport, queues, block, CD-ROM, network.
+//! The virtio devices of Mote: transport, queues, block, network.
 //!
 //! Pure code: no KVM, no threads, no epoll, no file. The monitor calls it and
 //! implements its backend traits. The path of a request, one file per hop:
@@ -71,9 +71,6 @@
 #![forbid(unsafe_code)]
 
 pub mod blk;
-pub mod cdrom;
-#[cfg(test)]
-mod cdrom_test;
 mod chain;
 mod counter;
 mod device;

@@ -1,10 +1,10 @@
 //! Requests: their layout, their checks, their answers.
 
 use super::fake::{
-    DATA, DISCARD, Event, FLUSH, GET_ID, HEADER, IN, IOERR, NONE, OK, OUT, Rig, STATUS, UNSUPP,
-    WRITE_ZEROES, read_only, stopped, writable,
+    DATA, DISCARD, Disk, Event, FLUSH, GET_ID, HEADER, IN, IOERR, NONE, OK, OUT, Rig, STATUS,
+    UNSUPP, WRITE_ZEROES, read_only, stopped, writable,
 };
-use super::{Block, Medium, Options};
+use super::{Block, Options};
 use crate::driver::{Driver, memory};
 use crate::rate::{BucketConfig, RateLimiter};
 use crate::{Device, Error, QueueState, Step, features};
@@ -365,7 +365,7 @@ fn options_out_of_range_are_refused() {
     for (name, change) in bad {
         let mut options = Options::default();
         change(&mut options);
-        let error = Block::new(mem, Medium::Empty, options).err();
+        let error = Block::new(mem, writable(Disk::new(512)), options).err();
         assert_eq!(error, Some(Error::Option(name)));
     }
 }

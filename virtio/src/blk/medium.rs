@@ -60,17 +60,14 @@ pub enum Medium {
     Disk(Box<dyn WriteAt>),
     /// A disk or CD that is only read.
     ReadOnly(Box<dyn ReadAt>),
-    /// Nothing: capacity 0, every access an I/O error.
-    Empty,
 }
 
 impl Medium {
-    /// The medium as something to read, if there is one.
-    pub(super) fn reader(&self) -> Option<&dyn ReadAt> {
+    /// The medium as something to read.
+    pub(super) fn reader(&self) -> &dyn ReadAt {
         match self {
-            Self::Disk(disk) => Some(&**disk),
-            Self::ReadOnly(disk) => Some(&**disk),
-            Self::Empty => None,
+            Self::Disk(disk) => &**disk,
+            Self::ReadOnly(disk) => &**disk,
         }
     }
 
@@ -78,7 +75,7 @@ impl Medium {
     pub(super) fn writer(&self) -> Option<&dyn WriteAt> {
         match self {
             Self::Disk(disk) => Some(&**disk),
-            Self::ReadOnly(_) | Self::Empty => None,
+            Self::ReadOnly(_) => None,
         }
     }
 }

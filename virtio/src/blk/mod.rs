@@ -196,24 +196,10 @@ impl<'m> Block<'m> {
         let inserted = self.inserted.read().unwrap_or_else(PoisonError::into_inner);
         self.health.sync(&inserted.medium)
     }
-
-    /// Puts another medium into a read-only drive, waiting for the workers
-    /// to finish the request they are at. Call
-    /// [`Endpoint::refresh`](crate::Endpoint::refresh) afterwards, so that
-    /// the driver is told of the new capacity.
-    pub(crate) fn change(&self, medium: Medium) -> Result<Medium, Error> {
-        let size = medium_size(&medium)?;
-        let mut inserted = self.inserted.write().unwrap_or_else(PoisonError::into_inner);
-        self.sectors.store(size / SECTOR, Ordering::Relaxed);
-        let old = std::mem::replace(&mut *inserted, Inserted { medium, size });
-        Ok(old.medium)
-    }
 }
 
 fn medium_size(medium: &Medium) -> Result<u64, Error> {
-    medium
-        .reader()
-        .map_or(Ok(0), |medium| medium.size().map_err(|error| Error::MediumSize(error.to_string())))
+    medium.reader().size().map_err(|error| Error::MediumSize(error.to_string()))
 }
 
 impl Device for Block<'_> {

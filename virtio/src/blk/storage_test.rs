@@ -3,13 +3,16 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Barrier};
 
+use vm_memory::MmapRegion;
+
 use super::fake::{
     DATA, DISCARD, Disk, Event, FLUSH, IN, IOERR, NONE, OK, OUT, Rig, WRITE_ZEROES, activation,
     read_only, stopped, writable,
 };
-use super::{Block, Medium, OnNoSpace, Options};
+use super::{Block, OnNoSpace, Options};
 use crate::driver::memory;
-use crate::{Device, Error, QueueState, Step, features};
+use crate::transport::{PAGE_SIZE, Window};
+use crate::{Device, Endpoint, Error, QueueState, Step, features};
 
 /// Flaw table lines 23 and 24: read-only by the guest's good will (Kata
 /// CVE-2020-2025); a read-only disk that refused flush, or whose worker died
@@ -30,13 +33,39 @@ fn a_read_only_drive_refuses_writes_and_keeps_serving() {
     assert_eq!(rig.disk.at(0, 64 * 512), before);
 }
 
+/// Another medium in a CD-ROM drive, or none: capacity 0, every access an I/O error. The
+/// driver is told, and nothing is ever written.
 #[test]
-fn an_empty_drive_answers() {
-    let mut rig = Rig::with(|_| Medium::Empty, Options::default(), u64::MAX);
-    assert_eq!(rig.read(0, 512), IOERR);
-    assert_eq!(rig.write(0, 512), IOERR);
-    assert_eq!(rig.flush(), IOERR);
-    assert_eq!(rig.block.config()[..8], [0; 8]);
+fn a_medium_is_exchanged_and_the_driver_is_told() {
+    let mut rig = Rig::with(read_only, Options::default(), u64::MAX);
+    let window = Window::new(Arc::new(MmapRegion::new(PAGE_SIZE).unwrap()), 0).unwrap();
+    let other = stopped(read_only, Options { logical_block: 2048, ..Options::default() });
+    let mut endpoint = Endpoint::new(window, other.block.clone()).unwrap();
+    for (at, value) in [(0x70u64, 3u32), (0x24, 1), (0x20, 1), (0x70, 0xf)] {
+        let _ = endpoint.write(at, &value.to_le_bytes());
+    }
+    assert!(!endpoint.refresh(), "nothing new");
+    let change = |rig: &Rig, sectors: usize| {
+        let resize = || {
+            rig.disk.bytes.lock().unwrap().resize(sectors * 512, 7);
+            Ok(())
+        };
+        rig.block.exchange(resize).unwrap();
+        assert_eq!(rig.block.config()[..8], (sectors as u64).to_le_bytes());
+    };
+    for sectors in [0, 1, 100] {
+        change(&other, sectors);
+        assert!(endpoint.refresh());
+        change(&rig, sectors);
+        assert_eq!(rig.read(0, 512), if sectors == 0 { IOERR } else { OK });
+        assert_eq!(rig.read(sectors as u64, 512), IOERR);
+        assert_eq!((rig.write(0, 512), rig.flush()), (IOERR, OK));
+    }
+    assert_eq!(rig.disk.events(), []);
+    // What cannot be exchanged leaves the old one in.
+    let fails = || Err(std::io::Error::other("no medium"));
+    assert!(rig.block.exchange(fails).is_err());
+    assert_eq!(rig.read(99, 512), OK);
 }
 
 #[test]
