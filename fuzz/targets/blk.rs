@@ -34,11 +34,11 @@ struct Guest {
     spoilt: bool,
     /// Where the next buffer goes.
     space: u64,
-    expected: Vec<Expected>,
+    expected: Vec<PredictedFds>,
 }
 
 /// An answer the model foresees.
-struct Expected {
+struct PredictedFds {
     head: u16,
     status: u64,
     byte: u8,
@@ -178,7 +178,7 @@ impl Guest {
         let end = u128::from(sector) * 512 + u128::from(len);
         let inside = whole && end <= u128::from(SECTORS * 512);
         let at = (sector as usize).wrapping_mul(512);
-        let mut answer = Expected { head, status, byte: 1, data: Vec::new(), used: 1 };
+        let mut answer = PredictedFds { head, status, byte: 1, data: Vec::new(), used: 1 };
         match kind {
             0 if inside => {
                 answer.byte = 0;

@@ -17,11 +17,11 @@ pub struct Receiver<T>(Arc<Queue<T>>);
 
 /// Why nothing was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Nothing {
+pub enum RecvError {
     /// Nothing is there yet.
-    Yet,
+    Empty,
     /// Nothing is there, and all senders are gone.
-    Ever,
+    Disconnected,
 }
 
 #[derive(Debug)]
@@ -52,10 +52,10 @@ impl<T> Queue<T> {
 }
 
 impl<T> State<T> {
-    fn take(&mut self) -> Result<T, Nothing> {
+    fn take(&mut self) -> Result<T, RecvError> {
         self.items.pop_front().ok_or(match self.senders {
-            0 => Nothing::Ever,
-            _ => Nothing::Yet,
+            0 => RecvError::Disconnected,
+            _ => RecvError::Empty,
         })
     }
 
@@ -99,7 +99,7 @@ impl<T> Receiver<T> {
     ///
     /// # Errors
     /// Nothing is.
-    pub fn try_recv(&self) -> Result<T, Nothing> {
+    pub fn try_recv(&self) -> Result<T, RecvError> {
         self.0.state().take()
     }
 
@@ -113,7 +113,7 @@ impl<T> Receiver<T> {
     ///
     /// # Errors
     /// Nothing came.
-    pub fn recv_timeout(&self, limit: Duration) -> Result<T, Nothing> {
+    pub fn recv_timeout(&self, limit: Duration) -> Result<T, RecvError> {
         let state = self.0.state();
         let waited = self.0.changed.wait_timeout_while(state, limit, State::waits);
         waited.unwrap_or_else(PoisonError::into_inner).0.take()
@@ -159,9 +159,9 @@ mod tests {
     #[test]
     fn whoever_waits_learns_that_the_others_are_gone() {
         let (sender, receiver) = channel();
-        assert_eq!(receiver.try_recv(), Err(Nothing::Yet));
+        assert_eq!(receiver.try_recv(), Err(RecvError::Empty));
         let soon = Duration::from_millis(1);
-        assert_eq!(receiver.recv_timeout(soon), Err(Nothing::Yet));
+        assert_eq!(receiver.recv_timeout(soon), Err(RecvError::Empty));
         let last = thread::spawn(move || {
             let other = sender.clone();
             sender.send(1).unwrap();
@@ -170,8 +170,8 @@ mod tests {
         });
         assert_eq!(receiver.recv(), Some(1));
         assert_eq!(receiver.recv(), None);
-        assert_eq!(receiver.try_recv(), Err(Nothing::Ever));
-        assert_eq!(receiver.recv_timeout(soon), Err(Nothing::Ever));
+        assert_eq!(receiver.try_recv(), Err(RecvError::Disconnected));
+        assert_eq!(receiver.recv_timeout(soon), Err(RecvError::Disconnected));
         last.join().unwrap();
         let (sender, receiver) = channel();
         drop(receiver);

@@ -146,7 +146,7 @@ impl Work {
     }
 
     /// Whether its medium can be changed.
-    pub(super) fn has_tray(&self) -> bool {
+    pub(super) fn is_cdrom(&self) -> bool {
         self.tray.is_some()
     }
 

@@ -427,9 +427,9 @@ impl Devices {
     }
 
     /// Numbers of the descriptors of CD-ROM drives.
-    pub fn trays(&self) -> impl Iterator<Item = RawFd> + '_ {
+    pub fn cdrom_fds(&self) -> impl Iterator<Item = RawFd> + '_ {
         let tray = |slot: &Arc<Slot>| match &slot.work {
-            Work::Drive(work) => work.has_tray().then_some(work.image),
+            Work::Drive(work) => work.is_cdrom().then_some(work.image),
             Work::Nic(_) => None,
         };
         self.slots.iter().filter_map(tray)
@@ -481,7 +481,7 @@ impl Devices {
             }
             if let (Work::Drive(work), Some(sectors)) =
                 (&slot.work, saved.endpoint.config.first_chunk())
-                && !work.has_tray()
+                && !work.is_cdrom()
             {
                 // A larger one is announced to the guest when it is resumed.
                 let (was, now) = (u64::from_le_bytes(*sectors), work.block.sectors());

@@ -21,9 +21,9 @@ pub(crate) enum Pages {
 /// Ranges `(address, length)` of mapped guest memory that have yet to be faulted
 /// in before the guest comes there. Whoever has nothing else to do takes a piece.
 #[derive(Default)]
-pub(crate) struct WorkAhead(Mutex<VecDeque<(u64, u64, Pages)>>);
+pub(crate) struct PrefaultQueue(Mutex<VecDeque<(u64, u64, Pages)>>);
 
-impl WorkAhead {
+impl PrefaultQueue {
     /// Bytes between two looks at what else there is to do.
     const PIECE: u64 = 256 << 10;
     /// What linkers fill code with, up to the next huge page (`int3`). Such a
@@ -61,7 +61,7 @@ impl WorkAhead {
     }
 
     /// Does a piece of the work; tells whether there was one.
-    pub(crate) fn step(&self, ram: &GuestRam) -> bool {
+    pub(crate) fn prefault_next(&self, ram: &GuestRam) -> bool {
         let Some((address, length, pages)) = self.take() else {
             return false;
         };

@@ -24,7 +24,7 @@ impl Machine {
     /// Waits for news, moves console bytes and lets `control` do its part;
     /// tells whether the user leaves.
     pub(super) fn wait_and_serve(&mut self, control: &mut dyn Control) -> Result<bool, Error> {
-        let ahead = self.ahead.step(self.ram);
+        let ahead = self.ahead.prefault_next(self.ram);
         let (room, pending, full) = {
             let mut com1 = self.shared.bus.com1();
             com1.release();
@@ -59,7 +59,7 @@ impl Machine {
             (false, true) => {
                 let recording = self.recording.as_ref().and_then(Recording::left);
                 let away = self.console.is_away().then_some(AWAY);
-                let all = [self.farewell.left(), control.due(), recording, away, full];
+                let all = [self.shutdown.remaining(), control.due(), recording, away, full];
                 all.into_iter().flatten().min()
             }
         };

@@ -31,12 +31,12 @@ pub(super) struct Open<'a> {
 }
 
 /// The numbers that the VM and its vCPUs will have.
-pub(super) struct Expected {
+pub(super) struct PredictedFds {
     vm: RawFd,
     vcpus: Vec<RawFd>,
 }
 
-impl Expected {
+impl PredictedFds {
     /// Of `cpus` vCPUs; and the filters' numbers, but for what differs from
     /// thread to thread.
     ///
@@ -71,7 +71,7 @@ impl Expected {
             .with(Slot::Vm, vm)
             .with_row((Slot::VcpuFirst, Slot::VcpuLast), vcpus.iter().copied())
             .with_row((Slot::EventFirst, Slot::EventLast), events())
-            .with_row((Slot::TrayFirst, Slot::TrayLast), open.devices.trays())
+            .with_row((Slot::CdromFirst, Slot::CdromLast), open.devices.cdrom_fds())
             .with(Slot::Wake, open.wake)
             .with(Slot::Kernel, kernel.unwrap_or(-1))
             .with(Slot::Initrd, initrd.unwrap_or(-1))

@@ -16,18 +16,18 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags};
 use vmm_sys_util::eventfd::EventFd;
 
-use self::shutdown::Farewell;
+use self::shutdown::GracefulShutdown;
 pub use self::source::Source;
 pub use self::start::{Made, Opened, tell_ready};
 use crate::boot::Cause;
-use crate::channel::{Nothing, Receiver};
+use crate::channel::{Receiver, RecvError};
 use crate::config::{OnReset, SnapshotKind, Then, VmConfig};
 use crate::devices::Devices;
 use crate::devices::serial::TypedAhead;
 use crate::error::{Error, exit};
 use crate::host::console::{self, Console};
 use crate::host::memory::{self, GuestRam};
-use crate::host::prefault::WorkAhead;
+use crate::host::prefault::PrefaultQueue;
 use crate::host::signals;
 use crate::sandbox::{self, Thread};
 use crate::snapshot::dirty::Changes;
@@ -105,10 +105,10 @@ pub struct Machine {
     wake: Arc<EventFd>,
     console: Console,
     typed: TypedAhead,
-    ahead: Arc<WorkAhead>,
+    ahead: Arc<PrefaultQueue>,
     /// What start-up used of the program is no longer mapped.
     settled: bool,
-    farewell: Farewell,
+    shutdown: GracefulShutdown,
     paused: bool,
     /// The snapshot that is due at the boot marker.
     saving: Option<Saving>,
@@ -160,7 +160,7 @@ impl Machine {
         // which is mostly waiting, while the first vCPU's thread gives memory
         // back. A vCPU may also wait for a device whose host file is stuck;
         // then the process's end is what ends it.
-        if let Err(Nothing::Yet) = self.released.recv_timeout(END_PATIENCE) {
+        if let Err(RecvError::Empty) = self.released.recv_timeout(END_PATIENCE) {
             // Who lets go last closes the VM, which a vCPU's thread may not do.
             std::mem::forget(self);
         }
@@ -262,7 +262,7 @@ impl Machine {
                 self.console.look_after_keyboard();
             }
             if let Some(signal) = signals::take()
-                && let Some(code) = self.farewell.asked(signal, &self.shared)?
+                && let Some(code) = self.shutdown.on_signal(signal, &self.shared)?
             {
                 return Ok(code);
             }
@@ -293,13 +293,13 @@ impl Machine {
                 {
                     return Ok(exit::RESET);
                 }
-                Some(Ended::Reset) => match self.farewell.instead() {
+                Some(Ended::Reset) => match self.shutdown.reset_code() {
                     Some(code) => return Ok(code),
                     None => self.reset(config)?,
                 },
             }
             // Last: whoever powered off in time has.
-            if let Some(code) = self.farewell.over() {
+            if let Some(code) = self.shutdown.expired() {
                 return Ok(code);
             }
             if self.wait_and_serve(control)? {
@@ -373,7 +373,7 @@ impl Machine {
     fn reset(&mut self, config: &VmConfig) -> Result<(), Error> {
         if !run_loop::close_gate(&self.shared) {
             // A signal wants the end, and a vCPU waits for a stuck device.
-            self.farewell.no_more_time();
+            self.shutdown.expire();
             return Ok(());
         }
         // Another vCPU may have asked for the same in the meantime.

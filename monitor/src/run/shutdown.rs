@@ -1,5 +1,4 @@
-//! The end that somebody asks for: at once, or after the guest has had time to
-//! shut down.
+//! The end on a signal: at once, or after the guest has had time to shut down.
 
 use std::time::{Duration, Instant};
 
@@ -8,14 +7,14 @@ use crate::layout;
 use crate::vm::Shared;
 
 /// What a signal that asks for the end leads to.
-pub(super) struct Farewell {
+pub(super) struct GracefulShutdown {
     /// How long the guest may take, if it may.
     patience: Option<Duration>,
     /// Until when it may, and the exit code if it does not end by then.
     last: Option<(Instant, u8)>,
 }
 
-impl Farewell {
+impl GracefulShutdown {
     /// With so much time for the guest (`--graceful`), or none.
     pub(super) fn new(patience: Option<Duration>) -> Self {
         Self { patience, last: None }
@@ -27,7 +26,7 @@ impl Farewell {
     ///
     /// # Errors
     /// KVM refuses the button's interrupt.
-    pub(super) fn asked(&mut self, signal: u8, shared: &Shared) -> Result<Option<u8>, Error> {
+    pub(super) fn on_signal(&mut self, signal: u8, shared: &Shared) -> Result<Option<u8>, Error> {
         let code = exit::SIGNAL + signal;
         match self.patience.take() {
             Some(patience) if shared.interrupt(layout::POWER_BUTTON_GSI)? => {
@@ -39,23 +38,23 @@ impl Farewell {
     }
 
     /// From now on a signal is the end.
-    pub(super) fn no_more_time(&mut self) {
+    pub(super) fn expire(&mut self) {
         self.patience = None;
     }
 
     /// The exit code, when the guest was asked to shut down and resets instead.
-    pub(super) fn instead(&self) -> Option<u8> {
+    pub(super) fn reset_code(&self) -> Option<u8> {
         self.last.map(|(_, code)| code)
     }
 
     /// The exit code, when the guest's time is up.
-    pub(super) fn over(&self) -> Option<u8> {
+    pub(super) fn expired(&self) -> Option<u8> {
         let late = |(last, _): &(Instant, u8)| *last <= Instant::now();
         self.last.filter(late).map(|(_, code)| code)
     }
 
     /// How long the guest still has, if that is limited.
-    pub(super) fn left(&self) -> Option<Duration> {
+    pub(super) fn remaining(&self) -> Option<Duration> {
         let (last, _) = self.last?;
         Some(last.saturating_duration_since(Instant::now()))
     }

@@ -14,12 +14,12 @@ use mote_virtio::Dirty;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Machine;
-use super::fds::{Expected, Open};
+use super::fds::{Open, PredictedFds};
 use super::lease::Lease;
-use super::shutdown::Farewell;
+use super::shutdown::GracefulShutdown;
 use super::source::Source;
-use super::vcpu_threads::{FirstVcpu, Guest, Preparation, Prepared, start_vcpus, thread_lost};
-use crate::channel::{Nothing, Receiver, Sender, channel};
+use super::vcpu_threads::{BootTask, FirstVcpu, Prepared, StartState, start_vcpus, thread_lost};
+use crate::channel::{Receiver, RecvError, Sender, channel};
 use crate::config::{Mode, SerialTo, VmConfig};
 use crate::devices::Devices;
 use crate::devices::serial::Com1;
@@ -27,7 +27,7 @@ use crate::error::{Error, kvm};
 use crate::host::console::{self, Console, Output};
 use crate::host::files::New;
 use crate::host::memory::GuestRam;
-use crate::host::prefault::WorkAhead;
+use crate::host::prefault::PrefaultQueue;
 use crate::host::{memory, signals};
 use crate::layout;
 use crate::sandbox::{self, Confined, MainThread, Reach, Rules, Sandbox, Slot, Thread};
@@ -191,8 +191,8 @@ impl Opened {
         let sandbox = main.numbers(sandbox).with(Slot::PageMap, pages);
         timings.mark("sandbox, process");
         let (ram, source) = (self.lent.ram.get(), self.lent.source.get());
-        let ahead = Arc::new(WorkAhead::default());
-        let preparation = Preparation {
+        let ahead = Arc::new(PrefaultQueue::default());
+        let preparation = BootTask {
             host: Some(Arc::clone(&self.host)),
             ram,
             source,
@@ -280,7 +280,7 @@ impl Opened {
         &self,
         config: &VmConfig,
         rules: &[Option<&Rules>],
-    ) -> Result<(Expected, Sandbox), Error> {
+    ) -> Result<(PredictedFds, Sandbox), Error> {
         let rules = rules.iter().filter_map(|rules| rules.and_then(Rules::number));
         let open = Open {
             host: self.host.as_raw_fd(),
@@ -293,7 +293,7 @@ impl Opened {
             devices: &self.devices,
             source: self.lent.source.get(),
         };
-        let (expected, sandbox) = Expected::find(&config.sandbox, config.cpus, &open)?;
+        let (expected, sandbox) = PredictedFds::find(&config.sandbox, config.cpus, &open)?;
         let new = self.new.iter().flat_map(New::numbers);
         let sandbox = sandbox.with_row((Slot::NewFirst, Slot::NewLast), new);
         Ok((expected, sandbox))
@@ -304,7 +304,7 @@ impl Opened {
 /// given back any more.
 pub struct Made {
     shared: Arc<Shared>,
-    guest: Guest,
+    guest: StartState,
     ram: &'static GuestRam,
     source: &'static Source,
     dirty: Option<&'static Dirty>,
@@ -314,7 +314,7 @@ pub struct Made {
     recording: Option<Recording>,
     pages: Option<Arc<PageMap>>,
     new: Vec<New>,
-    ahead: Arc<WorkAhead>,
+    ahead: Arc<PrefaultQueue>,
     sandbox: Sandbox,
     first: Sender<FirstVcpu>,
     let_go: Sender<()>,
@@ -349,7 +349,7 @@ impl Made {
         guest.set_up(&shared)?;
         timings.mark("CPUID, registers");
         let workers = start_devices(&shared, &sandbox, &confined)?;
-        guest.go_on(&shared, self.saving.as_ref(), self.recording.as_mut())?;
+        guest.connect(&shared, self.saving.as_ref(), self.recording.as_mut())?;
         timings.mark("interrupts, workers");
         name(self.new, &mut self.console)?;
         drop((rules, main.files));
@@ -357,7 +357,7 @@ impl Made {
         let others = workers + shared.vcpus().len() - 1;
         confine_main((main.thread, sandbox), confined, others, config.ready_fd)?;
         timings.mark("sandbox, threads");
-        let paused = guest.begin(config, &shared);
+        let paused = guest.start(config, &shared);
         Ok(Machine {
             ram: self.ram,
             source: self.source,
@@ -366,7 +366,7 @@ impl Made {
             typed: guest.typed(),
             ahead: self.ahead,
             settled: false,
-            farewell: Farewell::new(config.graceful),
+            shutdown: GracefulShutdown::new(config.graceful),
             released: self.released,
             paused,
             saving: self.saving,
@@ -397,7 +397,7 @@ fn build(
 
 /// Waits until the first thread, which nobody needs, has ended.
 fn end(thread: JoinHandle<()>, released: &Receiver<()>) {
-    while released.recv_timeout(LOOK) == Err(Nothing::Yet) {
+    while released.recv_timeout(LOOK) == Err(RecvError::Empty) {
         leave_if_asked();
     }
     // It says nothing of its own, and does not panic.
@@ -465,12 +465,12 @@ pub fn tell_ready(fd: RawFd) {
 }
 
 /// Waits for what the first thread has read.
-fn wait_for(prepared: &Receiver<Prepared>) -> Result<Guest, Error> {
+fn wait_for(prepared: &Receiver<Prepared>) -> Result<StartState, Error> {
     loop {
         match prepared.recv_timeout(LOOK) {
             Ok(prepared) => return prepared,
-            Err(Nothing::Yet) => leave_if_asked(),
-            Err(Nothing::Ever) => return Err(thread_lost()),
+            Err(RecvError::Empty) => leave_if_asked(),
+            Err(RecvError::Disconnected) => return Err(thread_lost()),
         }
     }
 }

@@ -12,13 +12,13 @@ use mote_snapshot::StateV1;
 use super::source::Source;
 use crate::boot::acpi;
 use crate::boot::{Cause, Loaded};
-use crate::channel::{Nothing, Receiver, Sender, channel};
+use crate::channel::{Receiver, RecvError, Sender, channel};
 use crate::config::VmConfig;
 use crate::devices::Windows;
 use crate::devices::serial::TypedAhead;
 use crate::error::Error;
 use crate::host::memory::{self, GuestRam};
-use crate::host::prefault::WorkAhead;
+use crate::host::prefault::PrefaultQueue;
 use crate::sandbox::{Confined, Rules, Sandbox, Slot, Thread};
 use crate::snapshot::restore;
 use crate::snapshot::save::Saving;
@@ -28,51 +28,51 @@ use crate::vm::vcpu::{self, After, Vcpu};
 use crate::vm::{self, Shared, run_loop};
 
 /// What the first vCPU's thread has to say once it is done preparing.
-pub(super) type Prepared = Result<Guest, Error>;
+pub(super) type Prepared = Result<StartState, Error>;
 
 /// How a guest begins.
-pub(super) enum Guest {
+pub(super) enum StartState {
     /// At its kernel's entry.
-    New(CpuId, Loaded),
+    Fresh(CpuId, Loaded),
     /// Where it was when it was saved.
-    Saved(Box<StateV1>),
+    Restored(Box<StateV1>),
 }
 
-impl Guest {
+impl StartState {
     /// Gives a fresh machine the state of a saved one.
     pub(super) fn restore(&self, shared: &Shared) -> Result<(), Error> {
         match self {
-            Self::New(..) => Ok(()),
-            Self::Saved(state) => state::restore(shared, state),
+            Self::Fresh(..) => Ok(()),
+            Self::Restored(state) => state::restore(shared, state),
         }
     }
 
     /// Gives the vCPUs of a new one their identity and registers.
     pub(super) fn set_up(&self, shared: &Shared) -> Result<(), Error> {
         match self {
-            Self::New(supported, loaded) => vm::set_up_vcpus(shared, supported, loaded.entry),
-            Self::Saved(_) => Ok(()),
+            Self::Fresh(supported, loaded) => vm::set_up_vcpus(shared, supported, loaded.entry),
+            Self::Restored(_) => Ok(()),
         }
     }
 
     /// Identity of the snapshot that it comes from.
     pub(super) fn base(&self) -> Option<[u8; 16]> {
         match self {
-            Self::New(..) => None,
-            Self::Saved(state) => Some(state.memory.id),
+            Self::Fresh(..) => None,
+            Self::Restored(state) => Some(state.memory.id),
         }
     }
 
     /// What was typed before it was saved, and is still to be handed over.
     pub(super) fn typed(&self) -> TypedAhead {
         match self {
-            Self::New(..) => TypedAhead::default(),
-            Self::Saved(state) => TypedAhead::restore(&state.serial.typed),
+            Self::Fresh(..) => TypedAhead::default(),
+            Self::Restored(state) => TypedAhead::restore(&state.serial.typed),
         }
     }
 
     /// Connects a saved one, once all else is connected.
-    pub(super) fn go_on(
+    pub(super) fn connect(
         &self,
         shared: &Shared,
         saving: Option<&Saving>,
@@ -82,8 +82,8 @@ impl Guest {
             restore::hold(shared);
         }
         match self {
-            Self::New(..) => Ok(()),
-            Self::Saved(state) => {
+            Self::Fresh(..) => Ok(()),
+            Self::Restored(state) => {
                 if let Some(recording) = recording {
                     recording.begin(state.memory.id);
                 }
@@ -94,11 +94,11 @@ impl Guest {
 
     /// Lets the vCPUs, and a saved one's devices, go on; tells whether that is
     /// for later.
-    pub(super) fn begin(&self, config: &VmConfig, shared: &Shared) -> bool {
+    pub(super) fn start(&self, config: &VmConfig, shared: &Shared) -> bool {
         if config.restore.as_ref().is_some_and(|saved| saved.paused) {
             return true;
         }
-        if let Self::Saved(_) = self {
+        if let Self::Restored(_) = self {
             shared.bus.devices().resume();
         }
         if config.timings {
@@ -114,7 +114,7 @@ pub(super) type FirstVcpu = (Arc<Vcpu>, Arc<Shared>);
 
 /// What the first vCPU's thread does while the VM is made: it takes about as
 /// long, and on some hosts making a VM is mostly waiting.
-pub(super) struct Preparation {
+pub(super) struct BootTask {
     /// Given up when it has been asked: it could make further VMs.
     pub(super) host: Option<Arc<Kvm>>,
     pub(super) ram: &'static GuestRam,
@@ -123,7 +123,7 @@ pub(super) struct Preparation {
     /// No device's worker writes guest memory.
     pub(super) deviceless: bool,
     pub(super) cpus: u8,
-    pub(super) ahead: Arc<WorkAhead>,
+    pub(super) ahead: Arc<PrefaultQueue>,
     /// All memory is to be there before the guest runs.
     pub(super) prefault: bool,
     pub(super) sandbox: Sandbox,
@@ -133,7 +133,7 @@ pub(super) struct Preparation {
     pub(super) rules: Option<Arc<Rules>>,
 }
 
-impl Preparation {
+impl BootTask {
     /// Starts the thread; it becomes a vCPU when it is handed one, and ends when
     /// it never will be.
     pub(super) fn start(
@@ -148,8 +148,8 @@ impl Preparation {
             let _ = tell.send(self.prepare());
             let first = loop {
                 match wait.try_recv() {
-                    Err(Nothing::Yet) if self.ahead.step(self.ram) => {}
-                    Err(Nothing::Yet) => break wait.recv(),
+                    Err(RecvError::Empty) if self.ahead.prefault_next(self.ram) => {}
+                    Err(RecvError::Empty) => break wait.recv(),
                     other => break other.ok(),
                 }
             };
@@ -158,7 +158,7 @@ impl Preparation {
             };
             vcpu.claim(own);
             let saved = self.source.saved().is_some();
-            while (saved || !shared.gate.is_open()) && self.ahead.step(self.ram) {}
+            while (saved || !shared.gate.is_open()) && self.ahead.prefault_next(self.ram) {}
             vcpu.run(&shared);
             drop((vcpu, shared));
             drop(let_go);
@@ -199,7 +199,7 @@ impl Preparation {
             // Another one than it was saved with, before it runs again.
             acpi::set_generation(self.ram, self.source.generation)
                 .map_err(|_| Error::Snapshot("too little memory".to_owned()))?;
-            return Ok(Guest::Saved(Box::new(state)));
+            return Ok(StartState::Restored(Box::new(state)));
         }
         let cpuid = cpuid.ok_or_else(thread_lost)?;
         let (cpus, windows) = (self.cpus, &self.windows);
@@ -208,7 +208,7 @@ impl Preparation {
             memory::prefault(self.ram, true)?;
         }
         self.ahead.text(std::mem::take(&mut loaded.written));
-        Ok(Guest::New(cpuid, loaded))
+        Ok(StartState::Fresh(cpuid, loaded))
     }
 }
 

@@ -111,9 +111,9 @@ pub enum Slot {
     /// See [`Slot::ApiFirst`].
     ApiLast,
     /// First and last of the CD-ROM drives' images, and what lies between.
-    TrayFirst,
-    /// See [`Slot::TrayFirst`].
-    TrayLast,
+    CdromFirst,
+    /// See [`Slot::CdromFirst`].
+    CdromLast,
     /// Its log.
     Log,
     /// Its metrics.

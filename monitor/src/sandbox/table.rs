@@ -159,7 +159,7 @@ const CONTROL: &[Rule] = &[
     rule(SYS_recvfrom, &[Between(0, ApiFirst, ApiLast), Is(3, MSG_DONTWAIT as u32), Exactly(4, 0)], "requests; never waits"),
     rule(SYS_sendto, &[Between(0, ApiFirst, ApiLast), Is(3, SEND), Exactly(4, 0)], "answers; never waits, never elsewhere"),
     rule(SYS_shutdown, &[Between(0, ApiFirst, ApiLast), Is(1, SHUT_WR as u32)], "the last answer to a client that has made a mistake"),
-    rule(SYS_dup3, &[Between(1, TrayFirst, TrayLast), Is(2, O_CLOEXEC as u32)], "another medium, or none, at the worker's descriptor"),
+    rule(SYS_dup3, &[Between(1, CdromFirst, CdromLast), Is(2, O_CLOEXEC as u32)], "another medium, or none, at the worker's descriptor"),
     rule(SYS_write, &[In(0, Log)], "the log"),
     rule(SYS_write, &[In(0, Metrics)], "metrics"),
     rule(SYS_lseek, &[Exactly(1, 0), Is(2, SEEK_END as u32)], "how large an image is now; nothing uses a position"),

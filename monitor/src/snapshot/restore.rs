@@ -12,7 +12,7 @@ use super::source::Saved;
 use super::working_set;
 use crate::error::Error;
 use crate::host::memory::GuestRam;
-use crate::host::prefault::WorkAhead;
+use crate::host::prefault::PrefaultQueue;
 use crate::layout;
 use crate::vm::Shared;
 
@@ -25,7 +25,7 @@ pub(crate) fn read(
     saved: &Saved,
     ram: &GuestRam,
     cpus: u8,
-    ahead: &WorkAhead,
+    ahead: &PrefaultQueue,
 ) -> Result<StateV1, Error> {
     let in_state = |e| unusable(&saved.state.path, &e);
     if saved.state.len > MAX_STATE as u64 {

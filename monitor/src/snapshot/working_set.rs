@@ -10,7 +10,7 @@ use crate::config::{Until, VmConfig};
 use crate::error::Error;
 use crate::host::files;
 use crate::host::memory::{self, GuestRam};
-use crate::host::prefault::{Pages, WorkAhead};
+use crate::host::prefault::{Pages, PrefaultQueue};
 use crate::sandbox::{MainThread, Slot, Thread};
 use crate::vm::Shared;
 use mote_snapshot::working_set::{CreateWorkingSet, Touched, WORKING_SET, encode};
@@ -140,7 +140,7 @@ pub(crate) fn place(
     ram: &GuestRam,
     (file, copies): (&File, bool),
     (ranges, set): (&[(u64, u64)], &[Touched]),
-    ahead: &WorkAhead,
+    ahead: &PrefaultQueue,
 ) -> std::io::Result<()> {
     if copies {
         return copy(ram, file, ranges);
