@@ -80,6 +80,11 @@ pub(super) fn parse(
                 Some(other) => return Err(other.unexpected().into()),
             },
         };
+        // Two names of one option.
+        let name = if flag == "socket" { "api-sock" } else { &flag };
+        if flag != "allow-path" {
+            flags::once(&mut all.seen, name)?;
+        }
         if !all.switch(&flag)? {
             match parser.value() {
                 Ok(value) => all.value(&flag, value)?,
@@ -131,12 +136,6 @@ impl Flags {
 
     /// Takes a flag with its value.
     fn value(&mut self, flag: &str, value: std::ffi::OsString) -> Result<(), Error> {
-        // Two names of one flag.
-        let name = if flag == "socket" { "api-sock" } else { flag };
-        if flag != "allow-path" && self.seen.iter().any(|seen| seen == name) {
-            return Err(refused(flag, "is given twice"));
-        }
-        self.seen.push(name.to_owned());
         let options = &mut self.options;
         let text = || named(flag, value.to_str().ok_or_else(|| "is no text".to_owned()));
         let number = || text().and_then(|text| named(flag, flags::number(text)));
@@ -295,9 +294,9 @@ mod tests {
             ("api", "--api-sock"),
             ("--no-api", "--config-file"),
             ("--id x", "--api-sock"),
-            ("--api-sock a --api-sock b", "--api-sock: is given twice"),
-            ("--api-sock a --socket b", "--socket: is given twice"),
-            ("api --socket a --api-sock b", "--api-sock: is given twice"),
+            ("--api-sock a --api-sock b", "--api-sock is given twice"),
+            ("--api-sock a --socket b", "--api-sock is given twice"),
+            ("api --socket a --api-sock b", "--api-sock is given twice"),
             ("--api-sock a --api-fd 1", "--api-fd: descriptor 1 is not"),
             ("--api-sock a --id a/b", "--id"),
             ("--api-sock a --level loud", "--level"),

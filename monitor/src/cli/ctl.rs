@@ -9,7 +9,7 @@ use std::time::Duration;
 use lexopt::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::flags::{Asked, named};
+use super::flags::{Asked, named, once};
 use crate::error::{Error, printable};
 
 /// `mote ctl --help`.
@@ -64,11 +64,16 @@ enum Task {
 /// [`Error::Usage`] names what is at fault.
 pub(super) fn parse(mut parser: lexopt::Parser) -> Result<Asked<Order>, Error> {
     let (mut socket, mut json, mut words) = (None, false, Vec::new());
+    let mut seen = Vec::new();
     while let Some(arg) = parser.next()? {
         match arg {
             Short('h') | Long("help") => return Ok(Asked::Text(HELP)),
-            Long("json") => json = true,
+            Long("json") => {
+                once(&mut seen, "json")?;
+                json = true;
+            }
             Long("socket") => {
+                once(&mut seen, "socket")?;
                 let path = crate::config::check_socket(parser.value()?);
                 socket = Some(named("socket", path)?);
             }

@@ -95,11 +95,12 @@ pub(crate) fn named<T>(flag: &str, value: Result<T, String>) -> Result<T, Error>
     value.map_err(|why| Error::Usage(format!("--{flag}: {why}")))
 }
 
-/// A flag given twice is a mistake in somebody's script: say so.
-pub(crate) fn set<T>(slot: &mut Option<T>, flag: &str, value: T) -> Result<(), Error> {
-    if slot.replace(value).is_some() {
+/// Refuses an option that was given before and can be given once.
+pub(crate) fn once(seen: &mut Vec<String>, flag: &str) -> Result<(), Error> {
+    if seen.iter().any(|earlier| earlier == flag) {
         return Err(Error::Usage(format!("--{flag} is given twice")));
     }
+    seen.push(flag.to_owned());
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use lexopt::prelude::*;
 
-use self::flags::{Asked, VERSION, argument};
+use self::flags::{Asked, VERSION, argument, once};
 use crate::api::Options;
 use crate::config::VmConfig;
 use crate::error::Error;
@@ -170,11 +170,14 @@ fn demo(mut parser: lexopt::Parser) -> Result<Command, Error> {
 }
 
 fn doctor(mut parser: lexopt::Parser) -> Result<Command, Error> {
-    let (mut images, mut json) = (Vec::new(), false);
+    let (mut images, mut json, mut seen) = (Vec::new(), false, Vec::new());
     while let Some(arg) = parser.next()? {
         match arg {
             Short('h') | Long("help") => return Ok(Command::Print(DOCTOR_HELP)),
-            Long("json") => json = true,
+            Long("json") => {
+                once(&mut seen, "json")?;
+                json = true;
+            }
             Value(image) => images.push(argument(image)?),
             other => return Err(other.unexpected().into()),
         }

@@ -8,8 +8,8 @@ use lexopt::prelude::*;
 use mote_snapshot::working_set::WORKING_SET;
 
 use super::flags::{
-    Asked, MAX_GRACE, argument, descriptor, landlock, named, number, on_reset, path, policy,
-    seccomp, seconds, set, text,
+    Asked, MAX_GRACE, argument, descriptor, landlock, named, number, on_reset, once, path, policy,
+    seccomp, seconds, text,
 };
 use crate::config::{
     self, BootFrom, Bus, Drive, HugePages, Media, Mode, Nic, OnNoSpace, OnReset, Restore,
@@ -157,7 +157,7 @@ impl Flags {
 }
 
 pub(super) fn parse(mut parser: lexopt::Parser, restore: bool) -> Result<Asked<VmConfig>, Error> {
-    let mut flags = Flags::default();
+    let (mut flags, mut seen) = (Flags::default(), Vec::new());
     while let Some(arg) = parser.next()? {
         let flag = match arg {
             Short('h') | Long("help") if restore => return Ok(Asked::Text(RESTORE_HELP)),
@@ -172,39 +172,42 @@ pub(super) fn parse(mut parser: lexopt::Parser, restore: bool) -> Result<Asked<V
             Long(name) => name.to_owned(),
             other => return Err(other.unexpected().into()),
         };
+        if !["disk", "cdrom", "net"].contains(&flag.as_str()) {
+            once(&mut seen, &flag)?;
+        }
         match flag.as_str() {
-            "kernel" => set(&mut flags.kernel, &flag, path(&flag, &mut parser)?)?,
-            "initrd" => set(&mut flags.initrd, &flag, path(&flag, &mut parser)?)?,
-            "config" => set(&mut flags.file, &flag, path(&flag, &mut parser)?)?,
-            "boot" => set(&mut flags.boot, &flag, boot_from(text(&mut parser)?))?,
+            "kernel" => flags.kernel = Some(path(&flag, &mut parser)?),
+            "initrd" => flags.initrd = Some(path(&flag, &mut parser)?),
+            "config" => flags.file = Some(path(&flag, &mut parser)?),
+            "boot" => flags.boot = Some(boot_from(text(&mut parser)?)),
             "boot-entry" => {
                 let entry = config::check_boot_entry(text(&mut parser)?);
-                set(&mut flags.boot_entry, &flag, named(&flag, entry)?)?;
+                flags.boot_entry = Some(named(&flag, entry)?);
             }
-            "cmdline" => set(&mut flags.cmdline, &flag, text(&mut parser)?)?,
+            "cmdline" => flags.cmdline = Some(text(&mut parser)?),
             "memory" => {
                 let size = config::parse_size(&text(&mut parser)?).and_then(config::check_memory);
-                set(&mut flags.memory, &flag, named(&flag, size)?)?;
+                flags.memory = Some(named(&flag, size)?);
             }
             "cpus" => {
                 let cpus = number(&text(&mut parser)?).and_then(config::check_cpus);
-                set(&mut flags.cpus, &flag, named(&flag, cpus)?)?;
+                flags.cpus = Some(named(&flag, cpus)?);
             }
             "serial" => {
                 let to = config::parse_serial(&text(&mut parser)?);
-                set(&mut flags.serial, &flag, named(&flag, to)?)?;
+                flags.serial = Some(named(&flag, to)?);
             }
             "bus" => {
                 let bus = bus(&text(&mut parser)?);
-                set(&mut flags.bus, &flag, named(&flag, bus)?)?;
+                flags.bus = Some(named(&flag, bus)?);
             }
             "on-reset" => {
                 let what = on_reset(&text(&mut parser)?);
-                set(&mut flags.on_reset, &flag, named(&flag, what)?)?;
+                flags.on_reset = Some(named(&flag, what)?);
             }
             "on-enospc" => {
                 let what = on_no_space(&text(&mut parser)?);
-                set(&mut flags.on_no_space, &flag, named(&flag, what)?)?;
+                flags.on_no_space = Some(named(&flag, what)?);
             }
             "disk" => {
                 let number = flags.count(Media::Disk);
@@ -223,9 +226,9 @@ pub(super) fn parse(mut parser: lexopt::Parser, restore: bool) -> Result<Asked<V
             "cmdline-devices" => flags.cmdline_devices = true,
             "graceful" => {
                 let time = number(&text(&mut parser)?).and_then(seconds);
-                set(&mut flags.graceful, &flag, named(&flag, time)?)?;
+                flags.graceful = Some(named(&flag, time)?);
             }
-            _ => process_flag(&mut flags, &flag, (&mut parser, restore))?,
+            _ => process_flag(&mut flags, &flag, &mut parser, restore)?,
         }
     }
     match restore {
@@ -238,7 +241,8 @@ pub(super) fn parse(mut parser: lexopt::Parser, restore: bool) -> Result<Asked<V
 fn process_flag(
     flags: &mut Flags,
     flag: &str,
-    (parser, restore): (&mut lexopt::Parser, bool),
+    parser: &mut lexopt::Parser,
+    restore: bool,
 ) -> Result<(), Error> {
     match flag {
         "timings" => flags.timings = true,
@@ -246,36 +250,36 @@ fn process_flag(
         "prefault" => flags.prefault = true,
         "hugepages" => {
             let pages = huge_pages(&text(parser)?, restore);
-            set(&mut flags.huge_pages, flag, named(flag, pages)?)?;
+            flags.huge_pages = Some(named(flag, pages)?);
         }
         "uffd" if restore => {
             let socket = config::check_socket(parser.value()?);
-            set(&mut flags.uffd, flag, named(flag, socket)?)?;
+            flags.uffd = Some(named(flag, socket)?);
         }
         "diff" if restore => flags.diff = true,
         "record" if restore => {
             let until = until(&text(parser)?);
-            set(&mut flags.record, flag, named(flag, until)?)?;
+            flags.record = Some(named(flag, until)?);
         }
         "no-working-set" if restore => flags.no_working_set = true,
-        "snapshot" => set(&mut flags.snapshot, flag, path(flag, parser)?)?,
+        "snapshot" => flags.snapshot = Some(path(flag, parser)?),
         "then" => {
             let what = then(&text(parser)?);
-            set(&mut flags.then, flag, named(flag, what)?)?;
+            flags.then = Some(named(flag, what)?);
         }
         "kvm-fd" | "ready-fd" => {
             let number = number(&text(parser)?).and_then(descriptor);
             let to = if flag == "kvm-fd" { &mut flags.kvm_fd } else { &mut flags.ready_fd };
-            set(to, flag, named(flag, number)?)?;
+            *to = Some(named(flag, number)?);
         }
         "no-sandbox" => flags.no_sandbox = true,
         "seccomp" => {
             let what = seccomp(&text(parser)?);
-            set(&mut flags.seccomp, flag, named(flag, what)?)?;
+            flags.seccomp = Some(named(flag, what)?);
         }
         "require-landlock" => {
             let least = number(&text(parser)?).and_then(landlock);
-            set(&mut flags.landlock, flag, named(flag, least)?)?;
+            flags.landlock = Some(named(flag, least)?);
         }
         _ => return Err(Long(flag).unexpected().into()),
     }
