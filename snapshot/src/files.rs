@@ -38,7 +38,7 @@ pub(crate) struct Unnamed {
 pub type Place<'a> = dyn FnMut(OwnedFd) -> io::Result<OwnedFd> + 'a;
 
 impl Unnamed {
-    /// A new file that nobody can see, to appear in `directory` as `name`.
+    /// A new file without a name, to be linked into `directory` as `name`.
     pub(crate) fn create(
         directory: OwnedFd,
         name: impl Into<OsString>,
@@ -72,8 +72,8 @@ impl Unnamed {
     }
 }
 
-/// Two files without names, and where they will have them. Everything is
-/// opened at the beginning, so that a confined process can go on.
+/// A snapshot's two files before they have their names. Everything is opened at
+/// the beginning, so that a confined process can finish them.
 #[derive(Debug)]
 pub struct Create {
     state: Unnamed,

@@ -241,8 +241,8 @@ pub fn peek(file: &File) -> Result<Peek, Error> {
     Ok(Peek { cpus, memory, pci: flags & PCI != 0 })
 }
 
-/// Reads a state file's body, whose checksum is not looked at: for whoever
-/// tries what a body can do.
+/// Reads a state file's body without checking its checksum, so that fuzzers and
+/// tests reach the parser.
 ///
 /// # Errors
 /// A field has a value that no snapshot has, or the body is too short or long.

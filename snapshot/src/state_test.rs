@@ -127,8 +127,8 @@ fn every_truncation_and_every_flipped_byte_is_refused() {
     }
 }
 
-/// A body whose checksum somebody has made right again: whatever is in it, it
-/// is refused, or read and written as the same bytes.
+/// A body with a corrected checksum is refused, or read and written as the same
+/// bytes, whatever it holds.
 #[test]
 fn a_hostile_body_is_refused_or_means_itself() {
     let whole = encode(&sample()).unwrap();

@@ -67,7 +67,7 @@ pub fn write(
     Ok(rsdp_at)
 }
 
-/// Gives the VM another generation ID; whoever does that raises
+/// Gives the VM another generation ID; the caller raises
 /// [`layout::GENERATION_GSI`].
 ///
 /// # Errors

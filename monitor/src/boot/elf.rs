@@ -253,7 +253,7 @@ fn place(
 ) -> Result<(), Error> {
     let end = segment.address + segment.file_size;
     let mut from = segment.address;
-    // One may run on into the next segment: then it is none.
+    // A run of zeroes that reaches into the next segment does not count.
     let inside = |zero: &&(u64, u64)| zero.0 >= segment.address && zero.0 + zero.1 <= end;
     for &(start, length) in zeroes.iter().filter(inside) {
         if start >= from {

@@ -7,7 +7,7 @@ use super::kernel::Cause;
 use crate::config::{BootFrom, Drive, Media, VmConfig};
 
 /// The lines for a VM that starts for this cause; `terminal` says whether
-/// somebody sits at its console.
+/// its console is a terminal.
 pub(super) fn orders(config: &VmConfig, cause: Cause, terminal: bool) -> String {
     let disks_first = cause == Cause::Reset && config.boot == BootFrom::Usual;
     let mut order: Vec<(usize, &Drive)> = config.drives.iter().enumerate().collect();

@@ -29,8 +29,8 @@ use crate::vm::regs::Entry;
 /// Real-mode code that resets the machine by its ACPI register.
 ///
 /// Linux takes a hardware-reduced machine for one with EFI, and reboots one
-/// without it the way of old: by a jump to the BIOS. There is none, but what
-/// it would do fits into nine bytes.
+/// without EFI by a jump to the BIOS. This machine has no BIOS, but a reset fits
+/// into nine bytes.
 const RESET_CODE: [u8; 9] = [
     0xba, 0x02, 0x06, // mov dx, 0x602 (the reset register)
     0xb0, 0x06, // mov al, 6 (the value it waits for)
@@ -96,7 +96,7 @@ impl Source {
     }
 
     /// The boot firmware, which looks for a kernel on the VM's drives;
-    /// `terminal` says whether somebody sits at its console.
+    /// `terminal` says whether its console is a terminal.
     ///
     /// # Errors
     /// There is no memory for it, or there is too much to tell it.
@@ -114,7 +114,7 @@ impl Source {
     /// tables start at `rsdp`, and says where to enter it.
     ///
     /// # Errors
-    /// The kernel is none, or it and the initrd do not fit into memory.
+    /// The file is not a kernel, or it and the initrd do not fit into memory.
     pub fn load(&self, ram: &GuestRam, rsdp: u64, cause: Cause) -> Result<Loaded, Error> {
         let again = self.after_reset.as_ref().filter(|_| cause == Cause::Reset);
         let kernel = self.load_kernel(ram)?;

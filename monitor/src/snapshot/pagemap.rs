@@ -98,7 +98,7 @@ fn place(entry: [u8; 8]) -> Place {
     }
 }
 
-/// Reads guest memory for whoever saves it, and takes no page for that.
+/// Reads guest memory for a save without allocating pages.
 pub(crate) struct Reader<'a> {
     ram: &'a GuestRam,
     mapped: Vec<Mapped<'a>>,
@@ -117,8 +117,8 @@ impl<'a> Reader<'a> {
         Self { ram, mapped, buffer }
     }
 
-    /// Hands what the run of pages holds to `take`, in rising order; of those
-    /// that are nobody's own only what a file has.
+    /// Hands the contents of the run of pages to `take`, in rising order; of
+    /// pages without a private copy, only the file's data.
     pub(crate) fn read(
         &mut self,
         (place, offset, length): (Place, u64, u64),

@@ -20,7 +20,7 @@ use crate::vm::Shared;
 /// maps its memory over the guest's.
 ///
 /// # Errors
-/// It is none, is damaged, or is not for this machine; and what is wrong.
+/// The file is not a snapshot, is damaged, or is not for this machine; and why.
 pub(crate) fn read(
     saved: &Saved,
     ram: &GuestRam,
@@ -70,8 +70,8 @@ fn read_all(file: &File, bytes: &mut [u8]) -> io::Result<()> {
     std::os::unix::fs::FileExt::read_exact_at(file, bytes, 0)
 }
 
-/// Connects what a VM that has the state which was read had connected; after this
-/// its devices and vCPUs can go on.
+/// Connects what the saved VM had connected; after this the devices and vCPUs can
+/// resume.
 ///
 /// # Errors
 /// KVM refuses.

@@ -139,8 +139,8 @@ impl Saving {
         // What has not been asked for yet is no zeroes.
         match vm.pages.filter(|_| !vm.paged) {
             Some(pages) => pages.runs(ram, &mut each)?,
-            // Nobody tells; whoever reads a page that was never touched takes one
-            // that all processes share.
+            // No page map: all memory is read, and an untouched page reads as the
+            // zero page that all processes share.
             None => each(Place::Own, 0, length)?,
         }
         progress.end();
@@ -184,7 +184,7 @@ impl Parts<'_> {
 
 /// How far a save has come, for a person at a terminal who waits for it.
 struct Progress {
-    /// When the next line is due, if somebody reads it.
+    /// When the next line is due; `None` reports no progress.
     due: Option<Instant>,
     told: bool,
 }

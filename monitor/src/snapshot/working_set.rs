@@ -73,7 +73,7 @@ impl Recording {
         }
     }
 
-    /// The guest goes on now; its memory has this identity.
+    /// The guest resumes now; its memory has this identity.
     pub(crate) fn begin(&mut self, identity: [u8; 16]) {
         self.started = Some((Instant::now(), identity));
     }
@@ -130,9 +130,9 @@ fn add(ranges: &mut Vec<Touched>, (offset, length): (u64, u64), written: bool) {
     }
 }
 
-/// Puts a snapshot's memory at the guest's addresses: mapped from its file, but
-/// for blocks that the guest is known to write all over, which are copied. What
-/// else is known to be touched is work for whoever has nothing to do.
+/// Puts a snapshot's memory at the guest's addresses: mapped from its file, except
+/// blocks that the guest is known to overwrite, which are copied. The rest of the
+/// working set is left for idle threads to prefault.
 ///
 /// # Errors
 /// The file cannot be mapped or read.
