@@ -19,14 +19,14 @@ Control a VM that was started by 'mote api'.
 Usage: mote ctl --socket PATH COMMAND [--json]
 
 Commands:
-  info                What the VM is and whether it runs
-  pause               Stop it where it is
-  resume              Let it go on
-  power               Press its power button
+  info                Show the VM's configuration and state
+  pause               Pause its vCPUs and devices
+  resume              Resume it
+  power               Press its ACPI power button
   eject DRIVE         Take the medium out of a CD-ROM drive
   insert DRIVE FILE   Put an image into a CD-ROM drive
   grow DISK           Tell the guest that the disk's image has become larger
-  metrics             What it has counted
+  metrics             Show its counters
   snapshot STATE MEMORY   Save a paused VM to two files
 
 Options:

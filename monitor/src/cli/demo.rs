@@ -12,6 +12,17 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use crate::config::{Drive, Media, VmConfig};
 use crate::error::Error;
 
+/// `mote demo --help`.
+pub const HELP: &str = "\
+Install a system from a CD-ROM on an empty disk, restart, and boot it from the
+disk. All is in memory; nothing on the host is changed.
+
+Usage: mote demo
+
+Options:
+  -h, --help  Show this help
+";
+
 /// The system, which is also its own initial RAM disk.
 const SYSTEM: &[u8] = include_bytes!(env!("MOTE_DEMO"));
 const CONFIG: &[u8] = b"label Mote demo\n linux /system\n initrd /system\n append do=install\n";

@@ -164,7 +164,7 @@ fn serve(asked: Asked<Options>) -> Command {
 fn demo(mut parser: lexopt::Parser) -> Result<Command, Error> {
     match parser.next()? {
         None => Ok(Command::Demo),
-        Some(Short('h') | Long("help")) => Ok(Command::Print(HELP)),
+        Some(Short('h') | Long("help")) => Ok(Command::Print(demo::HELP)),
         Some(other) => Err(other.unexpected().into()),
     }
 }
