@@ -67,7 +67,7 @@ pub fn write(
     Ok(rsdp_at)
 }
 
-/// Gives the VM another generation ID; the caller raises
+/// Gives the VM another generation ID. Connecting a restored VM then raises
 /// [`layout::GENERATION_GSI`].
 ///
 /// # Errors
