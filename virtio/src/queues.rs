@@ -15,7 +15,8 @@ impl<'m> Queues<'m> {
     /// As [`Queue::new`], of the first that is bad.
     pub(crate) fn start(
         mem: &'m Memory,
-        (max_size, dirty): (u16, Option<&'static Dirty>),
+        max_size: u16,
+        dirty: Option<&'static Dirty>,
         from: &Activation,
     ) -> Result<Self, Error> {
         let start = |setup: &Option<crate::QueueSetup>| {

@@ -346,7 +346,7 @@ impl State {
         for (what, output) in [("log", log), ("metrics", metrics)] {
             if let Some((path, file)) = output {
                 let found = file.metadata().map_err(|e| Error::file(what, path, &e))?;
-                files::refuse_input(what, (path, &found), config)?;
+                files::refuse_input(what, path, &found, config)?;
             }
         }
         Ok(())

@@ -41,7 +41,8 @@ pub(super) struct Work {
 pub(super) fn open(
     drive: &Drive,
     config: &VmConfig,
-    (ram, dirty): (&'static GuestRam, Option<&'static Dirty>),
+    ram: &'static GuestRam,
+    dirty: Option<&'static Dirty>,
 ) -> Result<(Arc<dyn Device>, Work), Error> {
     let mut discard = true;
     let image;

@@ -143,7 +143,7 @@ impl Devices {
         let place = Place { region: &region, ecam: ecam.as_ref() };
         let mut slots = Vec::with_capacity(count);
         for drive in &config.drives {
-            let opened = drive::open(drive, config, (ram, dirty));
+            let opened = drive::open(drive, config, ram, dirty);
             let (device, mut work) = opened.map_err(|error| twice(drive, &slots, error))?;
             if config.changes {
                 // The image may grow, but its worker's filter cannot.
@@ -153,7 +153,7 @@ impl Devices {
             slots.push(Arc::new(Slot { link, work: Work::Drive(work) }));
         }
         for nic in &config.nics {
-            let (device, work) = nic::open(nic, (ram, dirty))?;
+            let (device, work) = nic::open(nic, ram, dirty)?;
             let link = Arc::new(Connection::new(device, &nic.id, slots.len(), &place)?);
             slots.push(Arc::new(Slot { link, work: Work::Nic(work) }));
         }

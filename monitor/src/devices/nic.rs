@@ -29,7 +29,8 @@ pub(super) struct Work {
 /// Attaches to an interface's tap and makes its device.
 pub(super) fn open(
     nic: &Nic,
-    (ram, dirty): (&'static GuestRam, Option<&'static Dirty>),
+    ram: &'static GuestRam,
+    dirty: Option<&'static Dirty>,
 ) -> Result<(Arc<dyn Device>, Work), Error> {
     let tap = match &nic.tap {
         TapSource::Name(name) => TapDevice::open(name)?,

@@ -73,7 +73,8 @@ pub fn lock(file: &File, what: &'static str, path: &Path, kind: Lock) -> Result<
 /// It is, and which.
 pub fn refuse_input(
     what: &'static str,
-    (path, own): (&Path, &Metadata),
+    path: &Path,
+    own: &Metadata,
     config: &VmConfig,
 ) -> Result<(), Error> {
     let own = (own.dev(), own.ino());
@@ -142,7 +143,7 @@ impl Output<'_> {
             return Err(Error::Input(self.what, self.path.into(), why));
         }
         if kind.is_file() {
-            refuse_input(self.what, (self.path, &found), config)?;
+            refuse_input(self.what, self.path, &found, config)?;
             let kind = if self.append { Lock::Append } else { Lock::Write };
             lock(&file, self.what, self.path, kind)?;
         }

@@ -211,7 +211,7 @@ impl Opened {
         let Self { host, wake, lent, .. } = self;
         let com1 = Com1::new(self.line, self.output, Arc::clone(&wake));
         let bus = Bus::new(com1, self.devices);
-        let shared = build((&host, bus), config, ram, (&wake, timings));
+        let shared = build(&host, bus, config, ram, &wake, timings);
         let made = shared.and_then(|shared| {
             expected.check(&shared)?;
             let guest = wait_for(&prepared)?;
@@ -345,7 +345,7 @@ impl Made {
             confine_process(config, &Reach::later(files), &mut self.console)?;
         }
         let confined = Confined::new();
-        start_vcpus(&shared, &self.first, &self.let_go, (&sandbox, &confined))?;
+        start_vcpus(&shared, &self.first, &self.let_go, &sandbox, &confined)?;
         guest.set_up(&shared)?;
         timings.mark("CPUID, registers");
         let workers = start_devices(&shared, &sandbox, &confined)?;
@@ -355,7 +355,7 @@ impl Made {
         drop((rules, main.files));
         // The first vCPU's has been confined since before it read the kernel.
         let others = workers + shared.vcpus().len() - 1;
-        confine_main((main.thread, sandbox), confined, others, config.ready_fd)?;
+        confine_main(main.thread, sandbox, confined, others, config.ready_fd)?;
         timings.mark("sandbox, threads");
         let paused = guest.start(config, &shared);
         Ok(Machine {
@@ -381,10 +381,12 @@ impl Made {
 
 /// Makes the VM itself, with its memory and its vCPUs.
 fn build(
-    (host, bus): (&Kvm, Bus),
+    host: &Kvm,
+    bus: Bus,
     config: &VmConfig,
     ram: &GuestRam,
-    (wake, timings): (&Arc<EventFd>, &Arc<Timings>),
+    wake: &Arc<EventFd>,
+    timings: &Arc<Timings>,
 ) -> Result<Arc<Shared>, Error> {
     let fd = vm::create(host, ram, config.track_dirty_pages)?;
     bus.devices().map(&fd)?;
@@ -440,7 +442,8 @@ fn confine_process(
 /// Confines the calling thread, the main one, besides `others`, and tells
 /// whoever listens on descriptor `ready`.
 fn confine_main(
-    (main, sandbox): (Thread, Sandbox),
+    main: Thread,
+    sandbox: Sandbox,
     confined: Confined,
     others: usize,
     ready: Option<RawFd>,

@@ -217,7 +217,8 @@ pub(super) fn start_vcpus(
     shared: &Arc<Shared>,
     first: &Sender<FirstVcpu>,
     let_go: &Sender<()>,
-    (sandbox, confined): (&Sandbox, &Confined),
+    sandbox: &Sandbox,
+    confined: &Confined,
 ) -> Result<(), Error> {
     for (id, vcpu) in shared.vcpus().iter().enumerate() {
         let (vcpu, shared) = (Arc::clone(vcpu), Arc::clone(shared));

@@ -121,7 +121,9 @@ impl<'a> Reader<'a> {
     /// pages without a private copy, only the file's data.
     pub(crate) fn read(
         &mut self,
-        (place, offset, length): (Place, u64, u64),
+        place: Place,
+        offset: u64,
+        length: u64,
         take: &mut Take<'_>,
     ) -> Result<(), Error> {
         let failed = |e| Error::System("read guest memory", e);

@@ -60,7 +60,7 @@ pub(crate) fn read(
     };
     if let Some(memory) = &saved.memory {
         let ranges = &state.memory.ranges;
-        working_set::place(ram, (&memory.file, saved.copy), (ranges, &set), ahead)
+        working_set::place(ram, &memory.file, saved.copy, ranges, &set, ahead)
             .map_err(|e| Error::file("snapshot", &memory.path, &e))?;
     }
     Ok(state)

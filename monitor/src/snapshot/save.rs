@@ -132,9 +132,9 @@ impl Saving {
         };
         let mut reader = Reader::new(ram, vm.mapped.clone());
         let mut each = |place, at, length| match since {
-            None => reader.read((place, at, length), &mut put),
+            None => reader.read(place, at, length, &mut put),
             Some((_, pages)) => changed(pages, at, length)
-                .try_for_each(|(at, length)| reader.read((place, at, length), &mut put)),
+                .try_for_each(|(at, length)| reader.read(place, at, length, &mut put)),
         };
         // What has not been asked for yet is no zeroes.
         match vm.pages.filter(|_| !vm.paged) {

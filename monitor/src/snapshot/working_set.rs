@@ -43,7 +43,7 @@ impl Recording {
         };
         let path = directory.join(WORKING_SET);
         if let Ok(found) = path.metadata() {
-            files::refuse_input(WHAT, (&path, &found), config)?;
+            files::refuse_input(WHAT, &path, &found, config)?;
         }
         let create = CreateWorkingSet::begin(directory);
         Ok(Some(Self {
@@ -113,7 +113,7 @@ fn touched(pages: &PageMap, ram: &GuestRam) -> Result<Vec<Touched>, Error> {
     let mut ranges = Vec::new();
     pages.runs(ram, &mut |place, offset, length| {
         if place != Place::Away {
-            add(&mut ranges, (offset, length), place == Place::Own);
+            add(&mut ranges, offset, length, place == Place::Own);
         }
         Ok(())
     })?;
@@ -121,7 +121,7 @@ fn touched(pages: &PageMap, ram: &GuestRam) -> Result<Vec<Touched>, Error> {
 }
 
 /// Adds pages behind all others.
-fn add(ranges: &mut Vec<Touched>, (offset, length): (u64, u64), written: bool) {
+fn add(ranges: &mut Vec<Touched>, offset: u64, length: u64, written: bool) {
     match ranges.last_mut() {
         Some(last) if last.offset + last.length == offset && last.written == written => {
             last.length += length;
@@ -138,8 +138,10 @@ fn add(ranges: &mut Vec<Touched>, (offset, length): (u64, u64), written: bool) {
 /// The file cannot be mapped or read.
 pub(crate) fn place(
     ram: &GuestRam,
-    (file, copies): (&File, bool),
-    (ranges, set): (&[(u64, u64)], &[Touched]),
+    file: &File,
+    copies: bool,
+    ranges: &[(u64, u64)],
+    set: &[Touched],
     ahead: &PrefaultQueue,
 ) -> std::io::Result<()> {
     if copies {
@@ -252,7 +254,7 @@ mod tests {
     fn pages_become_ranges() {
         let mut ranges = Vec::new();
         for (page, written) in [(0, true), (1, true), (2, false), (4, false)] {
-            add(&mut ranges, (page * PAGE, PAGE), written);
+            add(&mut ranges, page * PAGE, PAGE, written);
         }
         let lengths: Vec<u64> = ranges.iter().map(|range| range.length / PAGE).collect();
         assert_eq!(lengths, [2, 1, 1]);

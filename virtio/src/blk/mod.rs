@@ -239,7 +239,8 @@ impl Device for Block<'_> {
             features: activation.features,
             queues: Queues::start(
                 self.mem,
-                (self.options.queue_size, self.options.dirty),
+                self.options.queue_size,
+                self.options.dirty,
                 activation,
             )?,
             broken: AtomicBool::new(false),

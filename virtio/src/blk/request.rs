@@ -142,7 +142,8 @@ fn discard(chain: &mut Chain<'_>, limits: &Limits, ranges: &mut Vec<Range>) -> R
         return Err(Status::Unsupported);
     }
     // 5.2.6.2: a discard has no flags.
-    collect(chain, limits, ranges, (MAX_RANGES, MAX_DISCARD_SECTORS, 0))
+    let most = Most { ranges: MAX_RANGES, sectors: MAX_DISCARD_SECTORS, flags: 0 };
+    collect(chain, limits, ranges, &most)
 }
 
 fn write_zeroes(
@@ -153,8 +154,15 @@ fn write_zeroes(
     if limits.features & features::BLK_WRITE_ZEROES == 0 {
         return Err(Status::Unsupported);
     }
-    let most = (MAX_ZERO_RANGES, MAX_ZERO_SECTORS, UNMAP);
-    collect(chain, limits, ranges, most)
+    let most = Most { ranges: MAX_ZERO_RANGES, sectors: MAX_ZERO_SECTORS, flags: UNMAP };
+    collect(chain, limits, ranges, &most)
+}
+
+/// The most ranges of a list, sectors of a range, and the flags that it may have.
+struct Most {
+    ranges: usize,
+    sectors: u32,
+    flags: u32,
 }
 
 /// Reads and checks the whole list before any of it is acted upon.
@@ -162,11 +170,11 @@ fn collect(
     chain: &mut Chain<'_>,
     limits: &Limits,
     ranges: &mut Vec<Range>,
-    (max_ranges, max_sectors, known_flags): (usize, u32, u32),
+    most: &Most,
 ) -> Result<(), Status> {
     ranges.clear();
     let len = chain.readable_len() as usize;
-    if len == 0 || !len.is_multiple_of(RANGE_LEN) || len / RANGE_LEN > max_ranges {
+    if len == 0 || !len.is_multiple_of(RANGE_LEN) || len / RANGE_LEN > most.ranges {
         return Err(Status::IoError);
     }
     for _ in 0..len / RANGE_LEN {
@@ -176,10 +184,10 @@ fn collect(
         }
         let raw = u128::from_le_bytes(raw);
         let (sector, count, flags) = (raw as u64, (raw >> 64) as u32, (raw >> 96) as u32);
-        if flags & !known_flags != 0 {
+        if flags & !most.flags != 0 {
             return Err(Status::Unsupported);
         }
-        if count > max_sectors {
+        if count > most.sectors {
             return Err(Status::IoError);
         }
         let offset = place(sector, u64::from(count), limits.sectors)?;

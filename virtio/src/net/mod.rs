@@ -227,7 +227,7 @@ impl<'m> Net<'m> {
 
     fn start_queues(&self, activation: &Activation) -> Result<Running<'m>, Error> {
         let queues =
-            Queues::start(self.mem, (self.options.queue_size, self.options.dirty), activation)?;
+            Queues::start(self.mem, self.options.queue_size, self.options.dirty, activation)?;
         let offload = Offload::from_features(activation.features);
         let mut starts = lock(&self.starts);
         *starts += 1;

@@ -167,7 +167,7 @@ impl<'m> Net<'m> {
                     break Step::More;
                 }
                 tally.steps += 1;
-                match self.receive_next(ring, worker, (running, now), &mut tally) {
+                match self.receive_next(ring, worker, running, now, &mut tally) {
                     Ok(None) => {}
                     Ok(Some(step)) => break step,
                     Err(_) => break Step::Broken,
@@ -185,13 +185,14 @@ impl<'m> Net<'m> {
         &self,
         ring: &mut Queue<'m>,
         worker: &mut RxWorker<'m>,
-        (running, now): (&Running<'m>, Duration),
+        running: &Running<'m>,
+        now: Duration,
         tally: &mut Tally,
     ) -> Result<Option<Step>, Error> {
         let dry = self.gather(ring, worker, running, tally)?;
         if let Some(tail) = worker.tail {
             let patient = dry && now < tail.until;
-            return self.finish(ring, worker, (running, tail, patient), tally);
+            return self.finish(ring, worker, running, patient, tally);
         }
         if worker.held.is_empty() {
             return Ok(ring.arm()?.then(|| self.no_buffers(now)));
@@ -229,7 +230,7 @@ impl<'m> Net<'m> {
             let rest = worker.overflow.get(..len - offered).unwrap_or_default();
             place(&worker.slices, offered, rest);
         }
-        self.deliver(ring, worker, (running, len), tally)?;
+        self.deliver(ring, worker, running, len, tally)?;
         Ok(None)
     }
 
@@ -240,9 +241,11 @@ impl<'m> Net<'m> {
         &self,
         ring: &mut Queue<'m>,
         worker: &mut RxWorker<'m>,
-        (running, tail, patient): (&Running<'m>, Tail, bool),
+        running: &Running<'m>,
+        patient: bool,
         tally: &mut Tally,
     ) -> Result<Option<Step>, Error> {
+        let Some(tail) = worker.tail else { return Ok(None) };
         if worker.room < tail.len {
             let all_held = worker.held.len() >= usize::from(ring.size());
             if patient && !all_held {
@@ -256,7 +259,7 @@ impl<'m> Net<'m> {
         let rest = tail.len.saturating_sub(tail.placed);
         let rest = worker.overflow.get(..rest).unwrap_or_default();
         place(&worker.slices, tail.placed, rest);
-        self.deliver(ring, worker, (running, tail.len), tally)?;
+        self.deliver(ring, worker, running, tail.len, tally)?;
         Ok(None)
     }
 
@@ -266,7 +269,8 @@ impl<'m> Net<'m> {
         &self,
         ring: &mut Queue<'m>,
         worker: &mut RxWorker<'m>,
-        (running, len): (&Running<'m>, usize),
+        running: &Running<'m>,
+        len: usize,
         tally: &mut Tally,
     ) -> Result<(), Error> {
         if let Some(mut limit) = self.rx_limiter.get() {

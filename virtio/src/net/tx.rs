@@ -41,6 +41,13 @@ enum Sent {
     Busy,
 }
 
+/// When a worker runs, and what it does when the ring is empty.
+#[derive(Clone, Copy)]
+struct Turn {
+    now: Duration,
+    when_empty: WhenEmpty,
+}
+
 impl<'m> Net<'m> {
     /// Sends up to `budget` frames and says why it stopped.
     ///
@@ -54,6 +61,7 @@ impl<'m> Net<'m> {
         budget: usize,
         when_empty: WhenEmpty,
     ) -> Outcome {
+        let turn = Turn { now, when_empty };
         self.with_queue(super::TX_QUEUE, |running, ring| {
             let mut tally = Tally::default();
             let step = loop {
@@ -61,7 +69,7 @@ impl<'m> Net<'m> {
                     break Step::More;
                 }
                 tally.steps += 1;
-                match self.send_next(ring, worker, (running, now, when_empty), &mut tally) {
+                match self.send_next(ring, worker, running, turn, &mut tally) {
                     Ok(None) => {}
                     Ok(Some(step)) => break step,
                     Err(_) => break Step::Broken,
@@ -79,7 +87,8 @@ impl<'m> Net<'m> {
         &self,
         ring: &mut Queue<'m>,
         worker: &mut TxWorker<'m>,
-        (running, now, when_empty): (&Running<'m>, Duration, WhenEmpty),
+        running: &Running<'m>,
+        Turn { now, when_empty }: Turn,
         tally: &mut Tally,
     ) -> Result<Option<Step>, Error> {
         let chain = &mut worker.chain;

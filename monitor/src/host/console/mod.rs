@@ -152,7 +152,7 @@ fn refuse_input(config: &VmConfig) -> Result<(), Error> {
     match fs::File::from(copy).metadata() {
         Ok(found) if found.is_file() => {
             let path = Path::new("/dev/stdout");
-            files::refuse_input("standard output", (path, &found), config)
+            files::refuse_input("standard output", path, &found, config)
         }
         _ => Ok(()),
     }
