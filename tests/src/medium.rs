@@ -76,3 +76,27 @@ pub fn disk(scratch: &Scratch, name: &str, fat: bool, files: &[(&str, &[u8])]) -
     );
     scratch.join(name).to_str().unwrap().to_owned()
 }
+
+/// A unified kernel image: a PE file with these sections.
+#[must_use]
+pub fn unified(sections: &[(&str, &[u8])]) -> Vec<u8> {
+    const PE: usize = 0x40;
+    const COFF: usize = 24;
+    const SECTION: usize = 40;
+    let mut image = vec![0; PE];
+    image[..2].copy_from_slice(b"MZ");
+    image[0x3c..].copy_from_slice(&(PE as u32).to_le_bytes());
+    image.extend(b"PE\0\0\x64\x86");
+    image.extend((sections.len() as u16).to_le_bytes());
+    image.resize(PE + COFF + SECTION * sections.len(), 0);
+    for (number, (name, content)) in sections.iter().enumerate() {
+        let (header, at) = (PE + COFF + SECTION * number, image.len() as u32);
+        image[header..][..name.len()].copy_from_slice(name.as_bytes());
+        // Sizes in memory and in the file, each before its address.
+        for (offset, field) in [(8, content.len() as u32), (16, content.len() as u32), (20, at)] {
+            image[header + offset..][..4].copy_from_slice(&field.to_le_bytes());
+        }
+        image.extend(*content);
+    }
+    image
+}

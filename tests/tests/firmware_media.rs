@@ -1,0 +1,498 @@
+//! Media as distributions lay them out, in small: each boots the entry that the medium's
+//! own boot loader would start, with its command line and its initial RAM disks.
+
+use std::fs;
+
+use mote_tests::medium::{disk, iso, shell, tree, unified};
+use mote_tests::{Scratch, guest, have_kvm, mote, run};
+
+enum Content {
+    Text(&'static str),
+    Kernel,
+    /// An initial RAM disk that holds its own path.
+    Initrd,
+    /// A unified kernel image: its sections besides the kernel.
+    Unified(&'static [(&'static str, &'static str)]),
+    /// An image of an ext2 file system.
+    Ext2(Files),
+    /// A program for UEFI that is no kernel.
+    Program,
+}
+use Content::{Ext2, Initrd, Kernel, Program, Text, Unified};
+
+type Files = &'static [(&'static str, Content)];
+
+enum Layout {
+    Iso,
+    /// ext4 without a partition table.
+    Ext4,
+    /// A partition with FAT.
+    Fat,
+    /// An EFI system partition with the files below `esp`, and ext4 with those below `boot`.
+    FatAndExt4,
+}
+use Layout::{Ext4, Fat, FatAndExt4, Iso};
+
+struct Medium {
+    name: &'static str,
+    layout: Layout,
+    files: Files,
+    /// Lines that the kernel prints; a single one that is no `cmdline:` is why nothing boots.
+    lines: &'static [&'static str],
+}
+
+const MEDIA: &[Medium] = &[
+    Medium {
+        name: "alpine-cloud",
+        layout: Ext4,
+        files: &[
+            (
+                "boot/extlinux.conf",
+                Text(
+                    "DEFAULT menu.c32\nPROMPT 0\nMENU TITLE Alpine\nMENU HIDDEN\nLABEL virt\n\
+                     MENU DEFAULT\nMENU LABEL Linux virt\nLINUX vmlinuz-virt\n\
+                     INITRD initramfs-virt\nAPPEND root=LABEL=/ console=ttyS0,115200n8\n",
+                ),
+            ),
+            ("boot/vmlinuz-virt", Kernel),
+            ("boot/initramfs-virt", Initrd),
+        ],
+        lines: &["cmdline: root=LABEL=/ console=ttyS0,115200n8", "initrd: boot/initramfs-virt"],
+    },
+    Medium {
+        name: "arch-unified",
+        layout: Fat,
+        files: &[
+            ("loader/loader.conf", Text("timeout 3\ndefault arch-linux-lts.efi\n")),
+            ("loader/entries/readme", Text("")),
+            ("EFI/BOOT/BOOTX64.EFI", Program),
+            ("EFI/Linux/arch-linux.efi", Unified(&[(".osrel", ARCH), (".cmdline", "rw")])),
+            ("EFI/Linux/arch-linux-lts.efi", Unified(&[(".osrel", ARCH), (".cmdline", "lts")])),
+            ("EFI/Linux/arch-linux-fallback.efi", Unified(&[(".osrel", ARCH)])),
+        ],
+        lines: &["cmdline: lts console=ttyS0"],
+    },
+    Medium {
+        name: "arch-entries",
+        layout: Fat,
+        files: &[
+            ("loader/loader.conf", Text("#timeout 3\n#console-mode keep\n")),
+            (
+                "loader/entries/arch.conf",
+                Text("title Arch\nlinux /vmlinuz\ninitrd /main\noptions rw\n"),
+            ),
+            (
+                "loader/entries/arch-fallback.conf",
+                Text("title Arch (fallback)\nlinux /vmlinuz\ninitrd /fallback\noptions rw\n"),
+            ),
+            ("vmlinuz", Kernel),
+            ("main", Initrd),
+            ("fallback", Initrd),
+        ],
+        lines: &["cmdline: rw console=ttyS0", "initrd: main"],
+    },
+    Medium {
+        name: "spent-tries",
+        layout: Fat,
+        files: &[
+            ("loader/loader.conf", Text("default id-*\n")),
+            (
+                "loader/entries/id-2+0-3.conf",
+                Text("title 2\nsort-key arch\nversion 2\nlinux /k\noptions bad\n"),
+            ),
+            (
+                "loader/entries/id-1.conf",
+                Text("title 1\nsort-key arch\nversion 1\nlinux /k\noptions good\n"),
+            ),
+            ("k", Kernel),
+        ],
+        lines: &["cmdline: good console=ttyS0"],
+    },
+    Medium {
+        name: "entries-without-options",
+        layout: Iso,
+        files: &[
+            (
+                "boot/grub2/grub.cfg",
+                Text(
+                    "set default_kernelopts=\"root=y ro\"\nset early_initrd=\"ucode.img\"\n\
+                     set kernelopts=\"root=z\"\nblscfg\n",
+                ),
+            ),
+            (
+                "boot/loader/entries/a.conf",
+                Text("title Linux\nlinux /boot/vmlinuz\ninitrd /boot/initrd\n"),
+            ),
+            ("boot/vmlinuz", Kernel),
+            ("boot/initrd", Initrd),
+            ("boot/ucode.img", Initrd),
+        ],
+        lines: &[
+            "cmdline: root=y ro console=ttyS0",
+            "initrd: boot/ucode.img",
+            "initrd: boot/initrd",
+        ],
+    },
+    Medium {
+        name: "two-dashes",
+        layout: Iso,
+        files: &[
+            ("boot/grub/grub.cfg", Text("menuentry A { linux /vmlinuz vga=788 -- quiet\n}")),
+            ("vmlinuz", Kernel),
+        ],
+        lines: &["cmdline: vga=788 console=ttyS0 -- quiet"],
+    },
+    Medium {
+        name: "three-dashes",
+        layout: Iso,
+        files: &[
+            ("boot/grub/grub.cfg", Text("menuentry A {\n\tlinux\t/casper/vmlinuz  --- \n}")),
+            ("casper/vmlinuz", Kernel),
+        ],
+        lines: &["cmdline: console=ttyS0 ---"],
+    },
+    Medium {
+        name: "small-letters",
+        layout: Iso,
+        files: &[
+            ("EFI/boot/grub.cfg", Text("menuentry Linux { linux /boot/bzImage x\n}")),
+            ("boot/bzImage", Kernel),
+        ],
+        lines: &["cmdline: x console=ttyS0"],
+    },
+    Medium {
+        name: "eval",
+        layout: Iso,
+        files: &[
+            (
+                "boot/grub/grub.cfg",
+                Text(
+                    "p=\"root=x\"\neval \"\nmenuentry 'Linux' {\n linux /vmlinuz $p\n}\n\" # end\n",
+                ),
+            ),
+            ("vmlinuz", Kernel),
+        ],
+        lines: &["cmdline: root=x console=ttyS0"],
+    },
+    Medium {
+        name: "missing-device",
+        layout: Iso,
+        files: &[
+            (
+                "boot/grub/grub.cfg",
+                Text("menuentry A {\n linux /vmlinuz x\n initrd /ucode (hd7,gpt1)/initrd\n}\n"),
+            ),
+            ("vmlinuz", Kernel),
+            ("ucode", Initrd),
+        ],
+        lines: &["(hd7,gpt1)/initrd"],
+    },
+    Medium {
+        name: "loopback-last",
+        layout: Iso,
+        files: &[
+            (
+                "boot/grub/loopback.cfg",
+                Text("menuentry File { linux /live/vmlinuz img_loop=$iso_path\n}"),
+            ),
+            (
+                "loader/entries/01-live.conf",
+                Text("title Live\nlinux /live/vmlinuz\ninitrd /live/initrd\noptions live\n"),
+            ),
+            ("live/vmlinuz", Kernel),
+            ("live/initrd", Initrd),
+        ],
+        lines: &["cmdline: live console=ttyS0", "initrd: live/initrd"],
+    },
+    Medium {
+        name: "loopback-device",
+        layout: Iso,
+        files: &[
+            (
+                "boot/grub/grub.cfg",
+                Text(
+                    "menuentry Linux {\n loopback loop0 /root.img\n linux (loop0)/vmlinuz x\n \
+                     initrd (loop0)/initrd\n}\n",
+                ),
+            ),
+            ("root.img", Ext2(&[("vmlinuz", Kernel), ("initrd", Initrd)])),
+        ],
+        lines: &["cmdline: x console=ttyS0", "initrd: initrd"],
+    },
+    Medium {
+        name: "nixos-rolled-back",
+        layout: Fat,
+        files: &[
+            ("loader/loader.conf", Text("timeout 5\ndefault nixos-generation-1.conf\neditor 0\n")),
+            (
+                "loader/entries/nixos-generation-1.conf",
+                Text(
+                    "title NixOS\nsort-key nixos\nversion Generation 1\nlinux /EFI/nixos/k.efi\n\
+                     options init=/nix/store/1/init\n",
+                ),
+            ),
+            (
+                "loader/entries/nixos-generation-12.conf",
+                Text(
+                    "title NixOS\nsort-key nixos\nversion Generation 12\nlinux /EFI/nixos/k.efi\n\
+                     options init=/nix/store/12/init\n",
+                ),
+            ),
+            ("EFI/nixos/k.efi", Kernel),
+            ("EFI/BOOT/BOOTX64.EFI", Program),
+        ],
+        lines: &["cmdline: init=/nix/store/1/init console=ttyS0"],
+    },
+    Medium {
+        name: "brace-at-title",
+        layout: Iso,
+        files: &[
+            (
+                "boot/grub/grub.cfg",
+                Text("menuentry \"Live\"{\n linux /live/vmlinuz boot=live\n initrd /live/i\n}\n"),
+            ),
+            ("live/vmlinuz", Kernel),
+            ("live/i", Initrd),
+        ],
+        lines: &["cmdline: boot=live console=ttyS0", "initrd: live/i"],
+    },
+    Medium {
+        name: "probe",
+        layout: Iso,
+        files: &[
+            (
+                "boot/grub/grub.cfg",
+                Text(
+                    "probe --set a --fs-uuid $root\nprobe -u -s b $root\n\
+                     if [ -n \"$a\" -a \"$a\" = \"$b\" ]; then c=same; fi\n\
+                     menuentry Linux { linux /vmlinuz $c\n}",
+                ),
+            ),
+            ("vmlinuz", Kernel),
+        ],
+        lines: &["cmdline: same console=ttyS0"],
+    },
+    Medium {
+        name: "regexp",
+        layout: Iso,
+        files: &[
+            (
+                "boot/grub/grub.cfg",
+                Text("regexp --set 1:dev (.+) ${root}\nmenuentry A { linux (${dev})/vmlinuz x\n}"),
+            ),
+            ("vmlinuz", Kernel),
+        ],
+        lines: &["cmdline: x console=ttyS0"],
+    },
+    Medium {
+        name: "search",
+        layout: Iso,
+        files: &[
+            (
+                "boot/grub/grub.cfg",
+                Text(
+                    "search --label SEARCH --set boot --no-floppy\nset root=$boot\n\
+                     menuentry Linux { linux /vmlinuz boot=$boot\n}",
+                ),
+            ),
+            ("vmlinuz", Kernel),
+        ],
+        lines: &["cmdline: boot=cd0 console=ttyS0"],
+    },
+    Medium {
+        name: "syslinux-directory",
+        layout: Iso,
+        files: &[
+            (
+                "isolinux/isolinux.cfg",
+                Text("DEFAULT l\nLABEL l\n CONFIG /live/boot/syslinux/real.cfg\n APPEND /live/\n"),
+            ),
+            (
+                "live/boot/syslinux/real.cfg",
+                Text("DEFAULT x\nLABEL x\nLINUX boot/vmlinuz\nINITRD boot/initrd\nAPPEND good\n"),
+            ),
+            ("live/boot/vmlinuz", Kernel),
+            ("live/boot/initrd", Initrd),
+        ],
+        lines: &["cmdline: good console=ttyS0", "initrd: live/boot/initrd"],
+    },
+    Medium {
+        name: "syslinux-help",
+        layout: Iso,
+        files: &[
+            (
+                "isolinux/isolinux.cfg",
+                Text(
+                    "DEFAULT a\nLABEL a\n KERNEL /vmlinuz\n APPEND initrd=/initrd good\n TEXT HELP\n \
+                     linux kernel with default options and\n append nothing to them.\n ENDTEXT\n",
+                ),
+            ),
+            ("vmlinuz", Kernel),
+            ("initrd", Initrd),
+        ],
+        lines: &["cmdline: good console=ttyS0", "initrd: initrd"],
+    },
+    Medium {
+        name: "long-titles",
+        layout: Iso,
+        files: &[
+            (
+                "boot/grub/grub.cfg",
+                Text(
+                    "submenu 'Advanced options for Debian GNU/Linux' {\n\
+                     menuentry 'Debian GNU/Linux, with Linux 6.1.0-37-amd64' {\nlinux /k a\n}\n\
+                     menuentry 'Debian GNU/Linux, with Linux 6.1.0-37-amd64 (recovery mode)' {\n\
+                     linux /k b\n}\n}\nset default='Advanced options for Debian GNU/Linux>\
+                     Debian GNU/Linux, with Linux 6.1.0-37-amd64 (recovery mode)'\n",
+                ),
+            ),
+            ("k", Kernel),
+        ],
+        lines: &["cmdline: b console=ttyS0"],
+    },
+    Medium {
+        name: "entries-and-unified",
+        layout: Fat,
+        files: &[
+            ("loader/loader.conf", Text("default fedora-*\n")),
+            ("loader/entries/rescue.conf", Text("title Rescue\nlinux /k\noptions rescue\n")),
+            ("k", Kernel),
+            ("EFI/BOOT/BOOTX64.EFI", Program),
+            (
+                "EFI/Linux/fedora-6.11.efi",
+                Unified(&[(".osrel", "ID=fedora\nVERSION_ID=41\n"), (".cmdline", "unified")]),
+            ),
+        ],
+        lines: &["cmdline: unified console=ttyS0"],
+    },
+    Medium {
+        name: "unified-microcode",
+        layout: Fat,
+        files: &[(
+            "EFI/Linux/a.efi",
+            Unified(&[
+                (".osrel", "PRETTY_NAME=\"A\"\n"),
+                (".cmdline", "x"),
+                (".initrd", "main"),
+                (".ucode", "microcode"),
+            ]),
+        )],
+        lines: &["cmdline: x console=ttyS0", "initrd: microcode", "initrd: main"],
+    },
+    Medium {
+        name: "extended-boot-partition",
+        layout: FatAndExt4,
+        files: &[
+            ("esp/loader/loader.conf", Text("default m-6.10.conf\n")),
+            ("esp/EFI/BOOT/BOOTX64.EFI", Program),
+            (
+                "boot/loader/entries/m-6.10.conf",
+                Text("title Fedora\nversion 6.10\nsort-key fedora\nlinux /k\noptions old\n"),
+            ),
+            (
+                "boot/loader/entries/m-6.11.conf",
+                Text("title Fedora\nversion 6.11\nsort-key fedora\nlinux /k\noptions new\n"),
+            ),
+            ("boot/k", Kernel),
+        ],
+        lines: &["cmdline: old console=ttyS0"],
+    },
+    Medium {
+        name: "refused-source",
+        layout: Iso,
+        files: &[
+            ("boot/grub/grub.cfg", Text("menuentry Gone { linux /gone\n}")),
+            ("isolinux/isolinux.cfg", Text("LABEL a\n KERNEL /k\n APPEND second\n")),
+            ("k", Kernel),
+        ],
+        lines: &["cmdline: second console=ttyS0"],
+    },
+];
+const ARCH: &str = "NAME=\"Arch Linux\"\nPRETTY_NAME=\"Arch Linux\"\n";
+
+fn bytes(scratch: &Scratch, path: &str, content: &Content, kernel: &[u8]) -> Vec<u8> {
+    match content {
+        Text(text) => text.as_bytes().to_vec(),
+        Kernel => kernel.to_vec(),
+        Initrd => path.as_bytes().to_vec(),
+        Unified(sections) => {
+            let sections = sections.iter().map(|(name, text)| (*name, text.as_bytes()));
+            unified(&sections.chain([(".linux", kernel)]).collect::<Vec<_>>())
+        }
+        Ext2(files) => {
+            let files = contents(scratch, files, kernel);
+            write(scratch, "inner", &files);
+            shell(scratch, "mke2fs -q -t ext2 -d inner inner.fs 8M");
+            fs::read(scratch.join("inner.fs")).unwrap()
+        }
+        Program => [&b"MZ"[..], &[b' '; 4000]].concat(),
+    }
+}
+
+fn contents(scratch: &Scratch, files: Files, kernel: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
+    files.iter().map(|(path, content)| (*path, bytes(scratch, path, content, kernel))).collect()
+}
+
+fn write(scratch: &Scratch, name: &str, files: &[(&str, Vec<u8>)]) {
+    let files: Vec<(&str, &[u8])> =
+        files.iter().map(|(path, content)| (*path, &content[..])).collect();
+    tree(scratch, name, &files);
+}
+
+/// The flags that give a machine the medium.
+fn drive(scratch: &Scratch, medium: &Medium, kernel: &[u8]) -> [String; 2] {
+    let contents = contents(scratch, medium.files, kernel);
+    let files: Vec<(&str, &[u8])> =
+        contents.iter().map(|(path, content)| (*path, &content[..])).collect();
+    let name = medium.name;
+    let path = match medium.layout {
+        Iso => return ["--cdrom".to_owned(), iso(scratch, name, &files)],
+        Fat => disk(scratch, name, true, &files),
+        Ext4 => {
+            write(scratch, "whole", &contents);
+            shell(scratch, &format!("mke2fs -q -t ext4 -d whole {name} 16M"));
+            scratch.join(name).to_str().unwrap().to_owned()
+        }
+        FatAndExt4 => {
+            write(scratch, "both", &contents);
+            let make = format!(
+                "mkfs.vfat -C esp.fs 16384 >/dev/null; mcopy -s -i esp.fs both/esp/* ::/
+                 mke2fs -q -t ext4 -d both/boot boot.fs 16M
+                 truncate -s 34M {name}
+                 printf 'label: gpt\\nsize=16M, type=U\\nsize=16M\\n' | sfdisk -q {name}
+                 dd if=esp.fs of={name} bs=1M seek=1 conv=notrunc status=none
+                 dd if=boot.fs of={name} bs=1M seek=17 conv=notrunc status=none"
+            );
+            shell(scratch, &make);
+            scratch.join(name).to_str().unwrap().to_owned()
+        }
+    };
+    ["--disk".to_owned(), path]
+}
+
+#[test]
+fn media_of_distributions_boot_what_their_own_loader_would() {
+    if !have_kvm() {
+        return;
+    }
+    let kernel = fs::read(guest("loaded")).unwrap();
+    let mut failed = Vec::new();
+    for medium in MEDIA {
+        let scratch = Scratch::new();
+        let end = run(mote(["run"]).args(drive(&scratch, medium, &kernel)));
+        let out = end.out.replace('\r', "");
+        let printed: Vec<&str> = out
+            .lines()
+            .filter(|line| line.starts_with("cmdline: ") || line.starts_with("initrd: "))
+            .collect();
+        let boots = medium.lines.first().is_some_and(|line| line.starts_with("cmdline: "));
+        let right = match boots {
+            true => printed == medium.lines,
+            false => printed.is_empty() && medium.lines.iter().all(|line| out.contains(line)),
+        };
+        if !right {
+            failed.push(format!("{}: {out}", medium.name));
+        }
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
