@@ -5,7 +5,7 @@
 # Modules of the lab host, and of the guests: their dependencies come along.
 readonly LAB_MODULES=(kvm-amd tun virtio_pci virtio_blk loop ext4 crc32c_generic isofs dm-flakey dm-log-writes)
 readonly GUEST_MODULES=(virtio_mmio virtio_pci virtio_blk virtio_net isofs button)
-readonly SHELL_MODULES=(virtio_mmio virtio_net virtio_blk button evdev ext4 crc32c_generic)
+readonly SHELL_MODULES=(virtio_mmio virtio_pci virtio_net virtio_blk button evdev ext4 crc32c_generic)
 readonly BLOCK_MODULES=(virtio_mmio virtio_blk ext4 crc32c_generic isofs)
 
 # Two labs may start at once: one builds, the other waits.

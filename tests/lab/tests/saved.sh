@@ -2,7 +2,7 @@
 # A stock kernel writes to an ext4 and sends to a network, is saved at a random moment of
 # both, its monitor ends, and it is restored: every byte arrives on the disk and at the
 # other end of its TCP connection, and the file system is whole, then and at the end. An
-# argument is the number of rounds. Each boots anew:
+# argument is the number of rounds on each bus. Each boots anew:
 # the emulator refuses a restored guest's user programs their ports (see the README).
 . /lab/lib.sh
 
@@ -28,6 +28,7 @@ devices="--net tap=$tap,mac=$mac --disk /tmp/disk --disk /tmp/tool,ro"
 start() { mote "$@" $devices --snapshot /tmp/saved --then exit <&3 >>/tmp/out 2>>/tmp/err & vm=$!; }
 
 load='for n in 1 2 3; do dd if=/tmp/data of=/mnt/$n bs=64k conv=fsync 2>/dev/null && echo $n >/mnt/last && sync; done'
+# boot BUS
 boot() {
     rm -rf /tmp/saved
     mkdir /tmp/saved
@@ -35,7 +36,7 @@ boot() {
     rm -f /tmp/disk
     truncate -s 48M /tmp/disk
     /sbin/mke2fs -q -F -t ext4 /tmp/disk
-    start run --kernel /lab/vmlinux --initrd /lab/init-shell.cpio --memory 256M \
+    start run --kernel /lab/vmlinux --initrd /lab/init-shell.cpio --memory 256M --bus "$1" \
         --cmdline "console=ttyS0 panic=-1 quiet loglevel=1"
     check "the guest boots" wait_for 200 grep -q '^READY' /tmp/out
     check "its disk comes up" guest "modprobe -a virtio_blk ext4 crc32c_generic; sleep 1; mkdir /mnt; mount -t ext4 /dev/vda /mnt"
@@ -73,13 +74,13 @@ round() {
     /sbin/e2fsck -fn /tmp/disk >/tmp/fsck 2>&1 || { cat /tmp/fsck; return 1; }
     [ "$(sha256sum </tmp/arrived)" = "$sum" ]
 }
-for turn in $(seq "${1:-1}"); do
-    boot
-    check "round $turn" round
+for turn in $(seq "${1:-1}"); do for bus in mmio pci; do
+    boot $bus
+    check "round $turn, $bus" round
     guest "dmesg | grep -E 'WARNING:|BUG:|timed out|I/O error|stall|lockup|Call Trace'; true"
     check "nothing is amiss in its log" [ ! -s /tmp/said ]
     guest "dmesg -c >/dev/null"
     kill $vm
     wait $vm
-done
+done; done
 finish
