@@ -38,6 +38,7 @@ fn main(boot: &Boot) {
     let mut net = Net::new(features, buffer, number("parts", 1) as u16);
     let given = number("give", 0) as u16;
     let todo = boot.option("do").unwrap_or("echo");
+    outside(buffer, |page| page.fill(GUARD));
     match todo {
         "echo" | "marked" => {}
         "deaf" => {
@@ -65,7 +66,28 @@ fn main(boot: &Boot) {
     }
     println(format_args!("{todo} done"));
     echo(&mut net, cut, todo == "marked");
+    outside(buffer, |page| {
+        if let Some(at) = page.iter().position(|byte| *byte != GUARD) {
+            let at = &raw const page[at];
+            fail(format_args!("the device has written to {at:p}, outside all buffers"));
+        }
+    });
     println(format_args!("{todo} ok"));
+}
+
+/// What memory holds that no device was given.
+const GUARD: u8 = 0x5c;
+
+/// Calls `each` for memory around the rings and behind what is sent, between receive
+/// buffers of so many bytes, and behind them.
+fn outside(buffer: u32, each: impl Fn(&mut [u8])) {
+    const MIB: u64 = 1 << 20;
+    for (from, to) in [(17, 24), (26, 32), (48, 96)] {
+        (from * MIB..to * MIB).step_by(4096).for_each(|at| each(bytes(at, 4096)));
+    }
+    for at in (RECEIVE..48 * MIB).step_by(STRIDE as usize) {
+        each(bytes(at + u64::from(buffer), STRIDE as usize - buffer as usize));
+    }
 }
 
 fn echo(net: &mut Net, cut: u32, marks: bool) {

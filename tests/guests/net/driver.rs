@@ -31,7 +31,7 @@ pub const TABLE: u64 = 0x4000;
 pub const SEND: u64 = 24 << 20;
 pub const RECEIVE: u64 = 32 << 20;
 /// Bytes between the starts of two receive buffers.
-const STRIDE: u64 = 0x1_0000;
+pub const STRIDE: u64 = 0x1_0000;
 /// What receive buffers hold before they are used.
 pub const POISON: u8 = 0xa5;
 
