@@ -20,6 +20,9 @@ const THR_EMPTY: u8 = 1 << 1;
 /// Line status register, and its bits that say that the transmitter takes bytes.
 const LINE_STATUS: u8 = 5;
 const TRANSMITTER_EMPTY: u8 = 3 << 5;
+/// Line control register, and the bit that puts the divisor in place of data and interrupts.
+const LINE_CONTROL: u8 = 3;
+const DIVISOR_LATCH: u8 = 1 << 7;
 /// Modem control register.
 const MODEM_CONTROL: u8 = 4;
 /// Its bit that connects the transmitter to the receiver.
@@ -96,9 +99,11 @@ impl Com1 {
         value & !TRANSMITTER_EMPTY
     }
 
-    /// Tells a guest that was held that there is room for output again, if so.
+    /// Tells a guest that was held that there is room for output again, if so. While its
+    /// divisor latch is open, there is no register of interrupts: then when it closes that.
     pub fn release(&mut self) {
-        if self.held && !self.uart.writer().is_full() {
+        let latch = self.uart.read(LINE_CONTROL) & DIVISOR_LATCH != 0;
+        if self.held && !latch && !self.uart.writer().is_full() {
             self.held = false;
             // Written anew, what is enabled is told if it is so.
             let enabled = self.uart.read(INTERRUPT_ENABLE);
@@ -113,6 +118,9 @@ impl Com1 {
         let _ = self.uart.write(offset, value);
         if offset == MODEM_CONTROL && value & LOOPBACK == 0 {
             self.uart.events().tell();
+        }
+        if offset == LINE_CONTROL {
+            self.release();
         }
         if !before && self.uart.writer().waiting() {
             let _ = self.wake.write(1);
@@ -387,7 +395,11 @@ mod tests {
             com1.output().drain();
         }
         taken += far.read(&mut got).unwrap_or(0);
+        // While the divisor's registers are there, the interrupt's are not.
+        com1.write(3, 0x83);
         com1.release();
+        assert_eq!(com1.read(1), 0, "the divisor has changed");
+        com1.write(3, 3);
         assert!(line.read().is_ok(), "not told of room");
         assert_eq!((com1.read(2) & 0xf, com1.read(5) & 0x60), (2, 0x60));
         assert_eq!((taken as u64, com1.output().dropped()), (sent, 0));
