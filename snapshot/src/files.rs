@@ -7,8 +7,8 @@ use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, fchmod, flock, fstat, fstatvfs, fsync,
-    linkat, mkdirat, openat, statat, unlinkat,
+    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, chmodat, fchmod, flock, fstat, fstatvfs,
+    fsync, linkat, mkdirat, openat, statat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -90,8 +90,13 @@ struct Made(PathBuf);
 
 impl Drop for Made {
     fn drop(&mut self) {
-        // What is in it, if anything, is worth more.
-        let _ = std::fs::remove_dir(&self.0);
+        // What is in it, if anything, is worth more; so is what another writer, who holds a
+        // lock on it, is about to put there.
+        let alone = directory(&self.0)
+            .is_ok_and(|own| flock(&own, FlockOperation::NonBlockingLockExclusive).is_ok());
+        if alone {
+            let _ = std::fs::remove_dir(&self.0);
+        }
     }
 }
 
@@ -110,6 +115,9 @@ impl Create {
     pub fn begin(path: &Path, room: u64) -> Result<Self, Error> {
         let made = make_directory(path)?;
         let directory = self::directory(path)?;
+        // Against its removal by a writer that made it and is refused (see `Made`).
+        // A file system without locks has neither this nor the next one.
+        let _ = flock(&directory, FlockOperation::NonBlockingLockShared);
         check_room(&directory, room)?;
         if statat(&directory, STATE, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
             return Err(Error::Exists("the file 'state'"));
@@ -118,7 +126,7 @@ impl Create {
             remove_unfinished(&directory)?;
         }
         let memory = Unnamed::create(self::directory(path)?, MEMORY, UNFINISHED, &mut Ok)?;
-        flock(&memory.file, FlockOperation::NonBlockingLockExclusive).map_err(failed("lock"))?;
+        let _ = flock(&memory.file, FlockOperation::NonBlockingLockExclusive);
         Ok(Self {
             state: Unnamed::create(directory, STATE, WHOLE, &mut Ok)?,
             memory,
@@ -228,7 +236,11 @@ impl Create {
 /// Makes a directory if it is missing.
 fn make_directory(path: &Path) -> Result<Option<Made>, Error> {
     match mkdirat(CWD, path, Mode::RWXU) {
-        Ok(()) => Ok(Some(Made(path.to_owned()))),
+        Ok(()) => {
+            // Whatever the umask says.
+            chmodat(CWD, path, Mode::RWXU, AtFlags::empty()).map_err(failed("change the mode"))?;
+            Ok(Some(Made(path.to_owned())))
+        }
         Err(Errno::EXIST) => Ok(None),
         Err(Errno::NOENT) => Err(Error::NoParent),
         // It may be there all the same, where nothing can be made.

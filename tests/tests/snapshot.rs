@@ -486,7 +486,8 @@ fn a_guest_goes_on_when_nothing_can_be_written() {
         vm.wait_for("marked");
         vm.send("xq");
         let end = vm.end();
-        end.expect(0);
+        // A snapshot was asked for; what the guest touched is only noted.
+        end.expect(if call == "pwrite64" { 10 } else { 0 });
         assert!(end.err.contains("No space left"), "{call}: {}", end.err);
     }
     assert_eq!(fs::read_dir(&bad).unwrap().count(), 0);

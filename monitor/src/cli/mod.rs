@@ -41,7 +41,7 @@ Exit codes:
   2  wrong flag or config file      6  KVM cannot continue
   3  kernel or image unusable       7  the guest reset (--on-reset exit)
   8  there was nothing to boot      9  'mote doctor' found problems
-  10 the guest ended before the snapshot of --snapshot was taken
+  10 the snapshot of --snapshot was not taken
   128 + N  ended by signal N
 ";
 

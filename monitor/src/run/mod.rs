@@ -112,6 +112,8 @@ pub struct Machine {
     paused: bool,
     /// The snapshot that is due at the boot marker.
     saving: Option<Saving>,
+    /// It could not be written, which was reported.
+    unsaved: bool,
     /// The guest's touched pages are being noted.
     recording: Option<Recording>,
     pages: Option<Arc<PageMap>>,
@@ -132,6 +134,7 @@ impl Machine {
         let result = result.and_then(|code| self.record(true).map(|()| code));
         let result = match (result, &self.saving, &config.snapshot) {
             (Ok(exit::OK), Some(_), Some(to)) => Err(Error::Unsaved(to.clone())),
+            (Ok(exit::OK), ..) if self.unsaved => Ok(exit::UNSAVED),
             (result, ..) => result,
         };
         run_loop::end(&self.shared);
@@ -324,8 +327,9 @@ impl Machine {
             return taken.map(|()| true);
         }
         if let Err(error) = taken {
-            // The guest has nothing to do with it.
+            // The guest has nothing to do with it; whoever reads the exit code has.
             console::complain(&error);
+            self.unsaved = true;
         }
         self.resume();
         Ok(false)

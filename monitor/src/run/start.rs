@@ -20,7 +20,7 @@ use super::shutdown::GracefulShutdown;
 use super::source::Source;
 use super::vcpu_threads::{BootTask, FirstVcpu, Prepared, StartState, start_vcpus, thread_lost};
 use crate::channel::{Receiver, RecvError, Sender, channel};
-use crate::config::{Mode, SerialTo, VmConfig};
+use crate::config::{Mode, SerialTo, SnapshotKind, VmConfig};
 use crate::devices::Devices;
 use crate::devices::serial::Com1;
 use crate::error::{Error, kvm};
@@ -116,7 +116,9 @@ impl Opened {
         }
         let (mut console, output) = console::open(config, clock)?;
         let line = sandbox::event()?;
-        let saving = config.snapshot.as_deref().map(|to| Saving::open(to, config.memory));
+        // What will have changed is anybody's guess.
+        let most = if config.kind == SnapshotKind::Full { config.memory } else { 0 };
+        let saving = config.snapshot.as_deref().map(|to| Saving::open(to, most));
         let saving = saving.transpose()?;
         let recording = Recording::open(config)?;
         let mut new = devices.take_new();
@@ -370,6 +372,7 @@ impl Made {
             released: self.released,
             paused,
             saving: self.saving,
+            unsaved: false,
             recording: self.recording,
             pages: self.pages,
             changes: self.dirty.map(|dirty| Changes::new(dirty, self.ram, guest.base())),

@@ -39,7 +39,8 @@ pub struct Saving {
 }
 
 impl Saving {
-    /// Opens everything that a snapshot in `directory` needs, for this much guest memory.
+    /// Opens everything that a snapshot in `directory` needs, for this much guest memory at
+    /// most; 0 if nothing is known.
     ///
     /// # Errors
     /// It cannot be written there, or there is one already.
