@@ -26,7 +26,7 @@ pub enum Effect {
     /// Raise the interrupt: the driver has to look at status and config.
     Interrupt,
     /// The [messages](Transport::messages) of a PCI function's interrupts changed: pass
-    /// them on and raise all, as one may have been masked.
+    /// them on, and then raise what was due while it was masked.
     Messages,
 }
 
@@ -55,6 +55,8 @@ pub struct Endpoint<'m> {
     device: Arc<dyn Device + 'm>,
     /// What was handed back by a pause, until the resume.
     paused: Option<Stopped>,
+    /// The configuration changed at a pause or resume, and the driver is to be told.
+    news: bool,
 }
 
 impl<'m> Endpoint<'m> {
@@ -67,7 +69,7 @@ impl<'m> Endpoint<'m> {
         let registers = Registers::new(device.features(), device.queue_sizes())?;
         let id = device.device_id();
         let transport = Transport::mmio(window, registers, id, device.config())?;
-        Ok(Self { transport, device, paused: None })
+        Ok(Self { transport, device, paused: None, news: false })
     }
 
     /// Makes `device` a PCI function, at power-on: its configuration space is the page
@@ -84,7 +86,7 @@ impl<'m> Endpoint<'m> {
         let registers = Registers::new(device.features(), device.queue_sizes())?;
         let function = Function { space, bar, base, device_id: device.device_id() };
         let transport = Transport::pci(function, registers, device.config())?;
-        Ok(Self { transport, device, paused: None })
+        Ok(Self { transport, device, paused: None, news: false })
     }
 
     /// The transport, to look at.
@@ -152,7 +154,7 @@ impl<'m> Endpoint<'m> {
         let started = self.device.start(&activation);
         // Features may change what the configuration space says; after a
         // restore, it may also be another disk than the guest remembers.
-        self.show_config(writeback.is_some());
+        self.news |= self.show_config(writeback.is_some());
         match started {
             Ok(()) => Effect::Started,
             Err(_) if self.transport.set_needs_reset() => Effect::Interrupt,
@@ -178,7 +180,7 @@ impl<'m> Endpoint<'m> {
     pub fn pause(&mut self) {
         if self.paused.is_none() {
             // A worker may have broken off and not said so yet.
-            let _told_on_resume = self.refresh();
+            self.news |= self.refresh();
             self.paused = Some(self.device.stop());
         }
     }
@@ -200,6 +202,12 @@ impl<'m> Endpoint<'m> {
         }
         let writeback = Some(stopped.writeback);
         self.start(&stopped, writeback)
+    }
+
+    /// Whether the configuration has changed at the last pause or resume: then also raise
+    /// that interrupt, where a driver has one of its own for it.
+    pub fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.news)
     }
 
     /// The state of a paused endpoint; `None` if it is not paused.
@@ -229,6 +237,8 @@ impl<'m> Endpoint<'m> {
         let _fresh = self.device.stop();
         self.device.reset();
         self.paused = Some(Stopped { queues: state.queues.clone(), writeback: state.writeback });
+        // It may not have been told before it was saved.
+        self.news = self.transport.registers().has_config_news();
         Ok(())
     }
 

@@ -21,7 +21,8 @@ const CONFIG: u64 = 0x100;
 const FUNCTION_CONFIG: u64 = 0x200;
 const FUNCTION_DOORBELL: u64 = 0x300;
 const TABLE: u64 = 0x800;
-/// In its configuration space: MSI-X message control, with the bit that enables it.
+/// In its configuration space: command; MSI-X message control, with the bit that enables it.
+const COMMAND: u64 = 0x04;
 const MSIX_CONTROL: u64 = 0x9a;
 const MSIX_ENABLE: u16 = 1 << 15;
 
@@ -115,6 +116,8 @@ impl Window {
             self.page.write16(0x16, queue);
             self.page.write16(0x1a, 1);
         }
+        // Memory space, bus master.
+        space.write16(COMMAND, 6);
         space.write16(MSIX_CONTROL, MSIX_ENABLE);
     }
 }

@@ -1,12 +1,12 @@
 //! A device as its workers see it: registers, doorbell, interrupts.
 
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
-use mote_virtio::transport::{NOTIFY, VECTORS, Window};
+use mote_virtio::transport::{Message, NOTIFY, VECTORS, Window};
 use mote_virtio::{Device, Endpoint, Outcome};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vm_memory::MmapRegion;
@@ -33,6 +33,12 @@ pub(super) const USED: usize = 0;
 /// The configuration or the status changed.
 pub(super) const CONFIG: usize = 1;
 
+/// Which vectors have a message, a bit each.
+fn unmasked(messages: &[Option<Message>; VECTORS]) -> u8 {
+    let bit = |(vector, message): (usize, &Option<Message>)| u8::from(message.is_some()) << vector;
+    messages.iter().enumerate().map(bit).fold(0, |all, bit| all | bit)
+}
+
 /// The memory that guests read instead of registers.
 pub(super) struct Place<'a> {
     pub(super) region: &'a Arc<MmapRegion>,
@@ -52,6 +58,14 @@ pub(super) struct Connection {
     pub(super) interrupts: Vec<EventFd>,
     /// Which of them to raise for used buffers, and for a changed configuration: a bit each.
     vectors: [AtomicU8; 2],
+    /// A PCI function's messages, for KVM's routes: apart from the endpoint, which a reset
+    /// holds for as long as a worker is in the host's file.
+    messages: Mutex<[Option<Message>; VECTORS]>,
+    /// Which interrupts lead somewhere, in the lower byte; above it a number that every
+    /// change makes another one.
+    routed: AtomicU64,
+    /// Which were raised while they led nowhere.
+    pending: AtomicU8,
     /// Its workers' time is since then.
     pub(super) clock: Instant,
     /// Swallows acknowledges; never read.
@@ -96,6 +110,9 @@ impl Connection {
             name: name.to_owned(),
             base,
             pci: place.ecam.is_some(),
+            messages: Mutex::new([None; VECTORS]),
+            routed: AtomicU64::new(if place.ecam.is_some() { 0 } else { u8::MAX.into() }),
+            pending: AtomicU8::new(0),
             doorbell: sandbox::event()?,
             interrupts: interrupts?,
             clock: Instant::now(),
@@ -123,11 +140,40 @@ impl Connection {
         }
     }
 
-    /// Takes over which interrupts a driver wants, after a store of its.
+    /// Takes over which interrupts a PCI driver wants, after a store of its: those that it
+    /// has masked lead nowhere from now on.
     pub(super) fn note_vectors(&self, endpoint: &Endpoint) {
         for (to, bits) in self.vectors.iter().zip(endpoint.transport().vectors()) {
             to.store(bits, Ordering::Release);
         }
+        if self.pci {
+            let mut messages = self.messages();
+            *messages = endpoint.transport().messages();
+            let still = self.routed.load(Ordering::SeqCst) as u8 & unmasked(&messages);
+            self.set_routed(still);
+        }
+    }
+
+    /// Only with the messages' lock.
+    fn set_routed(&self, bits: u8) {
+        let before = self.routed.load(Ordering::SeqCst) | 0xff;
+        self.routed.store(before.wrapping_add(1) | u64::from(bits), Ordering::SeqCst);
+    }
+
+    /// A PCI function's messages.
+    pub(super) fn messages(&self) -> MutexGuard<'_, [Option<Message>; VECTORS]> {
+        self.messages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// KVM has the messages: raises what was due while it was masked.
+    pub(super) fn routes_are_set(&self) {
+        if !self.pci {
+            return;
+        }
+        let messages = self.messages();
+        let bits = unmasked(&messages);
+        self.set_routed(bits);
+        self.write(self.pending.fetch_and(!bits, Ordering::SeqCst) & bits);
     }
 
     /// Whether the doorbell bypasses this process.
@@ -161,19 +207,30 @@ impl Connection {
 
     /// Raises the interrupts of `why`.
     pub(super) fn raise(&self, why: usize) {
-        let bits = self.vectors.get(why).map_or(0, |bits| bits.load(Ordering::Acquire));
-        for (vector, interrupt) in self.interrupts.iter().enumerate() {
-            if bits >> vector & 1 == 1 {
-                // As above, by KVM.
-                let _ = interrupt.write(1);
+        let mut due = self.vectors.get(why).map_or(0, |bits| bits.load(Ordering::Acquire));
+        // Ends when no vector was masked or unmasked in between.
+        while due != 0 {
+            let routed = self.routed.load(Ordering::SeqCst);
+            self.write(due & routed as u8);
+            if self.routed.load(Ordering::SeqCst) != routed {
+                continue;
             }
+            let masked = due & !(routed as u8);
+            self.pending.fetch_or(masked, Ordering::SeqCst);
+            if masked == 0 || self.routed.load(Ordering::SeqCst) == routed {
+                return;
+            }
+            // Who unmasked it may have looked before it was pending.
+            due = self.pending.fetch_and(!masked, Ordering::SeqCst) & masked;
         }
     }
 
-    /// Raises all: the driver looks whether there is something.
-    pub(super) fn raise_all(&self) {
-        for interrupt in &self.interrupts {
-            let _ = interrupt.write(1);
+    fn write(&self, bits: u8) {
+        for (vector, interrupt) in self.interrupts.iter().enumerate() {
+            if bits >> vector & 1 == 1 {
+                // As above, by KVM; without a route it leads nowhere.
+                let _ = interrupt.write(1);
+            }
         }
     }
 

@@ -21,9 +21,9 @@ use mote_snapshot::DeviceV1;
 use mote_virtio::rate::RateLimiter;
 use mote_virtio::transport::Message;
 use mote_virtio::{Dirty, Effect, EndpointStateV1};
-use vm_memory::MmapRegion;
+use vm_memory::{Bytes as _, MmapRegion, VolatileMemory as _};
 
-use self::connection::{CONFIG, Connection, Place};
+use self::connection::{CONFIG, Connection, Place, USED};
 pub use self::window::{VirtioWindow, Windows, windows};
 use crate::config::{Drive, MAX_DEVICES, VmConfig};
 use crate::counts::Counts;
@@ -140,6 +140,11 @@ impl Devices {
             true => Some(pages((count + 1) * layout::ECAM_DEVICE as usize)?),
             false => None,
         };
+        if let Some(ecam) = &ecam {
+            // There is no first device, which reads as all ones (PCI 3.0, 6.1).
+            let absent = ecam.as_volatile_slice().write_slice(&[0xff; 256], 0);
+            absent.map_err(|e| Error::System("register windows", io::Error::other(e)))?;
+        }
         let place = Place { region: &region, ecam: ecam.as_ref() };
         let mut slots = Vec::with_capacity(count);
         for drive in &config.drives {
@@ -229,7 +234,7 @@ impl Devices {
     /// Global system interrupt and message of each vector that a guest lets through.
     pub fn messages(&self) -> Vec<(u32, Message)> {
         let slots = self.slots.iter().filter(|_| self.pci);
-        let all = slots.flat_map(|slot| slot.link.endpoint().transport().messages());
+        let all = slots.flat_map(|slot| *slot.link.messages());
         (self.first_gsi()..).zip(all).filter_map(|(gsi, message)| Some((gsi, message?))).collect()
     }
 
@@ -320,7 +325,7 @@ impl Devices {
             }
             Effect::QueueStopped => {
                 slot.link.ring();
-                slot.link.raise_all();
+                slot.link.raise(USED);
             }
             Effect::Interrupt => slot.link.raise(CONFIG),
             Effect::Messages => return Some(Some(Connect::Messages(index))),
@@ -329,10 +334,10 @@ impl Devices {
         Some(None)
     }
 
-    /// One interrupt for each that may have been masked before the routes changed.
-    pub fn raise_all(&self, device: usize) {
+    /// KVM has the messages of this device.
+    pub fn routes_are_set(&self, device: usize) {
         if let Some(slot) = self.slots.get(device) {
-            slot.link.raise_all();
+            slot.link.routes_are_set();
         }
     }
 
@@ -367,10 +372,16 @@ impl Devices {
     /// Starts again those that ran.
     pub fn resume(&self) {
         for slot in &self.slots {
-            let effect = slot.link.endpoint().resume();
+            slot.link.routes_are_set();
+            let mut endpoint = slot.link.endpoint();
+            let (effect, news) = (endpoint.resume(), endpoint.take_news());
+            drop(endpoint);
             if effect != Effect::None {
-                // An interrupt may have been due at the stop.
-                slot.link.raise_all();
+                // Both may have been due at the stop.
+                slot.link.raise(USED);
+                if news || effect == Effect::Interrupt {
+                    slot.link.raise(CONFIG);
+                }
                 slot.link.ring();
             }
         }

@@ -147,7 +147,7 @@ impl Shared {
             }
             Request::Connect(Connect::Messages(device)) => {
                 self.set_routes()?;
-                self.bus.devices().raise_all(device);
+                self.bus.devices().routes_are_set(device);
             }
         }
         Ok(())

@@ -2,8 +2,8 @@
 //!
 //! Configuration space and the BAR's page are memory that KVM shows the guest read-only, as
 //! the MMIO window is: only stores arrive. So reading the ISR status does not clear it;
-//! without an interrupt pin no driver has to read it. The pending bits of MSI-X stay 0: a
-//! vector that is unmasked is raised once instead, and a spurious interrupt does no harm.
+//! without an interrupt pin no driver has to read it, and its configuration bit stays set
+//! until a reset. The pending bits of MSI-X read as 0.
 //! The BAR answers at its power-on address alone.
 
 use super::pci_space::{
@@ -209,7 +209,8 @@ impl Pci {
     pub(super) fn messages(&self) -> [Option<Message>; VECTORS] {
         let enabled = self.space.sends_messages();
         self.table.map(|[low, high, data, control]| {
-            let goes = enabled && control & MASKED == 0 && low & APIC_BITS == APIC;
+            let apic = low & APIC_BITS == APIC && high == 0;
+            let goes = enabled && apic && control & MASKED == 0;
             goes.then_some(Message { address: [low, high], data })
         })
     }

@@ -40,6 +40,9 @@ const MSIX_CONTROL: usize = 0x9a;
 
 /// Command register: the function answers to memory accesses.
 const MEMORY_SPACE: u8 = 1 << 1;
+/// Command register: the function may write to memory. Without it messages stop; a device
+/// that runs goes on with its queues.
+const BUS_MASTER: u8 = 1 << 2;
 /// MSI-X message control: enable, and mask all vectors.
 const MSIX_ENABLE: u16 = 1 << 15;
 const MSIX_MASK_ALL: u16 = 1 << 14;
@@ -143,10 +146,12 @@ impl Space {
         self.word(COMMAND) as u8 & MEMORY_SPACE != 0 && self.word(BAR) == self.base
     }
 
-    /// Whether MSI-X is enabled and not masked as a whole.
+    /// Whether MSI-X is enabled and not masked as a whole, and the function may write to
+    /// memory, as a message does.
     pub(super) fn sends_messages(&self) -> bool {
         let control = (self.word(MSIX_CONTROL & !3) >> 16) as u16;
-        control & (MSIX_ENABLE | MSIX_MASK_ALL) == MSIX_ENABLE
+        let masters = self.word(COMMAND) as u8 & BUS_MASTER != 0;
+        masters && control & (MSIX_ENABLE | MSIX_MASK_ALL) == MSIX_ENABLE
     }
 
     /// The access to the BAR that the capability asks for (4.1.4.9): offset and length,

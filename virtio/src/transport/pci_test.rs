@@ -193,6 +193,7 @@ fn the_bar_answers_at_its_home_alone() {
 #[test]
 fn messages_go_where_the_driver_lets_them() {
     let (mut transport, _region) = transport();
+    let _ = store_space(&mut transport, 0x04, 6);
     let entry = [(0, 0xfee0_1004), (4, 0), (8, 0x4051), (12, 0)];
     for (at, value) in entry {
         let _ = store(&mut transport, TABLE + 16 + at, 4, value);
@@ -221,6 +222,12 @@ fn messages_go_where_the_driver_lets_them() {
         assert_eq!(transport.messages(), [None, None], "{address:#x}");
         assert_eq!(store(&mut transport, TABLE + 16, 4, 0xfee0_0000), Action::Messages);
     }
+    // An address above 4 GiB, and a function that may not write to memory.
+    assert_eq!(store(&mut transport, TABLE + 20, 4, 1), Action::Messages);
+    assert_eq!(transport.messages(), [None, None]);
+    assert_eq!(store(&mut transport, TABLE + 20, 4, 0), Action::Messages);
+    assert_eq!(store_space(&mut transport, 0x04, 2), Action::Messages);
+    assert_eq!(transport.messages(), [None, None]);
     // The pending bits and what lies behind the table take no store.
     for at in [TABLE + 32, 0xc00, 0xc04] {
         assert_eq!(store(&mut transport, at, 4, u64::MAX), Action::None);
@@ -294,6 +301,7 @@ fn what_was_saved_is_taken_over_and_nothing_else() {
     let _ = store(&mut transport, TABLE, 4, 0xfee0_0000);
     let _ = store(&mut transport, TABLE + 12, 4, 0);
     let _ = transport.write_space(MSIX + 2, &[0, 0x80]);
+    let _ = store_space(&mut transport, 0x04, 6);
     let (registers, saved) = (transport.registers().state().clone(), transport.save_bus());
     let (mut other, _region) = self::transport();
     other.restore(&registers, &CONFIG, saved.as_ref()).unwrap();

@@ -128,6 +128,12 @@ impl Registers {
         self.is_active() && !self.has_any(NEEDS_RESET | FAILED)
     }
 
+    /// InterruptStatus says that the configuration changed.
+    #[must_use]
+    pub fn has_config_news(&self) -> bool {
+        self.state.interrupt_status & INTERRUPT_CONFIG != 0
+    }
+
     /// The registers as they are.
     #[must_use]
     pub fn state(&self) -> &RegistersV1 {

@@ -18,7 +18,7 @@ pub enum Action {
     /// [`finish_queue_stop`](super::Transport::finish_queue_stop).
     StopQueue,
     /// The [messages](super::Transport::messages) of interrupts have changed: pass them
-    /// on, and raise each interrupt once, as one may have been masked.
+    /// on, and then raise what was due while it was masked.
     Messages,
     /// A doorbell that was not an eventfd: let a worker look at this queue.
     Notify(u16),
