@@ -237,9 +237,10 @@ impl Create {
 fn make_directory(path: &Path) -> Result<Option<Made>, Error> {
     match mkdirat(CWD, path, Mode::RWXU) {
         Ok(()) => {
+            let made = Made(path.to_owned());
             // Whatever the umask says.
             chmodat(CWD, path, Mode::RWXU, AtFlags::empty()).map_err(failed("change the mode"))?;
-            Ok(Some(Made(path.to_owned())))
+            Ok(Some(made))
         }
         Err(Errno::EXIST) => Ok(None),
         Err(Errno::NOENT) => Err(Error::NoParent),

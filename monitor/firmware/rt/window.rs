@@ -61,7 +61,7 @@ impl Window {
         self.space.as_ref()
     }
 
-    /// The device's type (virtio 1.2, 5), 0 if there is none.
+    /// The device's type (virtio 1.2, 5); 0 without a device.
     #[must_use]
     pub fn device(&self) -> u32 {
         match self.space {

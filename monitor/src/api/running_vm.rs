@@ -56,7 +56,7 @@ pub trait Files {
     /// the VM that has been described so far.
     ///
     /// # Errors
-    /// It cannot be opened, or is none to write to.
+    /// It cannot be opened, or is neither a file nor a pipe.
     fn append(&self, what: &'static str, path: &Path, of: &VmConfig) -> Result<fs::File, Error>;
     /// Whether a kernel and an initrd can be opened.
     ///

@@ -41,7 +41,7 @@ pub struct Config {
     pub source: String,
     /// Entries in the order of the menu.
     pub entries: Vec<Entry>,
-    /// Index of the entry that is booted if nobody says otherwise.
+    /// Index of the entry that is booted by default.
     pub default: usize,
     /// What it names as its default in vain.
     pub lost: Option<String>,
@@ -53,7 +53,7 @@ impl Config {
     /// one whose title begins so.
     ///
     /// # Errors
-    /// There is none, or more than one title begins so.
+    /// No entry fits, or more than one title begins so.
     pub fn find(&self, name: &str) -> Result<usize, &'static str> {
         const NONE: &str = "no entry";
         let by = |fits: &dyn Fn(&Entry) -> bool| self.entries.iter().position(fits);

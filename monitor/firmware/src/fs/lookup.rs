@@ -22,8 +22,7 @@ const MAX_DEPTH: usize = 64;
 /// The file system on `disk`.
 ///
 /// # Errors
-/// There is none that the firmware knows, or it uses what the firmware does
-/// not know, or is damaged.
+/// The firmware does not know the file system or a feature that it uses, or it is damaged.
 pub fn probe(disk: &Rc<dyn Disk>) -> Result<Rc<dyn FileSystem>, Error> {
     if let Some(fs) = iso::Iso::open(disk)? {
         return Ok(Rc::new(fs));
@@ -123,7 +122,7 @@ fn same_letters(a: &str, b: &str) -> bool {
 /// The file at a path.
 ///
 /// # Errors
-/// There is none, or something on the way is damaged.
+/// The path leads to nothing, or something on the way is damaged.
 pub fn open(fs: &dyn FileSystem, path: &str) -> Result<File, Error> {
     let node = walk(fs, path)?;
     match fs.kind(node)? {
@@ -143,7 +142,7 @@ pub fn kind(fs: &dyn FileSystem, path: &str) -> Result<Kind, Error> {
 /// The names in the directory at a path, in order.
 ///
 /// # Errors
-/// There is none, or something on the way is damaged.
+/// The path leads to nothing, or something on the way is damaged.
 pub fn list(fs: &dyn FileSystem, path: &str) -> Result<Vec<String>, Error> {
     let dir = walk(fs, path)?;
     let mut names = Vec::new();

@@ -9,7 +9,7 @@ impl Kernel {
     /// Looks at a kernel that is to run in RAM from [`HIGH_RAM`] to `ram_end`.
     ///
     /// # Errors
-    /// It is none, is damaged, or does not fit into memory.
+    /// The file is not a kernel, is damaged, or does not fit into memory.
     pub fn open(file: &File, ram_end: u64) -> Result<Self, Error> {
         let head = file.head(PAGE as usize)?;
         if let Some(kernel) = bzimage::open(file, &head, ram_end)? {
