@@ -15,6 +15,9 @@ use super::table::rules;
 /// An instruction: code, jumps if so and if not, operand.
 pub type Instruction = (u16, u8, u8, u32);
 
+/// The same with jumps of any length, before answers are shared.
+type Draft = (u16, usize, usize, u32);
+
 /// What no thread may ever have.
 const NEVER: &[libc::c_long] = &[
     libc::SYS_open,
@@ -57,13 +60,12 @@ const ARGUMENTS: u32 = 16;
 const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
 const AND: u16 = (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16;
 const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-const ALWAYS: u16 = (libc::BPF_JMP | libc::BPF_JA) as u16;
 const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
 const AT_LEAST: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
 const ABOVE: u16 = (libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K) as u16;
 
-const KILL: Instruction = (RETURN, 0, 0, libc::SECCOMP_RET_KILL_PROCESS);
-const ALLOW: Instruction = (RETURN, 0, 0, libc::SECCOMP_RET_ALLOW);
+const KILL: Draft = (RETURN, 0, 0, libc::SECCOMP_RET_KILL_PROCESS);
+const ALLOW: Draft = (RETURN, 0, 0, libc::SECCOMP_RET_ALLOW);
 const ABSENT: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
 
 /// The text of a Rust file with a constant array for each kind of thread.
@@ -128,38 +130,66 @@ pub fn compile(thread: Thread, most: usize) -> Result<Vec<Instruction>, String> 
     let mut program = vec![(LOAD, 0, 0, ARCHITECTURE), (EQUAL, 1, 0, ARCH), KILL];
     program.push((LOAD, 0, 0, NUMBER));
     program.extend(tree(&bodies)?);
-    Ok(program)
+    share_answers(&program)
+}
+
+/// Leads all branches that end in the same answer to one instruction if it is near enough for
+/// a jump. Otherwise a third of a filter would be answers, and each takes the kernel time.
+fn share_answers(program: &[Draft]) -> Result<Vec<Instruction>, String> {
+    const REACH: usize = u8::MAX as usize;
+    // From the end, where all that an instruction leads to has its place already. Places count
+    // from the end as well, so that they do not move.
+    let mut shared: Vec<Instruction> = Vec::new();
+    let mut places = BTreeMap::new();
+    let mut answers: BTreeMap<u32, usize> = BTreeMap::new();
+    for (index, &(code, yes, no, operand)) in program.iter().enumerate().rev() {
+        if code == RETURN {
+            continue;
+        }
+        let mut place = |over: usize| match program.get(index + 1 + over) {
+            Some(&(RETURN, _, _, answer)) => match answers.get(&answer) {
+                // One more instruction may come between: the other branch's answer.
+                Some(&at) if shared.len() - at < REACH => Some(at),
+                _ => {
+                    answers.insert(answer, shared.len());
+                    shared.push((RETURN, 0, 0, answer));
+                    Some(shared.len() - 1)
+                }
+            },
+            _ => places.get(&(index + 1 + over)).copied(),
+        };
+        let (yes, no) = (place(yes), place(no));
+        let over = |at: Option<usize>| {
+            let over = shared.len() - 1 - at.ok_or("a jump over the end")?;
+            u8::try_from(over).map_err(|_| format!("{over} instructions are too far to jump"))
+        };
+        let instruction = (code, over(yes)?, over(no)?, operand);
+        places.insert(index, shared.len());
+        shared.push(instruction);
+    }
+    shared.reverse();
+    Ok(shared)
 }
 
 /// Finds the number of the call among those of `bodies`, which are sorted.
-fn tree(bodies: &[(u32, Vec<Instruction>)]) -> Result<Vec<Instruction>, String> {
+fn tree(bodies: &[(u32, Vec<Draft>)]) -> Result<Vec<Draft>, String> {
     if let [(number, body)] = bodies {
         // A body ends in KILL, which is for other numbers, too.
-        let mut all = vec![(EQUAL, 0, jump(body.len() - 1)?, *number)];
+        let mut all = vec![(EQUAL, 0, body.len() - 1, *number)];
         all.extend(body);
         return Ok(all);
     }
     let (lower, upper) = bodies.split_at(bodies.len() / 2);
     let (middle, _) = upper.first().ok_or("no system call at all")?;
-    let (lower, upper) = (tree(lower)?, tree(upper)?);
-    let mut all = match jump(lower.len()) {
-        Ok(over) => vec![(AT_LEAST, over, 0, *middle)],
-        Err(_) => {
-            let over = u32::try_from(lower.len()).map_err(|e| e.to_string())?;
-            vec![(AT_LEAST, 0, 1, *middle), (ALWAYS, 0, 0, over)]
-        }
-    };
+    let lower = tree(lower)?;
+    let mut all = vec![(AT_LEAST, lower.len(), 0, *middle)];
     all.extend(lower);
-    all.extend(upper);
+    all.extend(tree(upper)?);
     Ok(all)
 }
 
-fn jump(over: usize) -> Result<u8, String> {
-    u8::try_from(over).map_err(|_| format!("{over} instructions are too far to jump"))
-}
-
 /// Allows a call made in one of these ways.
-fn body(ways: &[&Rule]) -> Result<Vec<Instruction>, String> {
+fn body(ways: &[&Rule]) -> Result<Vec<Draft>, String> {
     let mut all = Vec::new();
     for rule in ways {
         if rule.why.is_empty() {
@@ -183,7 +213,7 @@ enum Then {
 }
 
 /// Allows a call whose arguments are so, or goes on behind.
-fn way(when: &[If]) -> Result<Vec<Instruction>, String> {
+fn way(when: &[If]) -> Result<Vec<Draft>, String> {
     // Jumps are known when the length is.
     let mut draft: Vec<(u16, Then, Then, u32)> = Vec::new();
     let mut loaded = None;
@@ -244,16 +274,16 @@ fn way(when: &[If]) -> Result<Vec<Instruction>, String> {
         }
     }
     let length = draft.len();
-    let mut all = Vec::new();
-    for (index, (code, yes, no, k)) in draft.into_iter().enumerate() {
+    let lay = |(index, (code, yes, no, k)): (usize, (u16, Then, Then, u32))| {
         // Behind the rest of the draft, and the answer.
         let to = |then| match then {
-            Then::Next => Ok(0),
-            Then::Holds(over) => jump(over),
-            Then::Fails => jump(length - index),
+            Then::Next => 0,
+            Then::Holds(over) => over,
+            Then::Fails => length - index,
         };
-        all.push((code, to(yes)?, to(no)?, k));
-    }
+        (code, to(yes), to(no), k)
+    };
+    let mut all: Vec<Draft> = draft.into_iter().enumerate().map(lay).collect();
     all.push(answer);
     Ok(all)
 }
