@@ -34,6 +34,17 @@ impl Scratch {
         fs::write(&path, bytes).unwrap();
         path
     }
+
+    /// Makes an empty directory and returns its path.
+    ///
+    /// # Panics
+    /// It cannot be made.
+    #[must_use]
+    pub fn directory(&self, name: &str) -> PathBuf {
+        let path = self.0.join(name);
+        fs::create_dir(&path).unwrap();
+        path
+    }
 }
 
 impl Default for Scratch {

@@ -11,6 +11,7 @@ pub mod loopback;
 pub mod medium;
 pub mod network;
 pub mod proc;
+pub mod saved;
 pub mod tap;
 pub mod terminal;
 pub mod vm;
