@@ -1,16 +1,17 @@
 //! How the two files of a snapshot appear: whole or not at all.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, chmodat, fchmod, flock, fstat, fstatvfs,
-    fsync, linkat, mkdirat, openat, statat, unlinkat,
+    Access, AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, accessat, fchmod, flock, fstat,
+    fstatvfs, fsync, linkat, mkdirat, openat, statat, unlinkat,
 };
 use rustix::io::Errno;
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
 use crate::Error;
 
@@ -31,34 +32,30 @@ pub(crate) const WHOLE: Mode = Mode::RUSR.union(Mode::WUSR);
 pub(crate) struct Unnamed {
     pub(crate) file: File,
     pub(crate) directory: OwnedFd,
-    name: OsString,
+    pub(crate) path: PathBuf,
 }
 
 /// Gives a descriptor the number that it is to have.
 pub type Place<'a> = dyn FnMut(OwnedFd) -> io::Result<OwnedFd> + 'a;
 
 impl Unnamed {
-    /// A new file without a name, to be linked into `directory` as `name`.
+    /// A new file without a name, to become `path`, which is in `directory`.
     pub(crate) fn create(
         directory: OwnedFd,
-        name: impl Into<OsString>,
+        path: PathBuf,
         mode: Mode,
         place: &mut Place<'_>,
     ) -> Result<Self, Error> {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         let file = openat(&directory, c".", flags, mode);
         let file = file.map_err(io::Error::from).and_then(place);
-        Ok(Self {
-            file: file.map_err(|e| Error::Io("create a file", e))?.into(),
-            directory,
-            name: name.into(),
-        })
+        Ok(Self { file: file.map_err(|e| Error::Io("create a file", e))?.into(), directory, path })
     }
 
     /// Gives it its name; `links` are this process's descriptors, by which
     /// kernels before 6.10, and those who opened it with more rights, do so.
     pub(crate) fn link(&self, links: Option<&OwnedFd>) -> Result<(), Error> {
-        let name = self.name.as_os_str();
+        let name = self.path.file_name().unwrap_or_default();
         let linked = linkat(&self.file, c"", &self.directory, name, AtFlags::EMPTY_PATH);
         let linked = match (linked, links) {
             (Err(Errno::NOENT), Some(links)) => {
@@ -110,11 +107,11 @@ impl Create {
     /// `room` is the most bytes that the files can take.
     ///
     /// # Errors
-    /// There is a snapshot already, or the memory of one, or the file system cannot
-    /// hold one or has less room.
+    /// There is a snapshot already, or the memory of one, the file system cannot
+    /// hold one or has less room, or writing there takes a capability.
     pub fn begin(path: &Path, room: u64) -> Result<Self, Error> {
-        let made = make_directory(path)?;
-        let directory = self::directory(path)?;
+        let (directory, made) = make_directory(path)?;
+        can_name_files(&directory)?;
         // Against its removal by a writer that made it and is refused (see `Made`).
         // A file system without locks has neither this nor the next one.
         let _ = flock(&directory, FlockOperation::NonBlockingLockShared);
@@ -125,10 +122,11 @@ impl Create {
         if statat(&directory, MEMORY, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
             remove_unfinished(&directory)?;
         }
-        let memory = Unnamed::create(self::directory(path)?, MEMORY, UNFINISHED, &mut Ok)?;
+        let again = directory.try_clone().map_err(|e| Error::Io("open", e))?;
+        let memory = Unnamed::create(again, path.join(MEMORY), UNFINISHED, &mut Ok)?;
         let _ = flock(&memory.file, FlockOperation::NonBlockingLockExclusive);
         Ok(Self {
-            state: Unnamed::create(directory, STATE, WHOLE, &mut Ok)?,
+            state: Unnamed::create(directory, path.join(STATE), WHOLE, &mut Ok)?,
             memory,
             links: Some(links()?),
             marked: true,
@@ -168,8 +166,8 @@ impl Create {
         let mut directory = |path| directory_for(path, place).map_err(|error| (path, error));
         let (in_state, in_memory) = (directory(state)?, directory(memory)?);
         let mut create = |path: &'a Path, directory| {
-            let name = path.file_name().unwrap_or_default();
-            Unnamed::create(directory, name, WHOLE, place).map_err(|error| (path, error))
+            let file = Unnamed::create(directory, path.to_owned(), WHOLE, place);
+            file.map_err(|error| (path, error))
         };
         Ok(Self {
             state: create(state, in_state)?,
@@ -185,6 +183,18 @@ impl Create {
     #[must_use]
     pub fn memory(&self) -> &File {
         &self.memory.file
+    }
+
+    /// What the memory file will be called.
+    #[must_use]
+    pub fn memory_path(&self) -> &Path {
+        &self.memory.path
+    }
+
+    /// What the state file will be called.
+    #[must_use]
+    pub fn state_path(&self) -> &Path {
+        &self.state.path
     }
 
     /// The directory of the state file.
@@ -210,12 +220,13 @@ impl Create {
     /// a snapshot is there when its state is. All of it is on disk then.
     ///
     /// # Errors
-    /// A file cannot be written, or has got its name otherwise meanwhile.
-    pub fn finish(&self, state: &[u8]) -> Result<(), Error> {
+    /// A file cannot be written, or its name is taken by now; and which.
+    pub fn finish(&self, state: &[u8]) -> Result<(), (&Path, Error)> {
+        let of_state = |error| (self.state_path(), error);
         let written = std::os::unix::fs::FileExt::write_all_at(&self.state.file, state, 0);
-        written.map_err(|cause| Error::Io("write", cause))?;
-        fsync(&self.state.file).map_err(failed("fsync"))?;
-        // Its name has to be there before the state's is.
+        written.map_err(|cause| of_state(Error::Io("write", cause)))?;
+        fsync(&self.state.file).map_err(failed("fsync")).map_err(of_state)?;
+        // A state without its memory must never be seen.
         self.name(&self.memory)?;
         self.name(&self.state)?;
         if self.marked {
@@ -225,29 +236,57 @@ impl Create {
         Ok(())
     }
 
-    fn name(&self, file: &Unnamed) -> Result<(), Error> {
-        file.link(self.links.as_ref())?;
-        // Again: btrfs writes nothing ahead of a file that has no name.
-        fsync(&file.file).map_err(failed("fsync"))?;
-        fsync(&file.directory).map_err(failed("fsync"))
+    fn name<'a>(&self, file: &'a Unnamed) -> Result<(), (&'a Path, Error)> {
+        let on_disk = || {
+            file.link(self.links.as_ref())?;
+            // Again: btrfs writes nothing ahead of a file that has no name.
+            fsync(&file.file).map_err(failed("fsync"))?;
+            fsync(&file.directory).map_err(failed("fsync"))
+        };
+        on_disk().map_err(|error| (file.path.as_path(), error))
     }
 }
 
-/// Makes a directory if it is missing.
-fn make_directory(path: &Path) -> Result<Option<Made>, Error> {
+/// Opens a directory, which is made if it is missing.
+fn make_directory(path: &Path) -> Result<(OwnedFd, Option<Made>), Error> {
+    // Without a slash at its end, with which a link would be followed.
+    let path: &Path = &path.components().collect::<PathBuf>();
     match mkdirat(CWD, path, Mode::RWXU) {
         Ok(()) => {
             let made = Made(path.to_owned());
+            // Others may have put something else there since.
+            let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
+            let directory = openat(CWD, path, flags, Mode::empty()).map_err(failed("open"))?;
             // Whatever the umask says.
-            chmodat(CWD, path, Mode::RWXU, AtFlags::empty()).map_err(failed("change the mode"))?;
-            Ok(Some(made))
+            fchmod(&directory, Mode::RWXU).map_err(failed("change the mode"))?;
+            Ok((directory, Some(made)))
         }
-        Err(Errno::EXIST) => Ok(None),
         Err(Errno::NOENT) => Err(Error::NoParent),
-        // It may be there all the same, where nothing can be made.
-        Err(_) if path.is_dir() => Ok(None),
+        // Elsewhere nothing can be made, but it may be there.
+        Err(error) if error == Errno::EXIST || path.is_dir() => Ok((directory(path)?, None)),
         Err(error) => Err(Error::Io("make the directory", error.into())),
     }
+}
+
+/// Checks that this process can name files in `directory` without its capabilities, which
+/// it gives up before it does so.
+///
+/// # Errors
+/// It cannot.
+pub fn can_name_files(directory: &OwnedFd) -> Result<(), Error> {
+    let had = capabilities(None).map_err(failed("read the capabilities"))?;
+    if had.effective.is_empty() {
+        return Ok(());
+    }
+    // Capabilities are a thread's own.
+    let without = || {
+        let none = CapabilitySet::empty();
+        let none = CapabilitySets { effective: none, permitted: none, inheritable: none };
+        set_capabilities(None, none)?;
+        accessat(directory, c".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
+    };
+    let checked = thread::scope(|scope| scope.spawn(without).join());
+    checked.unwrap_or(Err(Errno::ACCESS)).map_err(|_| Error::NeedsCapabilities)
 }
 
 /// Whether `need` bytes fit, where the file system says how much room it has.

@@ -26,7 +26,7 @@ use std::os::unix::fs::FileExt as _;
 use sha2::{Digest as _, Sha256};
 
 pub use codec::Io;
-pub use files::{Create, MEMORY, STATE, open};
+pub use files::{Create, MEMORY, STATE, can_name_files, open};
 pub use memory::{MemoryWriter, bitmap_words, check_memory, is_zero, verify_memory};
 pub use merge::Merge;
 pub use state::{
@@ -70,6 +70,8 @@ pub enum Error {
     Exists(&'static str),
     /// The directory to make one in has no parent.
     NoParent,
+    /// Writing to the directory takes a capability.
+    NeedsCapabilities,
     /// So many bytes are free, and so many may be needed.
     Room(u64, u64),
     /// An operation on a file failed.
@@ -95,6 +97,10 @@ impl fmt::Display for Error {
             Self::Exists(what) => {
                 write!(f, "{what} already exists: remove it, or save elsewhere")
             }
+            Self::NeedsCapabilities => f.write_str(
+                "takes capabilities to write to, which mote gives up first: run mote as the \
+                 directory's owner, or save elsewhere",
+            ),
             Self::NoParent => f.write_str("its parent directory is missing: make that first"),
             Self::Room(free, need) => write!(
                 f,

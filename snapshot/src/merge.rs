@@ -188,7 +188,8 @@ impl Merge {
         state.memory.sum = writer.finish(length, id, None).map_err(there)?;
         (state.memory.id, state.memory.base) = (id, None);
         let state = encode(&state).map_err(there)?;
-        self.create.finish(&state).map_err(there)
+        let finished = self.create.finish(&state);
+        finished.map_err(|(path, error)| (path.to_owned(), error))
     }
 }
 

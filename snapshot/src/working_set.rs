@@ -9,7 +9,7 @@ use std::path::Path;
 use rustix::fs::AtFlags;
 use sha2::{Digest as _, Sha256};
 
-use crate::files::{Unnamed, WHOLE, directory, links};
+use crate::files::{Unnamed, WHOLE, can_name_files, directory, links};
 use crate::{Error, MAX_STATE, MemoryV1, PAGE};
 
 /// Name of the file beside the snapshot's.
@@ -102,17 +102,24 @@ impl CreateWorkingSet {
     /// removes the one that is there.
     ///
     /// # Errors
-    /// The file system cannot hold one.
+    /// The file system cannot hold one, or writing there takes a capability.
     pub fn begin(path: &Path) -> Result<Self, Error> {
         let directory = directory(path)?;
+        can_name_files(&directory)?;
         match rustix::fs::unlinkat(&directory, WORKING_SET, AtFlags::empty()) {
             Ok(()) | Err(rustix::io::Errno::NOENT) => {}
             Err(error) => return Err(Error::Io("remove working-set", error.into())),
         }
         Ok(Self {
-            unnamed: Unnamed::create(directory, WORKING_SET, WHOLE, &mut Ok)?,
+            unnamed: Unnamed::create(directory, path.join(WORKING_SET), WHOLE, &mut Ok)?,
             links: links()?,
         })
+    }
+
+    /// What the file will be called.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.unnamed.path
     }
 
     /// The directory.

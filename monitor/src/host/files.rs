@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _}
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat};
+use rustix::io::Errno;
 
 use crate::config::VmConfig;
 use crate::error::Error;
@@ -251,6 +252,8 @@ fn unnamed(path: &Path) -> rustix::io::Result<(OwnedFd, [OwnedFd; 2])> {
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
     let links = openat(CWD, "/proc/self/fd", flags | OFlags::PATH, Mode::empty())?;
     let directory = openat(CWD, parent, flags, Mode::empty())?;
+    // Where that takes a capability it is named at once.
+    mote_snapshot::can_name_files(&directory).map_err(|_| Errno::ACCESS)?;
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     let mode = Mode::from_raw_mode(0o666);
     let file = openat(&directory, c".", flags, mode)?;

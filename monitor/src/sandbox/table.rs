@@ -402,6 +402,7 @@ const EARLY: &[Rule] = &[
     rule(SYS_socket, &[Is(0, AF_UNIX as u32)], "the console's; a tap's name is looked up by one; a pager's"),
     rule(SYS_connect, &[], "a pager's; a probe of the console's old socket; no abstract one (Landlock)"),
     rule(SYS_getsockopt, &[Is(1, SOL_SOCKET as u32), Is(2, SO_PEERCRED as u32)], "the pager's user"),
+    rule(SYS_capget, &[], "that no capability is left to name a new file with"),
     rule(SYS_geteuid, &[], "the pager's user, compared with Mote's"),
     rule(SYS_uname, &[], "an interface's own address"),
     rule(SYS_sysinfo, &[], "how much memory the host has"),

@@ -110,8 +110,8 @@ impl Saving {
             changes.gather(vm.shared, vm.ram)?;
         }
         state.memory = self.write(vm, kind)?;
-        let state = encode(&state).map_err(failed)?;
-        self.create.finish(&state).map_err(failed)?;
+        let state = encode(&state).map_err(|e| failed(self.create.state_path(), &e))?;
+        self.create.finish(&state).map_err(|(path, e)| failed(path, &e))?;
         if let Some(changes) = &mut vm.changes {
             changes.saved(self.id);
         }
@@ -125,6 +125,7 @@ impl Saving {
         let length = ranges.iter().map(|(_, length)| length).sum();
         let since = vm.changes.as_ref().and_then(|changes| changes.since());
         let since = since.filter(|_| kind == SnapshotKind::Difference);
+        let failed = |error| failed(self.create.memory_path(), &error);
         let mut writer = MemoryWriter::new(self.create.memory());
         let mut progress = Progress::new(self.person);
         let mut put = |at: u64, bytes: &[u8]| {
@@ -212,8 +213,9 @@ impl Progress {
     }
 }
 
-fn failed(error: mote_snapshot::Error) -> Error {
-    Error::Host(format!("write the snapshot: {error}"))
+/// A file that could be opened, and not be written later on.
+fn failed(path: &Path, why: &mote_snapshot::Error) -> Error {
+    Error::Host(format!("snapshot {}: {why}", path.display()))
 }
 
 /// Makes one snapshot of the first of `paths`, in the last one. Whoever made them

@@ -102,9 +102,10 @@ impl Recording {
         let (Some((_, identity)), Some(pages)) = (self.started, pages) else {
             return Ok(());
         };
-        let failed = |e| Error::System("write the working set", std::io::Error::other(e));
         let ranges = touched(pages, ram)?;
-        self.create.finish(&encode(identity, &ranges)).map_err(failed)
+        let finished = self.create.finish(&encode(identity, &ranges));
+        let path = self.create.path().display();
+        finished.map_err(|e| Error::Host(format!("working set {path}: {e}")))
     }
 }
 
