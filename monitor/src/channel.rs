@@ -4,8 +4,10 @@
 //! filter of the sandbox lets it.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
+
+use mote_virtio::Unpoisoned as _;
 
 /// One of the ends that put something in.
 #[derive(Debug)]
@@ -47,7 +49,7 @@ pub fn channel<T>() -> (Sender<T>, Receiver<T>) {
 
 impl<T> Queue<T> {
     fn state(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unpoisoned()
     }
 }
 
@@ -106,7 +108,7 @@ impl<T> Receiver<T> {
     /// Waits for something; `None` when all senders have gone.
     pub fn recv(&self) -> Option<T> {
         let state = self.0.changed.wait_while(self.0.state(), State::waits);
-        state.unwrap_or_else(PoisonError::into_inner).take().ok()
+        state.unpoisoned().take().ok()
     }
 
     /// Waits so long at most.
@@ -116,7 +118,7 @@ impl<T> Receiver<T> {
     pub fn recv_timeout(&self, limit: Duration) -> Result<T, RecvError> {
         let state = self.0.state();
         let waited = self.0.changed.wait_timeout_while(state, limit, State::waits);
-        waited.unwrap_or_else(PoisonError::into_inner).0.take()
+        waited.unpoisoned().0.take()
     }
 }
 

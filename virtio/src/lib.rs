@@ -96,6 +96,7 @@ mod queue_test;
 mod queues;
 pub mod rate;
 pub mod transport;
+mod unpoisoned;
 
 pub use chain::{Chain, MAX_QUEUE_SIZE};
 pub use counter::Counter;
@@ -105,3 +106,4 @@ pub use endpoint::{Effect, Endpoint, EndpointStateV1};
 pub use error::{Error, RingPart};
 pub use memory::{GuestSlice, Memory};
 pub use queue::{Queue, QueueConfig, QueueState};
+pub use unpoisoned::Unpoisoned;

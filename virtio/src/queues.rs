@@ -1,8 +1,8 @@
 //! The queues of a started device, each under a lock of its own.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
-use crate::{Activation, Dirty, Error, Memory, Queue, QueueState};
+use crate::{Activation, Dirty, Error, Memory, Queue, QueueState, Unpoisoned as _};
 
 /// By queue number; `None` where the driver left one unused.
 pub(crate) struct Queues<'m>(Vec<Option<Mutex<Queue<'m>>>>);
@@ -38,20 +38,15 @@ impl<'m> Queues<'m> {
 
     /// How many chains wait in a queue.
     pub(crate) fn pending(&self, index: usize) -> u16 {
-        self.get(index).map_or(0, |queue| lock(queue).pending())
+        self.get(index).map_or(0, |queue| queue.lock().unpoisoned().pending())
     }
 
     /// Stops them.
     pub(crate) fn into_states(self) -> Vec<Option<QueueState>> {
         let state = |queue: Mutex<Queue<'_>>| {
-            let queue = queue.into_inner().unwrap_or_else(PoisonError::into_inner);
+            let queue = queue.into_inner().unpoisoned();
             queue.into_state()
         };
         self.0.into_iter().map(|queue| queue.map(state)).collect()
     }
-}
-
-/// Locks, also after a panic of another thread.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

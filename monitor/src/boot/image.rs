@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
+use mote_virtio::Unpoisoned as _;
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::error::Error;
@@ -107,7 +108,7 @@ impl Image {
     ) -> io::Result<()> {
         memory::map_file(ram, address, &self.file, offset, length)?;
         let new = (address, length.next_multiple_of(PAGE), offset);
-        let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut mapped = self.mapped.lock().unpoisoned();
         // After a reset all of it is mapped again.
         if !mapped.contains(&new) {
             mapped.push(new);
@@ -117,7 +118,7 @@ impl Image {
 
     /// Where it has been mapped.
     pub(crate) fn mapped(&self) -> Vec<Mapped<'_>> {
-        let mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        let mapped = self.mapped.lock().unpoisoned();
         let file = &self.file;
         let piece =
             |&(address, length, offset): &(u64, u64, u64)| Mapped { address, length, file, offset };

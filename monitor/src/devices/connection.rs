@@ -2,12 +2,12 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use mote_virtio::transport::{Message, NOTIFY, VECTORS, Window};
-use mote_virtio::{Device, Endpoint, Outcome};
+use mote_virtio::{Device, Endpoint, Outcome, Unpoisoned as _};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vm_memory::MmapRegion;
 use vmm_sys_util::eventfd::EventFd;
@@ -122,7 +122,7 @@ impl Connection {
     }
 
     pub(super) fn endpoint(&self) -> MutexGuard<'_, Endpoint<'static>> {
-        self.endpoint.lock().unwrap_or_else(PoisonError::into_inner)
+        self.endpoint.lock().unpoisoned()
     }
 
     pub(super) fn ring(&self) {
@@ -162,7 +162,7 @@ impl Connection {
 
     /// A PCI function's messages.
     pub(super) fn messages(&self) -> MutexGuard<'_, [Option<Message>; VECTORS]> {
-        self.messages.lock().unwrap_or_else(PoisonError::into_inner)
+        self.messages.lock().unpoisoned()
     }
 
     /// KVM has the messages: raises what was due while it was masked.
@@ -178,7 +178,7 @@ impl Connection {
 
     /// Whether the doorbell bypasses this process.
     pub(super) fn is_connected(&self) -> bool {
-        *self.connected.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.connected.lock().unpoisoned()
     }
 
     /// Lets doorbell and acknowledge bypass this process.
@@ -187,7 +187,7 @@ impl Connection {
     /// KVM refuses.
     pub(super) fn connect(&self, fd: &VmFd) -> Result<(), Error> {
         const WHAT: &str = "connect a doorbell";
-        let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut connected = self.connected.lock().unpoisoned();
         if !*connected {
             let at = |offset| IoEventAddress::Mmio(self.base + offset);
             let doorbell = at(if self.pci { NOTIFY as u64 } else { QUEUE_NOTIFY });

@@ -2,11 +2,11 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use mote_virtio::blk::{self, Block, Medium, Options, ReadAt as _, Worker};
-use mote_virtio::{Device, Dirty, Step, WhenEmpty};
+use mote_virtio::{Device, Dirty, Step, Unpoisoned as _, WhenEmpty};
 
 use super::connection::{BUDGET, Connection};
 use super::poll::Poll;
@@ -142,7 +142,7 @@ impl Work {
 
     /// The new image that still has to get its name, if it is one.
     pub(super) fn take_new(&self) -> Option<New> {
-        let mut new = self.new.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut new = self.new.lock().unpoisoned();
         new.take()
     }
 

@@ -1,8 +1,9 @@
 //! Work on guest memory that nobody waits for.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
+use mote_virtio::Unpoisoned as _;
 use vm_memory::{Bytes as _, GuestAddress};
 
 use super::memory::{self, GuestRam};
@@ -46,7 +47,7 @@ impl PrefaultQueue {
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<(u64, u64, Pages)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unpoisoned()
     }
 
     /// Takes a piece of the work.

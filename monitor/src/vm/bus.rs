@@ -1,7 +1,9 @@
 //! What answers when the guest touches an I/O port or an address without RAM.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
+
+use mote_virtio::Unpoisoned as _;
 
 use crate::devices::serial::Com1;
 use crate::devices::{Connect, Devices};
@@ -46,11 +48,6 @@ pub struct Bus {
     unknown: AtomicU64,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic ends the process, so a poisoned lock cannot be seen.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Bus {
     /// The devices at power-on; the I/O APIC has a pin for each of them.
     pub fn new(com1: Com1, devices: Devices) -> Self {
@@ -71,12 +68,12 @@ impl Bus {
 
     /// The serial port.
     pub fn com1(&self) -> MutexGuard<'_, Com1> {
-        lock(&self.com1)
+        self.com1.lock().unpoisoned()
     }
 
     /// The I/O APIC.
     pub fn ioapic(&self) -> MutexGuard<'_, IoApic> {
-        lock(&self.ioapic)
+        self.ioapic.lock().unpoisoned()
     }
 
     /// Notes that the boot marker was written; tells whether it was for the

@@ -12,7 +12,7 @@ pub mod vcpu;
 use std::io;
 use std::os::fd::{FromRawFd as _, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use kvm_bindings::{
     CpuId, KVM_CAP_PMU_CAPABILITY, KVM_CAP_SPLIT_IRQCHIP, KVM_IRQ_ROUTING_MSI,
@@ -20,6 +20,7 @@ use kvm_bindings::{
     kvm_irq_routing_entry, kvm_msi, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
+use mote_virtio::Unpoisoned as _;
 use mote_virtio::transport::Message;
 use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
 use vmm_sys_util::eventfd::EventFd;
@@ -89,12 +90,12 @@ impl Shared {
 
     /// Why the VM has stopped, if it has; asking clears it.
     pub fn take_end(&self) -> Option<Ended> {
-        self.ended.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.ended.lock().unpoisoned().take()
     }
 
     /// Whether it has stopped, and nobody has asked why.
     pub fn has_ended(&self) -> bool {
-        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let ended = self.ended.lock().unpoisoned();
         ended.is_some()
     }
 
@@ -110,7 +111,7 @@ impl Shared {
 
     fn end(&self, why: Ended) {
         self.gate.halt();
-        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ended = self.ended.lock().unpoisoned();
         ended.get_or_insert(why);
         self.wake();
     }

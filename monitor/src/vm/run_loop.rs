@@ -2,12 +2,12 @@
 
 use std::io;
 use std::slice;
-use std::sync::PoisonError;
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
 use kvm_bindings::KVM_MP_STATE_UNINITIALIZED;
 use kvm_ioctls::{VcpuExit, VcpuFd};
+use mote_virtio::Unpoisoned as _;
 use rustix::event::{Timespec, poll};
 
 use super::Shared;
@@ -54,7 +54,7 @@ impl Vcpu {
             }
         }
         // Nobody may signal a thread that has gone.
-        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.thread.lock().unpoisoned() = None;
     }
 
     fn waits_for_start(fd: &VcpuFd) -> bool {
@@ -215,7 +215,7 @@ pub fn close_gate(shared: &Shared) -> bool {
             return false;
         }
         let waited = shared.gate.changed.wait_timeout(parked, LOOK);
-        (parked, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        (parked, _) = waited.unpoisoned();
     }
     true
 }

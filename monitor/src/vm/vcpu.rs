@@ -4,11 +4,12 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::raw::c_int;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 
 use kvm_bindings::kvm_run;
 use kvm_ioctls::{VcpuExit, VcpuFd};
+use mote_virtio::Unpoisoned as _;
 use rustix::process::{Pid, getpid};
 use rustix::thread::gettid;
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
@@ -111,7 +112,7 @@ pub struct Gate {
 
 impl Gate {
     pub(super) fn parked(&self) -> MutexGuard<'_, usize> {
-        self.parked.lock().unwrap_or_else(PoisonError::into_inner)
+        self.parked.lock().unpoisoned()
     }
 
     /// Parks the calling vCPU until the VM runs; tells whether it ever will.
@@ -120,7 +121,7 @@ impl Gate {
         *parked += 1;
         self.changed.notify_all();
         while !self.running.load(Ordering::Acquire) && !self.over.load(Ordering::Acquire) {
-            parked = self.changed.wait(parked).unwrap_or_else(PoisonError::into_inner);
+            parked = self.changed.wait(parked).unpoisoned();
         }
         *parked -= 1;
         !self.over.load(Ordering::Acquire)
@@ -168,7 +169,7 @@ impl Vcpu {
 
     /// The descriptor; waits for the vCPU to be parked.
     pub fn fd(&self) -> MutexGuard<'_, VcpuFd> {
-        self.fd.lock().unwrap_or_else(PoisonError::into_inner)
+        self.fd.lock().unpoisoned()
     }
 
     /// Gets the vCPU out of the guest, if it is there.
@@ -177,7 +178,7 @@ impl Vcpu {
         // that is inside gets the signal.
         self.immediate_exit.set(1);
         fence(Ordering::SeqCst);
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        let thread = self.thread.lock().unpoisoned();
         if let Some((process, thread)) = *thread {
             // SAFETY: a plain system call: to a thread of this process or, if
             // there is none of that number, to nobody. The signal's handler
@@ -196,7 +197,7 @@ impl Vcpu {
     /// Makes `own` the thread that is kicked, and that will
     /// [run](Vcpu::run) it.
     pub fn claim(&self, own: Own) {
-        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(own);
+        *self.thread.lock().unpoisoned() = Some(own);
     }
 }
 

@@ -1,15 +1,14 @@
 //! Running a block queue: take, do, give back.
 
+use std::sync::Mutex;
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::counters::Tally;
 use super::execute::{Executor, NoSpace};
 use super::request::{self, Limits, Operation, Range};
 use super::{Block, Inserted, Running, SECTOR};
-use crate::queues::lock;
-use crate::{Chain, Error, Outcome, Queue, Step, WhenEmpty, features};
+use crate::{Chain, Error, Outcome, Queue, Step, Unpoisoned as _, WhenEmpty, features};
 
 /// Most data moved in one `run`, whatever its budget of requests: 16 MiB
 /// after which the worker looks at its other duties.
@@ -52,7 +51,7 @@ impl<'m> Block<'m> {
     /// how many workers to wake. Does not arm the doorbell.
     #[must_use]
     pub fn pending(&self, queue: usize) -> u16 {
-        let running = self.running.read().unwrap_or_else(PoisonError::into_inner);
+        let running = self.running.read().unpoisoned();
         let running = running.as_ref();
         running.map_or(0, |running| running.queues.pending(queue))
     }
@@ -73,7 +72,7 @@ impl<'m> Block<'m> {
         budget: usize,
         when_empty: WhenEmpty,
     ) -> Outcome {
-        let running = self.running.read().unwrap_or_else(PoisonError::into_inner);
+        let running = self.running.read().unpoisoned();
         let Some(running) = running.as_ref() else {
             return Outcome::quiet(Step::Stopped);
         };
@@ -83,7 +82,7 @@ impl<'m> Block<'m> {
         let Some(queue) = running.queues.get(queue) else {
             return Outcome::quiet(Step::Stopped);
         };
-        let inserted = self.inserted.read().unwrap_or_else(PoisonError::into_inner);
+        let inserted = self.inserted.read().unpoisoned();
         let now = clock();
         let mut session = Session {
             block: self,
@@ -142,7 +141,7 @@ struct Session<'a, 'm> {
 
 impl<'m> Session<'_, 'm> {
     fn work(&mut self, queue: &Mutex<Queue<'m>>, worker: &mut Worker<'m>) -> Outcome {
-        let mut ring = lock(queue);
+        let mut ring = queue.lock().unpoisoned();
         let step = loop {
             match self.take(&mut ring, worker) {
                 Ok(Taken::Chain) => {}
@@ -151,7 +150,7 @@ impl<'m> Session<'_, 'm> {
             }
             drop(ring);
             let done = self.serve(worker);
-            ring = lock(queue);
+            ring = queue.lock().unpoisoned();
             match self.give_back(&mut ring, worker.chain.head(), done) {
                 Ok(None) => {}
                 Ok(Some(step)) => break step,
@@ -202,7 +201,7 @@ impl<'m> Session<'_, 'm> {
     fn throttle(&self, chain: &Chain<'_>) -> Result<(), Duration> {
         let bytes = chain.readable_len().saturating_sub(16);
         let bytes = bytes.max(chain.writable_len().saturating_sub(1));
-        let mut limiter = lock(&self.block.limiter);
+        let mut limiter = self.block.limiter.lock().unpoisoned();
         limiter.take(self.now, u64::from(bytes))
     }
 
@@ -216,7 +215,7 @@ impl<'m> Session<'_, 'm> {
                 Operation::Discard => ranges.len() as u64 * HOLE,
                 _ => 0,
             };
-            lock(&self.block.limiter).owe(bytes);
+            self.block.limiter.lock().unpoisoned().owe(bytes);
         }
         Ok(done)
     }

@@ -1,14 +1,14 @@
 //! Doing a checked request on a medium.
 
 use std::io;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use super::config::{ID_LEN, OnNoSpace};
 use super::counters::Tally;
 use super::medium::{Medium, WriteAt};
 use super::request::{Operation, Range, Request, Status};
-use crate::{Chain, chain};
+use crate::{Chain, Unpoisoned as _, chain};
 
 /// The host's disk is full and the request is to be kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl Health {
     }
 
     fn flush(&self, disk: &dyn WriteAt) -> io::Result<()> {
-        let _one = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self.flushing.lock().unpoisoned();
         if self.has_failed() {
             return Err(io::Error::other("the drive failed before"));
         }

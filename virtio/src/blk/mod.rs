@@ -24,14 +24,14 @@ mod run_test;
 mod storage_test;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Mutex, RwLock};
 use std::time::Duration;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 
-use crate::queues::{Queues, lock};
+use crate::queues::Queues;
 use crate::rate::{LevelV1, RateLimiter};
-use crate::{Activation, Device, Error, Memory, Stopped, features};
+use crate::{Activation, Device, Error, Memory, Stopped, Unpoisoned as _, features};
 
 pub use config::{ID_LEN, OnNoSpace, Options, SECTOR};
 pub use counters::BlockCounters;
@@ -126,18 +126,18 @@ impl<'m> Block<'m> {
     /// Replaces the rate limits; the new buckets are full. Wake the workers
     /// that wait for the old ones.
     pub fn set_limiter(&self, limiter: RateLimiter) {
-        *lock(&self.limiter) = limiter;
+        *self.limiter.lock().unpoisoned() = limiter;
         self.limiting.store(limiter.is_limiting(), Ordering::Relaxed);
     }
 
     /// What is in the buckets of the rate limits.
     pub fn levels(&self, now: Duration) -> Vec<Option<LevelV1>> {
-        lock(&self.limiter).levels(now).to_vec()
+        self.limiter.lock().unpoisoned().levels(now).to_vec()
     }
 
     /// Sets what is in them, as far as they are so large.
     pub fn set_levels(&self, levels: &[Option<LevelV1>]) {
-        lock(&self.limiter).set_levels(levels);
+        self.limiter.lock().unpoisoned().set_levels(levels);
     }
 
     /// Looks how large the medium is now, waiting for the workers to finish
@@ -148,7 +148,7 @@ impl<'m> Block<'m> {
     /// [`Error::MediumSize`]: it has become smaller, or does not tell;
     /// [`Error::OddSize`] as in [`Block::new`]. The size stays then.
     pub fn resize(&self) -> Result<(), Error> {
-        let mut inserted = self.inserted.write().unwrap_or_else(PoisonError::into_inner);
+        let mut inserted = self.inserted.write().unpoisoned();
         let size = medium_size(&inserted.medium)?;
         if self.writable && !size.is_multiple_of(SECTOR) {
             return Err(Error::OddSize(size));
@@ -176,7 +176,7 @@ impl<'m> Block<'m> {
     /// What `change` says, and as [`resize`](Self::resize), but smaller it may
     /// be.
     pub fn exchange(&self, change: impl FnOnce() -> std::io::Result<()>) -> Result<(), Error> {
-        let mut inserted = self.inserted.write().unwrap_or_else(PoisonError::into_inner);
+        let mut inserted = self.inserted.write().unpoisoned();
         change().map_err(|error| Error::MediumSize(error.to_string()))?;
         let size = medium_size(&inserted.medium)?;
         if self.writable && !size.is_multiple_of(SECTOR) {
@@ -193,7 +193,7 @@ impl<'m> Block<'m> {
     /// # Errors
     /// The host's, or an error if the drive failed before.
     pub fn sync(&self) -> std::io::Result<()> {
-        let inserted = self.inserted.read().unwrap_or_else(PoisonError::into_inner);
+        let inserted = self.inserted.read().unpoisoned();
         self.health.sync(&inserted.medium)
     }
 }
@@ -231,7 +231,7 @@ impl Device for Block<'_> {
     }
 
     fn start(&self, activation: &Activation) -> Result<(), Error> {
-        let mut running = self.running.write().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.running.write().unpoisoned();
         if running.is_some() {
             return Err(Error::State("a running device"));
         }
@@ -257,7 +257,7 @@ impl Device for Block<'_> {
 
     fn stop(&self) -> Stopped {
         self.stopping.store(true, Ordering::Relaxed);
-        let mut running = self.running.write().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.running.write().unpoisoned();
         self.stopping.store(false, Ordering::Relaxed);
         let queues = running.take().map(|running| running.queues.into_states());
         Stopped {
@@ -271,7 +271,7 @@ impl Device for Block<'_> {
     }
 
     fn is_broken(&self) -> bool {
-        let running = self.running.read().unwrap_or_else(PoisonError::into_inner);
+        let running = self.running.read().unpoisoned();
         running.as_ref().is_some_and(|running| running.broken.load(Ordering::Relaxed))
     }
 }

@@ -23,14 +23,16 @@ mod tx;
 mod tx_test;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 
-use crate::queues::{Queues, lock};
+use crate::queues::Queues;
 use crate::rate::{LevelV1, RateLimiter};
-use crate::{Activation, Device, Error, Memory, Outcome, Queue, Step, Stopped, features};
+use crate::{
+    Activation, Device, Error, Memory, Outcome, Queue, Step, Stopped, Unpoisoned as _, features,
+};
 
 pub use config::{Options, RX_QUEUE, TX_QUEUE};
 pub use counters::NetCounters;
@@ -77,7 +79,7 @@ impl Limiter {
     }
 
     fn set(&self, limit: RateLimiter) {
-        let mut old = lock(&self.limit);
+        let mut old = self.limit.lock().unpoisoned();
         *old = limit;
         self.limiting.store(limit.is_limiting(), Ordering::Relaxed);
     }
@@ -85,7 +87,7 @@ impl Limiter {
     /// The limit, if there is one.
     fn get(&self) -> Option<MutexGuard<'_, RateLimiter>> {
         let limiting = self.limiting.load(Ordering::Relaxed);
-        limiting.then(|| lock(&self.limit))
+        limiting.then(|| self.limit.lock().unpoisoned())
     }
 }
 
@@ -156,7 +158,7 @@ impl<'m> Net<'m> {
     /// What is in the buckets of the limits of receiving, then of sending.
     pub fn levels(&self, now: Duration) -> Vec<Option<LevelV1>> {
         let limits = [&self.rx_limiter, &self.tx_limiter];
-        let levels = limits.map(|limiter| lock(&limiter.limit).levels(now));
+        let levels = limits.map(|limiter| limiter.limit.lock().unpoisoned().levels(now));
         levels.concat()
     }
 
@@ -164,7 +166,7 @@ impl<'m> Net<'m> {
     pub fn set_levels(&self, levels: &[Option<LevelV1>]) {
         let limits = [&self.rx_limiter, &self.tx_limiter];
         for (limiter, levels) in limits.into_iter().zip(levels.chunks(2)) {
-            lock(&limiter.limit).set_levels(levels);
+            limiter.limit.lock().unpoisoned().set_levels(levels);
         }
     }
 
@@ -172,7 +174,7 @@ impl<'m> Net<'m> {
     /// arming the doorbell.
     #[must_use]
     pub fn pending(&self, queue: usize) -> u16 {
-        let running = self.running.read().unwrap_or_else(PoisonError::into_inner);
+        let running = self.running.read().unpoisoned();
         let running = running.as_ref();
         running.map_or(0, |running| running.queues.pending(queue))
     }
@@ -192,7 +194,7 @@ impl<'m> Net<'m> {
         index: usize,
         work: impl FnOnce(&Running<'m>, &mut Queue<'m>) -> Step,
     ) -> Outcome {
-        let running = self.running.read().unwrap_or_else(PoisonError::into_inner);
+        let running = self.running.read().unpoisoned();
         let Some(running) = running.as_ref() else {
             return Outcome::quiet(Step::Stopped);
         };
@@ -202,7 +204,7 @@ impl<'m> Net<'m> {
         let Some(queue) = running.queues.get(index) else {
             return Outcome::quiet(Step::Stopped);
         };
-        let mut ring = lock(queue);
+        let mut ring = queue.lock().unpoisoned();
         let step = work(running, &mut ring);
         ring.publish();
         let broken = step == Step::Broken;
@@ -229,7 +231,7 @@ impl<'m> Net<'m> {
         let queues =
             Queues::start(self.mem, self.options.queue_size, self.options.dirty, activation)?;
         let offload = Offload::from_features(activation.features);
-        let mut starts = lock(&self.starts);
+        let mut starts = self.starts.lock().unpoisoned();
         *starts += 1;
         Ok(Running {
             started: *starts,
@@ -266,7 +268,7 @@ impl Device for Net<'_> {
     }
 
     fn start(&self, activation: &Activation) -> Result<(), Error> {
-        let mut running = self.running.write().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.running.write().unpoisoned();
         if running.is_some() {
             return Err(Error::State("a running device"));
         }
@@ -276,7 +278,7 @@ impl Device for Net<'_> {
 
     fn stop(&self) -> Stopped {
         self.stopping.store(true, Ordering::Relaxed);
-        let mut running = self.running.write().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.running.write().unpoisoned();
         self.stopping.store(false, Ordering::Relaxed);
         let queues = running.take().map(|running| running.queues.into_states());
         Stopped { queues: queues.unwrap_or_default(), writeback: false }
@@ -285,7 +287,7 @@ impl Device for Net<'_> {
     fn reset(&self) {}
 
     fn is_broken(&self) -> bool {
-        let running = self.running.read().unwrap_or_else(PoisonError::into_inner);
+        let running = self.running.read().unpoisoned();
         running.as_ref().is_some_and(|running| running.broken.load(Ordering::Relaxed))
     }
 }

@@ -4,9 +4,9 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{RwLock, RwLockReadGuard};
 
-use mote_virtio::GuestSlice;
+use mote_virtio::{GuestSlice, Unpoisoned as _};
 
 use super::vectored::{Way, read, write};
 
@@ -41,7 +41,7 @@ impl Bounce {
 
     /// Held while whole blocks are changed.
     pub(super) fn whole(&self) -> RwLockReadGuard<'_, impl Sized> {
-        self.pages.read().unwrap_or_else(PoisonError::into_inner)
+        self.pages.read().unpoisoned()
     }
 
     /// Moves the slices to or from byte `offset` on, as
@@ -56,7 +56,7 @@ impl Bounce {
         slices: &[GuestSlice<'_>],
         offset: u64,
     ) -> io::Result<usize> {
-        let mut pages = self.pages.write().unwrap_or_else(PoisonError::into_inner);
+        let mut pages = self.pages.write().unpoisoned();
         let Pages(buffer) = &mut **pages.get_or_insert_with(|| Box::new(Pages::ZERO));
         let total: usize = slices.iter().map(GuestSlice::len).sum();
         let mut done = 0;
