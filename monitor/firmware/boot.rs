@@ -12,6 +12,7 @@
 //! drive WINDOW cdrom|disk ID    a drive: the number of its register window
 //! entry NAME                    the boot entry's number, title or identity
 //! terminal                      somebody sits at the console
+//! cdrom ID                      a CD-ROM drive that a CD's system is told of
 //! ```
 //!
 //! Boot parameters (memory map, ACPI) are handed on to the kernel as they are.
@@ -120,6 +121,7 @@ impl Said {
                 "drive" => said.drive(value),
                 "entry" => said.options.entry = Some(value.to_string()),
                 "terminal" => said.options.terminal = true,
+                "cdrom" => said.options.cdroms.push(value.to_string()),
                 _ => {}
             }
         }

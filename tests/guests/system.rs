@@ -2,7 +2,7 @@
 //! `do=install` it writes its initial RAM disk, the image of an installed
 //! system, to the disk in window `disk=N` and resets the machine. Booted from
 //! there (`do=run`) it says so, and powers off. `do=look` says what the boot
-//! loader told it.
+//! loader told it, `do=tail` prints its initial RAM disk from the byte `from=N` in hex.
 #![no_std]
 #![no_main]
 
@@ -25,6 +25,7 @@ fn main(boot: &Boot) {
         Some("install") => install(boot),
         Some("run") => println(format_args!("This is the installed system.")),
         Some("look") => look(boot),
+        Some("tail") => tail(boot),
         other => fail(format_args!("do={other:?}: nothing to do")),
     }
 }
@@ -51,6 +52,15 @@ fn install(boot: &Boot) {
     }
     println(format_args!("{sector} sectors installed"));
     machine::reset(machine::Reset::Acpi);
+}
+
+fn tail(boot: &Boot) {
+    let from = boot.option("from").and_then(|number| number.parse().ok());
+    let from = from.unwrap_or_else(|| fail(format_args!("from=: where?")));
+    for part in boot.initrd().get(from..).unwrap_or_default().chunks(8) {
+        let word = part.iter().fold(0, |word: u64, byte| word << 8 | u64::from(*byte));
+        println(format_args!("tail: {word:0width$x}", width = 2 * part.len()));
+    }
 }
 
 /// Sums of the initial RAM disk and of the memory map, to be compared.

@@ -11,6 +11,7 @@ use crate::bytes::{le64, part, u8};
 use crate::cmdline;
 use crate::config::{self, Config, Entry, uki};
 use crate::disk::{Disk, File, array};
+use crate::hint;
 use crate::kernel::{self, Kernel};
 use crate::volume::{Drive, Path, Volumes};
 
@@ -50,6 +51,8 @@ pub struct Options {
     pub terminal: bool,
     /// First address behind the memory that can be loaded into.
     pub ram_end: u64,
+    /// The serial numbers of the CD-ROM drives that a CD's system is told of.
+    pub cdroms: Vec<String>,
 }
 
 /// A kernel that lies in memory.
@@ -165,7 +168,11 @@ pub fn boot(drives: &[Drive], options: &Options, machine: &mut dyn Machine) -> O
                 say(machine, &format!("mote: {}: {refused}\n", drive.id));
             }
             say(machine, &format!("mote: {}: {}\n", drive.id, short(&entry.title)));
-            match load(&volumes, entry, options.ram_end, machine, &mut clean) {
+            let start = open(&volumes, entry, drive, options).and_then(|system| {
+                let start = load(&system, options.ram_end, machine, &mut clean);
+                start.map_err(|why| why.to_string())
+            });
+            match start {
                 Ok(start) => return Some(start),
                 Err(why) => {
                     let why = format!("{place}: {}: {}: {why}", config.source, short(&entry.title));
@@ -312,14 +319,22 @@ fn read_number(machine: &mut dyn Machine, most: usize) -> Option<usize> {
     }
 }
 
-/// Puts an entry's kernel and initial RAM disks into memory.
-fn load(
+/// What an entry boots.
+struct System {
+    kernel: File,
+    initrds: Vec<File>,
+    /// What follows the initial RAM disks.
+    hint: Vec<u8>,
+    cmdline: String,
+}
+
+/// Opens an entry's kernel and initial RAM disks, or those of a unified image.
+fn open(
     volumes: &Volumes,
     entry: &Entry,
-    ram_end: u64,
-    machine: &mut dyn Machine,
-    clean: &mut bool,
-) -> Result<Start, String> {
+    drive: &Drive,
+    options: &Options,
+) -> Result<System, String> {
     if let Some(flaw) = &entry.flaw {
         return Err(flaw.clone());
     }
@@ -327,39 +342,39 @@ fn load(
         let open = volumes.open(path);
         open.map_err(|why| format!("{}: {why}", path.path))
     };
-    let file = named(entry.kernel.as_ref().ok_or("no kernel")?)?;
+    let mut kernel = named(entry.kernel.as_ref().ok_or("no kernel")?)?;
     let initrds = entry.initrds.iter().map(named);
-    let initrds = initrds.collect::<Result<Vec<_>, _>>()?;
-    place(file, initrds, &entry.cmdline, ram_end, machine, clean).map_err(|why| why.to_string())
-}
-
-/// Puts a kernel, or what a unified image holds, and initial RAM disks into memory.
-fn place(
-    mut file: File,
-    mut initrds: Vec<File>,
-    cmdline: &str,
-    ram_end: u64,
-    machine: &mut dyn Machine,
-    clean: &mut bool,
-) -> Result<Start, Error> {
-    let mut cmdline = cmdline.to_string();
-    if let Some(unified) = uki::open(&file)? {
-        file = unified.kernel;
+    let mut initrds = initrds.collect::<Result<Vec<_>, _>>()?;
+    let mut cmdline = entry.cmdline.clone();
+    if let Some(unified) = uki::open(&kernel).map_err(|why| why.to_string())? {
+        kernel = unified.kernel;
         initrds.splice(0..0, unified.initrds);
         if cmdline.is_empty() {
             cmdline = unified.cmdline.unwrap_or_default();
         }
     }
-    let kernel = Kernel::open(&file, ram_end)?;
-    let cmdline = with_console(&cmdline);
+    // A kernel without an initial RAM disk gets none.
+    let told = drive.cdrom && !options.cdroms.is_empty() && !initrds.is_empty();
+    let hint = if told { hint::archive(&options.cdroms, &drive.id) } else { Vec::new() };
+    Ok(System { kernel, initrds, hint, cmdline })
+}
+
+/// Puts a system's kernel and initial RAM disks into memory.
+fn load(
+    system: &System,
+    ram_end: u64,
+    machine: &mut dyn Machine,
+    clean: &mut bool,
+) -> Result<Start, Error> {
+    let kernel = Kernel::open(&system.kernel, ram_end)?;
+    let cmdline = with_console(&system.cmdline);
     if cmdline.len() > kernel.cmdline_max {
         return Err(Error::TooLarge("command line"));
     }
     // Each begins at a multiple of 4 bytes, as the kernel expects.
-    let len = initrds
-        .iter()
-        .map(File::len)
-        .fold(0, |sum: u64, len| sum.saturating_add(len).saturating_add(3) & !3);
+    let hint = system.hint.len() as u64;
+    let lens = system.initrds.iter().map(File::len).chain([hint]);
+    let len = lens.fold(0, |sum: u64, len| sum.saturating_add(len).saturating_add(3) & !3);
     let begins = match len {
         0 => None,
         len => Some((kernel.place_initrd(len, ram_end)?, len)),
@@ -374,7 +389,7 @@ fn place(
         }
     }
     if let Some((mut at, _)) = begins {
-        for initrd in &initrds {
+        for initrd in &system.initrds {
             read(initrd, at, machine)?;
             at += initrd.len();
             let pad = at.next_multiple_of(4) - at;
@@ -382,6 +397,8 @@ fn place(
             padding.ok_or(Error::NoRoom("initrd", pad))?.fill(0);
             at += pad;
         }
+        let end = machine.memory(at, hint).ok_or(Error::NoRoom("initrd", hint))?;
+        end.copy_from_slice(&system.hint);
     }
     Ok(Start { entry: kernel.entry, cmdline, header: kernel.header, initrd: begins })
 }

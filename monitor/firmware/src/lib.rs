@@ -20,6 +20,7 @@ pub mod config;
 pub mod disk;
 mod error;
 pub mod fs;
+pub mod hint;
 pub mod kernel;
 pub mod partition;
 pub mod volume;

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use mote_firmware::Error;
 use mote_firmware::disk::{Cached, Disk};
 use mote_firmware::fs::{FileSystem, Kind, open, probe};
+use mote_firmware::hint;
 use mote_firmware::volume::{Drive, Volumes};
 
 struct Image(fs::File);
@@ -315,4 +316,27 @@ fn files_as_devices() {
     assert_eq!(volumes.device("loop"), Some(4));
     assert!(volumes.add_file(0, &file(0, "/none"), "loop").is_err());
     assert!(volumes.forget("loop") && volumes.device("loop").is_none());
+}
+
+/// Whatever the rules' length.
+#[test]
+fn archives_are_what_cpio_reads() {
+    for count in 0..5 {
+        let scratch = Scratch::new();
+        let drives: Vec<String> = (0..count).map(|n| "a.b_c-d:é".repeat(n) + "x").collect();
+        let archive = hint::archive(&drives, "x");
+        assert_eq!(archive.len() % 4, 0);
+        fs::write(scratch.path("archive"), archive).unwrap();
+        run("mkdir etc; cpio --quiet -i <archive 2>errors; test ! -s errors", &scratch);
+        let rules = scratch.path("etc/udev/rules.d/61-mote-cdrom.rules");
+        let rules = fs::read_to_string(rules).unwrap();
+        let lines: Vec<&str> = rules.lines().collect();
+        assert_eq!(lines.len(), 2 * count);
+        for (pair, serial) in lines.chunks(2).zip(&drives) {
+            let wanted = format!("{{serial}}==\"{serial}\", ");
+            assert!(pair.iter().all(|line| line.contains(&wanted)), "{pair:?}");
+            assert_eq!(pair[0].ends_with("SYMLINK+=\"cdrom\""), serial == "x");
+            assert!(!pair[1].contains("SYMLINK"));
+        }
+    }
 }

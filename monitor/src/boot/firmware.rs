@@ -36,6 +36,9 @@ pub(super) fn orders(config: &VmConfig, cause: Cause, terminal: bool) -> String 
     if terminal {
         text.push_str("terminal\n");
     }
+    for drive in config.drives.iter().filter(|drive| drive.cdrom_hint) {
+        let _ = writeln!(text, "cdrom {}", config.serial(drive));
+    }
     text
 }
 
@@ -55,23 +58,26 @@ mod tests {
             ..VmConfig::default()
         };
         let (a, b, c) = ("drive 0 disk a\n", "drive 1 cdrom b\n", "drive 2 disk c\n");
+        let hint = "cdrom b\n";
         for (boot, cause, wanted) in [
-            (BootFrom::Usual, Cause::PowerOn, [b, a, c].concat()),
-            (BootFrom::Usual, Cause::Reset, [a, c, b].concat()),
-            (BootFrom::CdRom, Cause::Reset, b.to_owned()),
-            (BootFrom::Disk, Cause::PowerOn, [a, c].concat()),
-            (BootFrom::Drive("c".into()), Cause::Reset, c.to_owned()),
+            (BootFrom::Usual, Cause::PowerOn, [b, a, c, hint].concat()),
+            (BootFrom::Usual, Cause::Reset, [a, c, b, hint].concat()),
+            (BootFrom::CdRom, Cause::Reset, [b, hint].concat()),
+            (BootFrom::Disk, Cause::PowerOn, [a, c, hint].concat()),
+            (BootFrom::Drive("c".into()), Cause::Reset, [c, hint].concat()),
         ] {
             config.boot = boot;
             assert_eq!(orders(&config, cause, false), wanted);
         }
         config.boot_entry = Some("Debian GNU/Linux".into());
         let text = orders(&config, Cause::PowerOn, true);
-        assert_eq!(text, [c, "entry Debian GNU/Linux\nterminal\n"].concat());
+        assert_eq!(text, [c, "entry Debian GNU/Linux\nterminal\n", hint].concat());
         assert!(orders(&config, Cause::Reset, true).contains("entry "));
         // What a CD installs has other entries.
         config.boot = BootFrom::Usual;
         assert!(orders(&config, Cause::PowerOn, true).contains("entry "));
         assert!(!orders(&config, Cause::Reset, true).contains("entry "));
+        config.drives[1].cdrom_hint = false;
+        assert!(orders(&config, Cause::PowerOn, true).ends_with("terminal\n"));
     }
 }

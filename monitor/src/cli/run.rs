@@ -45,6 +45,8 @@ Options:
                    CD-ROMs, then disks; after the guest's reset, disks first]
   --boot-entry E   Boot this entry of the boot menu, or end with code 8: its
                    number, title, id, place (1>2) or a title's unique beginning
+  --no-cdrom-hint  Do not tell a system that boots from a CD-ROM which drives
+                   are CD-ROMs (by udev rules behind its initial RAM disks)
   --cmdline TEXT   Kernel command line, instead of Mote's default
   --cmdline-devices  Name the devices on it, for kernels without ACPI
   --bus WHAT       Attach devices by mmio, by pci, or auto: mmio with --kernel,
@@ -124,6 +126,7 @@ struct Flags {
     cmdline: Option<String>,
     boot: Option<BootFrom>,
     boot_entry: Option<String>,
+    no_cdrom_hint: bool,
     memory: Option<u64>,
     huge_pages: Option<HugePages>,
     prefault: bool,
@@ -184,6 +187,7 @@ pub(super) fn parse(mut parser: lexopt::Parser, restore: bool) -> Result<Asked<V
                 let entry = config::check_boot_entry(text(&mut parser)?);
                 flags.boot_entry = Some(named(&flag, entry)?);
             }
+            "no-cdrom-hint" => flags.no_cdrom_hint = true,
             "cmdline" => flags.cmdline = Some(text(&mut parser)?),
             "memory" => {
                 let size = config::parse_size(&text(&mut parser)?).and_then(config::check_memory);
@@ -296,6 +300,7 @@ fn merge_restore(mut flags: Flags) -> Result<Asked<VmConfig>, Error> {
         ("bus", flags.bus.is_some()),
         ("boot", flags.boot.is_some()),
         ("boot-entry", flags.boot_entry.is_some()),
+        ("no-cdrom-hint", flags.no_cdrom_hint),
         ("memory", flags.memory.is_some()),
         ("cpus", flags.cpus.is_some()),
         ("config", flags.file.is_some()),
@@ -348,6 +353,9 @@ fn merge(flags: Flags) -> Result<VmConfig, Error> {
     if let Some(what) = flags.on_no_space {
         drives.iter_mut().for_each(|drive| drive.on_no_space = what);
     }
+    if flags.no_cdrom_hint {
+        drives.iter_mut().for_each(|drive| drive.cdrom_hint = false);
+    }
     let mut nics = base.nics;
     nics.extend(flags.nics);
     config::check_devices(&drives, &nics).map_err(Error::Usage)?;
@@ -359,6 +367,11 @@ fn merge(flags: Flags) -> Result<VmConfig, Error> {
         return Err(Error::Usage(why.to_owned()));
     }
     let sandbox = policy(flags.no_sandbox, flags.seccomp, flags.landlock)?;
+    let kernel = flags.kernel.or(base.kernel);
+    if flags.no_cdrom_hint && kernel.is_some() {
+        let why = "--no-cdrom-hint cannot be combined with --kernel, which gets no hint";
+        return Err(Error::Usage(why.to_owned()));
+    }
     let config = VmConfig {
         config_file: flags.file,
         drives,
@@ -366,7 +379,7 @@ fn merge(flags: Flags) -> Result<VmConfig, Error> {
         bus: flags.bus.unwrap_or_default(),
         cmdline_devices: flags.cmdline_devices || base.cmdline_devices,
         restore: flags.restore,
-        kernel: flags.kernel.or(base.kernel),
+        kernel,
         initrd: flags.initrd.or(base.initrd),
         cmdline: flags.cmdline.or(base.cmdline),
         boot: flags.boot.unwrap_or_default(),

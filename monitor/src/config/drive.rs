@@ -44,6 +44,8 @@ pub struct Drive {
     pub path: PathBuf,
     /// What it is.
     pub media: Media,
+    /// Tell a system that the firmware boots from a CD-ROM that this drive is one.
+    pub cdrom_hint: bool,
     /// Open it to read only.
     pub read_only: bool,
     /// The guest finds it before all others.
@@ -72,6 +74,7 @@ impl Drive {
             id,
             path,
             media,
+            cdrom_hint: media == Media::CdRom,
             read_only: media == Media::CdRom,
             root: false,
             create: None,

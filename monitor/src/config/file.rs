@@ -6,8 +6,8 @@
 //!   `Unsafe`, which only permits to lose what was flushed;
 //! * `io_engine`: `Sync` and `Async` differ in how the host does the work.
 //!
-//! Mote's own are `media`, `on_enospc`, `mtu` and `poll_us`. The control API
-//! takes the same entries one by one, and shows them.
+//! Mote's own are `media`, `cdrom_hint`, `on_enospc`, `mtu` and `poll_us`. The control
+//! API takes the same entries one by one, and shows them.
 
 use std::fs;
 use std::io::Read as _;
@@ -111,6 +111,8 @@ pub struct DriveEntry {
     pub(super) is_read_only: bool,
     #[serde(default)]
     pub(super) media: Media,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cdrom_hint: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     poll_us: Option<u64>,
     #[serde(default)]
@@ -430,6 +432,13 @@ impl DriveEntry {
         };
         let poll = self.poll_us.map_or(Ok(POLL_US), check_poll);
         let mut drive = Drive::new(self.media, path, id);
+        if let Some(hint) = self.cdrom_hint {
+            if self.media != Media::CdRom {
+                let why = "only a drive with the media 'cdrom' has one";
+                return Err(("cdrom_hint", why.to_owned()));
+            }
+            drive.cdrom_hint = hint;
+        }
         drive.read_only |= self.is_read_only;
         drive.poll_us = poll.map_err(|why| ("poll_us", why))?;
         drive.on_no_space = self.on_enospc;

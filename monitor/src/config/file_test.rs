@@ -118,6 +118,7 @@ fn what_a_device_cannot_have_is_named() {
         (drive(r#""cache_type":"None""#), "drives[0].cache_type", "Unsafe"),
         (drive(r#""io_engine":"Uring""#), "drives[0].io_engine", "Sync"),
         (drive(r#""on_enospc":"stop""#), "drives[0].on_enospc", "pause"),
+        (drive(r#""cdrom_hint":false"#), "drives[0].cdrom_hint", "cdrom"),
         (
             drive(r#""rate_limiter":{"bandwidth":{"size":-1,"refill_time":1}}"#),
             "drives[0].rate_limiter.bandwidth.size",
