@@ -64,6 +64,8 @@ pub enum Error {
     OtherMemory,
     /// It has only what has changed since another one.
     Difference,
+    /// It has all of memory where a difference is expected.
+    Full,
     /// It has what has changed since another one than this.
     OtherBase,
     /// There is such a file already.
@@ -93,6 +95,7 @@ impl fmt::Display for Error {
             Self::Difference => f.write_str(
                 "has only what changed since another snapshot: merge it with that one first",
             ),
+            Self::Full => f.write_str("a full snapshot: only diff snapshots can follow the base"),
             Self::OtherBase => f.write_str("does not follow the snapshot before it"),
             Self::Exists(what) => {
                 write!(f, "{what} already exists: remove it, or save elsewhere")

@@ -199,7 +199,7 @@ fn follows(before: Option<&StateV1>, next: &StateV1) -> Result<(), Error> {
     match (before, memory.base) {
         (None, None) => Ok(()),
         (None, Some(_)) => Err(Error::Difference),
-        (Some(_), None) => Err(Error::Field("base, it is a full one")),
+        (Some(_), None) => Err(Error::Full),
         (Some(before), Some(base)) => {
             let same = before.memory.ranges == memory.ranges;
             let follows = same && before.memory.id == base;

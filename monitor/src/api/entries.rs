@@ -78,12 +78,8 @@ impl State {
     }
 
     pub(super) fn put_logger(&mut self, entry: &LoggerEntry) -> Done {
-        let level = match entry.level.as_deref() {
-            Some(name) => Some(Level::parse(name).ok_or_else(|| {
-                format!("level: '{name}' is none of Error, Warning, Info, Debug, Trace, Off")
-            })?),
-            None => None,
-        };
+        let level = entry.level.as_deref().map(Level::parse).transpose();
+        let level = level.map_err(|why| format!("level: {why}"))?;
         let path = entry.log_path.as_deref();
         let file = path.map(|path| self.append("log", path)).transpose()?;
         self.log.configure(file, level, entry.show_level);
@@ -107,7 +103,7 @@ impl State {
     }
 
     fn append(&self, what: &'static str, path: &Path) -> Result<fs::File, String> {
-        let config = self.with_options(self.file.config().map_err(faulty)?);
+        let config = self.describe(&self.file)?;
         let file = self.files.append(what, path, &config);
         file.map_err(|e| e.to_string())
     }

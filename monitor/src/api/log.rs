@@ -69,14 +69,17 @@ pub struct Log {
 
 impl Level {
     /// The level of Firecracker's name.
-    pub fn parse(name: &str) -> Option<Self> {
+    ///
+    /// # Errors
+    /// There is no such level: which there are.
+    pub fn parse(name: &str) -> Result<Self, String> {
         match name.to_ascii_lowercase().as_str() {
-            "off" => Some(Self::Off),
-            "error" => Some(Self::Error),
-            "warning" | "warn" => Some(Self::Warning),
-            "info" => Some(Self::Info),
-            "debug" | "trace" => Some(Self::Debug),
-            _ => None,
+            "off" => Ok(Self::Off),
+            "error" => Ok(Self::Error),
+            "warning" | "warn" => Ok(Self::Warning),
+            "info" => Ok(Self::Info),
+            "debug" | "trace" => Ok(Self::Debug),
+            _ => Err(format!("'{name}' is none of Error, Warning, Info, Debug, Trace, Off")),
         }
     }
 

@@ -102,16 +102,16 @@ pub fn run(options: Options, timings: &Arc<Timings>) -> Result<u8, Error> {
         }
         (None, None) => Server::silent(options.max_body),
     };
-    let ready = options.ready_fd.filter(|_| !options.no_api);
-    let starts = options.config_file.is_some();
+    let ready = options.vm.ready_fd.filter(|_| !options.no_api);
+    let starts = options.vm.config_file.is_some();
     let mut api = Api { server, state: State::new(options, Box::new(HostFiles))? };
     let options = api.state.options();
     // Before it is confined; with nothing to be opened nothing is saved.
-    let pages = match options.sandbox.opens || options.sandbox.mode == Mode::Off {
+    let pages = match options.vm.sandbox.opens || options.vm.sandbox.mode == Mode::Off {
         true => PageMap::open().ok().map(Arc::new),
         false => None,
     };
-    let mut files = match options.sandbox.mode {
+    let mut files = match options.vm.sandbox.mode {
         Mode::Off => None,
         _ => confine(options)?,
     };
@@ -146,7 +146,7 @@ pub fn run(options: Options, timings: &Arc<Timings>) -> Result<u8, Error> {
     let (Some(machine), Some(config)) = (machine, api.state.running().cloned()) else {
         return Ok(exit::OK);
     };
-    let said = api.state.options().on_reset;
+    let said = api.state.options().vm.on_reset;
     let result = machine.run(&config, &mut api);
     api.end(&result);
     match result {
@@ -183,10 +183,10 @@ fn wait(wake: &EventFd, server: &Server) -> Result<Vec<PollFlags>, Error> {
 /// Confines the process before it hears its first request; returns what it may
 /// still open when its VM runs.
 fn confine(options: &Options) -> Result<Option<Rules>, Error> {
-    let files = sandbox::confine_early(&options.sandbox, &options.allow)?;
+    let files = sandbox::confine_early(&options.vm.sandbox, &options.allow)?;
     // A config file's VM starts at once, with the filters of any other.
-    if options.config_file.is_none() {
-        Sandbox::new(&options.sandbox)
+    if options.vm.config_file.is_none() {
+        Sandbox::new(&options.vm.sandbox)
             .with(Slot::Process, getpid().as_raw_nonzero().get())
             .with(Slot::Kick, vcpu::kick_signal())
             .enter_thread(Thread::Early)?;
@@ -229,7 +229,7 @@ fn start(
     };
     let main = MainThread {
         thread,
-        start: state.options().config_file.is_some().then_some(start),
+        start: state.options().vm.config_file.is_some().then_some(start),
         slots,
         files: files.take(),
     };

@@ -4,10 +4,15 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::{Bus, LoggerEntry, MetricsEntry, OnReset, Policy, Serial};
+use crate::config::{LoggerEntry, MetricsEntry, VmConfig};
+
+/// The largest body of a request in bytes, unless stated otherwise, as in Firecracker.
+const MAX_BODY: usize = 51_200;
+/// How often metrics are written, unless stated otherwise, as in Firecracker.
+const METRICS_PERIOD: Duration = Duration::from_secs(60);
 
 /// What the command line says.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// The VM's name.
     pub id: String,
@@ -19,8 +24,6 @@ pub struct Options {
     pub socket_fd: Option<RawFd>,
     /// There is to be none.
     pub no_api: bool,
-    /// A VM to start with.
-    pub config_file: Option<PathBuf>,
     /// The most bytes of a request's body.
     pub max_body: usize,
     /// The log.
@@ -34,21 +37,26 @@ pub struct Options {
     /// When the caller began, in microseconds of the clock that only runs, and
     /// the processor time of it and of its parents.
     pub begun: (Option<u64>, u64),
-    /// The serial console, unless the API says otherwise.
-    pub serial: Option<Serial>,
-    /// What devices are attached to.
-    pub bus: Bus,
-    /// What a guest's reset does.
-    pub on_reset: Option<OnReset>,
-    /// How long a guest may take to shut down when a signal asks for the end.
-    pub graceful: Option<Duration>,
-    /// Print where start-up time went.
-    pub timings: bool,
-    /// A descriptor of `/dev/kvm`.
-    pub kvm_fd: Option<RawFd>,
-    /// A descriptor to write a line to when the API can be used; with no API,
-    /// when the guest is about to run.
-    pub ready_fd: Option<RawFd>,
-    /// How the process is confined.
-    pub sandbox: Policy,
+    /// What the flags say of the VM itself. Its descriptor for readiness gets a line
+    /// when the API can be used; with no API, when the guest is about to run.
+    pub vm: VmConfig,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            id: "anonymous-instance".to_owned(),
+            socket: None,
+            mode: None,
+            socket_fd: None,
+            no_api: false,
+            max_body: MAX_BODY,
+            logger: None,
+            metrics: None,
+            period: METRICS_PERIOD,
+            allow: Vec::new(),
+            begun: (None, 0),
+            vm: VmConfig::default(),
+        }
+    }
 }

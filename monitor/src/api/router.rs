@@ -76,7 +76,7 @@ struct Version {
 
 /// `PUT /actions`
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a JSON object")]
 struct Act {
     action_type: Action,
 }
@@ -90,7 +90,7 @@ enum Action {
 
 /// `PATCH /vm`
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a JSON object")]
 pub(super) struct VmPatch {
     pub(super) state: Wanted,
 }
@@ -103,7 +103,7 @@ pub(super) enum Wanted {
 
 /// `PUT /serial`
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a JSON object")]
 pub(super) struct SerialEntry {
     #[serde(default, deserialize_with = "crate::config::some_path")]
     pub(super) serial_out_path: Option<std::path::PathBuf>,
@@ -119,7 +119,7 @@ impl State {
     /// # Errors
     /// The config file, or a file for log or metrics, cannot be used.
     pub fn new(options: Options, files: Box<dyn Files>) -> Result<Self, Error> {
-        let mut file = match &options.config_file {
+        let mut file = match &options.vm.config_file {
             Some(path) => crate::config::read_entries(path)?,
             None => File::default(),
         };
@@ -134,7 +134,7 @@ impl State {
             options,
         };
         let wrong = |why| Error::Usage(format!("config file: {why}"));
-        if let Some(path) = &state.options.config_file {
+        if let Some(path) = &state.options.vm.config_file {
             let wrong = |(key, why)| Error::Config(path.clone(), key, why);
             state.file.config().map_err(wrong)?;
         }
@@ -325,12 +325,12 @@ impl State {
     /// # Errors
     /// What it lacks.
     pub fn config(&self) -> Result<VmConfig, String> {
-        let config = self.file.config().map_err(faulty)?;
+        let config = self.describe(&self.file)?;
         if config.kernel.is_none() && config.drives.is_empty() {
             return Err("There is nothing to boot: no boot source and no drive.".to_owned());
         }
         config.check_boot()?;
-        Ok(self.with_options(config))
+        Ok(config)
     }
 
     /// Refuses a log or metrics that are a file of the VM, which may have been
@@ -352,27 +352,22 @@ impl State {
         Ok(())
     }
 
-    /// Adds what else has been said.
-    pub(super) fn with_options(&self, mut config: VmConfig) -> VmConfig {
-        let options = &self.options;
-        let serial = self.serial.as_ref().or(options.serial.as_ref());
-        config.serial = serial.cloned().unwrap_or(config.serial);
-        config.bus = options.bus;
-        config.on_reset = match (options.on_reset, &config.kernel) {
-            (Some(said), _) => said,
-            // As Firecracker, whose guests end by a reset.
-            (None, Some(_)) => OnReset::Exit,
-            // A computer that boots from its disks: installers restart it.
-            (None, None) => OnReset::Restart,
-        };
+    /// The VM of these entries and of the command line.
+    ///
+    /// # Errors
+    /// The key at fault, and what is wrong with it.
+    pub(super) fn describe(&self, file: &File) -> Result<VmConfig, String> {
+        let mut config = file.apply(self.options.vm.clone()).map_err(faulty)?;
+        if let Some(serial) = &self.serial {
+            config.serial.clone_from(serial);
+        }
+        // As Firecracker, whose guests end by a reset. A computer that boots from
+        // its disks restarts, as installers expect.
+        let ends = config.kernel.as_ref().map(|_| OnReset::Exit);
+        config.on_reset = config.on_reset.or(ends);
+        config.ready_fd = config.ready_fd.filter(|_| self.options.no_api);
         config.changes = true;
-        config.config_file.clone_from(&options.config_file);
-        config.graceful = options.graceful;
-        config.timings = options.timings;
-        config.kvm_fd = options.kvm_fd;
-        config.ready_fd = options.ready_fd.filter(|_| options.no_api);
-        config.sandbox = options.sandbox;
-        config
+        Ok(config)
     }
 
     /// The number of a device of the VM that runs.

@@ -8,13 +8,13 @@ use serde::de::IgnoredAny;
 
 use super::http::Response;
 use super::log::{Level, Place};
-use super::router::{Done, State, TOO_EARLY, TOO_LATE, Verdict, faulty};
+use super::router::{Done, State, TOO_EARLY, TOO_LATE, Verdict};
 use super::running_vm::Vm;
 use crate::config::{NicEntry, Restore, SnapshotKind, check_socket};
 
 /// `PUT /snapshot/create`
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a JSON object")]
 pub(super) struct CreateEntry {
     #[serde(deserialize_with = "crate::config::path")]
     snapshot_path: PathBuf,
@@ -33,7 +33,7 @@ enum SnapshotType {
 
 /// `PUT /snapshot/load`
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a JSON object")]
 pub(super) struct LoadEntry {
     #[serde(deserialize_with = "crate::config::path")]
     snapshot_path: PathBuf,
@@ -54,7 +54,7 @@ pub(super) struct LoadEntry {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a JSON object")]
 struct Backend {
     backend_type: BackendType,
     #[serde(deserialize_with = "crate::config::path")]
@@ -68,7 +68,7 @@ enum BackendType {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a JSON object")]
 struct NetworkOverride {
     iface_id: String,
     host_dev_name: String,
@@ -134,7 +134,7 @@ impl State {
                 }
             }
         }
-        let mut config = file.config().map_err(faulty)?;
+        let mut config = self.describe(&file)?;
         config.restore = Some(Restore {
             state: entry.snapshot_path,
             memory,
@@ -144,6 +144,6 @@ impl State {
             paused: !entry.resume_vm,
         });
         config.track_dirty_pages = entry.track_dirty_pages || entry.enable_diff_snapshots;
-        Ok(Verdict::Start(Box::new((self.with_options(config), file))))
+        Ok(Verdict::Start(Box::new((config, file))))
     }
 }

@@ -157,16 +157,16 @@ impl Source {
         // What is a kernel shows in its first page; what is not may need more.
         let mut head = vec![0; image.head(PAGE)];
         image.read(0, &mut head)?;
-        if let sniff::Kind::Other(_) = sniff::kind(&head) {
+        if let sniff::Kind::Other(..) = sniff::kind(&head) {
             head.resize(image.head(sniff::HEAD), 0);
             image.read(0, &mut head)?;
         }
         match sniff::kind(&head) {
             sniff::Kind::Elf => elf::load(ram, image, &head),
             sniff::Kind::BzImage => bzimage::load(ram, image, &head),
-            sniff::Kind::Other(what) => Err(image.refuse(format!(
-                "is {what}, not a kernel (vmlinux, bzImage or an ELF with a PVH note)"
-            ))),
+            sniff::Kind::Other(what, advice) => {
+                Err(image.refuse(format!("is {what}, not a kernel: {advice}")))
+            }
         }
     }
 }

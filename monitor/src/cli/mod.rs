@@ -5,15 +5,16 @@ pub mod ctl;
 pub mod demo;
 mod flags;
 mod run;
+mod values;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use lexopt::prelude::*;
 
-use self::flags::{Asked, VERSION, argument, once};
+use self::flags::{Asked, RESTORE, RUN, VERSION, once, unexpected};
 use crate::api::Options;
-use crate::config::VmConfig;
+use crate::config::{VmConfig, check_path};
 use crate::error::Error;
 
 /// `mote --help`.
@@ -109,25 +110,27 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error>
         Some(Short('h') | Long("help")) => return Ok(Command::Print(HELP)),
         Some(Short('V') | Long("version")) => return Ok(Command::Print(VERSION)),
         // As Firecracker is called, which has no commands.
-        Some(Long(flag)) if api::has(flag) => {
+        Some(Long(flag)) if flags::is_of_api(flag) => {
             let flag = flag.to_owned();
             ("api", api::parse(parser, Some(flag)).map(serve))
         }
         Some(Value(command)) => match command.to_str() {
             Some("api") => ("api", api::parse(parser, None).map(serve)),
             Some("ctl") => ("ctl", ctl::parse(parser).map(control)),
-            Some("run") => ("run", run::parse(parser, false).map(boot)),
-            Some("restore") => ("restore", run::parse(parser, true).map(boot)),
+            Some("run") => ("run", run::parse(parser, RUN).map(boot)),
+            Some("restore") => ("restore", run::parse(parser, RESTORE).map(boot)),
             Some("demo") => ("demo", demo(parser)),
             Some("doctor") => ("doctor", doctor(parser)),
             Some("merge") => ("merge", merge_command(parser)),
             Some("help") => return Ok(Command::Print(HELP)),
             Some("version") => return Ok(Command::Print(VERSION)),
+            // A file to boot, given as to other monitors.
+            _ if Path::new(&command).is_file() => {
+                ("run", Err(Error::Arguments(unexpected(&command))))
+            }
             _ => {
-                let why = format!(
-                    "there is no command '{}'; 'mote --help' lists them",
-                    command.display()
-                );
+                let name = command.display();
+                let why = format!("there is no command '{name}'; 'mote --help' lists them");
                 return Err(Error::Usage(why));
             }
         },
@@ -185,6 +188,11 @@ fn doctor(mut parser: lexopt::Parser) -> Result<Command, Error> {
     Ok(Command::Doctor(images, json))
 }
 
+/// A path that is no flag's value.
+fn argument(path: OsString) -> Result<PathBuf, Error> {
+    check_path(path).map_err(Error::Arguments)
+}
+
 fn merge_command(mut parser: lexopt::Parser) -> Result<Command, Error> {
     let mut paths = Vec::new();
     while let Some(arg) = parser.next()? {
@@ -218,7 +226,7 @@ mod tests {
         assert_eq!(config.kernel, Some("k".into()));
         assert_eq!((config.memory, config.cpus), (1 << 30, 4));
         assert_eq!(config.serial, config::SerialTo::None.into());
-        assert_eq!(config.on_reset, OnReset::Exit);
+        assert_eq!(config.on_reset, Some(OnReset::Exit));
     }
 
     #[test]
@@ -248,11 +256,17 @@ mod tests {
             ("run --kernel k --ready-fd 99999", "--ready-fd: descriptor 99999"),
             ("run --kernel k --require-landlock 0", "--require-landlock"),
             ("run --kernel k --no-sandbox --seccomp log", "--no-sandbox"),
-            ("run --kernel k --then exit", "--then: only with --snapshot"),
-            ("restore d --then exit", "--then: only with --snapshot"),
+            ("run --kernel k --then exit", "--then needs --snapshot"),
+            ("restore d --then exit", "--then needs --snapshot"),
             ("restore d e", "DIR is given twice"),
             ("run --kernel k --color", "--color"),
             ("run --kernel k extra", "extra"),
+            ("run a.iso", "\"a.iso\": use --cdrom"),
+            ("run a.img", "use --disk"),
+            ("run a.json", "use --config"),
+            ("run k.txt", "use --kernel, --disk or --cdrom"),
+            ("run --disk d --kernel k --bus pci --cmdline pci=off", "use --bus mmio"),
+            ("run --kernel k --verify", "see 'mote run --help'"),
             ("run --boot disk", "--cdrom"),
             ("run --disk d --boot cdrom", "--boot: no CD-ROM"),
             ("run --cdrom d --boot disk", "--boot: no disk"),

@@ -80,7 +80,7 @@ fn absent<'de, D: Deserializer<'de>>(from: D) -> Result<(), D::Error> {
 
 /// `network-interfaces`
 #[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a JSON object")]
 pub struct NicEntry {
     /// Its name.
     pub iface_id: String,
@@ -99,7 +99,7 @@ pub struct NicEntry {
 
 /// `drives`
 #[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a JSON object")]
 pub struct DriveEntry {
     /// Its identity.
     pub drive_id: String,
@@ -143,7 +143,7 @@ enum IoEngine {
 
 /// `boot-source`
 #[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a JSON object")]
 pub struct BootSource {
     /// The kernel.
     #[serde(default, deserialize_with = "super::some_path")]
@@ -158,7 +158,7 @@ pub struct BootSource {
 
 /// `machine-config`
 #[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a JSON object")]
 pub struct MachineConfig {
     pub(super) vcpu_count: u64,
     pub(super) mem_size_mib: u64,
@@ -207,7 +207,7 @@ impl<'de> Deserialize<'de> for Usual {
 
 /// `logger`
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a JSON object")]
 pub struct LoggerEntry {
     /// A file or a named pipe.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -227,7 +227,7 @@ pub struct LoggerEntry {
 
 /// `metrics`
 #[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a JSON object")]
 pub struct MetricsEntry {
     /// A file or a named pipe.
     #[serde(deserialize_with = "super::path")]
@@ -279,8 +279,13 @@ pub fn parse(text: &[u8]) -> Result<VmConfig, (String, String)> {
 /// # Errors
 /// The path of the key at fault, and what is wrong with it.
 pub fn from_json<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, (String, String)> {
-    if text.trim_ascii().is_empty() {
-        return Err((String::new(), "is empty: a JSON object is expected".to_owned()));
+    let object = "a JSON object is expected";
+    let first = text.trim_ascii().first();
+    if first.is_none() {
+        return Err((String::new(), format!("is empty: {object}")));
+    }
+    if first != Some(&b'{') && serde_json::from_slice::<serde::de::IgnoredAny>(text).is_ok() {
+        return Err((String::new(), object.to_owned()));
     }
     let why = |e: &serde_json::Error| match e.classify() {
         serde_json::error::Category::Data => e.to_string(),
@@ -299,7 +304,14 @@ impl File {
     /// # Errors
     /// The path of the key at fault, and what is wrong with it.
     pub fn config(&self) -> Result<VmConfig, (String, String)> {
-        let mut config = VmConfig::default();
+        self.apply(VmConfig::default())
+    }
+
+    /// The same on top of what the command line says.
+    ///
+    /// # Errors
+    /// As [`config`](File::config).
+    pub fn apply(&self, mut config: VmConfig) -> Result<VmConfig, (String, String)> {
         if let Some(boot) = &self.boot_source {
             config.kernel.clone_from(&boot.kernel_image_path);
             config.initrd.clone_from(&boot.initrd_path);

@@ -14,7 +14,7 @@ const REFILL: u64 = 1000;
 
 /// `rate_limiter` and its like.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a JSON object")]
 pub struct LimitEntry {
     #[serde(skip_serializing_if = "Option::is_none")]
     bandwidth: Option<BucketEntry>,
@@ -23,7 +23,7 @@ pub struct LimitEntry {
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a JSON object")]
 struct BucketEntry {
     size: u64,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -50,8 +50,6 @@ pub const MAX_DEVICES: usize = 16;
 pub const POLL_US: u16 = 50;
 /// The longest that may be asked for.
 const MAX_POLL_US: u16 = 1000;
-/// The longest name of a boot entry, in bytes.
-const MAX_ENTRY: usize = 512;
 /// Guest memory if nothing is said, in bytes.
 const DEFAULT_MEMORY: u64 = 128 << 20;
 
@@ -225,8 +223,8 @@ pub struct VmConfig {
     pub cpus: u8,
     /// The serial console.
     pub serial: Serial,
-    /// What a reset does.
-    pub on_reset: OnReset,
+    /// What a reset does; `None` means [restart](OnReset::Restart).
+    pub on_reset: Option<OnReset>,
     /// How long a guest may take to shut down when a signal asks for the end.
     pub graceful: Option<Duration>,
     /// Its devices may be changed while it runs, by a control API.
@@ -270,7 +268,7 @@ impl Default for VmConfig {
             prefault: false,
             cpus: 1,
             serial: SerialTo::Stdio.into(),
-            on_reset: OnReset::Restart,
+            on_reset: None,
             graceful: None,
             changes: false,
             snapshot: None,
@@ -326,6 +324,13 @@ impl VmConfig {
             return Ok(());
         }
         let has = |media| self.drives.iter().any(|drive| drive.media == media);
+        let words = self.cmdline.iter().flat_map(|text| text.split_whitespace());
+        let devices = self.drives.len() + self.nics.len();
+        if self.is_pci() && devices > 0 && words.into_iter().any(|word| word == "pci=off") {
+            let why = "the kernel's command line has pci=off, which hides the devices of a PCI \
+                       bus: remove it, or use --bus mmio";
+            return Err(why.to_owned());
+        }
         if self.kernel.is_some() {
             return match (&self.boot, &self.boot_entry) {
                 (BootFrom::Usual, None) => Ok(()),
@@ -351,20 +356,6 @@ impl VmConfig {
             _ => Ok(()),
         }
     }
-}
-
-/// Checks the name of a boot entry, which is handed on as a line of text.
-///
-/// # Errors
-/// A text that says what is wrong, without naming the flag.
-pub fn check_boot_entry(name: String) -> Result<String, String> {
-    if name.trim().is_empty() || name.len() > MAX_ENTRY || name.chars().any(char::is_control) {
-        return Err(format!(
-            "'{}' is no number or title of at most {MAX_ENTRY} bytes",
-            name.escape_default()
-        ));
-    }
-    Ok(name)
 }
 
 /// Parses the value of `--serial`.
@@ -425,19 +416,20 @@ pub fn check_devices(drives: &[Drive], nics: &[Nic]) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks that no descriptor that was passed in is to be two things.
+/// Checks that no descriptor that was passed in, `api` the API's among them, is
+/// to be two things.
 ///
 /// # Errors
 /// A text that says which.
-pub fn check_descriptors(config: &VmConfig) -> Result<(), String> {
-    let taps = config.nics.iter().filter_map(|nic| match nic.tap {
-        TapSource::Fd(fd) => Some(("tap-fd", fd)),
-        TapSource::Name(_) => None,
+pub fn check_descriptors(config: &VmConfig, api: Option<RawFd>) -> Result<(), String> {
+    let taps = config.nics.iter().map(|nic| match nic.tap {
+        TapSource::Fd(fd) => ("tap-fd", Some(fd)),
+        TapSource::Name(_) => ("tap-fd", None),
     });
-    let others = [("--kvm-fd", config.kvm_fd), ("--ready-fd", config.ready_fd)];
-    let others = others.into_iter().filter_map(|(what, fd)| Some((what, fd?)));
+    let own = [("--api-fd", api), ("--kvm-fd", config.kvm_fd), ("--ready-fd", config.ready_fd)];
     let mut seen: Vec<(&str, RawFd)> = Vec::new();
-    for (what, fd) in others.chain(taps) {
+    for (what, fd) in own.into_iter().chain(taps) {
+        let Some(fd) = fd else { continue };
         if let Some((other, _)) = seen.iter().find(|(_, number)| *number == fd) {
             return Err(format!("{other} and {what} are both descriptor {fd}"));
         }

@@ -201,9 +201,11 @@ mod tests {
             nics: vec![parse_net(tap, 0).unwrap()],
             ..Default::default()
         };
-        let check = |config| crate::config::check_descriptors(&config);
+        let check = |config| crate::config::check_descriptors(&config, None);
         assert_eq!(check(config(Some(3), Some(4), "tap-fd=5")), Ok(()));
         assert_eq!(check(config(None, None, "tap-fd=5")), Ok(()));
+        let api = crate::config::check_descriptors(&config(Some(3), None, "tap=a"), Some(3));
+        assert!(api.unwrap_err().contains("--api-fd and --kvm-fd"));
         for (config, names) in [
             (config(Some(3), Some(3), "tap-fd=5"), "--kvm-fd and --ready-fd"),
             (config(Some(3), Some(4), "tap-fd=4"), "--ready-fd and tap-fd"),

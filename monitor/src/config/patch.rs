@@ -11,7 +11,7 @@ use super::{DriveEntry, HugePages, MachineConfig, Media, NicEntry, VmConfig};
 
 /// What `PATCH /machine-config` changes.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a JSON object")]
 pub struct MachinePatch {
     vcpu_count: Option<u64>,
     mem_size_mib: Option<u64>,
@@ -55,7 +55,7 @@ impl MachinePatch {
 
 /// What `PATCH /drives/{id}` changes.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a JSON object")]
 pub struct DrivePatch {
     /// Whose.
     pub drive_id: String,
@@ -71,7 +71,7 @@ pub struct DrivePatch {
 
 /// What `PATCH /network-interfaces/{id}` changes.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a JSON object")]
 pub struct NicPatch {
     /// Whose.
     pub iface_id: String,

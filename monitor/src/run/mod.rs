@@ -292,7 +292,7 @@ impl Machine {
                 Some(Ended::Error(error)) => return Err(error),
                 // A restored VM has nothing to boot from.
                 Some(Ended::Reset)
-                    if config.on_reset == OnReset::Exit || self.source.saved().is_some() =>
+                    if config.on_reset == Some(OnReset::Exit) || self.source.saved().is_some() =>
                 {
                     return Ok(exit::RESET);
                 }

@@ -50,10 +50,13 @@ impl Saved {
         };
         let peeked = mote_snapshot::peek(&state.file);
         let Peek { cpus, memory: length, pci } = peeked.map_err(|e| state.refuse(e.to_string()))?;
-        let length = match &memory {
-            Some(memory) => memory.len.saturating_sub(PAGE),
-            None => length,
-        };
+        if let Some(memory) = &memory {
+            let right = length.saturating_add(PAGE);
+            if memory.len != right {
+                let why = mote_snapshot::Error::Length(memory.len, right);
+                return Err(memory.refuse(why.to_string()));
+            }
+        }
         let checked = check_memory(length).and_then(|length| {
             pages.check(length)?;
             Ok(length)
