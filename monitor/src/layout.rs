@@ -81,6 +81,10 @@ pub const FIRST_DEVICE_GSI: u32 = 7;
 pub const FIRST_MESSAGE_GSI: u32 = 32;
 /// i8042 command and status port: only its reset command exists.
 pub const I8042_COMMAND: u16 = 0x64;
+/// Selects a register of the clock chip, which the next port reads.
+pub const RTC_SELECT: u16 = 0x70;
+/// See [`RTC_SELECT`].
+pub const RTC_DATA: u16 = 0x71;
 /// ACPI sleep control register (ACPI 6.5, 4.8.3.7).
 pub const SLEEP_CONTROL: u16 = 0x600;
 /// ACPI sleep status register.

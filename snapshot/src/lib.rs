@@ -37,7 +37,7 @@ pub use state::{
 /// Every state file begins with this.
 pub const MAGIC: [u8; 8] = *b"MOTESNAP";
 /// The number of this format; any change of a byte's meaning makes a new one.
-pub const FORMAT: u32 = 4;
+pub const FORMAT: u32 = 5;
 /// The greatest state file, in bytes: 32 vCPUs take less than half of it.
 pub const MAX_STATE: usize = 4 << 20;
 

@@ -127,13 +127,15 @@ impl MemoryV1 {
     }
 }
 
-/// Clock and I/O APIC.
+/// Clock, I/O APIC and clock chip.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VmV1 {
     /// Nanoseconds of the guest's clock (`KVM_GET_CLOCK`).
     pub clock: u64,
     /// The I/O APIC.
     pub ioapic: IoApicV1,
+    /// The selected register of the clock chip (MC146818).
+    pub rtc_select: u8,
 }
 
 /// Registers of the I/O APIC (Intel 82093AA).
@@ -149,11 +151,12 @@ pub struct IoApicV1 {
 
 impl VmV1 {
     fn fields(&mut self, io: &mut Io) -> Result<(), Error> {
-        let Self { clock, ioapic: IoApicV1 { select, id, entries } } = self;
+        let Self { clock, ioapic: IoApicV1 { select, id, entries }, rtc_select } = self;
         io.u64(clock)?;
         io.u8(select)?;
         io.u8(id)?;
-        io.list(entries, MAX_TEXT, |entry, io| io.u64(entry))
+        io.list(entries, MAX_TEXT, |entry, io| io.u64(entry))?;
+        io.u8(rtc_select)
     }
 }
 

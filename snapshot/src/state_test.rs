@@ -68,6 +68,7 @@ fn sample() -> StateV1 {
         vm: VmV1 {
             clock: 123_456_789,
             ioapic: IoApicV1 { select: 0x10, id: 2, entries: vec![1 << 16, 0x31] },
+            rtc_select: 9,
         },
         serial: SerialV1 {
             registers: [1, 2, 3, 4, 5, 6, 7, 8, 9],
@@ -92,14 +93,14 @@ fn the_format_is_that_of_the_golden_file() {
     let mut difference = sample();
     difference.memory.base = Some([0xcc; 16]);
     for (golden, state) in [
-        (&include_bytes!("../tests/golden/v4.state")[..], sample()),
-        (include_bytes!("../tests/golden/v4-difference.state"), difference),
+        (&include_bytes!("../tests/golden/v5.state")[..], sample()),
+        (include_bytes!("../tests/golden/v5-difference.state"), difference),
     ] {
         assert_eq!(encode(&state).unwrap(), golden);
         assert_eq!(decode(golden).unwrap(), state);
     }
-    let old = include_bytes!("../tests/golden/v3.state");
-    assert!(matches!(decode(old), Err(Error::Format(3))));
+    let old = include_bytes!("../tests/golden/v4.state");
+    assert!(matches!(decode(old), Err(Error::Format(4))));
 }
 
 #[test]

@@ -6,8 +6,9 @@
 use rt::{Boot, Mmio, Region, fail, machine, memory, port, println};
 
 /// Ports with a device: first and last.
-const DEVICES: [(u16, u16); 3] = [
+const DEVICES: [(u16, u16); 4] = [
     (machine::I8042, machine::I8042),
+    (0x70, 0x71),
     (machine::COM1, machine::COM1 + 7),
     (machine::SLEEP_CONTROL, machine::BOOT_MARKER + 3),
 ];

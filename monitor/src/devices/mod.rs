@@ -5,6 +5,7 @@ mod connection;
 mod drive;
 mod nic;
 mod poll;
+pub mod rtc;
 pub mod serial;
 mod window;
 

@@ -113,6 +113,7 @@ const SIGNALS: &[Rule] = &[rule(SYS_rt_sigreturn, &[], "back from a signal's han
 const VCPU: &[Rule] = &[
     rule(SYS_ioctl, &[In(0, Vcpu), OneOf(1, &[kvm::RUN, kvm::GET_MP_STATE, kvm::GET_REGS])], "runs the guest; for a message, where it is and whether it waits for its start"),
     rule(SYS_ioctl, &[In(0, Vm), OneOf(1, &[kvm::SET_GSI_ROUTING, kvm::IOEVENTFD])], "interrupt routes, when the guest has changed them; doorbells, when a device starts"),
+    rule(SYS_clock_gettime, &[Is(0, CLOCK_REALTIME as u32)], "the clock chip's time on hosts whose clock cannot be read without a call"),
 ];
 
 /// The registers of vCPUs, for a reset.

@@ -219,7 +219,11 @@ pub fn save(shared: &Shared) -> Result<StateV1, Error> {
     Ok(StateV1 {
         written_by: concat!("mote ", env!("CARGO_PKG_VERSION")).to_owned(),
         cpu: processor(),
-        vm: VmV1 { clock, ioapic: shared.bus.ioapic().save() },
+        vm: VmV1 {
+            clock,
+            ioapic: shared.bus.ioapic().save(),
+            rtc_select: shared.bus.rtc().selected(),
+        },
         serial: shared.bus.com1().save(),
         vcpus,
         devices: shared.bus.devices().save(),
@@ -249,6 +253,7 @@ pub fn restore(shared: &Shared, state: &StateV1) -> Result<(), Error> {
     }
     let ioapic = shared.bus.ioapic().restore(&state.vm.ioapic);
     ioapic.map_err(Error::Snapshot)?;
+    shared.bus.rtc().select(state.vm.rtc_select);
     shared.set_routes()?;
     let serial = shared.bus.com1().restore(&state.serial);
     serial.map_err(Error::Snapshot)?;

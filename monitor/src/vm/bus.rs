@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use mote_virtio::Unpoisoned as _;
 
+use crate::devices::rtc::Rtc;
 use crate::devices::serial::Com1;
 use crate::devices::{Connect, Devices};
 use crate::layout;
@@ -18,6 +19,9 @@ const I8042_RESET: u8 = 0xfe;
 const MARKER: u8 = 123;
 /// What the boot firmware writes when it gives up.
 const NOTHING_TO_BOOT: u8 = 1;
+/// As a word at the boot marker's port: soft off of QEMU's machines, whose sleep control
+/// register is there.
+const QEMU_OFF: [u8; 2] = [0, 0x20];
 /// ACPI sleep control register: sleep enable (ACPI 6.5, 4.8.3.7).
 const SLEEP_ENABLE: u8 = 1 << 5;
 
@@ -42,6 +46,7 @@ pub enum Request {
 pub struct Bus {
     com1: Mutex<Com1>,
     devices: Devices,
+    rtc: Rtc,
     ioapic: Mutex<IoApic>,
     /// Whether the boot marker was written.
     marked: AtomicBool,
@@ -54,6 +59,7 @@ impl Bus {
         let pins = layout::FIRST_DEVICE_GSI as usize + devices.windows().mmio().len();
         Self {
             devices,
+            rtc: Rtc::default(),
             com1: Mutex::new(com1),
             ioapic: Mutex::new(IoApic::new(pins)),
             marked: AtomicBool::new(false),
@@ -69,6 +75,11 @@ impl Bus {
     /// The serial port.
     pub fn com1(&self) -> MutexGuard<'_, Com1> {
         self.com1.lock().unpoisoned()
+    }
+
+    /// The clock chip.
+    pub fn rtc(&self) -> &Rtc {
+        &self.rtc
     }
 
     /// The I/O APIC.
@@ -108,6 +119,7 @@ impl Bus {
         const COM1_END: u16 = layout::COM1 + 7;
         match port {
             layout::COM1..=COM1_END => self.com1().read((port - layout::COM1) as u8),
+            layout::RTC_DATA => self.rtc.read(),
             // No keyboard, no data, ready for the one command there is.
             layout::I8042_COMMAND => 0,
             layout::SLEEP_CONTROL | layout::SLEEP_STATUS | layout::RESET => 0,
@@ -120,6 +132,9 @@ impl Bus {
 
     /// Writes to `port`, with wide accesses taken apart as in a read.
     pub fn port_write(&self, port: u16, data: &[u8]) -> Option<Request> {
+        if (port, data) == (layout::BOOT_MARKER, &QEMU_OFF) {
+            return Some(Request::PowerOff);
+        }
         let mut request = None;
         for (offset, byte) in (0u16..).zip(data) {
             request = self.port_write_byte(port.wrapping_add(offset), *byte).or(request);
@@ -134,6 +149,10 @@ impl Bus {
                 self.com1().write((port - layout::COM1) as u8, value);
                 None
             }
+            (layout::RTC_SELECT, _) => {
+                self.rtc.select(value);
+                None
+            }
             (layout::SLEEP_CONTROL, _) => {
                 let off = value & SLEEP_ENABLE != 0 && value >> 2 & 7 == S5;
                 off.then_some(Request::PowerOff)
@@ -143,7 +162,10 @@ impl Bus {
             }
             (layout::BOOT_MARKER, MARKER) => Some(Request::Marker),
             (layout::FIRMWARE_STATUS, NOTHING_TO_BOOT) => Some(Request::NothingToBoot),
-            (layout::I8042_COMMAND | layout::SLEEP_STATUS | layout::RESET, _) => None,
+            (
+                layout::RTC_DATA | layout::I8042_COMMAND | layout::SLEEP_STATUS | layout::RESET,
+                _,
+            ) => None,
             _ => {
                 self.miss();
                 None
@@ -185,6 +207,7 @@ impl Bus {
         *ioapic = IoApic::new(ioapic.pins());
         drop(ioapic);
         self.devices.reset();
+        self.rtc.select(0);
         self.com1().reset();
     }
 }
@@ -208,6 +231,7 @@ mod tests {
         assert_eq!(bus.port_write(0x602, &[6]), Some(Request::Reset));
         assert_eq!(bus.port_write(0x64, &[0xfe]), Some(Request::Reset));
         assert_eq!(bus.port_write(0x604, &[123]), Some(Request::Marker));
+        assert_eq!(bus.port_write(0x604, &[0, 0x20]), Some(Request::PowerOff));
         assert_eq!(bus.port_write(0x608, &[1]), Some(Request::NothingToBoot));
         for (port, value) in
             [(0x600, 5 << 2), (0x600, 1 << 5), (0x602, 1), (0x64, 0xd1), (0x604, 0)]
@@ -220,7 +244,7 @@ mod tests {
     #[test]
     fn nothing_else_is_there() {
         let bus = bus();
-        let known = |port: u16| matches!(port, 0x3f8..=0x3ff | 0x64 | 0x600..=0x602);
+        let known = |port: u16| matches!(port, 0x3f8..=0x3ff | 0x64 | 0x71 | 0x600..=0x602);
         for port in 0..=0xffff {
             for width in [1, 2, 4] {
                 let mut data = [0; 4];

@@ -8,6 +8,7 @@ pub mod msrs;
 pub mod regs;
 pub mod run_loop;
 pub mod vcpu;
+pub mod waits;
 
 use std::io;
 use std::os::fd::{FromRawFd as _, RawFd};

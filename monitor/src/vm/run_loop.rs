@@ -12,6 +12,7 @@ use rustix::event::{Timespec, poll};
 
 use super::Shared;
 use super::vcpu::Vcpu;
+use super::waits::{Place, Waits};
 use crate::error::Error;
 use crate::host::signals;
 
@@ -22,13 +23,14 @@ impl Vcpu {
     /// Runs the guest on the calling thread whenever the gate is open, until
     /// [`end`] is called.
     pub fn run(&self, shared: &Shared) {
+        let mut waits = Waits::default();
         while shared.gate.wait() {
             let mut fd = self.fd();
             self.immediate_exit.set(0);
             fence(Ordering::SeqCst);
             let mut retries = 0;
             while shared.gate.running.load(Ordering::Acquire) {
-                match self.enter(&mut fd, shared) {
+                match self.enter(&mut fd, shared, &mut waits) {
                     Ok(()) => retries = 0,
                     // One that waits for its start signal: KVM was woken by
                     // something else.
@@ -78,9 +80,11 @@ impl Vcpu {
     }
 
     /// Runs the guest until its next exit and answers that.
-    fn enter(&self, fd: &mut VcpuFd, shared: &Shared) -> Result<(), Stop> {
+    fn enter(&self, fd: &mut VcpuFd, shared: &Shared, waits: &mut Waits) -> Result<(), Stop> {
         let bus = &shared.bus;
         let exit = fd.run();
+        let unknown = bus.unknown();
+        let mut read = None;
         self.exits.count(exit.as_ref());
         let request = match exit {
             Ok(VcpuExit::IoOut(port, data)) => {
@@ -98,15 +102,17 @@ impl Vcpu {
                 // thread is out of KVM_RUN.
                 let data = unsafe { slice::from_raw_parts_mut(start, length) };
                 data.chunks_mut(size).for_each(|part| bus.port_read(port, part));
+                read = Some(Place::Port(port));
                 None
             }
             Ok(VcpuExit::MmioRead(address, data)) => {
                 bus.mmio_read(address, data);
+                read = Some(Place::Address(address));
                 None
             }
             Ok(VcpuExit::MmioWrite(address, data)) => bus.mmio_write(address, data),
             Ok(VcpuExit::Shutdown) => return Err(Stop::Error(Error::TripleFault(self.id))),
-            Ok(VcpuExit::Intr | VcpuExit::Hlt | VcpuExit::IoapicEoi(_)) => None,
+            Ok(VcpuExit::Intr | VcpuExit::Hlt | VcpuExit::IoapicEoi(_)) => return Ok(()),
             Ok(VcpuExit::InternalError) => return Err(self.internal_error(fd)),
             Ok(VcpuExit::FailEntry(reason, _)) => {
                 return Err(
@@ -120,6 +126,12 @@ impl Vcpu {
             }
             Err(error) => return self.failed(error.errno()),
         };
+        match read {
+            // Another vCPU's accesses are counted, too: then it is seen later.
+            _ if bus.unknown() == unknown => waits.met(),
+            Some(place) => waits.missed(place),
+            None => {}
+        }
         match request {
             Some(request) => shared.request(request).map_err(Stop::Error),
             None => Ok(()),

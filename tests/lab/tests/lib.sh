@@ -52,6 +52,8 @@ guest() {
 
 # finish: ends the test with its verdict.
 finish() {
+    # Stock kernels wait for nothing that Mote does not have.
+    check "no guest waits for a missing device" sh -c '! grep -s "the guest waits for" /tmp/err*'
     [ "$failures" -eq 0 ] && exit 0
     echo "$failures failed"
     exit 1
