@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use super::entry::{Config, Entry, MAX_ENTRIES, MAX_INITRDS, MAX_LINE, MAX_TEXT, key_value, lost};
 use super::order::Key;
-use super::uki;
+use super::{regexp, uki};
 use crate::Error;
 use crate::volume::{Path, Volumes};
 
@@ -46,7 +46,7 @@ pub(super) fn read(volumes: &mut Volumes, dir: &Path) -> Result<Config, Error> {
         keys.position(|id| fits(&id) || fits(stem(&id)))
     };
     let wanted = default.to_ascii_lowercase();
-    let index = named(&|id| id == wanted).or_else(|| named(&|id| matches(&wanted, id)));
+    let index = named(&|id| id == wanted).or_else(|| named(&|id| regexp::matches(&wanted, id)));
     Ok(Config {
         lost: lost(index, &default),
         default: index.unwrap_or(0),
@@ -93,52 +93,6 @@ fn counted(name: &str) -> (String, bool) {
         }
     }
     (name.to_string(), false)
-}
-
-/// Whether a text is what a shell's pattern stands for: `*`, `?` and `[a-z]`.
-fn matches(pattern: &str, text: &str) -> bool {
-    let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
-    let (mut at, mut from) = (0, 0);
-    // Where to go on if what follows the last star does not fit here.
-    let mut star: Option<(usize, usize)> = None;
-    while from < text.len() || at < pattern.len() {
-        let here = text.get(from).copied();
-        let after = match (pattern.get(at), here) {
-            (Some(b'*'), _) => {
-                star = Some((at + 1, from));
-                at += 1;
-                continue;
-            }
-            (Some(b'['), Some(c)) => {
-                set(pattern.get(at + 1..).unwrap_or_default(), c).map(|length| at + 1 + length)
-            }
-            (Some(b'?'), Some(_)) => Some(at + 1),
-            (Some(wanted), Some(c)) if *wanted == c => Some(at + 1),
-            _ => None,
-        };
-        match (after, star) {
-            (Some(after), _) => (at, from) = (after, from + 1),
-            (None, Some((behind, begun))) if begun < text.len() => {
-                star = Some((behind, begun + 1));
-                (at, from) = (behind, begun + 1);
-            }
-            _ => return false,
-        }
-    }
-    true
-}
-
-/// The length of a set of letters that has `c`, its closing bracket included.
-fn set(set: &[u8], c: u8) -> Option<usize> {
-    let negated = matches!(set.first(), Some(b'!' | b'^'));
-    let start = usize::from(negated);
-    let body = set.get(start..)?;
-    // A bracket that comes first is one of the letters.
-    let end = 1 + body.get(1..)?.iter().position(|c| *c == b']')?;
-    let letters = body.get(..end)?;
-    let range = |three: &[u8]| matches!(*three, [a, b'-', b] if (a..=b).contains(&c));
-    let has = letters.contains(&c) || letters.windows(3).any(range);
-    (has != negated).then_some(start + end + 1)
 }
 
 /// The entries of a directory, the newest first, for GRUB's `blscfg`, whose

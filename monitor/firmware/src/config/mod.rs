@@ -5,6 +5,7 @@ mod entry;
 mod find;
 mod grub;
 mod order;
+mod regexp;
 mod syslinux;
 pub mod uki;
 

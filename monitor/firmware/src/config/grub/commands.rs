@@ -5,11 +5,10 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use super::options::Options;
-use super::regexp;
 use super::script::{self, Block, Word};
 use super::shell::{MAX_CALLS, Shell, Stop};
-use crate::config::bls;
 use crate::config::entry::{Entry, MAX_ENTRIES, MAX_INITRDS, MAX_LINE};
+use crate::config::{bls, regexp};
 use crate::volume::{Path, Search};
 
 /// Bytes of arguments that count as a command more.
@@ -17,38 +16,12 @@ const WORDS_OF_A_STEP: usize = 256;
 /// Bytes of GRUB's environment block.
 const MAX_ENVIRONMENT: usize = 64 << 10;
 
-/// Options of commands: long name, short one, whether a word belongs to it.
-type Known = (&'static str, char, bool);
-const SEARCH: [Known; 15] = [
-    ("file", 'f', false),
-    ("label", 'l', false),
-    ("fs-label", '-', false),
-    ("fs-uuid", 'u', false),
-    ("set", 's', true),
-    ("no-floppy", 'n', false),
-    ("efidisk-only", '-', false),
-    ("cryptodisk-only", '-', false),
-    ("root-dev-only", 'r', false),
-    ("hint", 'h', true),
-    ("hint-ieee1275", '-', true),
-    ("hint-bios", '-', true),
-    ("hint-baremetal", '-', true),
-    ("hint-efi", '-', true),
-    ("hint-arc", '-', true),
-];
-const PROBE: [Known; 8] = [
-    ("set", 's', true),
-    ("driver", 'd', false),
-    ("partmap", 'p', false),
-    ("fs", 'f', false),
-    ("fs-uuid", 'u', false),
-    ("label", 'l', false),
-    ("part-uuid", '-', false),
-    ("part-label", '-', false),
-];
-const REGEXP: [Known; 1] = [("set", 's', true)];
-const LOOPBACK: [Known; 1] = [("delete", 'd', false)];
-const ENVIRONMENT: [Known; 2] = [("file", 'f', true), ("skip-sig", 's', false)];
+/// Options of commands (see [`Options::parse`]).
+const SEARCH: &str = "file/f label/l fs-label fs-uuid/u set/s= no-floppy/n efidisk-only \
+    cryptodisk-only root-dev-only/r hint/h= hint-ieee1275= hint-bios= hint-baremetal= \
+    hint-efi= hint-arc=";
+const PROBE: &str = "set/s= driver/d partmap/p fs/f fs-uuid/u label/l part-uuid part-label";
+const ENVIRONMENT: &str = "file/f= skip-sig/s";
 
 // Commands are functions of their own: a script calls itself, and what they keep on the
 // stack must not lie in the frames of that.
@@ -207,7 +180,7 @@ impl Shell<'_> {
     #[inline(never)]
     fn search(&mut self, arguments: &[String]) -> bool {
         const KINDS: [&str; 4] = ["label", "fs-label", "fs-uuid", "file"];
-        let mut options = Options::parse(arguments, &SEARCH);
+        let mut options = Options::parse(arguments, SEARCH);
         let kind = match options.last(&KINDS) {
             Some("label" | "fs-label") => Search::Label,
             Some("fs-uuid") => Search::Uuid,
@@ -244,7 +217,7 @@ impl Shell<'_> {
     /// `probe --set=VARIABLE --fs-uuid|--label|--fs DEVICE`.
     #[inline(never)]
     fn probe(&mut self, arguments: &[String]) -> bool {
-        let options = Options::parse(arguments, &PROBE);
+        let options = Options::parse(arguments, PROBE);
         let device = options.words.first().map_or("", String::as_str);
         let volume = self.volumes.device(device.trim_matches(['(', ')']));
         let Some(volume) = volume.and_then(|index| self.volumes.list.get(index)) else {
@@ -271,7 +244,7 @@ impl Shell<'_> {
     /// `regexp [--set [NUMBER:]VARIABLE] EXPRESSION TEXT`.
     #[inline(never)]
     fn regexp(&mut self, arguments: &[String]) -> bool {
-        let options = Options::parse(arguments, &REGEXP);
+        let options = Options::parse(arguments, "set/s=");
         let [pattern, text] = options.words.as_slice() else {
             return false;
         };
@@ -290,7 +263,7 @@ impl Shell<'_> {
     /// `loopback [--delete] DEVICE FILE`: the file's volumes become that device's.
     #[inline(never)]
     fn loopback(&mut self, arguments: &[String]) -> bool {
-        let options = Options::parse(arguments, &LOOPBACK);
+        let options = Options::parse(arguments, "delete/d");
         let (device, file) = match options.words.as_slice() {
             [device] if options.last(&["delete"]).is_some() => {
                 return self.volumes.forget(device);
@@ -306,7 +279,7 @@ impl Shell<'_> {
     /// `file_env --file FILE VARIABLE`, of Home Assistant's GRUB: the file's text.
     #[inline(never)]
     fn file_variables(&mut self, arguments: &[String]) -> bool {
-        let options = Options::parse(arguments, &ENVIRONMENT);
+        let options = Options::parse(arguments, ENVIRONMENT);
         let path = options.value("file").and_then(|file| self.path(file));
         let text = path.and_then(|path| self.volumes.text(&path, MAX_LINE).ok());
         let Some(text) = text else {
@@ -321,7 +294,7 @@ impl Shell<'_> {
     /// `load_env [--file FILE] [NAME...]`: lines `NAME=VALUE`.
     #[inline(never)]
     fn load_environment(&mut self, arguments: &[String]) -> bool {
-        let options = Options::parse(arguments, &ENVIRONMENT);
+        let options = Options::parse(arguments, ENVIRONMENT);
         let usual = || format!("{}/grubenv", self.get("prefix"));
         let file = options.value("file").map_or_else(usual, ToString::to_string);
         let wanted = options.words;

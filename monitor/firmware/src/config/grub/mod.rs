@@ -2,7 +2,6 @@
 
 mod commands;
 mod options;
-mod regexp;
 mod script;
 mod shell;
 mod test;

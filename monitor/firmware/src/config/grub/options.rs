@@ -12,28 +12,36 @@ pub(super) struct Options<'a> {
 }
 
 impl<'a> Options<'a> {
-    /// Sorts the words of a command. An option's own word stands behind `=` or is the
-    /// next one, unless that looks like an option; what is not known is left out.
-    pub(super) fn parse(arguments: &'a [String], known: &[(&'static str, char, bool)]) -> Self {
+    /// Sorts the words of a command. Options are `long`, `long/s` with a short form, or
+    /// end with `=` if a word belongs to them: behind `=`, or the next one unless that
+    /// looks like an option. Unknown options are left out.
+    pub(super) fn parse(arguments: &'a [String], known: &'static str) -> Self {
         let (mut given, mut words) = (Vec::new(), Vec::new());
+        let known: Vec<(&str, &str, bool)> = known
+            .split_whitespace()
+            .map(|option| {
+                let name = option.trim_end_matches('=');
+                let (long, short) = name.split_once('/').unwrap_or((name, ""));
+                (long, short, name != option)
+            })
+            .collect();
         let mut rest = arguments.iter().map(String::as_str).peekable();
         while let Some(word) = rest.next() {
             let (name, value) = word.split_once('=').unwrap_or((word, ""));
-            let mut found = match name.strip_prefix("--") {
-                Some("") => {
+            let mut found: Vec<_> = match (name.strip_prefix("--"), word.strip_prefix('-')) {
+                (Some(""), _) => {
                     words.extend(rest.map(String::from));
                     break;
                 }
-                Some(name) => known.iter().filter(|k| k.0 == name).collect::<Vec<_>>(),
-                None => match word.strip_prefix('-').filter(|letters| !letters.is_empty()) {
-                    Some(letters) => {
-                        letters.chars().filter_map(|c| known.iter().find(|k| k.1 == c)).collect()
-                    }
-                    None => {
-                        words.push(word.into());
-                        continue;
-                    }
-                },
+                (Some(name), _) => known.iter().filter(|k| k.0 == name).collect(),
+                (None, Some(letters)) if !letters.is_empty() => {
+                    let short = |c: char| known.iter().find(|k| k.1.starts_with(c));
+                    letters.chars().filter_map(short).collect()
+                }
+                _ => {
+                    words.push(word.into());
+                    continue;
+                }
             };
             let last = found.pop();
             given.extend(found.into_iter().map(|k| (k.0, None)));

@@ -1,4 +1,5 @@
-//! GRUB's `regexp`: extended regular expressions of POSIX without back-references.
+//! Patterns: extended regular expressions of POSIX without back-references, as GRUB's
+//! `regexp` takes them, and a shell's.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -8,30 +9,52 @@ use core::str::Chars;
 /// Instructions of an expression, with all its repetitions.
 const MAX_PROGRAM: usize = 512;
 /// Instructions times letters of the text: what a match may take.
-const MAX_STATES: usize = 1 << 16;
+const MAX_STATES: usize = 1 << 14;
 /// What a match counts as, in commands.
 pub(super) const STEPS: usize = 20;
 /// Groups inside groups.
 const MAX_DEPTH: usize = 16;
-/// The whole match and its groups.
-const GROUPS: usize = 10;
+/// Where the whole match and up to nine groups begin and end.
+type Saved = [usize; 20];
 
 /// Jumps are relative, so that instructions can be copied.
 #[derive(Clone)]
 enum Op {
-    Any,
     /// Ranges of letters, and whether they are those that do not match.
     Set(Vec<(char, char)>, bool),
     Begin,
     End,
     /// The first way is tried first.
     Split(isize, isize),
-    Jump(isize),
     Save(usize),
 }
 
+/// Whether all of a text is what a shell's pattern stands for: `*`, `?` and `[a-z]`.
+pub(super) fn matches(pattern: &str, text: &str) -> bool {
+    let (mut expression, mut set) = (String::from("^"), false);
+    for c in pattern.chars() {
+        let first = set && (expression.ends_with('[') || expression.ends_with("[^"));
+        match c {
+            '!' if first => expression.push('^'),
+            _ if set => {
+                expression.push(c);
+                set = c != ']' || first;
+            }
+            '*' => expression.push_str(".*"),
+            '?' => expression.push('.'),
+            '[' => {
+                expression.push('[');
+                set = true;
+            }
+            _ => expression.extend(['\\', c]),
+        }
+    }
+    expression.push('$');
+    find(&expression, text).is_some()
+}
+
 /// What a match of `pattern` in `text` and each group of it is; `None` without a match,
-/// or if the expression is none.
+/// or if the expression is not one.
 pub(super) fn find(pattern: &str, text: &str) -> Option<Vec<String>> {
     let mut parser = Parser { rest: pattern.chars().peekable(), groups: 1 };
     let program = parser.alternatives(0)?;
@@ -41,27 +64,21 @@ pub(super) fn find(pattern: &str, text: &str) -> Option<Vec<String>> {
         return None;
     }
     let mut seen = alloc::vec![false; states];
-    (0..=text.len()).find_map(|start| run(&program, &text, start, &mut seen))
-}
-
-/// What is left to try, the last first.
-enum Todo {
-    Try(usize, usize),
-    Restore(usize, usize),
+    let saved = (0..=text.len()).find_map(|start| run(&program, &text, start, &mut seen))?;
+    let group = |pair: &[usize]| match *pair {
+        [from, to] => text.get(from..to).unwrap_or_default().iter().collect(),
+        _ => String::new(),
+    };
+    Some(saved.chunks_exact(2).map(group).collect())
 }
 
 /// No state is tried twice: it would fail again, and a loop without progress ends.
-fn run(program: &[Op], text: &[char], start: usize, seen: &mut [bool]) -> Option<Vec<String>> {
-    let mut saved = [usize::MAX; 2 * GROUPS];
-    let mut todo = alloc::vec![Todo::Try(0, start)];
-    while let Some(next) = todo.pop() {
-        let (mut pc, mut at) = match next {
-            Todo::Try(pc, at) => (pc, at),
-            Todo::Restore(slot, old) => {
-                saved.get_mut(slot).into_iter().for_each(|s| *s = old);
-                continue;
-            }
-        };
+fn run(program: &[Op], text: &[char], start: usize, seen: &mut [bool]) -> Option<Saved> {
+    let mut saved = [usize::MAX; 20];
+    saved[0] = start;
+    // What is left to try, the last first.
+    let mut todo = alloc::vec![(0usize, start, saved)];
+    while let Some((mut pc, mut at, mut saved)) = todo.pop() {
         loop {
             let state = seen.get_mut(pc * (text.len() + 1) + at)?;
             if core::mem::replace(state, true) {
@@ -69,24 +86,22 @@ fn run(program: &[Op], text: &[char], start: usize, seen: &mut [bool]) -> Option
             }
             let here = text.get(at).copied();
             let step = match program.get(pc) {
-                None => return Some(groups(&saved, text, start, at)),
-                Some(Op::Any) => here.is_some().then_some((1, 1)),
+                None => {
+                    saved[1] = at;
+                    return Some(saved);
+                }
                 Some(Op::Set(ranges, negated)) => {
                     let has = |c| ranges.iter().any(|(from, to)| (*from..=*to).contains(&c));
                     here.filter(|c| has(*c) != *negated).map(|_| (1, 1))
                 }
                 Some(Op::Begin) => (at == 0).then_some((1, 0)),
                 Some(Op::End) => here.is_none().then_some((1, 0)),
-                Some(Op::Jump(by)) => Some((*by, 0)),
                 Some(Op::Split(first, second)) => {
-                    todo.push(Todo::Try(pc.checked_add_signed(*second)?, at));
+                    todo.push((pc.checked_add_signed(*second)?, at, saved));
                     Some((*first, 0))
                 }
                 Some(Op::Save(slot)) => {
-                    if let Some(place) = saved.get_mut(*slot) {
-                        todo.push(Todo::Restore(*slot, *place));
-                        *place = at;
-                    }
+                    saved.get_mut(*slot).into_iter().for_each(|saved| *saved = at);
                     Some((1, 0))
                 }
             };
@@ -95,17 +110,6 @@ fn run(program: &[Op], text: &[char], start: usize, seen: &mut [bool]) -> Option
         }
     }
     None
-}
-
-fn groups(saved: &[usize], text: &[char], start: usize, end: usize) -> Vec<String> {
-    let part = |from: usize, to: usize| -> String {
-        text.get(from..to).unwrap_or_default().iter().collect()
-    };
-    let pairs = saved.chunks_exact(2).skip(1).map(|pair| match *pair {
-        [from, to] => part(from, to),
-        _ => String::new(),
-    });
-    core::iter::once(part(start, end)).chain(pairs).collect()
 }
 
 struct Parser<'a> {
@@ -118,18 +122,20 @@ impl Parser<'_> {
         let mut program = self.branch(depth)?;
         while self.rest.next_if_eq(&'|').is_some() {
             let right = self.branch(depth)?;
-            program.insert(0, Op::Split(1, offset(program.len() + 2)?));
-            program.push(Op::Jump(offset(right.len() + 1)?));
+            let behind = right.len() as isize + 1;
+            program.insert(0, Op::Split(1, program.len() as isize + 2));
+            program.push(Op::Split(behind, behind));
             program.extend(right);
         }
-        (depth <= MAX_DEPTH).then_some(program)
+        Some(program)
     }
 
     fn branch(&mut self, depth: usize) -> Option<Vec<Op>> {
         let mut program = Vec::new();
         while let Some(c) = self.rest.next_if(|c| !matches!(c, '|' | ')')) {
             let mut atom = self.atom(c, depth)?;
-            while let Some((least, most)) = self.times()? {
+            while let Some(c) = self.rest.next_if(|c| matches!(c, '*' | '+' | '?' | '{')) {
+                let (least, most) = self.times(c)?;
                 atom = repeat(&atom, least, most)?;
             }
             program.extend(atom);
@@ -141,13 +147,11 @@ impl Parser<'_> {
     }
 
     fn atom(&mut self, c: char, depth: usize) -> Option<Vec<Op>> {
-        let literal = |c| Op::Set([(c, c)].into(), false);
         let op = match c {
-            '.' => Op::Any,
+            '.' => Op::Set(Vec::new(), true),
             '^' => Op::Begin,
             '$' => Op::End,
             '[' => self.set()?,
-            '\\' => literal(self.rest.next()?),
             '(' if depth < MAX_DEPTH => {
                 let slot = 2 * self.groups;
                 self.groups += 1;
@@ -158,7 +162,10 @@ impl Parser<'_> {
                 return Some(group);
             }
             '(' | '*' | '+' | '?' => return None,
-            c => literal(c),
+            _ => {
+                let letter = if c == '\\' { self.rest.next()? } else { c };
+                Op::Set([(letter, letter)].into(), false)
+            }
         };
         Some([op].into())
     }
@@ -198,15 +205,13 @@ impl Parser<'_> {
         }
     }
 
-    /// How often an atom is wanted at least and at most, if that is said.
-    fn times(&mut self) -> Option<Option<(usize, Option<usize>)>> {
-        let next = self.rest.next_if(|c| matches!(c, '*' | '+' | '?' | '{'));
-        Some(Some(match next {
-            None => return Some(None),
-            Some('*') => (0, None),
-            Some('+') => (1, None),
-            Some('?') => (0, Some(1)),
-            Some(_) => {
+    /// How often an atom is wanted at least and at most.
+    fn times(&mut self, c: char) -> Option<(usize, Option<usize>)> {
+        Some(match c {
+            '*' => (0, None),
+            '+' => (1, None),
+            '?' => (0, Some(1)),
+            _ => {
                 let bounds: String = self.rest.by_ref().take_while(|c| *c != '}').collect();
                 let (least, most) = bounds.split_once(',').unwrap_or((&bounds, &bounds));
                 let least = least.parse().ok()?;
@@ -215,38 +220,57 @@ impl Parser<'_> {
                     most => (least, Some(most.parse().ok().filter(|most| *most >= least)?)),
                 }
             }
-        }))
+        })
     }
 }
 
 fn repeat(atom: &[Op], least: usize, most: Option<usize>) -> Option<Vec<Op>> {
-    let copies = most.unwrap_or(least + 1);
+    let copies = most.unwrap_or(least.checked_add(1)?);
     if copies.checked_mul(atom.len() + 2)? > MAX_PROGRAM {
         return None;
     }
+    let len = atom.len() as isize;
     let mut program = Vec::new();
     for copy in 0..copies {
         if copy >= least {
             // Behind it, and the jump that repeats it.
-            let behind = offset(atom.len())? + 1 + isize::from(most.is_none());
-            program.push(Op::Split(1, behind));
+            program.push(Op::Split(1, len + 1 + isize::from(most.is_none())));
         }
         program.extend_from_slice(atom);
     }
     if most.is_none() {
-        program.push(Op::Jump(-offset(atom.len())? - 1));
+        program.push(Op::Split(-len - 1, -len - 1));
     }
     Some(program)
 }
 
-fn offset(len: usize) -> Option<isize> {
-    isize::try_from(len).ok()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::find;
+    use super::{find, matches};
     use std::string::String;
+
+    #[test]
+    fn patterns_of_shells() {
+        for (pattern, text, wanted) in [
+            ("", "", true),
+            ("a", "ab", false),
+            ("*", "", true),
+            ("a*c", "abbc", true),
+            ("a?c", "abc", true),
+            ("a.c", "abc", false),
+            ("[a-c]x", "bx", true),
+            ("[!a-c]x", "bx", false),
+            ("[^a-c]x", "dx", true),
+            ("[]]", "]", true),
+            ("[!]]", "]", false),
+            ("[", "[", false),
+            ("(a|b)+", "a", false),
+            ("(a|b)+", "(a|b)+", true),
+        ] {
+            assert_eq!(matches(pattern, text), wanted, "{pattern} {text}");
+        }
+        assert!(!matches(&"*a".repeat(100), &"a".repeat(300)));
+    }
 
     #[test]
     fn expressions() {
