@@ -148,6 +148,7 @@ impl FileSystem for Files {
 /// nobody.
 pub struct Pc {
     memory: Vec<u8>,
+    kept: Vec<u8>,
     /// First address behind its memory.
     pub ram_end: u64,
     printed: usize,
@@ -157,8 +158,8 @@ impl Pc {
     /// A machine with RAM from 1 MiB to `ram_end`.
     pub fn new(ram_end: u64) -> Self {
         let memory = vec![0; ram_end as usize];
-        let printed = 0;
-        Self { memory, ram_end, printed }
+        let kept = vec![0xff; 4096];
+        Self { memory, kept, ram_end, printed: 0 }
     }
 }
 
@@ -176,6 +177,10 @@ impl Machine for Pc {
             return None;
         }
         Some(&mut self.memory[at as usize..end as usize])
+    }
+
+    fn kept(&mut self) -> &mut [u8] {
+        &mut self.kept
     }
 
     fn key(&mut self) -> Option<u8> {

@@ -41,7 +41,9 @@ fuzz_target!(|data: &[u8]| {
     for (number, entry) in (1..).zip(&config.entries) {
         let kernel = entry.kernel.as_ref().unwrap();
         assert!(volumes.open(kernel).is_ok() || volumes.kind(kernel).is_some());
-        assert!(entry.initrds.len() <= 16 && entry.cmdline.len() <= 64 << 10);
+        assert!(
+            entry.saves.len() <= 16 && entry.initrds.len() <= 16 && entry.cmdline.len() <= 64 << 10
+        );
         let found = config.find(&number.to_string());
         assert!(found.is_ok(), "entry {number}");
     }

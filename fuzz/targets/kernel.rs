@@ -1,16 +1,25 @@
 //! Hostile kernels: bzImages, ELF files and unified kernel images.
 #![no_main]
 
+use std::rc::Rc;
+
 use libfuzzer_sys::fuzz_target;
 use mote_firmware::config::uki;
 use mote_firmware::kernel::{HIGH_RAM, Kernel};
-use mote_fuzz::firmware::file;
+use mote_firmware::volume::{Path, Volume, Volumes};
+use mote_fuzz::firmware::{Files, file};
 
 const RAM: u64 = 64 << 20;
 
 fuzz_target!(|data: &[u8]| {
     let mut file = file(data);
-    if let Ok(Some(unified)) = uki::open(&file) {
+    let files = Files::new(&[("/k", data), ("/loader/addons/a.addon.efi", data)]);
+    let volume = Volume { drive: 0, device: "hd0".into(), fs: Rc::new(files) };
+    let mut volumes = Volumes::default();
+    volumes.list.push(volume);
+    let path = Path { volume: 0, path: "/k".into() };
+    if let Ok(Some(unified)) = uki::open(&volumes, &path) {
+        assert!(unified.initrds.len() <= 4);
         file = unified.kernel;
     }
     let Ok(kernel) = Kernel::open(&file, RAM) else {

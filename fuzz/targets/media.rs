@@ -30,7 +30,8 @@ fuzz_target!(|data: &[u8]| {
     for volume in &volumes.list {
         look(&*volume.fs);
     }
-    let options = Options { entry: None, terminal: kind & 2 != 0, ram_end: RAM };
+    let cdroms = vec!["drive".into()];
+    let options = Options { entry: None, terminal: kind & 2 != 0, ram_end: RAM, cdroms };
     let mut machine = Pc::new(RAM);
     if let Some(start) = boot(&[drive()], &options, &mut machine) {
         assert!((1 << 20..RAM).contains(&start.entry.address()));

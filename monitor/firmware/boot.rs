@@ -42,6 +42,8 @@ use rt::{Boot, Region, machine, memory, print, read_byte};
 const CMDLINE: u32 = 0x2_0000;
 /// PVH's start information, as well.
 const PVH_INFO: u32 = 0x6000;
+/// The page that the monitor keeps over a reset, and that no memory map names.
+const KEPT: u32 = 0xd_f000;
 /// Most bytes of memory for the firmware's own data.
 const HEAP: u64 = 16 << 20;
 
@@ -170,6 +172,12 @@ impl Machine for Pc {
         // SAFETY: RAM by the memory map, above the firmware and below its
         // heap; the borrow of `self` makes it the only slice there.
         Some(unsafe { memory::bytes_mut(at, len as usize) })
+    }
+
+    fn kept(&mut self) -> &mut [u8] {
+        // SAFETY: RAM that no memory map names and nothing else uses; the borrow of
+        // `self` makes it the only slice there.
+        unsafe { memory::bytes_mut(KEPT.into(), 4096) }
     }
 
     fn key(&mut self) -> Option<u8> {

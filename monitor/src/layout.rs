@@ -29,6 +29,9 @@ pub const LOW_RAM_END: u64 = 0x9_fc00;
 pub const MP_TABLE: u64 = LOW_RAM_END;
 /// End of the area that kernels search for it.
 pub const MP_TABLE_END: u64 = 0xa_0000;
+/// A page that no memory map names and a reset keeps: what the firmware saves there, the
+/// next boot finds.
+pub const KEPT: u64 = 0xd_f000;
 /// ACPI tables.
 pub const ACPI_START: u64 = 0xe_0000;
 /// End of the area that holds ACPI tables.

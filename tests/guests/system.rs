@@ -2,7 +2,8 @@
 //! `do=install` it writes its initial RAM disk, the image of an installed
 //! system, to the disk in window `disk=N` and resets the machine. Booted from
 //! there (`do=run`) it says so, and powers off. `do=look` says what the boot
-//! loader told it, `do=tail` prints its initial RAM disk from the byte `from=N` in hex.
+//! loader told it, `do=tail` prints its initial RAM disk from the byte `from=N` in hex,
+//! `do=restart` only resets the machine.
 #![no_std]
 #![no_main]
 
@@ -26,6 +27,7 @@ fn main(boot: &Boot) {
         Some("run") => println(format_args!("This is the installed system.")),
         Some("look") => look(boot),
         Some("tail") => tail(boot),
+        Some("restart") => machine::reset(machine::Reset::Acpi),
         other => fail(format_args!("do={other:?}: nothing to do")),
     }
 }

@@ -253,6 +253,37 @@ fn a_default_that_is_none_is_told() {
     }
 }
 
+/// What a configuration saves is there after the VM's reset, so that an entry to boot
+/// once is booted once, as long as the medium says the same.
+#[test]
+fn an_entry_to_boot_next_is_booted_once() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let cfg = [
+        "load_env\nif [ \"${next_entry}\" ]; then\nset default=\"${next_entry}\"\nset next_entry=\n\
+         save_env next_entry\nset boot_once=true\nelse\nset default=\"${saved_entry}\"\nfi\n\
+         function savedefault {\nif [ -z \"${boot_once}\" ]; then\nsaved_entry=\"${chosen}\"\n\
+         save_env saved_entry\nfi\n}\n",
+        "menuentry One --id one { savedefault\nlinux /boot/system do=restart n=1\n}\n",
+        "menuentry Two { saved_entry=three\nsave_env saved_entry\n\
+         linux /boot/system do=restart n=2\n}\n",
+        "menuentry Three --id three { savedefault\nlinux /boot/system do=run n=3\n}\n",
+        "menuentry Never { saved_entry=one\nsave_env saved_entry\nlinux /boot/system do=run\n}\n",
+    ]
+    .concat();
+    let files: &[(&str, &[u8])] = &[
+        ("boot/grub/grub.cfg", cfg.as_bytes()),
+        ("boot/grub/grubenv", b"# GRUB Environment Block\nnext_entry=0\nsaved_entry=1\n####"),
+        ("boot/system", &system()),
+    ];
+    let end = boots(&["--disk", &disk(&scratch, "disk", false, files)]);
+    let out = end.expect(0).out.replace('\r', "");
+    let booted: Vec<&str> = out.lines().filter(|line| line.starts_with("mote: ")).collect();
+    assert_eq!(booted, ["mote: disk0: One", "mote: disk0: Two", "mote: disk0: Three"]);
+}
+
 /// Nothing can be booted: the machine says why, for each drive, and ends.
 #[test]
 fn nothing_to_boot_is_told() {
@@ -281,7 +312,7 @@ fn nothing_to_boot_is_told() {
         [
             "  cdrom0: cd0 (ISO 9660): no boot configuration",
             "  cdrom1: cd1 (ISO 9660): /boot/grub/grub.cfg: /boot/system: no such kernel",
-            "  disk0: hd0,gpt1 (ext4): /boot/grub/grub.cfg: Gone: what is no kernel (bzImage or ELF) is not supported",
+            "  disk0: hd0,gpt1 (ext4): /boot/grub/grub.cfg: Gone: /boot/system: a file that is not a kernel (bzImage or ELF) is not supported",
             "  disk1: no partitions, and no known file system",
         ]
     );

@@ -13,12 +13,14 @@ enum Content {
     Initrd,
     /// A unified kernel image: its sections besides the kernel.
     Unified(&'static [(&'static str, &'static str)]),
+    /// A PE file of these sections without a kernel.
+    Addon(&'static [(&'static str, &'static str)]),
     /// An image of an ext2 file system.
     Ext2(Files),
     /// A program for UEFI that is no kernel.
     Program,
 }
-use Content::{Ext2, Initrd, Kernel, Program, Text, Unified};
+use Content::{Addon, Ext2, Initrd, Kernel, Program, Text, Unified};
 
 type Files = &'static [(&'static str, Content)];
 
@@ -380,6 +382,29 @@ const MEDIA: &[Medium] = &[
         lines: &["cmdline: x console=ttyS0", "initrd: microcode", "initrd: main"],
     },
     Medium {
+        name: "unified-add-ons",
+        layout: Fat,
+        files: &[
+            (
+                "EFI/Linux/a+3-0.efi",
+                Unified(&[(".osrel", "ID=a\n"), (".cmdline", "x "), (".initrd", "first")]),
+            ),
+            ("EFI/Linux/a.efi.extra.d/own.addon.efi", Addon(&[(".cmdline", "own")])),
+            ("EFI/Linux/a.efi.extra.d/own.efi", Addon(&[(".cmdline", "never")])),
+            ("EFI/Linux/b.efi.extra.d/other.addon.efi", Addon(&[(".cmdline", "never")])),
+            (
+                "loader/addons/all.addon.efi",
+                Addon(&[(".initrd", "late"), (".ucode", "microcode"), (".cmdline", "all")]),
+            ),
+        ],
+        lines: &[
+            "cmdline: x all own console=ttyS0",
+            "initrd: microcode",
+            "initrd: first",
+            "initrd: late",
+        ],
+    },
+    Medium {
         name: "extended-boot-partition",
         layout: FatAndExt4,
         files: &[
@@ -415,9 +440,10 @@ fn bytes(scratch: &Scratch, path: &str, content: &Content, kernel: &[u8]) -> Vec
         Text(text) => text.as_bytes().to_vec(),
         Kernel => kernel.to_vec(),
         Initrd => path.as_bytes().to_vec(),
-        Unified(sections) => {
+        Unified(sections) | Addon(sections) => {
             let sections = sections.iter().map(|(name, text)| (*name, text.as_bytes()));
-            unified(&sections.chain([(".linux", kernel)]).collect::<Vec<_>>())
+            let kernel = matches!(content, Unified(_)).then_some((".linux", kernel));
+            unified(&sections.chain(kernel).collect::<Vec<_>>())
         }
         Ext2(files) => {
             let files = contents(scratch, files, kernel);

@@ -11,6 +11,7 @@ use crate::bytes::{le64, part, u8};
 use crate::cmdline;
 use crate::config::{self, Config, Entry, uki};
 use crate::disk::{Disk, File, array};
+use crate::environment::Environment;
 use crate::hint;
 use crate::kernel::{self, Kernel};
 use crate::volume::{Drive, Path, Volumes};
@@ -36,6 +37,8 @@ pub trait Machine {
     /// Memory at a physical address in which something is to be loaded; `None`
     /// where the machine has none to give.
     fn memory(&mut self, at: u64, len: u64) -> Option<&mut [u8]>;
+    /// The page that outlives a reset of the machine.
+    fn kept(&mut self) -> &mut [u8];
     /// A key from the console, if one was pressed.
     fn key(&mut self) -> Option<u8>;
     /// Milliseconds since some moment.
@@ -132,6 +135,7 @@ impl Start {
 /// told on the console by then.
 pub fn boot(drives: &[Drive], options: &Options, machine: &mut dyn Machine) -> Option<Start> {
     let mut volumes = Volumes::default();
+    volumes.environment = Environment::parse(machine.kept());
     let mut notes: Vec<Vec<String>> = Vec::new();
     let (mut disks, mut cdroms) = (0, 0);
     for (index, drive) in drives.iter().enumerate() {
@@ -170,10 +174,15 @@ pub fn boot(drives: &[Drive], options: &Options, machine: &mut dyn Machine) -> O
             say(machine, &format!("mote: {}: {}\n", drive.id, short(&entry.title)));
             let start = open(&volumes, entry, drive, options).and_then(|system| {
                 let start = load(&system, options.ram_end, machine, &mut clean);
-                start.map_err(|why| why.to_string())
+                let kernel = entry.kernel.as_ref().map_or("", |kernel| &kernel.path);
+                start.map_err(|why| format!("{kernel}: {why}"))
             });
             match start {
-                Ok(start) => return Some(start),
+                Ok(start) => {
+                    let saves = [&config.saves[..], &entry.saves].concat();
+                    volumes.environment.save(saves, machine.kept());
+                    return Some(start);
+                }
                 Err(why) => {
                     let why = format!("{place}: {}: {}: {why}", config.source, short(&entry.title));
                     say(machine, &format!("mote: {}: {why}\n", drive.id));
@@ -338,20 +347,21 @@ fn open(
     if let Some(flaw) = &entry.flaw {
         return Err(flaw.clone());
     }
-    let named = |path: &Path| {
-        let open = volumes.open(path);
-        open.map_err(|why| format!("{}: {why}", path.path))
-    };
-    let mut kernel = named(entry.kernel.as_ref().ok_or("no kernel")?)?;
-    let initrds = entry.initrds.iter().map(named);
-    let mut initrds = initrds.collect::<Result<Vec<_>, _>>()?;
+    let at = |path: &Path, why: Error| format!("{}: {why}", path.path);
+    let path = entry.kernel.as_ref().ok_or("no kernel")?;
     let mut cmdline = entry.cmdline.clone();
-    if let Some(unified) = uki::open(&kernel).map_err(|why| why.to_string())? {
-        kernel = unified.kernel;
-        initrds.splice(0..0, unified.initrds);
-        if cmdline.is_empty() {
-            cmdline = unified.cmdline.unwrap_or_default();
+    let (kernel, mut initrds) = match uki::open(volumes, path).map_err(|why| at(path, why))? {
+        Some(unified) => {
+            if cmdline.is_empty() {
+                cmdline = unified.cmdline;
+            }
+            cmdline = format!("{}{}", cmdline.trim_end(), unified.more);
+            (unified.kernel, unified.initrds)
         }
+        None => (volumes.open(path).map_err(|why| at(path, why))?, Vec::new()),
+    };
+    for path in &entry.initrds {
+        initrds.push(volumes.open(path).map_err(|why| at(path, why))?);
     }
     // A kernel without an initial RAM disk gets none.
     let told = drive.cdrom && !options.cdroms.is_empty() && !initrds.is_empty();

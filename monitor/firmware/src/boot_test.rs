@@ -85,6 +85,9 @@ impl Machine for Person {
     fn memory(&mut self, _: u64, _: u64) -> Option<&mut [u8]> {
         None
     }
+    fn kept(&mut self) -> &mut [u8] {
+        &mut []
+    }
     fn key(&mut self) -> Option<u8> {
         if self.0.is_empty() { None } else { Some(self.0.remove(0)) }
     }

@@ -513,6 +513,5 @@ fn what_is_no_unified_kernel_image() {
     assert!(config.is_none());
     assert_eq!(notes.len(), 2, "{notes:?}");
     let path = crate::volume::Path { volume: 0, path: "/EFI/BOOT/BOOTX64.EFI".into() };
-    let file = volumes(&[("esp", FILES)]).open(&path).unwrap();
-    assert!(uki::open(&file).unwrap().is_none());
+    assert!(uki::open(&volumes(&[("esp", FILES)]), &path).unwrap().is_none());
 }

@@ -124,8 +124,8 @@ fn what_is_no_kernel_is_named() {
     for (content, name) in [
         (with(std::vec![0; 4096], 0, b"MZ"), "UEFI"),
         (with(std::vec![0; 512], 510, &[0x55, 0xaa]), "BIOS"),
-        (std::vec![0; 10], "no kernel"),
-        (Vec::new(), "no kernel"),
+        (std::vec![0; 10], "not a kernel"),
+        (Vec::new(), "not a kernel"),
     ] {
         let error = open(content, RAM).err().unwrap();
         assert!(std::format!("{error}").contains(name), "{error}");

@@ -18,6 +18,7 @@ mod bytes;
 pub mod cmdline;
 pub mod config;
 pub mod disk;
+pub mod environment;
 mod error;
 pub mod fs;
 pub mod hint;

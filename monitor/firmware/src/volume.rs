@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 
 use crate::Error;
 use crate::disk::{Disk, File, Window};
+use crate::environment::Environment;
 use crate::fs::{self, FileSystem, Kind};
 use crate::partition::{self, Table};
 
@@ -49,6 +50,8 @@ pub struct Path {
 pub struct Volumes {
     /// Those of one drive follow each other; behind them those in files.
     pub list: Vec<Volume>,
+    /// What was saved of environment blocks.
+    pub environment: Environment,
     /// First volume of each file that has been added, and how many files it is in.
     files: Vec<(usize, usize)>,
 }

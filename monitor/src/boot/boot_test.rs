@@ -206,7 +206,9 @@ fn guest_writes_stay_in_the_guest() {
     source.load(&ram, 0, Cause::PowerOn).unwrap();
     ram.write_slice(&[0; 8192], GuestAddress(0x20_0000)).unwrap();
     assert!(fs::read(&kernel.0).unwrap() == file);
+    ram.write_slice(b"kept", GuestAddress(layout::KEPT)).unwrap();
     memory::power_on(&ram).unwrap();
+    assert_eq!(read(&ram, layout::KEPT, 5), *b"kept\0");
     assert!(read(&ram, 0x20_0000, bytes.len()) == bytes);
     assert_eq!(read(&ram, layout::CMDLINE, 1), [0]);
 }

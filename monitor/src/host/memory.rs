@@ -15,7 +15,7 @@ use vm_memory::{
 
 use crate::config::HugePages;
 use crate::error::{Error, os_message};
-use crate::layout::{HOLE_END, HOLE_START};
+use crate::layout::{HOLE_END, HOLE_START, KEPT};
 
 /// The guest's memory.
 pub type GuestRam = GuestMemoryMmap<()>;
@@ -299,12 +299,14 @@ fn advise(ram: &GuestRam, address: u64, length: usize, advice: mm::Advice) {
     }
 }
 
-/// Gives every page back: anonymous memory reads as zero again, mapped files
-/// as they are on disk. This is what memory looks like after power-on.
+/// Gives every page back but [`KEPT`]: anonymous memory reads as zero again,
+/// mapped files as they are on disk. This is what memory looks like after power-on.
 ///
 /// # Errors
 /// The kernel refuses, which it has no reason to.
 pub fn power_on(ram: &GuestRam) -> io::Result<()> {
+    let (kept, mut page, mut now) = (GuestAddress(KEPT), [0; 4096], [0; 4096]);
+    ram.read_slice(&mut page, kept).map_err(io::Error::other)?;
     for region in ram.iter() {
         let slice = region.as_volatile_slice().map_err(io::Error::other)?;
         let host = slice.ptr_guard_mut();
@@ -312,7 +314,11 @@ pub fn power_on(ram: &GuestRam) -> io::Result<()> {
         // its pages is what is wanted, and nobody holds references into it.
         unsafe { mm::madvise(host.as_ptr().cast(), slice.len(), mm::Advice::LinuxDontNeed) }?;
     }
-    Ok(())
+    ram.read_slice(&mut now, kept).map_err(io::Error::other)?;
+    match now == page {
+        true => Ok(()),
+        false => ram.write_slice(&page, kept).map_err(io::Error::other),
+    }
 }
 
 /// Unmaps what start-up has touched of the program's own code and constants,

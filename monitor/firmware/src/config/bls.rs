@@ -7,7 +7,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use super::entry::{Config, Entry, MAX_ENTRIES, MAX_INITRDS, MAX_LINE, MAX_TEXT, key_value, lost};
-use super::order::Key;
+use super::order::{Key, counted, stem};
 use super::{regexp, uki};
 use crate::Error;
 use crate::volume::{Path, Volumes};
@@ -73,26 +73,6 @@ fn default(volumes: &Volumes, own: &Path) -> String {
     let mut lines = text.lines().map(key_value);
     let default = lines.find(|(key, _)| *key == "default");
     default.map_or("", |(_, value)| value).to_string()
-}
-
-fn stem(id: &str) -> &str {
-    id.strip_suffix(".conf").or(id.strip_suffix(".efi")).unwrap_or(id)
-}
-
-/// The identity that the name of a file stands for, and whether all its tries are
-/// spent: `NAME+LEFT-DONE.conf` (UAPI, Automatic Boot Assessment).
-fn counted(name: &str) -> (String, bool) {
-    let stem = stem(name);
-    let suffix = name.get(stem.len()..).unwrap_or_default();
-    if let Some((id, count)) = stem.rsplit_once('+') {
-        let left = count.split('-').next().unwrap_or_default();
-        let numbers = count.bytes().all(|c| c.is_ascii_digit() || c == b'-');
-        if numbers && !left.is_empty() {
-            let spent = left.bytes().all(|c| c == b'0');
-            return (format!("{id}{suffix}"), spent);
-        }
-    }
-    (name.to_string(), false)
 }
 
 /// The entries of a directory, the newest first, for GRUB's `blscfg`, whose

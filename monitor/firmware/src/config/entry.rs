@@ -3,6 +3,7 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use crate::environment::Saved;
 use crate::volume::Path;
 
 /// Bytes of a configuration file.
@@ -32,6 +33,8 @@ pub struct Entry {
     pub cmdline: String,
     /// Why it cannot be started, as far as that is known.
     pub flaw: Option<String>,
+    /// What it saves when it is started.
+    pub saves: Vec<Saved>,
 }
 
 /// What a medium says can be booted.
@@ -45,6 +48,8 @@ pub struct Config {
     pub default: usize,
     /// What it names as its default in vain.
     pub lost: Option<String>,
+    /// What it saves, whichever entry is started.
+    pub saves: Vec<Saved>,
 }
 
 impl Config {

@@ -1,6 +1,7 @@
 //! The order of entries that are files of their own (UAPI.1, "Sorting"; UAPI.10).
 
-use alloc::string::String;
+use alloc::format;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cmp::Ordering;
 
@@ -31,6 +32,27 @@ impl Key {
             .then_with(version)
             .then_with(|| by_version(&other.id, &self.id))
     }
+}
+
+/// A name without its suffix.
+pub(super) fn stem(id: &str) -> &str {
+    id.strip_suffix(".conf").or(id.strip_suffix(".efi")).unwrap_or(id)
+}
+
+/// The identity that the name of a file stands for, and whether all its tries are
+/// spent: `NAME+LEFT-DONE.conf` (UAPI, Automatic Boot Assessment).
+pub(super) fn counted(name: &str) -> (String, bool) {
+    let stem = stem(name);
+    let suffix = name.get(stem.len()..).unwrap_or_default();
+    if let Some((id, count)) = stem.rsplit_once('+') {
+        let left = count.split('-').next().unwrap_or_default();
+        let numbers = count.bytes().all(|c| c.is_ascii_digit() || c == b'-');
+        if numbers && !left.is_empty() {
+            let spent = left.bytes().all(|c| c == b'0');
+            return (format!("{id}{suffix}"), spent);
+        }
+    }
+    (name.to_string(), false)
 }
 
 /// Compares names as versions (UAPI.10): numbers by their value, and separators

@@ -22,7 +22,7 @@ impl Kernel {
     }
 }
 
-/// What is no kernel, by its first bytes.
+/// What a file is that is not a kernel, by its first bytes.
 fn other(head: &[u8]) -> &'static str {
     if head.starts_with(b"MZ") {
         return "a program for UEFI";
@@ -30,5 +30,5 @@ fn other(head: &[u8]) -> &'static str {
     if head.get(510..512) == Some(&[0x55, 0xaa]) {
         return "a program that needs a BIOS";
     }
-    "what is no kernel (bzImage or ELF)"
+    "a file that is not a kernel (bzImage or ELF)"
 }

@@ -9,12 +9,17 @@ use super::script::{self, Block, Word};
 use super::shell::{MAX_CALLS, Shell, Stop};
 use crate::config::entry::{Entry, MAX_ENTRIES, MAX_INITRDS, MAX_LINE};
 use crate::config::{bls, regexp};
+use crate::environment::Saved;
 use crate::volume::{Path, Search};
 
 /// Bytes of arguments that count as a command more.
 const WORDS_OF_A_STEP: usize = 256;
 /// Bytes of GRUB's environment block.
 const MAX_ENVIRONMENT: usize = 64 << 10;
+/// Variables that an entry saves.
+const MAX_SAVES: usize = 16;
+/// See [`Shell::environment`].
+type EnvironmentBlock = (Vec<String>, String, Vec<(String, String)>);
 
 /// Options of commands (see [`Options::parse`]).
 const SEARCH: &str = "file/f label/l fs-label fs-uuid/u set/s= no-floppy/n efidisk-only \
@@ -75,7 +80,7 @@ impl Shell<'_> {
             }
             "[" => self.test(arguments.strip_suffix(&["]".to_string()]).unwrap_or(arguments)),
             "test" => self.test(arguments),
-            "true" | "insmod" | "export" | "echo" | "save_env" | "increment" | "decrement" => true,
+            "true" | "insmod" | "export" | "echo" => true,
             "terminal_input" | "terminal_output" | "terminal" | "serial" | "clear" | "sleep" => {
                 true
             }
@@ -100,6 +105,13 @@ impl Shell<'_> {
             "loopback" => self.loopback(arguments),
             "file_env" => self.file_variables(arguments),
             "load_env" => self.load_environment(arguments),
+            "save_env" => self.save_environment(arguments),
+            "increment" | "decrement" => {
+                let number = self.get(first).parse().unwrap_or(0i64);
+                let by = if name == "increment" { 1 } else { -1 };
+                self.set(first, &number.saturating_add(by).to_string());
+                true
+            }
             "blscfg" => self.loader_entries(first)?,
             // Others are not there, as a missing module of GRUB's.
             _ => false,
@@ -291,26 +303,61 @@ impl Shell<'_> {
         true
     }
 
-    /// `load_env [--file FILE] [NAME...]`: lines `NAME=VALUE`.
+    /// `load_env [--file FILE] [NAME...]`.
     #[inline(never)]
     fn load_environment(&mut self, arguments: &[String]) -> bool {
-        let options = Options::parse(arguments, ENVIRONMENT);
-        let usual = || format!("{}/grubenv", self.get("prefix"));
-        let file = options.value("file").map_or_else(usual, ToString::to_string);
-        let wanted = options.words;
-        let path = self.path(&file);
-        let text = path.map(|path| self.volumes.text(&path, MAX_ENVIRONMENT));
-        let Some(Ok(text)) = text else {
+        let Some((wanted, file, variables)) = self.environment(arguments) else {
             return false;
         };
-        for line in text.lines().filter(|line| !line.starts_with('#')) {
-            if let Some((name, value)) = line.split_once('=')
-                && (wanted.is_empty() || wanted.iter().any(|w| w == name))
-            {
-                self.set(name, value);
+        let saved = &self.volumes.environment;
+        let own = variables.iter().map(|(name, value)| {
+            (name.clone(), saved.value(&format!("{file}{name}"), value).to_string())
+        });
+        let new = saved.added(&file).filter(|new| variables.iter().all(|own| own.0 != new.0));
+        let new = new.map(|(name, value)| (name.to_string(), value.to_string()));
+        let all: Vec<(String, String)> = own.chain(new).collect();
+        for (name, value) in all {
+            if wanted.is_empty() || wanted.contains(&name) {
+                self.set(&name, &value);
             }
         }
         true
+    }
+
+    /// `save_env [--file FILE] NAME...`.
+    #[inline(never)]
+    fn save_environment(&mut self, arguments: &[String]) -> bool {
+        let Some((names, file, variables)) = self.environment(arguments) else {
+            return false;
+        };
+        for name in names {
+            let medium = variables.iter().find(|variable| variable.0 == name);
+            let saved = Saved {
+                key: format!("{file}{name}"),
+                medium: medium.map(|variable| variable.1.clone()).unwrap_or_default(),
+                value: self.get(&name).to_string(),
+            };
+            match self.menu.0.is_empty() {
+                true if self.saves.len() < MAX_SAVES => self.saves.push(saved),
+                false if self.loading.saves.len() < MAX_SAVES => self.loading.saves.push(saved),
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    /// Names that a command is about, what its environment block is known by, and the
+    /// variables in that: lines `NAME=VALUE`.
+    fn environment(&self, arguments: &[String]) -> Option<EnvironmentBlock> {
+        let options = Options::parse(arguments, ENVIRONMENT);
+        let usual = || format!("{}/grubenv", self.get("prefix"));
+        let path = self.path(&options.value("file").map_or_else(usual, ToString::to_string))?;
+        let text = self.volumes.text(&path, MAX_ENVIRONMENT).ok()?;
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let pairs = lines.filter_map(|line| line.split_once('='));
+        let variables = pairs.map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let uuid = self.volumes.list.get(path.volume)?.fs.uuid();
+        Some((options.words, format!("{uuid} {} ", path.path), variables))
     }
 
     /// Fedora's `blscfg`: entries of the Boot Loader Specification.

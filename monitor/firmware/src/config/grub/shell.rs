@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 use super::script::{self, Block, Command, Piece, Word};
 use crate::Error;
 use crate::config::entry::{Config, Entry, MAX_ENTRIES, MAX_LINE, MAX_TEXT, lost};
+use crate::environment::Saved;
 use crate::volume::{Path, Volumes};
 
 /// Commands that are run for one configuration.
@@ -52,6 +53,7 @@ pub(in crate::config) fn read(volumes: &mut Volumes, path: &Path) -> Result<Conf
         lost: lost(default, wanted),
         default: default.unwrap_or(0),
         entries: shell.entries,
+        saves: shell.saves,
         ..Config::default()
     })
 }
@@ -81,6 +83,8 @@ pub(super) struct Shell<'a> {
     pub(super) menu: (Vec<[String; 3]>, usize),
     /// What the entry whose commands are run has loaded.
     pub(super) loading: Entry,
+    /// What is saved outside of entries.
+    pub(super) saves: Vec<Saved>,
     pub(super) steps: usize,
     pub(super) calls: usize,
     pub(super) files: usize,
@@ -96,6 +100,7 @@ impl<'a> Shell<'a> {
             entries: Vec::new(),
             menu: (Vec::new(), 0),
             loading: Entry::default(),
+            saves: Vec::new(),
             steps: 0,
             calls: 0,
             files: 0,
@@ -284,6 +289,12 @@ impl<'a> Shell<'a> {
             status
         } else {
             self.loading = Entry::default();
+            let named = |part: &[String; 3]| match part {
+                [_, title, id] if id.is_empty() => title.clone(),
+                [_, _, id] => id.clone(),
+            };
+            let chosen: Vec<String> = self.menu.0.iter().map(named).collect();
+            self.set("chosen", &chosen.join(">"));
             let status = self.call(block);
             let titles: Vec<&str> = self.menu.0.iter().map(|part| part[1].as_str()).collect();
             let title = titles.join(" > ");
