@@ -18,9 +18,11 @@ const SPARED: &[(libc::c_long, &str)] = &[
     (libc::SYS_restart_syscall, "only if stopped within a timed wait"),
     (libc::SYS_madvise, "populating is for Linux kernels; see the lab"),
     (libc::SYS_fcntl, "in debug builds only"),
+    (libc::SYS_tgkill, "an API on a terminal, stopped by it as other VMs are"),
     (libc::SYS_write, "each thread may have last words"),
 ];
 
+const PR_SET_DUMPABLE: u64 = 4;
 const PR_SET_NAME: u64 = 15;
 
 /// Kind of thread and place in its list.
@@ -92,6 +94,8 @@ struct Traced {
 fn read(trace: &[u8], numbers: &HashMap<String, libc::c_long>, used: &mut Used) {
     let mut threads: HashMap<String, Traced> = HashMap::new();
     let new = |filters| Traced { filters, ..Traced::default() };
+    // An API's process keeps the filter that it has before its VM, beneath all others.
+    let mut early = false;
     for line in String::from_utf8_lossy(trace).lines() {
         let Some((pid, call)) = line.split_once(char::is_whitespace) else {
             continue;
@@ -103,7 +107,12 @@ fn read(trace: &[u8], numbers: &HashMap<String, libc::c_long>, used: &mut Used) 
         let thread = threads.entry(pid.to_owned()).or_insert_with(|| new(inherited));
         // The arguments of one of them are not traced raw.
         if let (1, Some(number), "prctl" | "seccomp") = (thread.filters, numbers.get(name), name) {
-            mark(None, *number, &[PR_SET_NAME], used);
+            let dumpable = rest.starts_with("PR_SET_DUMPABLE");
+            let what = if dumpable { PR_SET_DUMPABLE } else { PR_SET_NAME };
+            mark(None, *number, &[what], used);
+            if early {
+                use_early(*number, &[what], used);
+            }
         }
         match name {
             "prctl" => {
@@ -115,7 +124,10 @@ fn read(trace: &[u8], numbers: &HashMap<String, libc::c_long>, used: &mut Used) 
             "seccomp" if raw(rest, 1) == 1 => {
                 threads.values_mut().for_each(|thread| thread.filters += 1);
             }
-            "seccomp" => thread.filters += 1,
+            "seccomp" => {
+                thread.filters += 1;
+                early |= threads.len() == 1;
+            }
             _ if thread.filters == 0 => {}
             _ => {
                 let arguments: Vec<u64> = (0..6).map(|at| raw(rest, at)).collect();
@@ -127,6 +139,9 @@ fn read(trace: &[u8], numbers: &HashMap<String, libc::c_long>, used: &mut Used) 
                     _ => Some(thread.name.as_str()),
                 };
                 mark(name, *number, &arguments, used);
+                if early {
+                    use_early(*number, &arguments, used);
+                }
             }
         }
     }
@@ -146,8 +161,7 @@ fn mark(name: Option<&str>, number: libc::c_long, arguments: &[u64], used: &mut 
         let Some(name) = name else {
             if matches!(
                 thread,
-                Thread::Early
-                    | Thread::Start
+                Thread::Start
                     | Thread::StartApi
                     | Thread::StartOpen
                     | Thread::StartSaver
@@ -175,6 +189,15 @@ fn mark(name: Option<&str>, number: libc::c_long, arguments: &[u64], used: &mut 
             }
         };
         if same {
+            use_rules(kind, *thread, (number, arguments), used);
+        }
+    }
+}
+
+/// Of any thread of an API's process: all of them are under these filters, too.
+fn use_early(number: libc::c_long, arguments: &[u64], used: &mut Used) {
+    for (kind, (thread, _)) in THREADS.iter().enumerate() {
+        if matches!(thread, Thread::Early | Thread::StartOpen) {
             use_rules(kind, *thread, (number, arguments), used);
         }
     }
