@@ -5,59 +5,18 @@
 //! which the local APIC comes before the deadline of its timer.
 
 use std::arch::x86_64::__cpuid_count;
-use std::mem::MaybeUninit;
-use std::{io, slice};
+use std::io;
 
 use kvm_bindings::{
     CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_SIPI_RECEIVED, KVM_VCPUEVENT_VALID_SMM,
-    kvm_cpuid_entry2, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_regs, kvm_sregs,
-    kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+    kvm_cpuid_entry2, kvm_mp_state, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::VcpuFd;
 use mote_snapshot::{CpuV1, CpuidV1, StateV1, VcpuV1, VmV1};
+use zerocopy::{FromBytes as _, IntoBytes as _, transmute};
 
 use crate::error::{Error, kvm};
 use crate::vm::{Shared, clock, msrs};
-
-/// Structures of KVM's interface that are made of integers, with no padding
-/// but what has a name, so that they are all their bytes.
-///
-/// # Safety
-/// Any bytes are a value of the type, and no byte of it is padding.
-unsafe trait Plain: Copy {}
-
-// SAFETY: integers only; the kernel's headers name all padding (checked by
-// size below).
-unsafe impl Plain for kvm_regs {}
-// SAFETY: as above.
-unsafe impl Plain for kvm_sregs {}
-// SAFETY: as above.
-unsafe impl Plain for kvm_debugregs {}
-// SAFETY: as above.
-unsafe impl Plain for kvm_vcpu_events {}
-// SAFETY: as above.
-unsafe impl Plain for kvm_lapic_state {}
-// SAFETY: an array of integers.
-unsafe impl Plain for [u32; 1024] {}
-
-fn blob<T: Plain, const N: usize>(value: &T) -> [u8; N] {
-    const { assert!(size_of::<T>() == N) };
-    let mut blob = [0; N];
-    // SAFETY: the type has no padding, so all of its bytes have values.
-    let bytes = unsafe { slice::from_raw_parts((&raw const *value).cast::<u8>(), N) };
-    blob.copy_from_slice(bytes);
-    blob
-}
-
-fn unblob<T: Plain, const N: usize>(blob: &[u8; N]) -> T {
-    const { assert!(size_of::<T>() == N) };
-    let mut value = MaybeUninit::<T>::uninit();
-    // SAFETY: as many bytes as the type has, all of which are valid for it.
-    unsafe {
-        value.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(blob.as_ptr(), N);
-        value.assume_init()
-    }
-}
 
 /// The processor's own words on what it is and can do.
 pub fn processor() -> CpuV1 {
@@ -120,13 +79,13 @@ pub fn save_vcpu(fd: &VcpuFd) -> Result<VcpuV1, Error> {
     let xcrs = xcrs.xcrs.iter().take(xcrs.nr_xcrs as usize);
     Ok(VcpuV1 {
         cpuid: cpuid.as_slice().iter().map(leaf).collect(),
-        regs: blob(&fd.get_regs().map_err(kvm(WHAT))?),
-        sregs: blob(&fd.get_sregs().map_err(kvm(WHAT))?),
-        debug: blob(&fd.get_debug_regs().map_err(kvm(WHAT))?),
+        regs: transmute!(fd.get_regs().map_err(kvm(WHAT))?),
+        sregs: transmute!(fd.get_sregs().map_err(kvm(WHAT))?),
+        debug: transmute!(fd.get_debug_regs().map_err(kvm(WHAT))?),
         xcrs: xcrs.map(|xcr| (xcr.xcr, xcr.value)).collect(),
-        xsave: blob::<_, 4096>(&fd.get_xsave().map_err(kvm(WHAT))?.region).to_vec(),
-        lapic: blob(&fd.get_lapic().map_err(kvm(WHAT))?),
-        events: blob(&fd.get_vcpu_events().map_err(kvm(WHAT))?),
+        xsave: fd.get_xsave().map_err(kvm(WHAT))?.region.as_bytes().to_vec(),
+        lapic: transmute!(fd.get_lapic().map_err(kvm(WHAT))?),
+        events: transmute!(fd.get_vcpu_events().map_err(kvm(WHAT))?),
         mp_state: state.mp_state,
         tsc_khz: fd.get_tsc_khz().unwrap_or(0),
         msrs,
@@ -155,21 +114,19 @@ pub fn restore_vcpu(fd: &VcpuFd, vcpu: &VcpuV1) -> Result<(), Error> {
     if vcpu.tsc_khz != 0 && fd.get_tsc_khz().ok() != Some(vcpu.tsc_khz) {
         fd.set_tsc_khz(vcpu.tsc_khz).map_err(kvm("restore the TSC's frequency"))?;
     }
-    fd.set_sregs(&unblob(&vcpu.sregs)).map_err(kvm("restore system registers"))?;
+    fd.set_sregs(&transmute!(vcpu.sregs)).map_err(kvm("restore system registers"))?;
     restore_xcrs(fd, &vcpu.xcrs)?;
-    let region = vcpu.xsave.as_slice().try_into();
-    let xsave = kvm_xsave {
-        region: unblob::<_, 4096>(region.map_err(|_| refused("restore the XSAVE area"))?),
-        ..Default::default()
-    };
+    let region = <[u32; 1024]>::read_from_bytes(&vcpu.xsave);
+    let region = region.map_err(|_| refused("restore the XSAVE area"))?;
+    let xsave = kvm_xsave { region, ..Default::default() };
     // SAFETY: no dynamic feature is enabled, so KVM reads no more than this.
     unsafe { fd.set_xsave(&xsave) }.map_err(kvm("restore the XSAVE area"))?;
-    fd.set_debug_regs(&unblob(&vcpu.debug)).map_err(kvm("restore debug registers"))?;
-    fd.set_lapic(&unblob(&vcpu.lapic)).map_err(kvm("restore the local APIC"))?;
+    fd.set_debug_regs(&transmute!(vcpu.debug)).map_err(kvm("restore debug registers"))?;
+    fd.set_lapic(&transmute!(vcpu.lapic)).map_err(kvm("restore the local APIC"))?;
     let timeless = vcpu.msrs.iter().filter(|(index, _)| !clock::is_time(*index));
     msrs::restore(fd, &timeless.copied().collect::<Vec<_>>())?;
-    fd.set_regs(&unblob(&vcpu.regs)).map_err(kvm("restore registers"))?;
-    restore_events(fd, unblob(&vcpu.events))?;
+    fd.set_regs(&transmute!(vcpu.regs)).map_err(kvm("restore registers"))?;
+    restore_events(fd, transmute!(vcpu.events))?;
     if vcpu.mp_state > KVM_MP_STATE_SIPI_RECEIVED {
         return Err(refused("restore the run state"));
     }

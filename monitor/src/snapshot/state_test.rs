@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use kvm_bindings::{kvm_debugregs, kvm_regs};
 use kvm_ioctls::{Kvm, VmFd};
 use mote_snapshot::{DeviceV1, decode, encode};
 
@@ -40,12 +41,12 @@ fn a_vcpu_comes_back_as_it_was() {
     vm::msrs::boot(&fd).unwrap();
     vm::regs::set_entry(&fd, crate::vm::regs::Entry::Linux64(0x10_0000)).unwrap();
     let mut vcpu = save_vcpu(&fd).unwrap();
-    let mut regs: kvm_regs = unblob(&vcpu.regs);
+    let mut regs: kvm_regs = transmute!(vcpu.regs);
     (regs.rax, regs.r15, regs.rip) = (0x1122_3344_5566_7788, u64::MAX, 0x12_3456);
-    vcpu.regs = blob(&regs);
-    let mut debug: kvm_debugregs = unblob(&vcpu.debug);
+    vcpu.regs = transmute!(regs);
+    let mut debug: kvm_debugregs = transmute!(vcpu.debug);
     debug.db = [1, 2, 3, 4];
-    vcpu.debug = blob(&debug);
+    vcpu.debug = transmute!(debug);
     // The first vector register, and the states in use: x87 and SSE.
     vcpu.xsave[160..176].fill(0x5a);
     vcpu.xsave[512] = 3;
