@@ -78,18 +78,41 @@ END
     rm -rf "$work"
 }
 
-# Debian's own installer as its package has it, stock kernel, initrd and menus, on a CD.
+# Debian's own installer as its package has it, stock kernel, initrd and menus, on a CD; and on
+# another the same kernel and initrd, with the modules that only its own CD has, and a script in
+# init's place that looks for the CD as the installer does.
 installer_cd() {
-    local work images kept=$cache/installer.iso
-    if [[ ! -s $kept ]]; then
+    local work images cd udebs=() kept=$cache/installer version module
+    if [[ ! -s $kept/key || $(<"$kept/key") != "$(cd "$lab" && cat debian.sh guest/init-installer | sha256sum)" ]]; then
         work=$(mktemp -d "$cache/fetch.XXXXXX")
         unpack_package debian-installer-12-netboot-amd64 "$work"
         images=$work/usr/lib/debian-installer/images/12/amd64/text
         # What a boot server has under another name.
         cp "$images/debian-installer/amd64/boot-screens/syslinux.cfg" "$images/isolinux.cfg"
-        xorriso -as mkisofs -quiet -R -J -V INSTALLER -o "$work/installer.iso" "$images"
-        mv "$work/installer.iso" "$kept"
+        mkdir -p "$kept" "$work/modules"
+        rm -f "$kept/key"
+        xorriso -as mkisofs -quiet -R -J -V INSTALLER -o "$kept/installer.iso" "$images"
+
+        cd=$work/cd
+        mkdir -p "$cd/boot/grub" "$cd/.disk" "$work/init/modules"
+        cp "$images/debian-installer/amd64/"{linux,initrd.gz} "$cd"
+        version=$(zcat "$cd/initrd.gz" | cpio --quiet -t | sed -n 's/^lib\/modules\/\([^/]*\)$/\1/p')
+        for module in scsi cdrom-core isofs; do udebs+=("$module-modules-$version-di"); done
+        fetch_from '' main/debian-installer "$work/udebs" "${udebs[@]}" ||
+            die "cannot download ${udebs[*]}"
+        find "$work/udebs" \( -name virtio_blk.ko -o -name cdrom.ko -o -name isofs.ko \) -exec cp {} "$work/init/modules" \;
+        install -m 755 "$lab/guest/init-installer" "$work/init/init-installer"
+        pack "$work/init" >"$cd/init.cpio"
+        echo 'The medium of a test' >"$cd/.disk/info"
+        cat >"$cd/boot/grub/grub.cfg" <<'END'
+menuentry 'Look for the CD' {
+    linux /linux rdinit=/init-installer quiet
+    initrd /initrd.gz /init.cpio
+}
+END
+        xorriso -as mkisofs -quiet -R -J -V INSTALLER -o "$kept/installer-look.iso" "$cd"
+        (cd "$lab" && cat debian.sh guest/init-installer | sha256sum) >"$kept/key"
         rm -rf "$work"
     fi
-    ln -f "$kept" "$cache/extra/installer.iso"
+    ln -f "$kept"/*.iso "$cache/extra"
 }

@@ -24,9 +24,10 @@ qemu_version() {
     echo "${version:-0}"
 }
 
-# backports: a configuration for apt, in the folder $1, that knows nothing but the backports
-# for this system, from the mirror that its own packages come from.
-backports() {
+# suite DIR SUFFIX COMPONENT: a configuration for apt, in the folder DIR, that knows nothing but
+# this component of this system's suite with the suffix, from the mirror that its own packages
+# come from.
+suite() {
     local codename uri
     # shellcheck source=/dev/null
     codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
@@ -34,32 +35,41 @@ backports() {
         sed -n "s/^$codename Debian //p" | head -n 1)
     [[ -n $uri ]] || return 1
     mkdir -p "$1/lists/partial"
-    echo "deb $uri $codename-backports main" >"$1/list"
+    echo "deb $uri $codename$2 $3" >"$1/list"
     cat >"$1/apt.conf" <<CONF
 Dir::Etc::SourceList "$1/list";
 Dir::Etc::SourceParts "-";
 Dir::State::Lists "$1/lists";
 Dir::Cache::pkgcache "";
 Dir::Cache::srcpkgcache "";
-APT::Default-Release "$codename-backports";
+APT::Default-Release "$codename$2";
 APT::Sandbox::User "root";
 CONF
 }
 
+# fetch_from SUFFIX COMPONENT DIR PACKAGE...: fetches packages from there and unpacks them into
+# DIR; nothing is installed.
+fetch_from() (
+    suffix=$1 component=$2 into=$3
+    shift 3
+    work=$(mktemp -d "$cache/fetch.XXXXXX")
+    # An update without any list of the system's fails there, and says so.
+    suite "$work" "$suffix" "$component" || { apt-get -qq update && suite "$work" "$suffix" "$component"; } || exit 1
+    export APT_CONFIG=$work/apt.conf
+    cd "$work"
+    apt-get -qq update && apt-get -qq download "$@" || exit 1
+    for package in "$work"/*deb; do dpkg -x "$package" "$into"; done
+    rm -rf "$work"
+) >&2
+
 fetch_qemu() {
-    local into=$1 work package
+    local into=$1 work
     # Another lab may have been first.
     [[ ! -e $into/usr/bin/qemu-system-x86_64 ]] || return 0
     work=$(mktemp -d "$cache/fetch.XXXXXX")
     say "fetching QEMU from the system's backports"
-    (
-        # An update without any list of the system's fails there, and says so.
-        backports "$work" || { apt-get -qq update && backports "$work"; } || exit 1
-        export APT_CONFIG=$work/apt.conf
-        cd "$work"
-        apt-get -qq update && apt-get -qq download "${QEMU_PACKAGES[@]}"
-    ) >&2 || die "cannot download QEMU from the backports: install QEMU $QEMU_LEAST or later"
-    for package in "$work"/*.deb; do dpkg -x "$package" "$work/root"; done
+    fetch_from -backports main "$work/root" "${QEMU_PACKAGES[@]}" ||
+        die "cannot download QEMU from the backports: install QEMU $QEMU_LEAST or later"
     (($(qemu_version "$work/root/usr/bin/qemu-system-x86_64") >= QEMU_LEAST)) ||
         die "QEMU from the backports does not start: $("$work/root/usr/bin/qemu-system-x86_64" --version 2>&1 | head -n 1)"
     rm -rf "$into"

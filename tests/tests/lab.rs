@@ -67,6 +67,11 @@ fn lab_install() {
 }
 
 #[test]
+fn lab_installer_cd() {
+    lab("installer-cd");
+}
+
+#[test]
 fn lab_jail() {
     lab("jail");
 }
