@@ -1,67 +1,59 @@
 //! The host's kernel, processors and memory.
 
 use super::reader::{Host, size, unreadable};
-use super::report::{Level, Report, Verdict};
+use super::report::{Level, Verdict};
 
-const ABOUT: &str = "host";
 const VULNERABILITIES: &str = "/sys/devices/system/cpu/vulnerabilities";
 const SWAPS: &str = "/proc/swaps";
+pub(super) const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
+
 /// Boot options that switch one mitigation off if they are `off`.
 const OFF: &str = "pti spectre_v2 spectre_v2_user spectre_bhi spec_store_bypass_disable l1tf mds \
                    tsx_async_abort mmio_stale_data srbds gather_data_sampling \
                    reg_file_data_sampling retbleed spec_rstack_overflow \
                    indirect_target_selection tsa vmscape";
+/// Boot options that switch one off by being there.
+const NO: &str = "nopti nospectre_v1 nospectre_v2 nospec_store_bypass_disable nosmep nosmap";
+
 /// Memory of a VM for which none was stated.
 const DEFAULT_MEMORY: u64 = 128 << 20;
 
-pub(super) fn check(at: &Host, report: &mut Report) {
-    let mut add = |point: &str, verdict| report.host(ABOUT, point, verdict);
-    add("kernel", at.judge("/proc/sys/kernel/osrelease", kernel));
-    match at.list(VULNERABILITIES) {
-        Ok(names) => {
-            let mut good = 0;
-            for name in names {
-                let verdict = at.judge(&format!("{VULNERABILITIES}/{name}"), vulnerability);
-                match verdict.level {
-                    Level::Fine => good += 1,
-                    _ => add(&name, verdict),
-                }
-            }
-            let found = format!("{good} known, not affected or mitigated");
-            add(
-                "CPU flaws",
-                match good {
-                    0 => Verdict::unknown(found),
-                    _ => Verdict::fine(found),
-                },
-            );
-        }
-        Err(error) => add("CPU flaws", unreadable(VULNERABILITIES, &error)),
-    }
-    add("mitigations", at.judge("/proc/cmdline", mitigations));
-    add("SMT", at.judge("/sys/devices/system/cpu/smt/active", smt));
-    add("KSM", {
-        // A kernel without it has the folder above.
-        let none = at.has("/sys/kernel/mm") && !at.has("/sys/kernel/mm/ksm");
-        match none {
-            true => Verdict::fine("the kernel has none"),
-            false => at.judge("/sys/kernel/mm/ksm/run", ksm),
-        }
+/// CPU flaws that the kernel does not call mitigated.
+pub(super) fn open_flaws(at: &Host) -> Vec<(String, Verdict)> {
+    let names = at.list(VULNERABILITIES).unwrap_or_default();
+    let all = names.into_iter().map(|name| {
+        let verdict = at.judge(&format!("{VULNERABILITIES}/{name}"), vulnerability);
+        (name, verdict)
     });
+    all.filter(|(_, verdict)| verdict.level != Level::Fine).collect()
+}
+
+pub(super) fn flaws(at: &Host) -> Verdict {
+    match at.list(VULNERABILITIES).map(|all| all.len() - open_flaws(at).len().min(all.len())) {
+        Ok(0) => Verdict::unknown("0 known, not affected or mitigated"),
+        Ok(good) => Verdict::fine(format!("{good} known, not affected or mitigated")),
+        Err(error) => unreadable(VULNERABILITIES, &error),
+    }
+}
+
+pub(super) fn merging(at: &Host) -> Verdict {
+    // A kernel without it has the folder above.
+    match at.has("/sys/kernel/mm") && !at.has("/sys/kernel/mm/ksm") {
+        true => Verdict::fine("the kernel has none"),
+        false => at.judge("/sys/kernel/mm/ksm/run", ksm),
+    }
+}
+
+pub(super) fn swaps(at: &Host) -> Verdict {
     let encrypted = |device: &str| {
         let uuid = at.read(&format!("/sys/block/{device}/dm/uuid"));
         uuid.is_ok_and(|uuid| uuid.starts_with("CRYPT-"))
     };
     // Without the file the kernel was built without swap, or /proc is not there.
-    let swap = match at.has(SWAPS) || !at.has("/proc/self") {
+    match at.has(SWAPS) || !at.has("/proc/self") {
         true => at.judge(SWAPS, |text| swap(text, encrypted)),
         false => Verdict::fine("the kernel has none"),
-    };
-    add("swap", swap);
-    add("core files", at.judge("/proc/sys/kernel/core_pattern", core));
-    add("memory", at.judge("/proc/meminfo", memory));
-    let huge = "/sys/kernel/mm/transparent_hugepage/enabled";
-    add("huge pages", at.judge(huge, huge_pages));
+    }
 }
 
 /// Major and minor version in what `uname -r` prints.
@@ -106,16 +98,13 @@ pub(super) fn vulnerability(text: &str) -> Verdict {
 /// Whether an option of the kernel's command line takes mitigations away.
 fn weakens(option: &str) -> bool {
     let (name, value) = option.split_once('=').unwrap_or((option, ""));
-    match name.replace('-', "_").as_str() {
-        "nopti"
-        | "nospectre_v1"
-        | "nospectre_v2"
-        | "nospec_store_bypass_disable"
-        | "nosmep"
-        | "nosmap" => true,
+    let name = name.replace('-', "_");
+    let is_in = |list: &str| list.split(' ').any(|option| option == name);
+    match name.as_str() {
+        _ if is_in(NO) => true,
         // Linux 6.17 and later take attack vectors out: auto,no_guest_host
         "mitigations" => value.contains("off") || value.contains("no_"),
-        name if OFF.split(' ').any(|switch| switch == name) => value == "off",
+        _ if is_in(OFF) => value == "off",
         "kvm_intel.vmentry_l1d_flush" => value == "never",
         _ => false,
     }
@@ -125,68 +114,60 @@ pub(super) fn mitigations(cmdline: &str) -> Verdict {
     // Behind -- it is for init.
     let options = cmdline.split_whitespace().take_while(|word| *word != "--");
     let weak: Vec<&str> = options.filter(|option| weakens(option)).collect();
-    if weak.is_empty() {
-        return Verdict::fine("no boot option weakens them");
-    }
     let advice = "boot without these options: guests may learn from each other and the host";
-    Verdict::weak(weak.join(" "), advice)
+    match weak.is_empty() {
+        true => Verdict::fine("no boot option weakens them"),
+        false => Verdict::weak(weak.join(" "), advice),
+    }
 }
 
 pub(super) fn smt(active: &str) -> Verdict {
+    let advice = "guests on one core can watch each other: boot with nosmt, or echo off \
+                  > /sys/devices/system/cpu/smt/control";
     match active {
         "0" => Verdict::fine("off"),
-        "1" => {
-            let advice = "guests on one core can watch each other: boot with nosmt, or echo off \
-                          > /sys/devices/system/cpu/smt/control";
-            Verdict::weak("on", advice)
-        }
+        "1" => Verdict::weak("on", advice),
         other => Verdict::unknown(other),
     }
 }
 
 pub(super) fn ksm(run: &str) -> Verdict {
+    let advice = "merged pages tell guests what others have in memory: echo 2 > \
+                  /sys/kernel/mm/ksm/run";
     match run {
         "0" | "2" => Verdict::fine("off"),
-        "1" => {
-            let advice = "merged pages tell guests what others have in memory: echo 2 > \
-                          /sys/kernel/mm/ksm/run";
-            Verdict::weak("on", advice)
-        }
+        "1" => Verdict::weak("on", advice),
         other => Verdict::unknown(other),
     }
 }
 
 /// `encrypted` tells of a block device whether what is on it is encrypted.
 pub(super) fn swap(swaps: &str, encrypted: impl Fn(&str) -> bool) -> Verdict {
-    let names = swaps.lines().skip(1);
-    let names: Vec<&str> = names.filter_map(|l| l.split_whitespace().next()).collect();
-    let device = |name: &str| name.trim_start_matches("/dev/").to_owned();
-    let in_memory = |name: &str| device(name).starts_with("zram");
-    let open = |name: &&&str| !in_memory(name) && !encrypted(&device(name));
-    let open: Vec<&str> = names.iter().filter(open).copied().collect();
-    if !open.is_empty() {
-        let advice = "guest memory may end up on that disk: swapoff, or encrypt it";
-        return Verdict::weak(open.join(", "), advice);
-    }
-    match names.as_slice() {
-        [] => Verdict::fine("none"),
-        names => Verdict::fine(format!("{}: encrypted or in memory", names.join(", "))),
+    let names = swaps.lines().skip(1).filter_map(|line| line.split_whitespace().next());
+    let (open, closed): (Vec<&str>, Vec<&str>) = names.partition(|name| {
+        let device = name.trim_start_matches("/dev/");
+        !device.starts_with("zram") && !encrypted(device)
+    });
+    let advice = "guest memory may end up on that disk: swapoff, or encrypt it";
+    match (open.is_empty(), closed.is_empty()) {
+        (false, _) => Verdict::weak(open.join(", "), advice),
+        (true, true) => Verdict::fine("none"),
+        (true, false) => Verdict::fine(format!("{}: encrypted or in memory", closed.join(", "))),
     }
 }
 
 pub(super) fn core(pattern: &str) -> Verdict {
-    if pattern.starts_with('|') || pattern.starts_with('@') {
+    match pattern.get(..1) {
         // RLIMIT_CORE does not hold for these; that the process is not dumpable
         // does.
-        let advice = "a VM without its sandbox (--no-sandbox) that crashes hands guest memory \
-                      to it: sysctl kernel.core_pattern=core";
-        return Verdict::weak(pattern, advice);
+        Some("|" | "@") => {
+            let advice = "a VM without its sandbox (--no-sandbox) that crashes hands guest memory \
+                          to it: sysctl kernel.core_pattern=core";
+            Verdict::weak(pattern, advice)
+        }
+        None => Verdict::fine("none; a VM leaves none"),
+        Some(_) => Verdict::fine(format!("{pattern}; a VM leaves none")),
     }
-    let found = match pattern {
-        "" => "none",
-        pattern => pattern,
-    };
-    Verdict::fine(format!("{found}; a VM leaves none"))
 }
 
 /// A line of `/proc/meminfo`, in its unit.
@@ -210,10 +191,8 @@ pub(super) fn memory(meminfo: &str) -> Verdict {
         let pool = size(pages.saturating_mul(each));
         found += &format!("; {pool} reserved for --hugepages 2M");
     }
-    if available < DEFAULT_MEMORY {
-        return Verdict::weak(found, "not enough for a VM of 128 MiB: free some");
-    }
-    Verdict::fine(found)
+    let advice = "not enough for a VM of 128 MiB: free some";
+    Verdict::fine_if(available >= DEFAULT_MEMORY, found, advice)
 }
 
 pub(super) fn huge_pages(enabled: &str) -> Verdict {

@@ -71,29 +71,29 @@ fn known(path: &Path, file: &File) -> Vec<(&'static str, Verdict)> {
             Verdict::weak(found, "give it as --cdrom or with ro, or make it yours")
         }
     };
-    let unknown = |error: &io::Error| Verdict::unknown(os_message(error));
+    let unknown = |error: io::Error| Verdict::unknown(os_message(&error));
     let mut known = vec![("file", access)];
     let mut device = None;
     match file.metadata() {
         Ok(data) if data.file_type().is_block_device() => {
             device = Some(data.rdev());
             let mut file = file;
-            let end = file.seek(SeekFrom::End(0));
-            known.push(("size", end.map_or_else(|e| unknown(&e), length)));
+            known.push(("size", file.seek(SeekFrom::End(0)).map_or_else(unknown, length)));
         }
         Ok(data) => {
             known.push(("size", length(data.len())));
-            let free = fstatvfs(file).map(|at| at.f_bavail.saturating_mul(at.f_frsize));
             let allocated = data.blocks().saturating_mul(512);
-            let room = free.map(|free| space(data.len(), allocated, free));
-            known.push(("space", room.unwrap_or_else(|error| unknown(&error.into()))));
+            let room = fstatvfs(file)
+                .map_err(io::Error::from)
+                .map(|at| space(data.len(), allocated, at.f_bavail.saturating_mul(at.f_frsize)));
+            known.push(("space", room.unwrap_or_else(unknown)));
         }
-        Err(error) => known.push(("size", unknown(&error))),
+        Err(error) => known.push(("size", unknown(error))),
     }
     let mounts = |mounts: String| device.is_some_and(|device| is_mounted(device, &mounts));
     let lock = match std::fs::read_to_string("/proc/self/mountinfo").is_ok_and(mounts) {
         true => Verdict::in_use("mounted by the host", "unmount it first"),
-        false => holder(file).map_or_else(|e| unknown(&e), lock),
+        false => holder(file).map_or_else(unknown, lock),
     };
     known.push(("lock", lock));
     known
@@ -124,7 +124,7 @@ fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// The first bytes, fewer if the file is shorter.
+/// The first bytes, fewer if the file is shorter; the sandbox lets it seek no more.
 fn head(file: &File) -> io::Result<Vec<u8>> {
     let mut head = vec![0; HEAD];
     let mut have = 0;
@@ -196,13 +196,10 @@ pub(super) fn length(bytes: u64) -> Verdict {
 /// `length`, what is `allocated` of it, and what is `free` beside it, in bytes.
 pub(super) fn space(length: u64, allocated: u64, free: u64) -> Verdict {
     let grow = length.saturating_sub(allocated);
-    let found = format!("may grow by {}, {} free", size(grow), size(free));
-    if grow <= free {
-        return Verdict::fine(found);
-    }
     let advice = "a guest that fills it fills the host's disk, and waits then: make room, or see \
                   --on-enospc";
-    Verdict::weak(found, advice)
+    let found = format!("may grow by {}, {} free", size(grow), size(free));
+    Verdict::fine_if(grow <= free, found, advice)
 }
 
 /// The lock that would be in the way of a VM that writes.

@@ -9,12 +9,12 @@ use rustix::fs::Access;
 
 use super::host::version;
 use super::reader::{Host, unreadable};
-use super::report::{Report, Verdict};
+use super::report::Verdict;
 use crate::config::MAX_CPUS;
 use crate::error::os_message;
 
-const ABOUT: &str = "KVM";
-const DEVICE: &str = "/dev/kvm";
+pub(super) const DEVICE: &str = "/dev/kvm";
+const NX_HUGE_PAGES: &str = "/sys/module/kvm/parameters/nx_huge_pages";
 /// What Mote asks of KVM; Linux 5.10 has all of it.
 const NEEDED: [(Cap, &str); 16] = [
     (Cap::UserMemory, "USER_MEMORY"),
@@ -35,57 +35,61 @@ const NEEDED: [(Cap, &str); 16] = [
     (Cap::ImmediateExit, "IMMEDIATE_EXIT"),
 ];
 
-pub(super) fn check(at: &Host, report: &mut Report) {
-    let mut add = |point: &str, verdict| report.host(ABOUT, point, verdict);
-    let cpuinfo = at.read("/proc/cpuinfo").unwrap_or_default();
-    let modules = at.list("/sys/module");
-    // To open the device where there is no KVM would have its module loaded.
-    let none = modules.as_ref().is_ok_and(|all| all.iter().all(|name| name != "kvm"));
-    let opened = match none {
-        true => Err(io::Error::from_raw_os_error(libc::ENODEV)),
-        false => at.device(DEVICE),
-    };
-    add(
-        "module",
-        match &modules {
-            Ok(modules) => module(modules, &cpuinfo, opened.is_ok()),
-            Err(error) => unreadable("/sys/module", error),
-        },
-    );
-    let refused = opened.as_ref().err().and_then(io::Error::raw_os_error);
-    let refused = refused.map_or(Ok(()), |code| Err(io::Error::from_raw_os_error(code)));
-    let both = Access::READ_OK | Access::WRITE_OK;
-    let owner = at.path(DEVICE).metadata().ok();
-    let owner = owner.map(|data| (data.gid(), data.mode()));
-    let uid = rustix::process::geteuid().as_raw();
-    let access = at.may(DEVICE, both).and(refused);
-    add(DEVICE, device(access, owner, uid));
-    match opened {
-        Ok(device) => {
-            // SAFETY: the descriptor was just opened and is handed over. Its
-            // questions need no right to write.
-            let kvm = unsafe { Kvm::from_raw_fd(device.into_raw_fd()) };
-            let lacking = NEEDED.iter().filter(|(cap, _)| !kvm.check_extension(*cap));
-            let lacking: Vec<&str> = lacking.map(|(_, name)| *name).collect();
-            add("capabilities", capabilities(kvm.get_api_version(), &lacking));
-            add("vCPUs", vcpus(kvm.get_max_vcpus()));
-        }
-        Err(error) => add("capabilities", unreadable(DEVICE, &error)),
+/// KVM, to ask it. To open the device where there is no KVM would have its module
+/// loaded.
+fn open(at: &Host) -> io::Result<Kvm> {
+    if at.list("/sys/module").is_ok_and(|all| all.iter().all(|name| name != "kvm")) {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
     }
+    let device = at.device(DEVICE)?;
+    // SAFETY: the descriptor was just opened and is handed over. Its questions need
+    // no right to write.
+    Ok(unsafe { Kvm::from_raw_fd(device.into_raw_fd()) })
+}
+
+pub(super) fn modules(at: &Host) -> Verdict {
+    let cpuinfo = at.read("/proc/cpuinfo").unwrap_or_default();
+    match at.list("/sys/module") {
+        Ok(modules) => module(&modules, &cpuinfo, open(at).is_ok()),
+        Err(error) => unreadable("/sys/module", &error),
+    }
+}
+
+pub(super) fn access(at: &Host) -> Verdict {
+    let refused = open(at).err().and_then(|error| error.raw_os_error());
+    let refused = refused.map_or(Ok(()), |code| Err(io::Error::from_raw_os_error(code)));
+    let owner = at.path(DEVICE).metadata().ok().map(|data| (data.gid(), data.mode()));
+    let access = at.may(DEVICE, Access::READ_OK | Access::WRITE_OK);
+    device(access.and(refused), owner, rustix::process::geteuid().as_raw())
+}
+
+pub(super) fn abilities(at: &Host) -> Verdict {
+    let judge = |kvm: Kvm| {
+        let lacking = NEEDED.iter().filter(|(cap, _)| !kvm.check_extension(*cap));
+        let lacking: Vec<&str> = lacking.map(|(_, name)| *name).collect();
+        capabilities(kvm.get_api_version(), &lacking)
+    };
+    open(at).map_or_else(|error| unreadable(DEVICE, &error), judge)
+}
+
+pub(super) fn most_vcpus(at: &Host) -> Verdict {
+    let judge = |kvm: Kvm| vcpus(kvm.get_max_vcpus());
+    open(at).map_or_else(|error| unreadable(DEVICE, &error), judge)
+}
+
+pub(super) fn guest_huge_pages(at: &Host) -> Verdict {
     let flaw = at.read("/sys/devices/system/cpu/vulnerabilities/itlb_multihit");
-    let setting = at.read("/sys/module/kvm/parameters/nx_huge_pages");
-    add(
-        "nx_huge_pages",
-        match (&setting, &flaw) {
-            (Ok(setting), Ok(flaw)) => nx_huge_pages(setting, flaw),
-            (Err(error), _) => unreadable("kvm's nx_huge_pages", error),
-            (_, Err(error)) => unreadable("itlb_multihit", error),
-        },
-    );
+    match (at.read(NX_HUGE_PAGES), flaw) {
+        (Ok(setting), Ok(flaw)) => nx_huge_pages(&setting, &flaw),
+        (Err(error), _) => unreadable("kvm's nx_huge_pages", &error),
+        (_, Err(error)) => unreadable("itlb_multihit", &error),
+    }
+}
+
+pub(super) fn group_options(at: &Host) -> Verdict {
     let release = at.read("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let never = setting.is_ok_and(|setting| setting == "never");
-    let judge = |text: &str| favordynmods(&release, never, text);
-    add("favordynmods", at.judge("/proc/self/mountinfo", judge));
+    let never = at.read(NX_HUGE_PAGES).is_ok_and(|setting| setting == "never");
+    at.judge("/proc/self/mountinfo", |text| favordynmods(&release, never, text))
 }
 
 /// `modules` are those that are loaded or built in; without one, `cpuinfo` says
@@ -127,15 +131,15 @@ pub(super) fn device(access: io::Result<()>, owner: Option<(u32, u32)>, uid: u32
         (Some(libc::ENOENT | libc::ENODEV | libc::ENXIO), _) => {
             "load KVM's module; in a container, pass the device in".to_owned()
         }
-        // Its group is one for users.
-        (Some(libc::EACCES | libc::EPERM), Some((group @ 1.., mode))) if mode & GROUP == GROUP => {
-            format!("as root: usermod -aG $(getent group {group} | cut -d: -f1) $(id -un {uid})")
-        }
-        (Some(libc::EACCES | libc::EPERM), _) => {
-            format!(
+        (Some(libc::EACCES | libc::EPERM), owner) => match owner {
+            // Its group is one for users.
+            Some((group @ 1.., mode)) if mode & GROUP == GROUP => format!(
+                "as root: usermod -aG $(getent group {group} | cut -d: -f1) $(id -un {uid})"
+            ),
+            _ => format!(
                 "as root: chgrp kvm {DEVICE}; chmod 660 {DEVICE}; usermod -aG kvm $(id -un {uid})"
-            )
-        }
+            ),
+        },
         _ => "the kernel's log (dmesg) may say why".to_owned(),
     };
     Verdict::missing(os_message(&error), advice)
@@ -153,29 +157,25 @@ pub(super) fn capabilities(api: i32, lacking: &[&str]) -> Verdict {
 }
 
 pub(super) fn vcpus(most: usize) -> Verdict {
-    if most < MAX_CPUS.into() {
-        return Verdict::weak(format!("at most {most}"), "larger VMs do not start");
+    match most < MAX_CPUS.into() {
+        true => Verdict::weak(format!("at most {most}"), "larger VMs do not start"),
+        false => Verdict::fine(format!("{MAX_CPUS} in a VM")),
     }
-    Verdict::fine(format!("{MAX_CPUS} in a VM"))
 }
 
 /// `flaw` is the kernel's word on iTLB multihit, with which a guest that has
 /// executable huge pages can stop the host.
 pub(super) fn nx_huge_pages(setting: &str, flaw: &str) -> Verdict {
-    let on = match setting {
-        "Y" | "1" => true,
-        "N" | "0" | "never" => false,
-        other => return Verdict::unknown(other),
-    };
-    if flaw == "Not affected" {
-        return Verdict::fine(format!("{setting}; the processor needs none"));
-    }
-    if on {
-        return Verdict::fine("Y");
-    }
     let advice = "a guest may be able to stop the host (iTLB multihit): load kvm with \
                   nx_huge_pages=auto";
-    Verdict::weak(setting, advice)
+    match setting {
+        "Y" | "1" | "N" | "0" | "never" if flaw == "Not affected" => {
+            Verdict::fine(format!("{setting}; the processor needs none"))
+        }
+        "Y" | "1" => Verdict::fine("Y"),
+        "N" | "0" | "never" => Verdict::weak(setting, advice),
+        other => Verdict::unknown(other),
+    }
 }
 
 /// From Linux 6.0 on, KVM's thread that merges huge pages again joins the VM's
@@ -188,12 +188,9 @@ pub(super) fn favordynmods(release: &str, no_thread: bool, mountinfo: &str) -> V
     if !((6, 0)..(6, 13)).contains(&version) || no_thread {
         return Verdict::fine("not needed");
     }
-    let groups = mountinfo.lines().filter_map(super::sandbox::group_mount);
-    let groups: Vec<_> = groups.collect();
-    if groups.iter().all(|mount| mount.option("favordynmods")) {
-        return Verdict::fine("on");
-    }
+    let mut groups = mountinfo.lines().filter_map(super::sandbox::group_mount);
+    let on = groups.all(|mount| mount.option("favordynmods"));
     let advice = "a VM starts several milliseconds faster with it: mount -o \
                   remount,favordynmods /sys/fs/cgroup";
-    Verdict::weak("off", advice)
+    Verdict::fine_if(on, if on { "on" } else { "off" }, advice)
 }

@@ -4,7 +4,7 @@
 //! VM is created. Each check is a function of the text or number that was read,
 //! so that it can be shown any host; [`Host`] does the reading.
 
-mod examine;
+mod checks;
 mod host;
 mod image;
 mod kvm;
@@ -15,6 +15,6 @@ mod sandbox;
 #[cfg(test)]
 mod doctor_test;
 
-pub use self::examine::examine;
+pub use self::checks::examine;
 pub use self::reader::Host;
 pub use self::report::{Finding, Level, Report, Verdict};

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::error::exit;
+use crate::error::{exit, printable};
 
 /// Columns of the table.
 const WIDTH: usize = 80;
@@ -47,29 +47,32 @@ impl Verdict {
         Self { level, found: found.into(), advice: advice.into() }
     }
 
-    /// As it should be.
-    pub fn fine(found: impl Into<String>) -> Self {
+    pub(super) fn fine(found: impl Into<String>) -> Self {
         Self::new(Level::Fine, found, "")
     }
 
-    /// The host does not tell.
-    pub fn unknown(found: impl Into<String>) -> Self {
+    pub(super) fn unknown(found: impl Into<String>) -> Self {
         Self::new(Level::Unknown, found, "")
     }
 
-    /// It could be safer or faster.
-    pub fn weak(found: impl Into<String>, advice: impl Into<String>) -> Self {
+    pub(super) fn weak(found: impl Into<String>, advice: impl Into<String>) -> Self {
         Self::new(Level::Weak, found, advice)
     }
 
-    /// It would work if nobody else had it.
-    pub fn in_use(found: impl Into<String>, advice: impl Into<String>) -> Self {
+    pub(super) fn in_use(found: impl Into<String>, advice: impl Into<String>) -> Self {
         Self::new(Level::InUse, found, advice)
     }
 
-    /// It does not work like this.
-    pub fn missing(found: impl Into<String>, advice: impl Into<String>) -> Self {
+    pub(super) fn missing(found: impl Into<String>, advice: impl Into<String>) -> Self {
         Self::new(Level::Missing, found, advice)
+    }
+
+    /// Fine if `good`, or else weak.
+    pub(super) fn fine_if(good: bool, found: impl Into<String>, advice: &str) -> Self {
+        match good {
+            true => Self::fine(found),
+            false => Self::weak(found, advice),
+        }
     }
 }
 
@@ -171,15 +174,15 @@ impl Report {
             }
         }
         let count = |level| {
-            let same = |finding: &&Finding| finding.verdict.level == level;
-            self.findings.iter().filter(same).count()
+            let levels = self.findings.iter().map(|finding| finding.verdict.level);
+            levels.filter(|other| *other == level).count()
         };
-        let [fine, weak] = [Level::Fine, Level::Weak].map(count);
-        let [missing, unknown] = [Level::Missing, Level::Unknown].map(count);
         let in_use = match count(Level::InUse) {
             0 => String::new(),
             count => format!("{count} in use, "),
         };
+        let [fine, weak, missing, unknown] =
+            [Level::Fine, Level::Weak, Level::Missing, Level::Unknown].map(count);
         text + &format!("{fine} fine, {weak} weak, {in_use}{missing} missing, {unknown} unknown\n")
     }
 }
@@ -200,13 +203,4 @@ fn wrap(text: &mut String, at: usize, words: &str) {
         column += length;
     }
     text.push('\n');
-}
-
-/// Names may hold anything; a terminal gets nothing to act on.
-fn printable(text: &str) -> String {
-    let escape = |letter: char| match letter {
-        _ if letter.is_control() => letter.escape_default().to_string(),
-        _ => letter.to_string(),
-    };
-    text.chars().map(escape).collect()
 }

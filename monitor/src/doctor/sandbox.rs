@@ -3,56 +3,39 @@
 use rustix::fs::Access;
 
 use super::reader::{Host, unreadable};
-use super::report::{Report, Verdict};
+use super::report::Verdict;
 use crate::error::os_message;
 use crate::sandbox;
 
 const STATUS: &str = "/proc/self/status";
-const TUN: &str = "/dev/net/tun";
+pub(super) const TUN: &str = "/dev/net/tun";
 const NETWORK: &str = "/sys/class/net";
 const CAP_NET_ADMIN: u32 = 12;
 const IFF_TAP: u32 = 2;
 /// Controllers that limit a jail.
 const CONTROLLERS: [&str; 4] = ["cpu", "io", "memory", "pids"];
 
-pub(super) fn check(at: &Host, report: &mut Report) {
-    let mut add = |point: &str, verdict| report.host("sandbox", point, verdict);
-    let abi = sandbox::landlock_version();
-    add("Landlock", landlock(abi, sandbox::landlock_errata()));
-    let actions = "/proc/sys/kernel/seccomp/actions_avail";
-    add("seccomp", at.judge(actions, seccomp));
-    let who = at.read(STATUS).map(|status| Who::new(&status));
-    let uid = who.as_ref().ok().and_then(|who| who.uid);
-    let namespaces = |most: &str| {
-        let set = |path: &str| at.read(&format!("/proc/sys/kernel/{path}")).ok();
-        let clone = set("unprivileged_userns_clone");
-        let apparmor = set("apparmor_restrict_unprivileged_userns");
-        let closed = clone.as_deref() == Some("0") || apparmor.as_deref() == Some("1");
-        user_namespaces(most, closed, uid)
+pub(super) fn own_landlock(_: &Host) -> Verdict {
+    landlock(sandbox::landlock_version(), sandbox::landlock_errata())
+}
+
+pub(super) fn namespaces(at: &Host) -> Verdict {
+    let is = |path: &str, value: &str| {
+        at.read(&format!("/proc/sys/kernel/{path}")).is_ok_and(|text| text == value)
     };
+    let closed =
+        is("unprivileged_userns_clone", "0") || is("apparmor_restrict_unprivileged_userns", "1");
     let most = "/proc/sys/user/max_user_namespaces";
-    add("user namespaces", at.judge(most, namespaces));
-    add("control groups", control_groups(at, uid));
-    let mut add = |point: &str, verdict| report.host("network", point, verdict);
-    let both = Access::READ_OK | Access::WRITE_OK;
-    add(
-        TUN,
-        match at.may(TUN, both) {
-            Ok(()) => Verdict::fine("may be used"),
-            Err(error) => {
-                let advice = "no network for VMs (--net tap=…): modprobe tun, and let users read and \
-                          write it (mode 666)";
-                Verdict::weak(os_message(&error), advice)
-            }
-        },
-    );
-    add(
-        "taps",
-        match who {
-            Ok(who) => taps(&who, &own_taps(at, who.uid)),
-            Err(error) => unreadable(STATUS, &error),
-        },
-    );
+    at.judge(most, |most| user_namespaces(most, closed, Who::read(at).uid))
+}
+
+pub(super) fn tun(at: &Host) -> Verdict {
+    let advice = "no network for VMs (--net tap=…): modprobe tun, and let users read and \
+                  write it (mode 666)";
+    match at.may(TUN, Access::READ_OK | Access::WRITE_OK) {
+        Ok(()) => Verdict::fine("may be used"),
+        Err(error) => Verdict::weak(os_message(&error), advice),
+    }
 }
 
 /// Who this process is.
@@ -64,6 +47,10 @@ pub(super) struct Who {
 }
 
 impl Who {
+    fn read(at: &Host) -> Self {
+        Self::new(&at.read(STATUS).unwrap_or_default())
+    }
+
     /// From the text of `/proc/self/status`.
     pub(super) fn new(status: &str) -> Self {
         let line = |name| status.lines().find_map(|line: &str| line.strip_prefix(name));
@@ -108,28 +95,18 @@ pub(super) fn seccomp(actions: &str) -> Verdict {
                       --no-sandbox";
         return Verdict::missing(actions, advice);
     }
-    match has("log") {
-        true => Verdict::fine(actions),
-        false => Verdict::weak(actions, "--seccomp log does not work"),
-    }
+    Verdict::fine_if(has("log"), actions, "--seccomp log does not work")
 }
 
 /// `closed` says that only the privileged may make them.
 pub(super) fn user_namespaces(most: &str, closed: bool, uid: Option<u32>) -> Verdict {
-    if most == "0" {
-        let advice = "mote-jailer needs one: sysctl user.max_user_namespaces=10000";
-        return Verdict::weak("forbidden", advice);
-    }
-    if most.parse::<u64>().is_err() {
-        return Verdict::unknown(most);
-    }
-    match (closed, uid) {
-        (false, _) => Verdict::fine(format!("{most} at most")),
-        (true, Some(0)) => Verdict::fine("for root only"),
-        (true, _) => {
-            let advice = "run mote-jailer as root (--uid, --gid); without root it makes no jail";
-            Verdict::weak("for root only", advice)
-        }
+    let none = "mote-jailer needs one: sysctl user.max_user_namespaces=10000";
+    let advice = "run mote-jailer as root (--uid, --gid); without root it makes no jail";
+    match most.parse::<u64>() {
+        Err(_) => Verdict::unknown(most),
+        Ok(0) => Verdict::weak("forbidden", none),
+        Ok(_) if !closed => Verdict::fine(format!("{most} at most")),
+        Ok(_) => Verdict::fine_if(uid == Some(0), "for root only", advice),
     }
 }
 
@@ -172,23 +149,20 @@ pub(super) fn own_group(mount: &GroupMount<'_>, cgroup: &str, uid: Option<u32>) 
     }
 }
 
-fn control_groups(at: &Host, uid: Option<u32>) -> Verdict {
-    let judge = |text: &str| {
+pub(super) fn control_groups(at: &Host) -> Verdict {
+    at.judge("/proc/self/mountinfo", |text| {
         let mounts: Vec<_> = text.lines().filter_map(group_mount).collect();
+        let only = mounts.iter().all(|mount| mount.unified);
         let Some(mount) = mounts.iter().find(|mount| mount.unified) else {
-            return delegation(None, mounts.is_empty());
+            return delegation(None, only);
         };
         let cgroup = at.read("/proc/self/cgroup").unwrap_or_default();
-        let group = own_group(mount, &cgroup, uid);
-        let controllers = at.read(&format!("{group}/cgroup.controllers"));
-        let controllers = controllers.unwrap_or_default();
-        let writable = ["", "/cgroup.procs", "/cgroup.subtree_control"].iter();
-        let mut writable = writable.map(|file| at.may(&format!("{group}{file}"), Access::WRITE_OK));
-        let writable = writable.all(|may| may.is_ok());
-        let only = mounts.iter().all(|mount| mount.unified);
+        let group = own_group(mount, &cgroup, Who::read(at).uid);
+        let controllers = at.read(&format!("{group}/cgroup.controllers")).unwrap_or_default();
+        let may = |file| at.may(&format!("{group}{file}"), Access::WRITE_OK).is_ok();
+        let writable = ["", "/cgroup.procs", "/cgroup.subtree_control"].into_iter().all(may);
         delegation(Some((&group, &controllers, writable)), only)
-    };
-    at.judge("/proc/self/mountinfo", judge)
+    })
 }
 
 /// `group` is this process's one of version 2: its path, its controllers and
@@ -213,23 +187,23 @@ pub(super) fn delegation(group: Option<(&str, &str, bool)>, only: bool) -> Verdi
     if lacking.is_empty() {
         return Verdict::fine(format!("{found}: {}", CONTROLLERS.join(" ")));
     }
-    let found = format!("{found}: no {}", lacking.join(", "));
-    match only {
-        true => Verdict::weak(found, "have them handed down (cgroup.subtree_control above)"),
-        false => Verdict::weak(found, boot),
-    }
+    let down = "have them handed down (cgroup.subtree_control above)";
+    Verdict::weak(format!("{found}: no {}", lacking.join(", ")), if only { down } else { boot })
 }
 
-/// Names of the taps that belong to a user.
-fn own_taps(at: &Host, uid: Option<u32>) -> Vec<String> {
+pub(super) fn own_taps(at: &Host) -> Verdict {
+    let who = match at.read(STATUS) {
+        Ok(status) => Who::new(&status),
+        Err(error) => return unreadable(STATUS, &error),
+    };
     let mut names = at.list(NETWORK).unwrap_or_default();
     names.retain(|name| {
-        let flags = at.read(&format!("{NETWORK}/{name}/tun_flags")).unwrap_or_default();
-        let flags = u32::from_str_radix(flags.trim_start_matches("0x"), 16).unwrap_or(0);
-        let owner = at.read(&format!("{NETWORK}/{name}/owner")).unwrap_or_default();
-        flags & IFF_TAP != 0 && uid.is_some() && owner.parse().ok() == uid
+        let text = |file: &str| at.read(&format!("{NETWORK}/{name}/{file}")).unwrap_or_default();
+        let flags = u32::from_str_radix(text("tun_flags").trim_start_matches("0x"), 16);
+        let owned = who.uid.is_some() && text("owner").parse().ok() == who.uid;
+        flags.is_ok_and(|flags| flags & IFF_TAP != 0) && owned
     });
-    names
+    taps(&who, &names)
 }
 
 pub(super) fn taps(who: &Who, own: &[String]) -> Verdict {
