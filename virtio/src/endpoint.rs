@@ -117,7 +117,7 @@ impl<'m> Endpoint<'m> {
 
     fn act(&mut self, action: Action) -> Effect {
         match action {
-            Action::None => Effect::None,
+            Action::None | Action::Rejected => Effect::None,
             Action::Messages => Effect::Messages,
             Action::Notify(queue) => Effect::Notify(queue),
             Action::Start => self.start(&Stopped::default(), None),
@@ -139,7 +139,7 @@ impl<'m> Endpoint<'m> {
             }
             Action::ConfigWrite { offset, data, len } => {
                 let features = self.transport.registers().negotiated();
-                let bytes = data.get(..len).unwrap_or(&[]);
+                let bytes = data.get(..len).unwrap_or_default();
                 if self.device.write_config(features, offset, bytes) {
                     self.show_config(false);
                 }

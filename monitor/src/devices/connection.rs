@@ -165,23 +165,22 @@ impl Connection {
         self.messages.lock().unpoisoned()
     }
 
-    /// KVM has the messages: raises what was due while it was masked.
-    pub(super) fn routes_are_set(&self) {
+    /// KVM has these messages: raises what was due while they were masked. One that has
+    /// changed since follows with the next routes.
+    pub(super) fn routes_are_set(&self, routed: &[Option<Message>; VECTORS]) {
         if !self.pci {
             return;
         }
-        let messages = self.messages();
-        let bits = unmasked(&messages);
+        let (mut known, messages) = (*routed, self.messages());
+        for (known, current) in known.iter_mut().zip(*messages) {
+            *known = known.filter(|message| Some(*message) == current);
+        }
+        let bits = unmasked(&known);
         self.set_routed(bits);
         self.write(self.pending.fetch_and(!bits, Ordering::SeqCst) & bits);
     }
 
-    /// Whether the doorbell bypasses this process.
-    pub(super) fn is_connected(&self) -> bool {
-        *self.connected.lock().unpoisoned()
-    }
-
-    /// Lets doorbell and acknowledge bypass this process.
+    /// Lets doorbell and acknowledge bypass this process, if they do not already.
     ///
     /// # Errors
     /// KVM refuses.

@@ -13,14 +13,14 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::VmFd;
 use mote_snapshot::DeviceV1;
 use mote_virtio::rate::RateLimiter;
-use mote_virtio::transport::Message;
+use mote_virtio::transport::{Message, VECTORS};
 use mote_virtio::{Dirty, Effect, EndpointStateV1};
 use vm_memory::{Bytes as _, MmapRegion, VolatileMemory as _};
 
@@ -105,15 +105,19 @@ pub struct Devices {
     /// The same of PCI configuration space.
     ecam: Option<Arc<MmapRegion>>,
     pci: bool,
+    /// The VM, for doorbells: since the register windows are mapped.
+    vm: OnceLock<Arc<VmFd>>,
 }
 
-/// What the bus has to pass on to KVM.
+/// What a guest's store came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Connect {
-    /// The doorbell of a device that was started for the first time.
-    Doorbell(usize),
-    /// The messages of a PCI function.
-    Messages(usize),
+pub enum Stored {
+    /// No device has this address.
+    Nowhere,
+    /// The device has it.
+    Done,
+    /// Interrupts of PCI functions have new messages: KVM's routes must follow.
+    Messages,
 }
 
 impl Devices {
@@ -163,7 +167,7 @@ impl Devices {
             let link = Arc::new(Connection::new(device, &nic.id, slots.len(), &place)?);
             slots.push(Arc::new(Slot { link, work: Work::Nic(work) }));
         }
-        Ok(Self { slots, windows: Some(region), ecam, pci })
+        Ok(Self { slots, windows: Some(region), ecam, pci, vm: OnceLock::new() })
     }
 
     /// New images, which have no names so far.
@@ -188,11 +192,12 @@ impl Devices {
         self.slots.is_empty()
     }
 
-    /// Gives KVM the register windows, as memory that the guest can only read.
+    /// Gives KVM the register windows, as memory that the guest can only read, and keeps
+    /// `vm` to connect doorbells to.
     ///
     /// # Errors
     /// KVM refuses.
-    pub fn map(&self, fd: &VmFd) -> Result<(), Error> {
+    pub fn map(&self, vm: &Arc<VmFd>) -> Result<(), Error> {
         // RAM has the slots 0 and 1.
         let regions = [(2, &self.windows, layout::WINDOWS), (3, &self.ecam, layout::ECAM)];
         for (slot, region, guest_phys_addr) in regions {
@@ -208,8 +213,9 @@ impl Devices {
             };
             // SAFETY: the region is a mapping of this size, and lives as long as
             // `self`, which lives as long as the VM.
-            unsafe { fd.set_user_memory_region(slot) }.map_err(kvm("set the register windows"))?;
+            unsafe { vm.set_user_memory_region(slot) }.map_err(kvm("set the register windows"))?;
         }
+        self.vm.get_or_init(|| Arc::clone(vm));
         Ok(())
     }
 
@@ -218,25 +224,24 @@ impl Devices {
     ///
     /// # Errors
     /// KVM refuses.
-    pub fn connect(&self, fd: &VmFd) -> Result<(), Error> {
+    pub fn connect(&self, vm: &VmFd) -> Result<(), Error> {
         let interrupts = self.slots.iter().flat_map(|slot| &slot.link.interrupts);
         for (interrupt, gsi) in interrupts.zip(self.first_gsi()..) {
-            fd.register_irqfd(interrupt, gsi).map_err(kvm("connect an interrupt"))?;
+            vm.register_irqfd(interrupt, gsi).map_err(kvm("connect an interrupt"))?;
         }
         Ok(())
     }
 
     /// Interrupts of the devices are from here on: pins of the I/O APIC; or behind all
     /// pins, the vectors of PCI functions.
-    fn first_gsi(&self) -> u32 {
+    pub fn first_gsi(&self) -> u32 {
         if self.pci { layout::FIRST_MESSAGE_GSI } else { layout::FIRST_DEVICE_GSI }
     }
 
-    /// Global system interrupt and message of each vector that a guest lets through.
-    pub fn messages(&self) -> Vec<(u32, Message)> {
-        let slots = self.slots.iter().filter(|_| self.pci);
-        let all = slots.flat_map(|slot| *slot.link.messages());
-        (self.first_gsi()..).zip(all).filter_map(|(gsi, message)| Some((gsi, message?))).collect()
+    /// The messages of each device's interrupts, from [`first_gsi`](Self::first_gsi) on;
+    /// `None` where a guest lets none through.
+    pub fn messages(&self) -> Vec<[Option<Message>; VECTORS]> {
+        self.slots.iter().map(|slot| *slot.link.messages()).collect()
     }
 
     /// Numbers of the descriptors of all doorbells and interrupts.
@@ -292,23 +297,31 @@ impl Devices {
         Ok(started)
     }
 
-    /// A guest's store at `address`; `None` if no device is there.
-    pub fn write(&self, address: u64, data: &[u8]) -> Option<Option<Connect>> {
-        let space = self.pci && address >= layout::ECAM;
-        let (index, offset) = match space {
-            true => {
-                let offset = address - layout::ECAM;
-                // The first device number is left to a bridge, which there is none of.
-                let device = (offset / layout::ECAM_DEVICE).checked_sub(1)?;
-                (device, offset % layout::ECAM_DEVICE)
-            }
-            false => {
-                let offset = address.checked_sub(layout::WINDOWS)?;
-                (offset / layout::WINDOW_SIZE, offset % layout::WINDOW_SIZE)
-            }
+    /// The device that has `address`, and the byte in its window, or in its configuration
+    /// space if `space`.
+    fn at(&self, address: u64, space: bool) -> Option<(&Slot, u64)> {
+        let (index, offset) = if space {
+            let offset = address - layout::ECAM;
+            // The first device number is left to a bridge, which there is none of.
+            let device = (offset / layout::ECAM_DEVICE).checked_sub(1)?;
+            (device, offset % layout::ECAM_DEVICE)
+        } else {
+            let offset = address.checked_sub(layout::WINDOWS)?;
+            (offset / layout::WINDOW_SIZE, offset % layout::WINDOW_SIZE)
         };
-        let index = usize::try_from(index).ok()?;
-        let slot = self.slots.get(index)?;
+        Some((self.slots.get(usize::try_from(index).ok()?)?, offset))
+    }
+
+    /// A guest's store at `address`. The first that starts a device has its doorbell and
+    /// acknowledge bypass this process from then on.
+    ///
+    /// # Errors
+    /// KVM refuses the doorbell.
+    pub fn write(&self, address: u64, data: &[u8]) -> Result<Stored, Error> {
+        let space = self.pci && address >= layout::ECAM;
+        let Some((slot, offset)) = self.at(address, space) else {
+            return Ok(Stored::Nowhere);
+        };
         let mut endpoint = slot.link.endpoint();
         let effect = match space {
             true => endpoint.write_space(offset, data),
@@ -322,32 +335,37 @@ impl Devices {
             Effect::Notify(_) => slot.link.ring(),
             Effect::Started => {
                 slot.link.ring();
-                return Some((!slot.link.is_connected()).then_some(Connect::Doorbell(index)));
+                self.connect_doorbell(slot)?;
             }
             Effect::QueueStopped => {
                 slot.link.ring();
                 slot.link.raise(USED);
             }
             Effect::Interrupt => slot.link.raise(CONFIG),
-            Effect::Messages => return Some(Some(Connect::Messages(index))),
+            Effect::Messages => return Ok(Stored::Messages),
             Effect::None | Effect::Reset => {}
         }
-        Some(None)
+        Ok(Stored::Done)
     }
 
-    /// KVM has the messages of this device.
-    pub fn routes_are_set(&self, device: usize) {
-        if let Some(slot) = self.slots.get(device) {
-            slot.link.routes_are_set();
+    /// KVM has these [`messages`](Self::messages).
+    pub fn routes_are_set(&self, messages: &[[Option<Message>; VECTORS]]) {
+        for (slot, messages) in self.slots.iter().zip(messages) {
+            slot.link.routes_are_set(messages);
         }
     }
 
-    /// Lets doorbell and acknowledge of a device bypass this process.
+    fn connect_doorbell(&self, slot: &Slot) -> Result<(), Error> {
+        self.vm.get().map_or(Ok(()), |vm| slot.link.connect(vm))
+    }
+
+    /// Connects the doorbells of devices that run, or will when they are resumed.
     ///
     /// # Errors
     /// KVM refuses.
-    pub fn connect_doorbell(&self, fd: &VmFd, device: usize) -> Result<(), Error> {
-        self.slots.get(device).map_or(Ok(()), |slot| slot.link.connect(fd))
+    pub fn connect_doorbells(&self) -> Result<(), Error> {
+        let runs = |slot: &&Arc<Slot>| slot.link.endpoint().transport().registers().is_active();
+        self.slots.iter().filter(runs).try_for_each(|slot| self.connect_doorbell(slot))
     }
 
     /// Stops all devices, which keep their state. No vCPU may run.
@@ -373,7 +391,6 @@ impl Devices {
     /// Starts again those that ran.
     pub fn resume(&self) {
         for slot in &self.slots {
-            slot.link.routes_are_set();
             let mut endpoint = slot.link.endpoint();
             let (effect, news) = (endpoint.resume(), endpoint.take_news());
             drop(endpoint);
@@ -514,15 +531,6 @@ impl Devices {
             }
         }
         Ok(())
-    }
-
-    /// Devices that run or will when they are resumed, for the doorbells.
-    pub fn started(&self) -> impl Iterator<Item = usize> + '_ {
-        let runs = |(_, slot): &(usize, &Arc<Slot>)| {
-            slot.link.endpoint().transport().registers().is_active()
-        };
-        let slots = self.slots.iter().enumerate();
-        slots.filter(runs).map(|(index, _)| index)
     }
 
     /// Back to power-on. No vCPU may run.

@@ -391,7 +391,7 @@ fn build(
     wake: &Arc<EventFd>,
     timings: &Arc<Timings>,
 ) -> Result<Arc<Shared>, Error> {
-    let fd = vm::create(host, ram, config.track_dirty_pages)?;
+    let fd = Arc::new(vm::create(host, ram, config.track_dirty_pages)?);
     bus.devices().map(&fd)?;
     timings.mark("VM, memory, interrupt controllers");
     let shared = Shared::new(fd, bus, Arc::clone(timings), Arc::clone(wake));

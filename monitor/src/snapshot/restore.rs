@@ -78,11 +78,7 @@ fn read_all(file: &File, bytes: &mut [u8]) -> io::Result<()> {
 pub(crate) fn connect(shared: &Shared) -> Result<(), Error> {
     // A guest that does not listen has nothing to renew.
     shared.interrupt(layout::GENERATION_GSI)?;
-    let devices = shared.bus.devices();
-    for device in devices.started() {
-        devices.connect_doorbell(&shared.fd, device)?;
-    }
-    Ok(())
+    shared.bus.devices().connect_doorbells()
 }
 
 /// Makes the vCPU that writes the boot marker stop there.

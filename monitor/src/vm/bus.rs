@@ -7,7 +7,8 @@ use mote_virtio::Unpoisoned as _;
 
 use crate::devices::rtc::Rtc;
 use crate::devices::serial::Com1;
-use crate::devices::{Connect, Devices};
+use crate::devices::{Devices, Stored};
+use crate::error::Error;
 use crate::layout;
 use crate::layout::{RESET_VALUE, S5};
 
@@ -36,10 +37,8 @@ pub enum Request {
     NothingToBoot,
     /// The boot marker was written.
     Marker,
-    /// An I/O APIC entry has changed: KVM's routes must follow.
+    /// An interrupt's message has changed: KVM's routes must follow.
     Routes,
-    /// KVM has to know of a device.
-    Connect(Connect),
 }
 
 /// All devices that the guest reaches by an exit.
@@ -185,20 +184,24 @@ impl Bus {
     }
 
     /// Writes to an address that is not RAM.
-    pub fn mmio_write(&self, address: u64, data: &[u8]) -> Option<Request> {
-        if let Some(request) = self.devices.write(address, data) {
-            return request.map(Request::Connect);
-        }
-        match (address.checked_sub(layout::IOAPIC), data.first_chunk::<4>()) {
-            (Some(offset), Some(value)) if offset < layout::IOAPIC_SIZE => {
-                let changed = self.ioapic().write(offset, u32::from_le_bytes(*value));
-                changed.then_some(Request::Routes)
+    ///
+    /// # Errors
+    /// KVM refuses the doorbell of a device that the guest starts.
+    pub fn mmio_write(&self, address: u64, data: &[u8]) -> Result<Option<Request>, Error> {
+        let stored = self.devices.write(address, data)?;
+        let ioapic = address.checked_sub(layout::IOAPIC).filter(|at| *at < layout::IOAPIC_SIZE);
+        let changed = match (stored, ioapic, data.first_chunk::<4>()) {
+            (Stored::Messages, ..) => true,
+            (Stored::Done, ..) => false,
+            (Stored::Nowhere, Some(offset), Some(value)) => {
+                self.ioapic().write(offset, u32::from_le_bytes(*value))
             }
-            _ => {
+            (Stored::Nowhere, ..) => {
                 self.miss();
-                None
+                false
             }
-        }
+        };
+        Ok(changed.then_some(Request::Routes))
     }
 
     /// Back to power-on.
@@ -263,7 +266,7 @@ mod tests {
             for width in [1, 2, 4, 8] {
                 bus.mmio_read(address, &mut data[..width]);
                 assert!(data[..width].iter().all(|b| *b == 0xff));
-                assert_eq!(bus.mmio_write(address, &data[..width]), None);
+                assert_eq!(bus.mmio_write(address, &data[..width]).unwrap(), None);
             }
         }
         assert!(bus.unknown() > 0);

@@ -27,7 +27,6 @@ use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
 use vmm_sys_util::eventfd::EventFd;
 
 use self::regs::Entry;
-use crate::devices::Connect;
 use crate::error::{Error, kvm};
 use crate::host::memory::GuestRam;
 use crate::layout;
@@ -52,7 +51,7 @@ pub enum Ended {
 /// What all threads of a VM share.
 pub struct Shared {
     /// The VM; KVM's routing table is changed through it while it runs.
-    pub fd: VmFd,
+    pub fd: Arc<VmFd>,
     /// Devices.
     pub bus: Bus,
     /// Whether vCPUs run.
@@ -70,7 +69,7 @@ pub struct Shared {
 
 impl Shared {
     /// The VM's common part, before its vCPUs exist.
-    pub fn new(fd: VmFd, bus: Bus, timings: Arc<Timings>, wake: Arc<EventFd>) -> Self {
+    pub fn new(fd: Arc<VmFd>, bus: Bus, timings: Arc<Timings>, wake: Arc<EventFd>) -> Self {
         Self {
             fd,
             bus,
@@ -144,13 +143,6 @@ impl Shared {
                 }
             }
             Request::Routes => self.set_routes()?,
-            Request::Connect(Connect::Doorbell(device)) => {
-                self.bus.devices().connect_doorbell(&self.fd, device)?;
-            }
-            Request::Connect(Connect::Messages(device)) => {
-                self.set_routes()?;
-                self.bus.devices().routes_are_set(device);
-            }
         }
         Ok(())
     }
@@ -171,7 +163,7 @@ impl Shared {
         Ok(taken > 0)
     }
 
-    /// Hands the I/O APIC's routes to KVM.
+    /// Hands the routes of the I/O APIC's pins and of PCI functions to KVM.
     ///
     /// # Errors
     /// KVM refuses them.
@@ -189,11 +181,16 @@ impl Shared {
         let pin = |route: ioapic::Route| {
             (route.gsi, Message { address: [route.address, 0], data: route.data })
         };
-        let messages = self.bus.devices().messages();
-        let entries: Vec<_> = ioapic.routes().map(pin).chain(messages).map(entry).collect();
+        let devices = self.bus.devices();
+        let messages = devices.messages();
+        let vectors = (devices.first_gsi()..).zip(messages.as_flattened());
+        let vectors = vectors.filter_map(|(gsi, message)| Some((gsi, (*message)?)));
+        let entries: Vec<_> = ioapic.routes().map(pin).chain(vectors).map(entry).collect();
         let table = KvmIrqRouting::from_entries(&entries)
             .map_err(|_| Error::Kvm(WHAT, io::ErrorKind::OutOfMemory.into()))?;
-        self.fd.set_gsi_routing(&table).map_err(kvm(WHAT))
+        self.fd.set_gsi_routing(&table).map_err(kvm(WHAT))?;
+        devices.routes_are_set(&messages);
+        Ok(())
     }
 }
 

@@ -110,7 +110,9 @@ impl Vcpu {
                 read = Some(Place::Address(address));
                 None
             }
-            Ok(VcpuExit::MmioWrite(address, data)) => bus.mmio_write(address, data),
+            Ok(VcpuExit::MmioWrite(address, data)) => {
+                bus.mmio_write(address, data).map_err(Stop::Error)?
+            }
             Ok(VcpuExit::Shutdown) => return Err(Stop::Error(Error::TripleFault(self.id))),
             Ok(VcpuExit::Intr | VcpuExit::Hlt | VcpuExit::IoapicEoi(_)) => return Ok(()),
             Ok(VcpuExit::InternalError) => return Err(self.internal_error(fd)),

@@ -1,10 +1,9 @@
 //! A device's registers behind its bus: what is the same for all buses.
 
 use super::mmio::Mmio;
-use super::pci::{Function, Message, Pci, PciV1, SpaceStore};
+use super::pci::{Function, Message, Pci, PciV1};
 use super::pci_space::VECTORS;
-use super::store::{Action, Store};
-use super::{Registers, RegistersV1, Window};
+use super::{Action, Registers, RegistersV1, Window};
 use crate::Error;
 
 /// Most bytes of configuration space.
@@ -114,70 +113,45 @@ impl Transport {
     /// The guest stored `data` at byte `offset` of the window.
     pub fn write(&mut self, offset: u64, data: &[u8]) -> Action {
         let at = usize::try_from(offset).unwrap_or(usize::MAX);
-        let store = match &mut self.bus {
+        let before = self.messages();
+        let action = match &mut self.bus {
             Bus::Mmio(mmio) => mmio.write(&mut self.registers, at, data),
-            Bus::Pci(pci) => {
-                let before = pci.messages();
-                match pci.write(&mut self.registers, at, data) {
-                    _ if pci.messages() != before => Store::Register(Action::Messages),
-                    store => store,
-                }
-            }
+            Bus::Pci(pci) => pci.write(&mut self.registers, at, data),
         };
-        self.finish(store, data)
+        self.finish(action, before)
     }
 
     /// The guest stored `data` at byte `offset` of the function's PCI configuration space.
     pub fn write_space(&mut self, offset: u64, data: &[u8]) -> Action {
         let at = usize::try_from(offset).unwrap_or(usize::MAX);
-        let Bus::Pci(pci) = &mut self.bus else {
-            return self.finish(Store::Rejected, data);
+        let before = self.messages();
+        let action = match &mut self.bus {
+            Bus::Mmio(_) => Action::Rejected,
+            Bus::Pci(pci) => pci.write_space(&mut self.registers, at, data),
         };
-        let before = pci.messages();
-        match pci.write_space(at, data) {
-            SpaceStore::Bar(offset, data, length) => {
-                self.write(offset as u64, data.get(..length).unwrap_or_default())
-            }
-            SpaceStore::Space if pci.messages() != before => {
-                self.finish(Store::Register(Action::Messages), data)
-            }
-            SpaceStore::Space => self.finish(Store::Register(Action::None), data),
-            SpaceStore::Rejected => self.finish(Store::Rejected, data),
-        }
+        self.finish(action, before)
     }
 
-    fn finish(&mut self, store: Store, data: &[u8]) -> Action {
-        let action = match store {
-            Store::Rejected => None,
-            Store::Register(action) => Some(action),
-            Store::Doorbell(queue) => self.notify(queue),
-            Store::Config(at) => self.write_config(at, data),
-        };
-        if action.is_none() {
-            self.rejected = self.rejected.saturating_add(1);
-        }
+    /// Checks an action and shows what the store has changed.
+    fn finish(&mut self, action: Action, before: [Option<Message>; VECTORS]) -> Action {
         self.publish();
-        action.unwrap_or(Action::None)
-    }
-
-    fn notify(&self, value: u32) -> Option<Action> {
-        let queue = u16::try_from(value).ok()?;
-        let queues = &self.registers.state().queues;
-        let ready = queues.get(usize::from(queue)).is_some_and(|q| q.ready);
-        (ready && self.registers.is_healthy()).then_some(Action::Notify(queue))
-    }
-
-    fn write_config(&self, offset: usize, bytes: &[u8]) -> Option<Action> {
-        let end = offset.checked_add(bytes.len())?;
-        if end > self.config.len() || !matches!(bytes.len(), 1 | 2 | 4 | 8) {
-            return None;
+        let accepted = match action {
+            Action::Rejected => false,
+            Action::Notify(queue) => {
+                let queue = self.registers.state().queues.get(usize::from(queue));
+                queue.is_some_and(|queue| queue.ready) && self.registers.is_healthy()
+            }
+            Action::ConfigWrite { offset, len, .. } => {
+                offset.saturating_add(len) <= self.config.len()
+            }
+            _ if self.messages() != before => return Action::Messages,
+            _ => true,
+        };
+        if accepted {
+            return action;
         }
-        let mut data = [0; 8];
-        for (to, from) in data.iter_mut().zip(bytes) {
-            *to = *from;
-        }
-        let len = bytes.len();
-        Some(Action::ConfigWrite { offset, data, len })
+        self.rejected = self.rejected.saturating_add(1);
+        Action::Rejected
     }
 
     /// Ends a reset: power-on registers, page up to date.

@@ -12,9 +12,7 @@
 
 use virtio_bindings::virtio_mmio as reg;
 
-use super::store::Store;
-
-use super::{Registers, Window};
+use super::{Action, Registers, Window};
 
 /// "virt".
 const MAGIC: u32 = 0x7472_6976;
@@ -54,15 +52,15 @@ impl Mmio {
     }
 
     /// The guest stored `data` at byte `at` of the window.
-    pub(super) fn write(&self, registers: &mut Registers, at: usize, data: &[u8]) -> Store {
+    pub(super) fn write(&self, registers: &mut Registers, at: usize, data: &[u8]) -> Action {
         if at >= CONFIG {
-            return Store::Config(at - CONFIG);
+            return Action::config_write(at - CONFIG, data);
         }
         // 4.2.2.2: registers take aligned 32-bit stores only; no register is at an
         // unaligned place.
         match <[u8; 4]>::try_from(data) {
             Ok(bytes) => write_register(registers, at as u32, u32::from_le_bytes(bytes)),
-            Err(_) => Store::Rejected,
+            Err(_) => Action::Rejected,
         }
     }
 
@@ -89,7 +87,7 @@ impl Mmio {
     }
 }
 
-fn write_register(registers: &mut Registers, at: u32, value: u32) -> Store {
+fn write_register(registers: &mut Registers, at: u32, value: u32) -> Action {
     let accepted = match at {
         reg::VIRTIO_MMIO_DEVICE_FEATURES_SEL => {
             registers.select_device_features(value);
@@ -106,13 +104,15 @@ fn write_register(registers: &mut Registers, at: u32, value: u32) -> Store {
         }
         // No shared memory regions: every one of them has length -1.
         reg::VIRTIO_MMIO_SHM_SEL => true,
-        reg::VIRTIO_MMIO_QUEUE_READY => return registers.set_queue_ready(value).into(),
-        reg::VIRTIO_MMIO_QUEUE_NOTIFY => return Store::Doorbell(value),
+        reg::VIRTIO_MMIO_QUEUE_READY => return registers.set_queue_ready(value),
+        reg::VIRTIO_MMIO_QUEUE_NOTIFY => {
+            return u16::try_from(value).map_or(Action::Rejected, Action::Notify);
+        }
         reg::VIRTIO_MMIO_INTERRUPT_ACK => {
             registers.acknowledge(value);
             true
         }
-        reg::VIRTIO_MMIO_STATUS => return registers.set_status(value).into(),
+        reg::VIRTIO_MMIO_STATUS => return registers.set_status(value),
         _ => write_queue_register(registers, at, value),
     };
     accepted.into()

@@ -102,7 +102,7 @@ fn selectors_change_what_the_page_shows() {
 #[test]
 fn a_started_device_is_seen_and_its_doorbell_heard() {
     let (mut transport, _region) = transport();
-    assert_eq!(write(&mut transport, 0x50, 0), Action::None, "not yet");
+    assert_eq!(write(&mut transport, 0x50, 0), Action::Rejected, "not yet");
     assert_eq!(transport.rejected(), 1);
     let (mut transport, _region) = self::transport();
     start(&mut transport);
@@ -116,11 +116,11 @@ fn a_started_device_is_seen_and_its_doorbell_heard() {
     assert_eq!(read(&transport, 0x44), 1);
     assert_eq!(write(&mut transport, 0x50, 0), Action::Notify(0));
     for queue in [1, 2, 0x1_0000, u32::MAX] {
-        assert_eq!(write(&mut transport, 0x50, queue), Action::None);
+        assert_eq!(write(&mut transport, 0x50, queue), Action::Rejected);
     }
     assert_eq!(transport.rejected(), 4);
     assert!(transport.set_needs_reset());
-    assert_eq!(write(&mut transport, 0x50, 0), Action::None);
+    assert_eq!(write(&mut transport, 0x50, 0), Action::Rejected);
     assert_eq!(read(&transport, 0x70), 0x4f);
     assert_eq!(read(&transport, 0x60), 3);
 }
@@ -144,7 +144,7 @@ fn every_offset_and_width_is_harmless() {
                 && at.saturating_add(width as u64) <= 0x10c
                 && matches!(width, 1 | 2 | 4 | 8);
             match action {
-                Action::None => {}
+                Action::None | Action::Rejected => {}
                 Action::ConfigWrite { offset, len, .. } => {
                     assert!(config);
                     assert_eq!((offset as u64 + 0x100, len), (at, width));
@@ -208,7 +208,7 @@ fn a_reset_shows_power_on_when_it_is_finished() {
     start(&mut transport);
     assert_eq!(write(&mut transport, 0x70, 0), Action::Stop);
     assert_eq!(read(&transport, 0x70), 0xf, "not before the device stopped");
-    assert_eq!(write(&mut transport, 0x50, 0), Action::None);
+    assert_eq!(write(&mut transport, 0x50, 0), Action::Rejected);
     transport.finish_reset();
     for at in [0x44, 0x60, 0x70] {
         assert_eq!(read(&transport, at), 0, "{at:#x}");

@@ -21,6 +21,6 @@ mod window;
 pub use common::Transport;
 pub use pci::{Function, Message, PciV1};
 pub use pci_space::{NOTIFY, VECTORS};
-pub use registers::{QueueRegistersV1, Registers, RegistersV1, Transition};
+pub use registers::{QueueRegistersV1, Registers, RegistersV1};
 pub use store::Action;
 pub use window::{PAGE_SIZE, Window};

@@ -10,8 +10,7 @@ use super::pci_space::{
     ACCESS_DATA, COMMON, COMMON_SIZE, DEVICE, DEVICE_SIZE, ISR, NOTIFY, SPACE_SIZE, Space, TABLE,
     VECTORS,
 };
-use super::store::{Action, Store};
-use super::{Registers, Window};
+use super::{Action, Registers, Window};
 use crate::{Error, QueueConfig};
 
 /// No vector is assigned (4.1.5.1.2).
@@ -117,31 +116,35 @@ impl Pci {
     }
 
     /// The guest stored `data` at byte `at` of the BAR.
-    pub(super) fn write(&mut self, registers: &mut Registers, at: usize, data: &[u8]) -> Store {
+    pub(super) fn write(&mut self, registers: &mut Registers, at: usize, data: &[u8]) -> Action {
+        if !self.space.decodes_memory() {
+            return Action::Rejected;
+        }
+        self.write_bar(registers, at, data)
+    }
+
+    fn write_bar(&mut self, registers: &mut Registers, at: usize, data: &[u8]) -> Action {
         const COMMON_END: usize = COMMON + COMMON_SIZE;
         const DEVICE_END: usize = DEVICE + DEVICE_SIZE;
         const TABLE_END: usize = TABLE + ENTRY * VECTORS;
-        if !self.space.decodes_memory() {
-            return Store::Rejected;
-        }
         match (at, data) {
             (COMMON..COMMON_END, _) => self.write_common(registers, at, data),
-            (DEVICE..DEVICE_END, _) => Store::Config(at - DEVICE),
-            (NOTIFY, &[a, b] | &[a, b, 0, 0]) => Store::Doorbell(u16::from_le_bytes([a, b]).into()),
+            (DEVICE..DEVICE_END, _) => Action::config_write(at - DEVICE, data),
+            (NOTIFY, &[a, b] | &[a, b, 0, 0]) => Action::Notify(u16::from_le_bytes([a, b])),
             (TABLE..TABLE_END, _) => self.write_table(at - TABLE, data),
-            _ => Store::Rejected,
+            _ => Action::Rejected,
         }
     }
 
     /// 4.1.3.1: a field is stored as a whole; one of 64 bits by its halves.
-    fn write_common(&mut self, registers: &mut Registers, at: usize, data: &[u8]) -> Store {
+    fn write_common(&mut self, registers: &mut Registers, at: usize, data: &[u8]) -> Action {
         match (at, data) {
             (0x14, &[status]) => {
-                let store = registers.set_status(status.into()).into();
-                if store == Store::Register(Action::Stop) {
+                let action = registers.set_status(status.into());
+                if action == Action::Stop {
                     self.forget_vectors();
                 }
-                store
+                action
             }
             (_, &[a, b]) => self.write_half(registers, at, u16::from_le_bytes([a, b])),
             (_, &[a, b, c, d]) => {
@@ -152,13 +155,13 @@ impl Pci {
                     0x0c => return registers.set_driver_features(value).into(),
                     _ => return write_address(registers, at, value),
                 }
-                Store::Register(Action::None)
+                Action::None
             }
-            _ => Store::Rejected,
+            _ => Action::Rejected,
         }
     }
 
-    fn write_half(&mut self, registers: &mut Registers, at: usize, value: u16) -> Store {
+    fn write_half(&mut self, registers: &mut Registers, at: usize, value: u16) -> Action {
         // A vector that there is not reads back as none (4.1.5.1.2.1).
         let vector = if usize::from(value) < VECTORS { value } else { NO_VECTOR };
         match at {
@@ -167,19 +170,19 @@ impl Pci {
             0x18 => return registers.configure_queue(|queue| queue.size = value.into()).into(),
             0x1a => match self.queue_vectors.get_mut(selected(registers)) {
                 Some(own) => *own = vector,
-                None => return Store::Rejected,
+                None => return Action::Rejected,
             },
             // Only 1 may be stored (4.1.4.3.2).
-            0x1c if value == 1 => return registers.set_queue_ready(1).into(),
-            _ => return Store::Rejected,
+            0x1c if value == 1 => return registers.set_queue_ready(1),
+            _ => return Action::Rejected,
         }
-        Store::Register(Action::None)
+        Action::None
     }
 
     /// PCI 3.0, 6.8.2: words or pairs of them.
-    fn write_table(&mut self, at: usize, data: &[u8]) -> Store {
+    fn write_table(&mut self, at: usize, data: &[u8]) -> Action {
         if !at.is_multiple_of(data.len().max(1)) || !matches!(data.len(), 4 | 8) {
-            return Store::Rejected;
+            return Action::Rejected;
         }
         let words = self.table.as_flattened_mut().iter_mut().skip(at / 4);
         for (word, (bytes, place)) in words.zip(data.chunks_exact(4).zip(at / 4..)) {
@@ -188,20 +191,27 @@ impl Pci {
             *word = value & bits;
         }
         self.publish_table();
-        Store::Register(Action::None)
+        Action::None
     }
 
-    /// The guest stored `data` at byte `at` of configuration space. A store by way of the
-    /// access capability is one into the BAR, at the place returned.
-    pub(super) fn write_space(&mut self, at: usize, data: &[u8]) -> SpaceStore {
+    /// The guest stored `data` at byte `at` of configuration space. A store into the access
+    /// capability's data is one into the BAR, whether or not that decodes memory accesses.
+    pub(super) fn write_space(
+        &mut self,
+        registers: &mut Registers,
+        at: usize,
+        data: &[u8],
+    ) -> Action {
+        const DATA_END: usize = ACCESS_DATA + 4;
         if !self.space.write(at, data) {
-            return SpaceStore::Rejected;
+            return Action::Rejected;
         }
         match self.space.access() {
-            Some((offset, length)) if at == ACCESS_DATA && data.len() == length => {
-                SpaceStore::Bar(offset, self.space.access_data(), length)
+            Some((offset, length)) if at >= ACCESS_DATA && at + data.len() <= DATA_END => {
+                let data = self.space.access_data();
+                self.write_bar(registers, offset, data.get(..length).unwrap_or_default())
             }
-            _ => SpaceStore::Space,
+            _ => Action::None,
         }
     }
 
@@ -303,23 +313,12 @@ impl Pci {
     }
 }
 
-/// What a store into configuration space came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum SpaceStore {
-    /// There is no such place.
-    Rejected,
-    /// A byte may have changed.
-    Space,
-    /// It is one into the BAR: where, what, and how many bytes.
-    Bar(usize, [u8; 4], usize),
-}
-
 fn selected(registers: &Registers) -> usize {
     registers.state().queue_select as usize
 }
 
 /// Addresses of the selected queue's parts (4.1.4.3).
-fn write_address(registers: &mut Registers, at: usize, value: u32) -> Store {
+fn write_address(registers: &mut Registers, at: usize, value: u32) -> Action {
     let known = matches!(at, 0x20 | 0x24 | 0x28 | 0x2c | 0x30 | 0x34);
     let accepted = known
         && registers.configure_queue(|queue| {

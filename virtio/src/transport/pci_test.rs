@@ -134,14 +134,14 @@ fn a_driver_starts_the_device_and_reads_back_what_it_stored() {
     let queue = transport.registers().activation(&[]).queues[0].clone().unwrap().config;
     assert_eq!((queue.size, queue.descriptors), (32, 0x1_0000_1000));
     assert_eq!(store(&mut transport, NOTIFY as u64, 2, 0), Action::Notify(0));
-    assert_eq!(store(&mut transport, NOTIFY as u64, 2, 1), Action::None, "not set up");
+    assert_eq!(store(&mut transport, NOTIFY as u64, 2, 1), Action::Rejected, "not set up");
     // A queue whose size was not stored has the greatest one.
     let (mut transport, _region) = self::transport();
     for (at, width, value) in [(0x14, 1, 1), (0x14, 1, 3), (0x16, 2, 1), (0x1c, 2, 1)] {
         assert_eq!(store(&mut transport, at, width, value), Action::None);
     }
     assert_eq!(transport.registers().state().queues[1].config.size, 64);
-    assert_eq!(store(&mut transport, 0x1c, 2, 0), Action::None);
+    assert_eq!(store(&mut transport, 0x1c, 2, 0), Action::Rejected);
     assert_eq!((transport.rejected(), bar(&transport, 0x1c, 2)), (1, 1), "4.1.4.3.2");
 }
 
@@ -176,7 +176,7 @@ fn the_bar_answers_at_its_home_alone() {
     let moved = [0, 0x10_0000, BASE + 0x1000, 0xe000_0000, 0xfec0_0000, 0xfee0_0000, 0xffff_f000];
     for address in moved {
         let _ = store_space(&mut transport, 0x10, address);
-        assert_eq!(store(&mut transport, 0x14, 1, 1), Action::None);
+        assert_eq!(store(&mut transport, 0x14, 1, 1), Action::Rejected);
         assert_eq!(bar(&transport, 0x14, 1), 0, "{address:#x}");
     }
     let _ = store_space(&mut transport, 0x10, BASE | 0xfff);
@@ -230,7 +230,7 @@ fn messages_go_where_the_driver_lets_them() {
     assert_eq!(transport.messages(), [None, None]);
     // The pending bits and what lies behind the table take no store.
     for at in [TABLE + 32, 0xc00, 0xc04] {
-        assert_eq!(store(&mut transport, at, 4, u64::MAX), Action::None);
+        assert_eq!(store(&mut transport, at, 4, u64::MAX), Action::Rejected);
         assert_eq!(bar(&transport, at, 4), 0);
     }
 }
@@ -282,9 +282,23 @@ fn the_access_capability_reaches_the_bar() {
     let _ = store_space(&mut transport, length, 1);
     assert_eq!(transport.write_space(data, &[1]), Action::None);
     assert_eq!((bar(&transport, 0x14, 1), space(&transport, data)), (1, 1));
-    // Neither another width than asked for, nor another BAR, nor behind the page.
+    // Also where the BAR decodes no memory accesses; by stores of each width into the data,
+    // of which as many bytes count as the length says.
+    let _ = transport.write_space(0x04, &[0]);
+    assert_eq!(store(&mut transport, 0x14, 1, 0), Action::Rejected);
+    for (at, stored) in [(data, 4), (data, 2), (data + 1, 1), (data, 1)] {
+        let _ = store_space(&mut transport, place, 0x16);
+        let _ = store_space(&mut transport, length, 2);
+        let (before, value) = (bar(&transport, 0x16, 2), 0x0101_0101 * (stored as u32 + 1));
+        let _ = transport.write_space(at, &value.to_le_bytes()[..stored]);
+        assert_ne!(bar(&transport, 0x16, 2), before, "{at:#x} {stored}");
+        assert_eq!(u64::from(space(&transport, data) & 0xffff), bar(&transport, 0x16, 2));
+    }
+    let _ = transport.write_space(0x04, &[6]);
+    // Neither another BAR, nor behind the page, nor a length that there is not.
+    let _ = store(&mut transport, 0x14, 1, 1);
     for (offset, width, bar_number, stored) in
-        [(0x14, 1, 0, 4), (0x14, 1, 1, 1), (0x1000, 1, 0, 1), (0x15, 2, 0, 2), (0x14, 3, 0, 3)]
+        [(0x14, 1, 1, 1), (0x1000, 1, 0, 1), (0x15, 2, 0, 2), (0x14, 3, 0, 3), (0x14, 8, 0, 4)]
     {
         let _ = transport.write_space(0x88, &[bar_number]);
         let _ = store_space(&mut transport, place, offset);

@@ -10,6 +10,7 @@ use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_FAILED, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET,
 };
 
+use super::Action;
 use crate::{Activation, Error, MAX_QUEUE_SIZE, QueueConfig, QueueSetup, QueueState, features};
 
 const ACKNOWLEDGE: u8 = VIRTIO_CONFIG_S_ACKNOWLEDGE as u8;
@@ -27,21 +28,6 @@ const INTERRUPT_CONFIG: u32 = 2;
 
 /// Most queues a device may have.
 const MAX_QUEUES: usize = 256;
-
-/// What a write to the status or to a queue's ready register led to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transition {
-    /// Nothing outside the registers.
-    None,
-    /// Not a write a driver may make; ignored.
-    Rejected,
-    /// The driver is ready.
-    Start,
-    /// The driver asks for a reset.
-    Stop,
-    /// The driver asks for the end of the selected queue.
-    StopQueue,
-}
 
 /// One queue's registers, as saved.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -227,7 +213,7 @@ impl Registers {
 
     /// The driver marks the selected queue ready, or wants it to be so no more
     /// and may wait for that (4.2.2.2): it can in every state.
-    pub fn set_queue_ready(&mut self, value: u32) -> Transition {
+    pub fn set_queue_ready(&mut self, value: u32) -> Action {
         let running = self.has(DRIVER_OK);
         let queue = match value {
             0 if !self.resetting => self.selected_queue(),
@@ -235,16 +221,16 @@ impl Registers {
             _ => None,
         };
         match queue {
-            None => Transition::Rejected,
-            Some(queue) if running && queue.ready => Transition::StopQueue,
+            None => Action::Rejected,
+            Some(queue) if running && queue.ready => Action::StopQueue,
             Some(queue) => {
                 queue.ready = value == 1;
-                Transition::None
+                Action::None
             }
         }
     }
 
-    /// Ends what [`Transition::StopQueue`] began: the device has let go of the
+    /// Ends what [`Action::StopQueue`] began: the device has let go of the
     /// selected queue, which stays stopped until a reset.
     pub fn finish_queue_stop(&mut self) {
         if let Some(queue) = self.selected_queue() {
@@ -267,19 +253,19 @@ impl Registers {
     /// The driver writes the device status (2.1). Bits come in the order
     /// ACKNOWLEDGE, DRIVER, FEATURES_OK, DRIVER_OK, in one write or several;
     /// a bit whose turn it is not is not set, and none is cleared but by 0.
-    pub fn set_status(&mut self, value: u32) -> Transition {
+    pub fn set_status(&mut self, value: u32) -> Action {
         if self.resetting {
-            return Transition::Rejected;
+            return Action::Rejected;
         }
         if value == 0 {
             self.resetting = true;
-            return Transition::Stop;
+            return Action::Stop;
         }
         let before = self.state.status;
         let Some(value) =
             u8::try_from(value).ok().filter(|v| v & !KNOWN == 0 && before & !v & !NEEDS_RESET == 0)
         else {
-            return Transition::Rejected;
+            return Action::Rejected;
         };
         let added = value & !before;
         self.add_if(added & ACKNOWLEDGE, true);
@@ -292,9 +278,9 @@ impl Registers {
         if self.state.status & added & DRIVER_OK != 0 {
             // Stays set while active: a spurious interrupt only looks at rings.
             self.state.interrupt_status |= INTERRUPT_USED;
-            return Transition::Start;
+            return Action::Start;
         }
-        if self.state.status & added == added { Transition::None } else { Transition::Rejected }
+        if self.state.status & added == added { Action::None } else { Action::Rejected }
     }
 
     fn add_if(&mut self, bit: u8, allowed: bool) {
@@ -321,7 +307,7 @@ impl Registers {
         Activation { features: self.negotiated(), queues: queues.collect(), writeback: None }
     }
 
-    /// Back to power-on. Ends what [`Transition::Stop`] began.
+    /// Back to power-on. Ends what [`Action::Stop`] began.
     pub fn finish_reset(&mut self) {
         self.resetting = false;
         // 4.2.2.1: the generation only has to differ, and never goes back.

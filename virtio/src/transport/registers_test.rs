@@ -1,6 +1,6 @@
 //! The status machine in every order, and restored registers.
 
-use super::{QueueRegistersV1, Registers, RegistersV1, Transition};
+use super::{Action, QueueRegistersV1, Registers, RegistersV1};
 use crate::{Error, features};
 
 const OFFERED: u64 = features::COMMON | 0b101;
@@ -11,8 +11,8 @@ fn registers() -> Registers {
 }
 
 fn negotiate(registers: &mut Registers, features: u64) {
-    assert_eq!(registers.set_status(1), Transition::None);
-    assert_eq!(registers.set_status(3), Transition::None);
+    assert_eq!(registers.set_status(1), Action::None);
+    assert_eq!(registers.set_status(3), Action::None);
     registers.select_driver_features(0);
     assert!(registers.set_driver_features(features as u32));
     registers.select_driver_features(1);
@@ -22,14 +22,14 @@ fn negotiate(registers: &mut Registers, features: u64) {
 fn started() -> Registers {
     let mut registers = registers();
     negotiate(&mut registers, AGREED);
-    assert_eq!(registers.set_status(0xb), Transition::None);
+    assert_eq!(registers.set_status(0xb), Action::None);
     registers.select_queue(1);
     assert!(registers.configure_queue(|queue| {
         queue.size = 64;
         queue.used = 0x3000;
     }));
-    assert_eq!(registers.set_queue_ready(1), Transition::None);
-    assert_eq!(registers.set_status(0xf), Transition::Start);
+    assert_eq!(registers.set_queue_ready(1), Action::None);
+    assert_eq!(registers.set_status(0xf), Action::Start);
     registers
 }
 
@@ -47,24 +47,24 @@ fn a_driver_that_keeps_the_order_starts_the_device() {
 #[test]
 fn one_write_may_set_several_bits_in_order() {
     let mut registers = registers();
-    registers.set_status(3);
+    let _ = registers.set_status(3);
     registers.select_driver_features(1);
     registers.set_driver_features((features::VERSION_1 >> 32) as u32);
-    assert_eq!(registers.set_status(0xf), Transition::Start);
+    assert_eq!(registers.set_status(0xf), Action::Start);
 }
 
 #[test]
 fn bits_out_of_order_are_not_set() {
     for (value, expected) in [(2, 0), (4, 0), (8, 0), (5, 1), (9, 1), (0xf, 3), (0x101, 0)] {
         let mut registers = registers();
-        assert_eq!(registers.set_status(value), Transition::Rejected);
+        assert_eq!(registers.set_status(value), Action::Rejected);
         assert_eq!(registers.state().status, expected, "{value:#x}");
     }
     // Unknown bits, the device's own bit, and bits that would be cleared.
     for value in [0x13, 0x23, 0x43, 1, 2, 0x8] {
         let mut registers = registers();
-        registers.set_status(3);
-        assert_eq!(registers.set_status(value), Transition::Rejected);
+        let _ = registers.set_status(3);
+        assert_eq!(registers.set_status(value), Action::Rejected);
         assert_eq!(registers.state().status, 3, "{value:#x}");
     }
 }
@@ -74,10 +74,10 @@ fn features_not_offered_or_not_modern_are_refused() {
     for features in [0, 0b100, AGREED | 0b10, AGREED | 1 << 34, u64::MAX] {
         let mut registers = registers();
         negotiate(&mut registers, features);
-        assert_eq!(registers.set_status(0xb), Transition::Rejected);
+        assert_eq!(registers.set_status(0xb), Action::Rejected);
         assert_eq!(registers.state().status, 3);
         assert_eq!(registers.negotiated(), 0);
-        assert_eq!(registers.set_status(0xf), Transition::Rejected);
+        assert_eq!(registers.set_status(0xf), Action::Rejected);
         assert!(!registers.is_active());
     }
 }
@@ -86,7 +86,7 @@ fn features_not_offered_or_not_modern_are_refused() {
 fn features_are_frozen_once_agreed_and_closed_before_driver() {
     let mut registers = registers();
     assert!(!registers.set_driver_features(1));
-    registers.set_status(1);
+    let _ = registers.set_status(1);
     assert!(!registers.set_driver_features(1));
     let mut registers = started();
     for half in [0, 1, 2, u32::MAX] {
@@ -99,7 +99,7 @@ fn features_are_frozen_once_agreed_and_closed_before_driver() {
 #[test]
 fn other_halves_of_features_may_only_be_cleared() {
     let mut registers = registers();
-    registers.set_status(3);
+    let _ = registers.set_status(3);
     registers.select_driver_features(2);
     assert!(registers.set_driver_features(0));
     assert!(!registers.set_driver_features(1));
@@ -116,13 +116,13 @@ fn queues_are_frozen_after_activation() {
     for queue in 0..3 {
         registers.select_queue(queue);
         assert!(!registers.configure_queue(|queue| queue.size = 1));
-        assert_eq!(registers.set_queue_ready(1), Transition::Rejected);
+        assert_eq!(registers.set_queue_ready(1), Action::Rejected);
     }
     assert_eq!(registers.activation(&[]), before);
     // Also when the device needs a reset, and while it is being reset.
     let _ = registers.set_needs_reset();
     assert!(!registers.configure_queue(|queue| queue.size = 1));
-    assert_eq!(registers.set_status(0), Transition::Stop);
+    assert_eq!(registers.set_status(0), Action::Stop);
     assert!(!registers.configure_queue(|queue| queue.size = 1));
     assert_eq!(registers.activation(&[]), before);
 }
@@ -132,30 +132,30 @@ fn queues_are_frozen_after_activation() {
 #[test]
 fn a_running_queue_is_stopped_when_the_device_says_so() {
     let mut registers = started();
-    assert_eq!(registers.set_queue_ready(0), Transition::StopQueue);
+    assert_eq!(registers.set_queue_ready(0), Action::StopQueue);
     assert!(registers.queue_ready(), "not before the device has stopped it");
     registers.finish_queue_stop();
     assert!(!registers.queue_ready() && registers.is_healthy());
     assert_eq!(registers.activation(&[]).queues, [None, None]);
-    assert_eq!(registers.set_queue_ready(1), Transition::Rejected);
+    assert_eq!(registers.set_queue_ready(1), Action::Rejected);
     assert!(!registers.configure_queue(|queue| queue.size = 1));
-    assert_eq!(registers.set_queue_ready(0), Transition::None);
+    assert_eq!(registers.set_queue_ready(0), Action::None);
     let mut restored = self::registers();
     restored.restore(registers.state()).unwrap();
-    assert_eq!(restored.set_queue_ready(1), Transition::Rejected);
+    assert_eq!(restored.set_queue_ready(1), Action::Rejected);
 }
 
 #[test]
 fn a_ready_queue_is_frozen_until_it_is_not_ready() {
     let mut registers = registers();
     assert!(!registers.configure_queue(|queue| queue.size = 1));
-    registers.set_status(3);
+    let _ = registers.set_status(3);
     assert!(registers.configure_queue(|queue| queue.size = 8));
-    assert_eq!(registers.set_queue_ready(1), Transition::None);
+    assert_eq!(registers.set_queue_ready(1), Action::None);
     assert!(registers.queue_ready());
     assert!(!registers.configure_queue(|queue| queue.size = 1));
-    assert_eq!(registers.set_queue_ready(2), Transition::Rejected);
-    assert_eq!(registers.set_queue_ready(0), Transition::None);
+    assert_eq!(registers.set_queue_ready(2), Action::Rejected);
+    assert_eq!(registers.set_queue_ready(0), Action::None);
     assert!(registers.configure_queue(|queue| queue.size = 4));
     registers.select_queue(2);
     assert!(!registers.configure_queue(|queue| queue.size = 1));
@@ -167,10 +167,10 @@ fn a_reset_has_to_be_finished_and_forgets_everything() {
     let mut registers = started();
     let _ = registers.config_changed();
     registers.next_generation();
-    assert_eq!(registers.set_status(0), Transition::Stop);
+    assert_eq!(registers.set_status(0), Action::Stop);
     assert!(!registers.is_active());
     for value in [0, 1, 3, 0xf] {
-        assert_eq!(registers.set_status(value), Transition::Rejected);
+        assert_eq!(registers.set_status(value), Action::Rejected);
     }
     assert!(!registers.set_driver_features(0));
     registers.finish_reset();
@@ -181,7 +181,7 @@ fn a_reset_has_to_be_finished_and_forgets_everything() {
     };
     assert_eq!(registers.state(), &power_on);
     negotiate(&mut registers, AGREED);
-    assert_eq!(registers.set_status(0xf), Transition::Start);
+    assert_eq!(registers.set_status(0xf), Action::Start);
 }
 
 #[test]
@@ -193,17 +193,17 @@ fn a_device_that_needs_a_reset_says_so_once() {
     assert_eq!(registers.state().interrupt_status, 3);
     assert!(registers.is_active() && !registers.is_healthy());
     // A driver writes back what it read.
-    assert_eq!(registers.set_status(0xcf), Transition::None);
+    assert_eq!(registers.set_status(0xcf), Action::None);
     // It did not see the device's bit yet; the bit stays.
-    assert_eq!(registers.set_status(0x8f), Transition::None);
+    assert_eq!(registers.set_status(0x8f), Action::None);
     assert_eq!(registers.state().status, 0xcf);
-    assert_eq!(registers.set_status(0xc7), Transition::Rejected);
+    assert_eq!(registers.set_status(0xc7), Action::Rejected);
     // Before DRIVER_OK nobody is interrupted.
     let mut registers = self::registers();
-    registers.set_status(3);
+    let _ = registers.set_status(3);
     assert!(!registers.set_needs_reset());
     assert_eq!(registers.state().interrupt_status, 0);
-    assert_eq!(registers.set_status(0xf | 0x40), Transition::Rejected);
+    assert_eq!(registers.set_status(0xf | 0x40), Action::Rejected);
     assert!(!registers.is_active());
 }
 
@@ -211,12 +211,12 @@ fn a_device_that_needs_a_reset_says_so_once() {
 fn a_failed_driver_starts_nothing() {
     let mut registers = registers();
     negotiate(&mut registers, AGREED);
-    assert_eq!(registers.set_status(0x83), Transition::None);
-    assert_eq!(registers.set_status(0x8f), Transition::Rejected);
+    assert_eq!(registers.set_status(0x83), Action::None);
+    assert_eq!(registers.set_status(0x8f), Action::Rejected);
     assert!(!registers.configure_queue(|queue| queue.size = 1));
     let mut registers = self::registers();
     negotiate(&mut registers, AGREED);
-    assert_eq!(registers.set_status(0x8f), Transition::Rejected);
+    assert_eq!(registers.set_status(0x8f), Action::Rejected);
     assert!(!registers.is_active());
 }
 

@@ -1,13 +1,13 @@
 //! What a store of a driver comes to, on any bus.
 
-use super::Transition;
-
 /// What the owner has to do after a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum Action {
     /// Nothing.
     None,
+    /// Nothing: no driver may make this store, which is ignored and counted.
+    Rejected,
     /// Start the device with [`Registers::activation`](super::Registers::activation);
     /// if it refuses, call [`set_needs_reset`](super::Transport::set_needs_reset).
     Start,
@@ -33,34 +33,21 @@ pub enum Action {
     },
 }
 
-/// A store as its bus decodes it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Store {
-    /// Not one that a driver may make; ignored.
-    Rejected,
-    /// A register's: done, and this is left.
-    Register(Action),
-    /// A doorbell, with the value stored.
-    Doorbell(u32),
-    /// Into the configuration space, from this byte on.
-    Config(usize),
-}
-
-impl From<Transition> for Store {
-    fn from(transition: Transition) -> Self {
-        match transition {
-            Transition::None => Self::Register(Action::None),
-            Transition::Start => Self::Register(Action::Start),
-            Transition::Stop => Self::Register(Action::Stop),
-            Transition::StopQueue => Self::Register(Action::StopQueue),
-            Transition::Rejected => Self::Rejected,
+impl Action {
+    /// A store of `bytes` at byte `offset` of the configuration space.
+    pub(super) fn config_write(offset: usize, bytes: &[u8]) -> Self {
+        let (mut data, len) = ([0; 8], bytes.len());
+        match data.get_mut(..len) {
+            Some(to) if len.is_power_of_two() => to.copy_from_slice(bytes),
+            _ => return Self::Rejected,
         }
+        Self::ConfigWrite { offset, data, len }
     }
 }
 
-/// Whether the registers took it.
-impl From<bool> for Store {
+/// Whether the registers took a store that changes nothing outside them.
+impl From<bool> for Action {
     fn from(accepted: bool) -> Self {
-        if accepted { Self::Register(Action::None) } else { Self::Rejected }
+        if accepted { Self::None } else { Self::Rejected }
     }
 }
