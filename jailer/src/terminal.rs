@@ -173,18 +173,43 @@ impl Relay {
             }
             return;
         }
-        // A single byte, for which there is room.
-        while !self.shown.is_empty() && is_ready(&self.screen) {
-            if !pass(&self.screen, &mut self.shown, 1) {
-                self.shown.clear();
+        // A single byte, for which there is room; unless the terminal is stopped in between.
+        interruptibly(|| {
+            while !self.shown.is_empty() && is_ready(&self.screen) {
+                if !pass(&self.screen, &mut self.shown, 1) {
+                    self.shown.clear();
+                }
             }
-        }
+        });
     }
 }
 
 impl Drop for Relay {
     fn drop(&mut self) {
         self.give_back();
+    }
+}
+
+/// Interrupts what waits for longer than a moment meanwhile. The caller's own alarm goes on.
+fn interruptibly(write: impl FnOnce()) {
+    const MOMENT: libc::timeval = libc::timeval { tv_sec: 0, tv_usec: 50_000 };
+    extern "C" fn nothing(_: libc::c_int) {}
+    let handler: extern "C" fn(libc::c_int) = nothing;
+    let timer = libc::itimerval { it_interval: MOMENT, it_value: MOMENT };
+    // SAFETY: plain system calls on live locals, for which zeroes are values; the handler does
+    // nothing, and the first calls' outcome is undone by the last ones.
+    unsafe {
+        let (mut action, mut set): (libc::sigaction, libc::sigset_t) = std::mem::zeroed();
+        let (mut old_action, mut old_set, mut old_timer) = (action, set, timer);
+        action.sa_sigaction = handler as libc::sighandler_t;
+        libc::sigaddset(&raw mut set, libc::SIGALRM);
+        libc::sigaction(libc::SIGALRM, &raw const action, &raw mut old_action);
+        libc::sigprocmask(libc::SIG_UNBLOCK, &raw const set, &raw mut old_set);
+        libc::setitimer(libc::ITIMER_REAL, &raw const timer, &raw mut old_timer);
+        write();
+        libc::setitimer(libc::ITIMER_REAL, &raw const old_timer, std::ptr::null_mut());
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const old_set, std::ptr::null_mut());
+        libc::sigaction(libc::SIGALRM, &raw const old_action, std::ptr::null_mut());
     }
 }
 

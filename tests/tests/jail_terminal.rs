@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use mote_tests::jail::{BUSYBOX, INPUT, JAIL, children, jail, root, rooted};
+use mote_tests::jail::{BUSYBOX, INPUT, JAIL, as_user, children, jail, root, rooted};
 use mote_tests::vm::{self, LIMIT};
 use mote_tests::{Scratch, Terminal, Vm, files, guest, have_kvm, proc, tap, wait_until};
 
@@ -323,13 +323,14 @@ fn a_terminal_that_takes_nothing_holds_up_no_signal() {
     for path in [&*scratch, &*program] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     }
-    for foreign in [false, true] {
+    // Several times: it is stopped at any point of a write.
+    for foreign in [false, true, true, true] {
         let terminal = terminal();
         let mut command = if foreign { jail("held", &program) } else { rooted("held", &program) };
         command.args(["--kvm", "none", "--", "--exact", "prints", "--ignored", "--nocapture"]);
         terminal.attach(&mut command);
         if foreign {
-            command.uid(10_001).gid(10_001);
+            as_user(&mut command, 10_001);
         }
         let vm = Vm::spawn(&mut command);
         shows(&terminal, "more\r\n");
@@ -349,8 +350,7 @@ fn without_root_a_jail_has_a_terminal_too() {
     let mut command = jail("rootless", BUSYBOX);
     terminal.attach(&mut command);
     if root() {
-        use std::os::unix::process::CommandExt as _;
-        command.uid(65_534).gid(65_534);
+        as_user(&mut command, 65_534);
     }
     command.args(["--kvm", "none", "--", "sh", "-c", "read x; echo got $x; exit 9"]);
     let vm = Vm::spawn(&mut command);
