@@ -27,22 +27,33 @@ impl Lock {
     /// user can open: with any other, its lock could be taken by strangers.
     pub fn take(plan: &Plan) -> Result<Self, Error> {
         let own = rustix::process::geteuid().as_raw();
-        let (above, name) = place(own);
-        let path = above.join(&name);
+        let above = place(own);
+        let path = above.join(DIRECTORY);
         let what = || format!("lock directory {}", path.display());
         let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC;
-        let above = open(&above, flags, Mode::empty()).map_err(jail(what()))?;
-        match mkdirat(&above, &name, Mode::RWXU) {
+        let parent = match open(&above, flags, Mode::empty()) {
+            // No other place will do: in one where others can write, one of them can be first.
+            Err(Errno::NOENT) if own != 0 => {
+                let why = format!(
+                    "{} is missing: log in through a session manager, have root run \
+                     'loginctl enable-linger {own}', or have it make that directory, mode 0700, \
+                     for user {own}",
+                    above.display()
+                );
+                return Err(Error::Jail(format!("{}: {why}", what())));
+            }
+            other => other.map_err(jail(what()))?,
+        };
+        only_own(&parent, own, 0o022)
+            .map_err(|why| Error::Jail(format!("{}: {} {why}", what(), above.display())))?;
+        match mkdirat(&parent, DIRECTORY, Mode::RWXU) {
             Err(Errno::EXIST) => {}
             other => other.map_err(jail(what()))?,
         }
         let directory =
-            beneath(&above, Path::new(&name), OFlags::DIRECTORY).map_err(jail(what()))?;
-        let stat = fstat(&directory).map_err(jail(what()))?;
-        if stat.st_uid != own || stat.st_mode & 0o077 != 0 {
-            let why = "is open to other users: remove it";
-            return Err(Error::Jail(format!("{} {why}", what())));
-        }
+            beneath(&parent, Path::new(DIRECTORY), OFlags::DIRECTORY).map_err(jail(what()))?;
+        only_own(&directory, own, 0o077)
+            .map_err(|why| Error::Jail(format!("{} {why}: remove it", what())))?;
         let file = file(&directory, &plan.id).map_err(|error| match error {
             Errno::WOULDBLOCK => {
                 let why = "in use by another jail: choose another --id, or end that jail";
@@ -64,16 +75,24 @@ impl Lock {
     }
 }
 
-/// The directory for locks: where it lies, and its name.
-fn place(uid: u32) -> (PathBuf, String) {
-    let system = match uid {
+/// Name of the directory for locks.
+const DIRECTORY: &str = "mote-jailer";
+
+/// Where the directory for locks lies: a place that nobody else can make or fill.
+fn place(uid: u32) -> PathBuf {
+    match uid {
         0 => PathBuf::from("/run"),
         _ => PathBuf::from(format!("/run/user/{uid}")),
-    };
-    if system.is_dir() {
-        (system, "mote-jailer".to_owned())
-    } else {
-        ("/tmp".into(), format!("mote-jailer-{uid}"))
+    }
+}
+
+/// Whether a directory belongs to `own`, without any of these permissions for others.
+fn only_own(directory: &OwnedFd, own: u32, forbidden: u32) -> Result<(), String> {
+    let stat = fstat(directory).map_err(|e| format!("cannot be looked at: {e}"))?;
+    match stat.st_uid {
+        owner if owner != own => Err(format!("belongs to user {owner}, not to {own}")),
+        _ if stat.st_mode & forbidden != 0 => Err("is open to other users".to_owned()),
+        _ => Ok(()),
     }
 }
 

@@ -1,6 +1,8 @@
 //! Starts jails as their users would.
 
 use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -39,6 +41,24 @@ pub fn rooted(id: &str, exec: impl AsRef<Path>) -> Command {
     let mut command = jail(id, exec);
     command.args(["--uid", &USER.to_string(), "--gid", &USER.to_string()]);
     command
+}
+
+/// Has a command run as another user, one that is logged in: with a place for its locks.
+///
+/// # Panics
+/// The place cannot be made.
+pub fn as_user(command: &mut Command, id: u32) -> &mut Command {
+    let place = runtime(id);
+    fs::create_dir_all(&place).unwrap();
+    chown(&place, Some(id), Some(id)).unwrap();
+    fs::set_permissions(&place, fs::Permissions::from_mode(0o700)).unwrap();
+    command.uid(id).gid(id)
+}
+
+/// Where a session manager has the directory for what a user runs.
+#[must_use]
+pub fn runtime(id: u32) -> PathBuf {
+    PathBuf::from(format!("/run/user/{id}"))
 }
 
 /// Whether this is root; without, the caller returns.

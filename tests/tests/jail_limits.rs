@@ -9,8 +9,8 @@ use std::process::Command;
 use std::thread;
 
 use mote_tests::jail::{
-    BUSYBOX, IN_USE, INPUT, JAIL, USAGE, WAITS, alive, groups, jail, limit, refused, root, rooted,
-    start,
+    BUSYBOX, IN_USE, INPUT, JAIL, USAGE, WAITS, alive, as_user, groups, jail, limit, refused, root,
+    rooted, start,
 };
 use mote_tests::{Scratch, Vm, guest, have_kvm, run, vm, wait_until};
 
@@ -209,7 +209,7 @@ fn a_block_device_is_shown_as_asked() {
     let mut command = jail("block", BUSYBOX);
     command.args(["--kvm", "none", "--file", &format!("{},as=disk", device.0)]);
     fs::set_permissions(&device.0, fs::Permissions::from_mode(0o666)).unwrap();
-    command.uid(65_534).gid(65_534);
+    as_user(&mut command, 65_534);
     let end = run(command.args(["--", "sh", "-c", script]));
     fs::set_permissions(&device.0, fs::Permissions::from_mode(0o600)).unwrap();
     assert!(!end.out.contains("wrote"), "{}", end.out);
@@ -249,7 +249,7 @@ fn errors_name_what_was_asked_for() {
         (BUSYBOX, "--tap", "none", INPUT, "tap none: there is no such"),
         (BUSYBOX, "--resource-limit", "no-file=2000000000", JAIL, "no-file=2000000000: above"),
         (BUSYBOX, "--resource-limit", "fsize=x", USAGE, "'x' is not a number"),
-        (BUSYBOX, "--resource-limit", "core=0", USAGE, "'core' is none of"),
+        (BUSYBOX, "--resource-limit", "core=0", USAGE, "'core' is not one of"),
         (BUSYBOX, "--cgroup", "nope.max=1", JAIL, "no controller nope"),
         (plain, "--kvm", "none", INPUT, "user 10001 may not execute it"),
     ];

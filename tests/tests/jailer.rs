@@ -1,10 +1,11 @@
 //! The jailer: its flags and plans, and programs that run in its jails.
 
 use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-use mote_tests::jail::{BUSYBOX, JAIL, USAGE, jail, refused, root, rooted};
+use mote_tests::jail::{BUSYBOX, JAIL, USAGE, as_user, jail, refused, root, rooted, runtime};
 use mote_tests::{Scratch, guest, have_kvm, run, vm};
 
 #[test]
@@ -50,7 +51,7 @@ fn plans_are_printed_for_everybody_and_change_nothing() {
     let mut command = jail("plan", BUSYBOX);
     command.args(["--plan", "--chroot-base-dir"]).arg(&*scratch);
     if root() {
-        command.uid(65_534).gid(65_534);
+        as_user(&mut command, 65_534);
     }
     let end = run(&mut command);
     end.expect(0);
@@ -83,11 +84,49 @@ fn a_virtual_machine_boots_in_a_jail() {
     assert_eq!(left, ["kernel"], "what the caller put there stays, and nothing else");
 }
 
+/// Another user of the host can make a directory in /tmp, or in what is open to them.
+#[test]
+fn a_lock_lies_where_no_other_user_can_be_first() {
+    if !root() {
+        return;
+    }
+    const OWN: u32 = 65_530;
+    let place = runtime(OWN);
+    let _ = fs::remove_dir_all(&place);
+    let tmp = std::env::temp_dir().join(format!("mote-jailer-{OWN}"));
+    let _ = fs::remove_dir_all(&tmp);
+    let jail = || {
+        let mut command = jail("first", BUSYBOX);
+        command.args(["--kvm", "none", "--", "true"]);
+        command
+    };
+    let name = place.to_str().unwrap();
+    refused(jail().uid(OWN).gid(OWN), JAIL, &[name, "missing", "loginctl enable-linger 65530"]);
+    assert!(!tmp.exists());
+    for (owner, mode, word) in
+        [(0, 0o777, "belongs to user 0"), (OWN, 0o777, "open to other users")]
+    {
+        as_user(&mut jail(), OWN);
+        chown(&place, Some(owner), None).unwrap();
+        fs::set_permissions(&place, fs::Permissions::from_mode(mode)).unwrap();
+        refused(jail().uid(OWN).gid(OWN), JAIL, &[name, word]);
+    }
+    as_user(&mut jail(), OWN);
+    let planted = place.join("mote-jailer");
+    fs::create_dir(&planted).unwrap();
+    refused(jail().uid(OWN).gid(OWN), JAIL, &[name, "belongs to user 0", "remove it"]);
+    fs::remove_dir(&planted).unwrap();
+    let mut corrected = jail();
+    let end = run(as_user(&mut corrected, OWN));
+    assert!(end.code == 0 || end.err.contains("namespaces: "), "{}", end.err);
+    fs::remove_dir_all(&place).unwrap();
+}
+
 #[test]
 fn without_root_there_is_a_jail_too() {
     let mut command = jail("rootless", BUSYBOX);
     if root() {
-        command.uid(65_534).gid(65_534);
+        as_user(&mut command, 65_534);
     }
     let end = run(command.args(["--kvm", "none", "--", "sh", "-c", "echo /*; exit 9"]));
     if end.code == JAIL && end.err.contains("namespaces: ") {
