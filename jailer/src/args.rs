@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 
 use lexopt::prelude::*;
+use rustix::process::Resource;
 
 use crate::error::Error;
 
@@ -80,9 +81,9 @@ pub enum Kvm {
     None,
 }
 
-/// A file to show in the jail.
+/// A file of the host's in the jail.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shown {
+pub struct SharedFile {
     /// Where it is.
     pub path: PathBuf,
     /// Its name in the jail's root.
@@ -91,14 +92,36 @@ pub struct Shown {
     pub writable: bool,
 }
 
-/// An open descriptor to hand on.
+/// A descriptor that the program gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Handed {
+pub enum PassedFd {
     /// Attached to this tap by the jailer.
     Tap(String),
     /// The caller's.
     Inherited(i32),
 }
+
+/// A resource limit, soft and hard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// What `--resource-limit` calls it.
+    pub name: &'static str,
+    /// The resource.
+    pub resource: Resource,
+    /// In the resource's own unit (setrlimit(2)).
+    pub value: u64,
+    /// Not a default, which gives way to the caller's hard limit.
+    pub asked: bool,
+}
+
+/// What `--resource-limit` takes.
+const LIMITS: [(&str, Resource); 5] = [
+    ("fsize", Resource::Fsize),
+    ("no-file", Resource::Nofile),
+    ("memlock", Resource::Memlock),
+    ("nproc", Resource::Nproc),
+    ("as", Resource::As),
+];
 
 /// The checked command line.
 #[derive(Clone, Debug, Default)]
@@ -123,14 +146,14 @@ pub struct Args {
     pub cgroup_version: Option<u8>,
     /// `--parent-cgroup`
     pub parent_cgroup: Option<PathBuf>,
-    /// `--resource-limit`, name and value.
-    pub limits: Vec<(String, u64)>,
+    /// `--resource-limit`
+    pub limits: Vec<Limit>,
     /// `--daemonize`
     pub daemonize: bool,
     /// `--file`
-    pub files: Vec<Shown>,
+    pub files: Vec<SharedFile>,
     /// `--tap` and `--pass-fd`, in order.
-    pub handed: Vec<Handed>,
+    pub passed: Vec<PassedFd>,
     /// `--kvm`
     pub kvm: Kvm,
     /// `--ready-fd`
@@ -159,7 +182,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error>
             Long(name) => name.to_owned(),
             Value(value) => {
                 let why = format!(
-                    "'{}' is no flag; the program's own arguments follow --",
+                    "'{}' is not a flag; the program's own arguments follow --",
                     value.display()
                 );
                 return Err(Error::Usage(why));
@@ -172,8 +195,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error>
             "copy-exec" => args.copy = true,
             "new-pid-ns" => {}
             name => {
-                let repeats = ["cgroup", "resource-limit", "file", "tap", "pass-fd"];
-                if seen.contains(&flag) && !repeats.contains(&name) {
+                if seen.contains(&flag) && !REPEATED.contains(&name) {
                     return Err(Error::Usage(format!("--{name} is given twice")));
                 }
                 valued(&mut args, name, &mut parser)?;
@@ -186,56 +208,63 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error>
     Ok(if plan { Command::Plan(args) } else { Command::Run(args) })
 }
 
-/// The flags that have a value.
-const VALUED: &str = "id exec-file uid gid chroot-base-dir netns cgroup cgroup-version \
-    parent-cgroup resource-limit file tap pass-fd kvm ready-fd ready-by ready-within";
+/// The flags that may be given several times.
+const REPEATED: [&str; 5] = ["cgroup", "resource-limit", "file", "tap", "pass-fd"];
 
-/// One flag that has a value.
-fn valued(args: &mut Args, flag: &str, parser: &mut lexopt::Parser) -> Result<(), Error> {
-    if !VALUED.split(' ').any(|known| known == flag) {
-        return Err(usage(Long(flag).unexpected()));
-    }
-    let value = parser.value().map_err(usage)?;
-    if value.is_empty() {
-        return Err(Error::Usage(format!("--{flag}: the value is empty")));
-    }
-    let path = PathBuf::from(&value);
-    let text = value.into_string();
-    let text = text.map_err(|_| Error::Usage(format!("--{flag}: the value is no UTF-8 text")));
-    match flag {
-        "exec-file" => args.exec = path,
-        "chroot-base-dir" => args.base = Some(path),
-        "netns" => args.netns = Some(path),
-        "parent-cgroup" => args.parent_cgroup = Some(path),
-        _ => named(flag, with_text(args, flag, &text?))?,
-    }
-    Ok(())
+/// A flag whose value follows.
+struct Flag<'a> {
+    name: &'a str,
+    parser: &'a mut lexopt::Parser,
 }
 
-fn with_text(args: &mut Args, flag: &str, text: &str) -> Result<(), String> {
-    match flag {
-        "id" => args.id = text.to_owned(),
-        "uid" => args.uid = Some(id_number(text)?),
-        "gid" => args.gid = Some(id_number(text)?),
-        "cgroup" => args.cgroup.push(cgroup(text)?),
-        "cgroup-version" => args.cgroup_version = Some(one_of(text, &[("1", 1), ("2", 2)])?),
-        "resource-limit" => args.limits.push(limit(text)?),
-        "file" => args.files.push(shown(text)?),
-        "tap" => args.handed.push(Handed::Tap(tap(text)?)),
-        "pass-fd" => args.handed.push(Handed::Inherited(descriptor(text, 3)?)),
+impl Flag<'_> {
+    fn wrong(&self, why: &str) -> Error {
+        Error::Usage(format!("--{}: {why}", self.name))
+    }
+
+    fn path(&mut self) -> Result<PathBuf, Error> {
+        let value = self.parser.value().map_err(usage)?;
+        if value.is_empty() { Err(self.wrong("the value is empty")) } else { Ok(value.into()) }
+    }
+
+    fn text<T>(&mut self, parse: impl FnOnce(&str) -> Result<T, String>) -> Result<T, Error> {
+        let value = self.path()?;
+        let text = value.to_str().ok_or_else(|| self.wrong("the value is not UTF-8 text"))?;
+        parse(text).map_err(|why| self.wrong(&why))
+    }
+}
+
+/// One flag that has a value.
+fn valued(args: &mut Args, name: &str, parser: &mut lexopt::Parser) -> Result<(), Error> {
+    let mut flag = Flag { name, parser };
+    match name {
+        "id" => args.id = flag.text(|text| Ok(text.to_owned()))?,
+        "exec-file" => args.exec = flag.path()?,
+        "uid" => args.uid = Some(flag.text(id_number)?),
+        "gid" => args.gid = Some(flag.text(id_number)?),
+        "chroot-base-dir" => args.base = Some(flag.path()?),
+        "netns" => args.netns = Some(flag.path()?),
+        "cgroup" => args.cgroup.push(flag.text(cgroup)?),
+        "cgroup-version" => {
+            args.cgroup_version = Some(flag.text(|text| one_of(text, &[("1", 1), ("2", 2)]))?);
+        }
+        "parent-cgroup" => args.parent_cgroup = Some(flag.path()?),
+        "resource-limit" => args.limits.push(flag.text(limit)?),
+        "file" => args.files.push(flag.text(shared_file)?),
+        "tap" => args.passed.push(PassedFd::Tap(flag.text(tap)?)),
+        "pass-fd" => {
+            args.passed.push(PassedFd::Inherited(flag.text(|text| descriptor(text, 3))?));
+        }
         "kvm" => {
             let ways = [("node", Kvm::Node), ("fd", Kvm::Descriptor), ("none", Kvm::None)];
-            args.kvm = one_of(text, &ways)?;
+            args.kvm = flag.text(|text| one_of(text, &ways))?;
         }
-        "ready-within" => {
-            let seconds = text.parse().ok().filter(|s| (1..=86_400).contains(s));
-            args.ready_within =
-                Some(seconds.ok_or_else(|| {
-                    format!("'{text}' is not a number of seconds from 1 to 86400")
-                })?);
+        "ready-fd" => args.ready_fd = Some(flag.text(|text| descriptor(text, 1))?),
+        "ready-by" => {
+            args.ready_by_fd = flag.text(|text| one_of(text, &[("exec", false), ("fd", true)]))?;
         }
-        "ready-fd" => args.ready_fd = Some(descriptor(text, 1)?),
-        _ => args.ready_by_fd = one_of(text, &[("exec", false), ("fd", true)])?,
+        "ready-within" => args.ready_within = Some(flag.text(seconds)?),
+        _ => return Err(usage(Long(name).unexpected())),
     }
     Ok(())
 }
@@ -288,19 +317,23 @@ fn id_number(text: &str) -> Result<u32, String> {
             .to_owned()),
         // The highest means "no change" to the kernel.
         Ok(id) if id < u32::MAX => Ok(id),
-        _ => Err(format!("'{text}' is no user or group number")),
+        _ => Err(format!("'{text}' is not a user or group number")),
     }
 }
 
 fn descriptor(text: &str, least: i32) -> Result<i32, String> {
     let number = text.parse().ok().filter(|fd| *fd >= least);
-    number.ok_or_else(|| format!("'{text}' is no descriptor from {least} up"))
+    number.ok_or_else(|| format!("'{text}' is not a descriptor from {least} up"))
 }
 
 fn tap(text: &str) -> Result<String, String> {
     let fits = (1..libc::IFNAMSIZ).contains(&text.len());
     let plain = text.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b'%');
-    if fits && plain { Ok(text.to_owned()) } else { Err(format!("'{text}' is no interface name")) }
+    if fits && plain {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("'{text}' is not the name of an interface"))
+    }
 }
 
 fn cgroup(text: &str) -> Result<(String, String), String> {
@@ -310,7 +343,7 @@ fn cgroup(text: &str) -> Result<(String, String), String> {
     let controller = file.split('.').next().unwrap_or_default();
     // cgroup.procs and its like are the jailer's own business.
     if !file.contains('.') || !file.chars().all(allowed) || ["", "cgroup"].contains(&controller) {
-        return Err(format!("'{file}' is no file of a controller"));
+        return Err(format!("'{file}' is not a file of a controller"));
     }
     if value.is_empty() || value.contains('\n') {
         return Err(format!("'{text}' has no usable value"));
@@ -318,18 +351,23 @@ fn cgroup(text: &str) -> Result<(String, String), String> {
     Ok((file.to_owned(), value.to_owned()))
 }
 
-fn limit(text: &str) -> Result<(String, u64), String> {
+fn limit(text: &str) -> Result<Limit, String> {
     let (name, value) =
         text.split_once('=').ok_or_else(|| format!("'{text}' is not NAME=VALUE"))?;
-    let names = ["fsize", "no-file", "memlock", "nproc", "as"];
-    if !names.contains(&name) {
-        return Err(format!("'{name}' is none of {}", names.join(", ")));
-    }
+    let Some((name, resource)) = LIMITS.into_iter().find(|(known, _)| *known == name) else {
+        let names = LIMITS.map(|(name, _)| name).join(", ");
+        return Err(format!("'{name}' is not one of {names}"));
+    };
     let value = value.parse().map_err(|_| format!("'{value}' is not a number"))?;
-    Ok((name.to_owned(), value))
+    Ok(Limit { name, resource, value, asked: true })
 }
 
-fn shown(text: &str) -> Result<Shown, String> {
+fn seconds(text: &str) -> Result<u32, String> {
+    let seconds = text.parse().ok().filter(|seconds| (1..=86_400).contains(seconds));
+    seconds.ok_or_else(|| format!("'{text}' is not a number of seconds from 1 to 86400"))
+}
+
+fn shared_file(text: &str) -> Result<SharedFile, String> {
     // Two commas are one of a name; no argument has a zero byte in it.
     let text = text.replace(",,", "\0");
     let mut parts = text.split(',').map(|part| part.replace('\0', ","));
@@ -349,20 +387,15 @@ fn shown(text: &str) -> Result<Shown, String> {
     if taken || name.contains('/') || name.len() > 255 {
         return Err(format!("'{text}': no usable name in the jail"));
     }
-    Ok(Shown { path, name, writable })
+    Ok(SharedFile { path, name, writable })
 }
 
 fn one_of<T: Copy>(text: &str, ways: &[(&str, T)]) -> Result<T, String> {
     let found = ways.iter().find(|(name, _)| *name == text);
     found.map(|(_, way)| *way).ok_or_else(|| {
         let names: Vec<_> = ways.iter().map(|(name, _)| *name).collect();
-        format!("'{text}' is none of {}", names.join(", "))
+        format!("'{text}' is not one of {}", names.join(", "))
     })
-}
-
-/// Puts the flag's name before what is wrong with its value.
-fn named<T>(flag: &str, value: Result<T, String>) -> Result<T, Error> {
-    value.map_err(|why| Error::Usage(format!("--{flag}: {why}")))
 }
 
 fn usage(error: lexopt::Error) -> Error {

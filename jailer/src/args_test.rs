@@ -23,8 +23,8 @@ fn a_comma_in_a_path_is_written_twice() {
     for (text, path, name) in
         [("d/a,,b", "d/a,b", "a,b"), ("a,,b,as=c,,d", "a,b", "c,d"), ("a,,,rw", "a,", "a,")]
     {
-        let shown = shown(text).unwrap();
-        assert_eq!((shown.path, shown.name.as_str()), (path.into(), name));
+        let file = shared_file(text).unwrap();
+        assert_eq!((file.path, file.name.as_str()), (path.into(), name));
     }
 }
 

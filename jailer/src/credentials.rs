@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, Signal};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
+use crate::args::Limit;
 use crate::error::{Error, jail};
 use crate::plan::Plan;
 
@@ -18,8 +19,8 @@ use crate::plan::Plan;
 /// One is above what the caller may have.
 pub fn limit(plan: &Plan) -> Result<(), Error> {
     for limit in &plan.limits {
-        if limit.0 != "no-file" || limit.1 > hard(Resource::Nofile) {
-            set(plan, limit)?;
+        if limit.resource != Resource::Nofile || limit.value > hard(Resource::Nofile) {
+            set(limit)?;
         }
     }
     Ok(())
@@ -31,8 +32,7 @@ pub fn limit(plan: &Plan) -> Result<(), Error> {
 /// The system refuses.
 pub fn limit_descriptors(plan: &Plan) -> Result<(), Error> {
     let mut limits = plan.limits.iter();
-    let files = limits.find(|(name, _)| name == "no-file");
-    files.map_or(Ok(()), |limit| set(plan, limit))
+    limits.find(|limit| limit.resource == Resource::Nofile).map_or(Ok(()), set)
 }
 
 /// The highest value without a privilege.
@@ -41,20 +41,10 @@ fn hard(resource: Resource) -> u64 {
     limit.maximum.unwrap_or(u64::MAX)
 }
 
-fn set(plan: &Plan, (name, value): &(String, u64)) -> Result<(), Error> {
-    let resource = match name.as_str() {
-        "fsize" => Resource::Fsize,
-        "no-file" => Resource::Nofile,
-        "memlock" => Resource::Memlock,
-        "nproc" => Resource::Nproc,
-        "as" => Resource::As,
-        "nice" => Resource::Nice,
-        "rtprio" => Resource::Rtprio,
-        _ => Resource::Core,
-    };
+fn set(&Limit { name, resource, value, asked }: &Limit) -> Result<(), Error> {
     let most = hard(resource);
     // What was not asked for gives way to the caller's own limit.
-    let value = if plan.asked.contains(name) { *value } else { most.min(*value) };
+    let value = if asked { value } else { most.min(value) };
     let both = Rlimit { current: Some(value), maximum: Some(value) };
     rustix::process::setrlimit(resource, both).map_err(|error| match error {
         Errno::PERM => Error::Jail(format!(

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
-use crate::args::Handed;
+use crate::args::PassedFd;
 use crate::error::{Error, input, jail};
 use crate::plan::Slot;
 
@@ -31,8 +31,8 @@ pub fn open(
             }
             Slot::Null => device("/dev/null")?,
             Slot::Ready => ready.try_clone_to_owned().map_err(jail("descriptors"))?,
-            Slot::Handed(Handed::Tap(name)) => tap(name)?,
-            Slot::Handed(Handed::Inherited(fd)) => callers("--pass-fd", *fd)?,
+            Slot::Passed(PassedFd::Tap(name)) => tap(name)?,
+            Slot::Passed(PassedFd::Inherited(fd)) => callers("--pass-fd", *fd)?,
             Slot::Kvm => device("/dev/kvm")?,
         };
         all.push(fd);

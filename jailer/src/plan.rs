@@ -5,7 +5,9 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::args::{Args, Handed, Kvm, Shown};
+use rustix::process::Resource;
+
+use crate::args::{Args, Kvm, Limit, PassedFd, SharedFile};
 use crate::cgroup;
 use crate::error::Error;
 
@@ -28,7 +30,7 @@ pub struct Host {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Root {
     /// A file system in memory with nothing but these files, read-only.
-    Memory(Vec<Shown>),
+    Memory(Vec<SharedFile>),
     /// A directory: the base, and what is made or opened below it.
     Directory(PathBuf, [String; 3]),
 }
@@ -45,7 +47,7 @@ pub enum Slot {
     /// The pipe to say on that it is ready.
     Ready,
     /// A tap or a descriptor of the caller's.
-    Handed(Handed),
+    Passed(PassedFd),
     /// /dev/kvm.
     Kvm,
 }
@@ -80,9 +82,7 @@ pub struct Plan {
     /// The control groups.
     pub cgroup: Option<cgroup::Plan>,
     /// Resource limits.
-    pub limits: Vec<(String, u64)>,
-    /// Names of those that were asked for.
-    pub asked: Vec<String>,
+    pub limits: Vec<Limit>,
     /// Go on in background.
     pub daemonize: bool,
     /// Seconds after which the late limits apply in any case.
@@ -139,7 +139,6 @@ impl Plan {
             table: table(args, host),
             cgroup: cgroup::Plan::new(args, &host.cgroups)?,
             limits: limits(&args.limits),
-            asked: args.limits.iter().map(|(name, _)| name.clone()).collect(),
             daemonize: args.daemonize,
             ready_within: args.ready_within.unwrap_or(10),
             ready_fd: args.ready_fd,
@@ -162,7 +161,7 @@ fn table(args: &Args, host: &Host) -> Vec<Slot> {
     if args.ready_by_fd {
         table.push(Slot::Ready);
     }
-    table.extend(args.handed.iter().cloned().map(Slot::Handed));
+    table.extend(args.passed.iter().cloned().map(Slot::Passed));
     if args.kvm == Kvm::Descriptor {
         table.push(Slot::Kvm);
     }
@@ -170,13 +169,19 @@ fn table(args: &Args, host: &Host) -> Vec<Slot> {
 }
 
 /// What was asked for, and what is so unless something else was.
-fn limits(asked: &[(String, u64)]) -> Vec<(String, u64)> {
+fn limits(asked: &[Limit]) -> Vec<Limit> {
     // The last two: a priority above the host's other programs.
-    let fixed = [("core", 0), ("no-file", 2048), ("nice", 0), ("rtprio", 0)];
-    let mut limits = fixed.map(|(name, value)| (name.to_owned(), value)).to_vec();
-    for (name, value) in asked {
-        limits.retain(|(other, _)| other != name);
-        limits.push((name.clone(), *value));
+    let fixed = [
+        ("core", Resource::Core, 0),
+        ("no-file", Resource::Nofile, 2048),
+        ("nice", Resource::Nice, 0),
+        ("rtprio", Resource::Rtprio, 0),
+    ];
+    let mut limits =
+        fixed.map(|(name, resource, value)| Limit { name, resource, value, asked: false }).to_vec();
+    for limit in asked {
+        limits.retain(|other| other.resource != limit.resource);
+        limits.push(*limit);
     }
     limits
 }
@@ -211,7 +216,7 @@ impl fmt::Display for Plan {
             line("descriptor", format!("{number} {slot}"))?;
         }
         line("descriptors", "all others closed".to_owned())?;
-        for (name, value) in &self.limits {
+        for Limit { name, value, .. } in &self.limits {
             line("limit", format!("{name} = {value}"))?;
         }
         if let Some(cgroup) = &self.cgroup {
@@ -254,8 +259,8 @@ impl fmt::Display for Slot {
             Self::Terminal => f.write_str("a terminal of the jail's own, relayed"),
             Self::Null => f.write_str("/dev/null"),
             Self::Ready => f.write_str("to say ready on"),
-            Self::Handed(Handed::Tap(name)) => write!(f, "tap {name}"),
-            Self::Handed(Handed::Inherited(fd)) => write!(f, "the caller's {fd}"),
+            Self::Passed(PassedFd::Tap(name)) => write!(f, "tap {name}"),
+            Self::Passed(PassedFd::Inherited(fd)) => write!(f, "the caller's {fd}"),
             Self::Kvm => f.write_str("/dev/kvm"),
         }
     }
@@ -309,7 +314,7 @@ mod tests {
     fn limits_given_replace_the_defaults() {
         let plan = plan("--resource-limit no-file=64 --resource-limit fsize=1", 7).unwrap();
         let want = [("core", 0), ("nice", 0), ("rtprio", 0), ("no-file", 64), ("fsize", 1)];
-        assert_eq!(plan.limits, want.map(|(name, value)| (name.to_owned(), value)));
+        assert_eq!(plan.limits.iter().map(|l| (l.name, l.value)).collect::<Vec<_>>(), want);
     }
 
     #[test]

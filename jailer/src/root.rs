@@ -16,7 +16,7 @@ use rustix::mount::{
     mount_change, mount_remount, move_mount, open_tree, unmount,
 };
 
-use crate::args::Shown;
+use crate::args::SharedFile;
 use crate::error::{Error, input, jail};
 use crate::paths::beneath;
 use crate::plan::{Plan, Root};
@@ -219,7 +219,7 @@ fn cover(directory: &OwnedFd, name: &str, tree: &OwnedFd) -> Result<(), Errno> {
     attach(tree, directory, name)
 }
 
-fn show(plan: &Plan, root: &OwnedFd, file: &Shown, tree: &OwnedFd) -> Result<(), Error> {
+fn show(plan: &Plan, root: &OwnedFd, file: &SharedFile, tree: &OwnedFd) -> Result<(), Error> {
     let failed = || input::<Errno>(file.path.display());
     let stat = fstat(tree).map_err(failed())?;
     let kind = FileType::from_raw_mode(stat.st_mode);

@@ -7,7 +7,7 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFlags, Timespec};
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, pidfd_send_signal, waitpid};
+use rustix::process::{Pid, Resource, Signal, WaitOptions, WaitStatus, pidfd_send_signal, waitpid};
 
 use crate::cgroup::{self, Groups};
 use crate::descriptors;
@@ -194,8 +194,8 @@ impl Keeper<'_> {
             // The kernel's word for a program that its address space cannot hold.
             libc::SIGSEGV | libc::SIGKILL => {
                 let mut limits = self.plan.limits.iter();
-                let space = limits.find(|(name, _)| name == "as");
-                space.map(|(_, value)| format!("is --resource-limit as={value} too low?"))
+                let space = limits.find(|limit| limit.resource == Resource::As);
+                space.map(|limit| format!("is --resource-limit as={} too low?", limit.value))
             }
             _ => None,
         };
