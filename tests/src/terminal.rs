@@ -7,7 +7,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-use crate::tap::Tap;
+use crate::hang;
+use crate::tap::{self, Tap};
+use crate::vm::LIMIT;
 
 /// Everything that `stty` could change.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,6 +36,16 @@ pub struct Terminal {
 }
 
 impl Terminal {
+    /// Waits until it shows a text.
+    ///
+    /// # Panics
+    /// It does not.
+    #[track_caller]
+    pub fn shows(&self, text: &str) {
+        let came = self.screen.wait(LIMIT, |bytes: &[u8]| tap::count(bytes, text) > 0);
+        assert!(came, "no {text:?} in {}\n{}", self.screen.text(), hang::state());
+    }
+
     /// Opens a new one.
     ///
     /// # Panics

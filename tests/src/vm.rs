@@ -127,6 +127,19 @@ pub fn run(command: &mut Command) -> End {
     Vm::spawn(command).end()
 }
 
+/// Runs a command that must fail with `code` and one line with `words`.
+///
+/// # Panics
+/// It does not.
+#[track_caller]
+pub fn refused(command: &mut Command, code: i32, words: &[&str]) -> End {
+    let end = run(command);
+    end.expect(code).complains(words);
+    assert_eq!(end.err.lines().count(), 1, "{}", end.err);
+    assert_eq!(end.out, "");
+    end
+}
+
 /// Waits until something is so.
 ///
 /// # Panics

@@ -47,7 +47,7 @@ fn what_was_not_written_so_is_refused() {
         ("state", Box::new(flip(length("state") - 1)), &[], "checksum"),
         ("state", Box::new(|f| f.set_len(1000).unwrap()), &[], "bytes long"),
         ("state", Box::new(|f| f.set_len(5).unwrap()), &[], "not a file of a snapshot"),
-        ("memory", Box::new(|f| f.set_len(64 << 20).unwrap()), &[], "memory"),
+        ("memory", Box::new(|f| f.set_len(64 << 20).unwrap()), &[], "bytes long instead of"),
         ("memory", Box::new(flip(12345 << 12)), &["--verify"], "checksum"),
         ("memory", Box::new(|f| f.write_all_at(&foreign, 0).unwrap()), &[], "another snapshot"),
     ];

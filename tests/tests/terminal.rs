@@ -8,7 +8,6 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mote_tests::tap;
 use mote_tests::vm::LIMIT;
 use mote_tests::{End, Terminal, Vm, have_kvm, proc, tiny, wait_until};
 
@@ -23,14 +22,6 @@ fn start(guest: &str, flags: &[&str]) -> (Terminal, Vm) {
     terminal.attach(&mut command);
     let vm = Vm::spawn(command.stderr(Stdio::null()));
     (terminal, vm)
-}
-
-fn shows(terminal: &Terminal, text: &str) {
-    let came = |bytes: &[u8]| tap::count(bytes, text) > 0;
-    let screen = &terminal.screen;
-    let came = screen.wait(LIMIT, came);
-    let state = mote_tests::hang::state;
-    assert!(came, "no {text:?} in {}\n{}", screen.text(), state());
 }
 
 fn letters_in_order(bytes: &[u8], word: &str) -> bool {
@@ -186,7 +177,7 @@ impl Job {
         });
         terminal.attach(&mut command);
         let shell = Vm::spawn(&mut command);
-        shows(&terminal, "ready>");
+        terminal.shows("ready>");
         let mote = tiny("echo_irq", [""; 0]);
         let args: Vec<_> = mote.get_args().map(|arg| arg.to_str().unwrap()).collect();
         let line = format!("{} {}", mote.get_program().to_str().unwrap(), args.join(" "));
@@ -216,7 +207,7 @@ impl Job {
         wait_until("the shell has the terminal", || !self.terminal.modes().is_raw());
         let word = format!("mark{mark}");
         self.terminal.keys(format!("echo {}''{}\n", &word[..2], &word[2..]));
-        shows(&self.terminal, &word);
+        self.terminal.shows(&word);
     }
 
     /// Keys go to the guest one by one, which sends them back.
@@ -224,7 +215,7 @@ impl Job {
         wait_until("raw", || self.terminal.modes().is_raw());
         let word = format!("<{mark}>");
         self.terminal.keys(&word);
-        shows(&self.terminal, &word);
+        self.terminal.shows(&word);
     }
 
     fn apply(&mut self, step: Move, mark: usize) {
@@ -317,7 +308,7 @@ fn the_way_out_is_told_on_a_terminal() {
     let hint = "mote: Ctrl-A x leaves, Ctrl-A h shows all keys\r\n";
     assert_eq!(screen.matches(hint).count(), 1, "{screen:?}");
     let (mut terminal, vm) = start("echo", &[]);
-    shows(&terminal, "ready\n");
+    terminal.shows("ready\n");
     terminal.keys("\x04");
     vm.end().expect(0);
     assert!(!terminal.screen.text().contains("mote:"));
@@ -352,10 +343,10 @@ fn ctrl_a_h_shows_the_keys_and_ctrl_a_ctrl_a_is_one() {
     }
     let (mut terminal, vm) = start("echo", &[]);
     // With its newline, which would land behind the help otherwise.
-    shows(&terminal, "ready\n");
+    terminal.shows("ready\n");
     terminal.keys(format!("{CTRL_A}h"));
-    shows(&terminal, "Ctrl-A x");
-    shows(&terminal, "this help\r\n");
+    terminal.shows("Ctrl-A x");
+    terminal.shows("this help\r\n");
     let before = terminal.screen.bytes().len();
     // Ctrl-A twice sends one; one before anything else sends neither; the rest
     // is the guest's: Ctrl-C, Ctrl-Z, Ctrl-\, carriage return.
@@ -376,7 +367,7 @@ fn a_large_paste_arrives() {
         return;
     }
     let (terminal, vm) = start("echo_irq", &[]);
-    shows(&terminal, "ready\n");
+    terminal.shows("ready\n");
     let before = terminal.screen.bytes().len();
     let text: String = (0..3600).map(|n| format!("{n:019}\n")).collect();
     let mut keyboard = terminal.keyboard();
@@ -394,7 +385,7 @@ fn megabytes_of_keys_for_a_guest_that_never_reads_cost_nothing() {
         return;
     }
     let (mut terminal, vm) = start("deaf", &["--cmdline", "ticks=1000000000000"]);
-    shows(&terminal, "deaf");
+    terminal.shows("deaf");
     terminal.keys("x".repeat(10_000));
     thread::sleep(Duration::from_millis(300));
     let before = proc::status(vm.pid(), "VmRSS:");
@@ -425,104 +416,5 @@ fn mistakes_do_not_touch_the_terminal() {
     terminal.attach(&mut command);
     Vm::spawn(&mut command).end().expect(3);
     assert_eq!(terminal.modes(), before);
-    shows(&terminal, "mote: kernel /nonexistent");
-}
-
-/// A shell with job control on the terminal, which runs mote in the background.
-fn in_the_background(terminal: &Terminal, guest: &str) -> Vm {
-    let mote = tiny(guest, [""; 0]);
-    let mut shell = Command::new("sh");
-    shell
-        .args(["-c", "set -m; \"$@\" & echo pid=$!.; wait $!; echo code=$?."])
-        .arg("sh")
-        .arg(mote.get_program())
-        .args(mote.get_args());
-    terminal.attach(&mut shell);
-    Vm::spawn(shell.stderr(Stdio::null()))
-}
-
-/// In the background, a program is stopped when it reads the terminal or
-/// changes its modes, and when it writes, if the terminal is set up so.
-#[test]
-fn in_the_background_a_vm_runs_to_its_end() {
-    if !have_kvm() {
-        return;
-    }
-    for tostop in [false, true] {
-        let terminal = Terminal::open();
-        terminal.personalise(tostop);
-        let before = terminal.modes();
-        let shell = in_the_background(&terminal, "memory");
-        shows(&terminal, "code=0.");
-        assert!(terminal.screen.text().contains("memory ok"));
-        assert_eq!(terminal.modes(), before);
-        shell.end().expect(0);
-    }
-}
-
-/// What is typed belongs to the foreground, and so do the terminal's modes.
-#[test]
-fn in_the_background_a_vm_leaves_the_keyboard_alone() {
-    if !have_kvm() {
-        return;
-    }
-    let mut terminal = Terminal::open();
-    terminal.personalise(false);
-    let before = terminal.modes();
-    let shell = in_the_background(&terminal, "spin");
-    shows(&terminal, "spin");
-    let screen = terminal.screen.text();
-    let job = screen.split("pid=").nth(1).and_then(|t| t.split('.').next());
-    let job: i32 = job.unwrap().parse().unwrap();
-    assert_eq!(terminal.modes(), before);
-    terminal.keys("\x01x for the shell\n");
-    thread::sleep(Duration::from_millis(300));
-    assert_ne!(proc::state(job.cast_unsigned()), 'T', "it was stopped");
-    // SAFETY: a plain system call; the shell waits for this process.
-    unsafe { libc::kill(job, libc::SIGTERM) };
-    shows(&terminal, "code=143.");
-    shell.end().expect(0);
-}
-
-/// Stopped in the foreground, which gives the terminal to the shell, and then
-/// ended: giving the terminal its modes back must not stop it once more.
-#[test]
-fn ending_in_the_background_does_not_stop() {
-    if !have_kvm() {
-        return;
-    }
-    let mut terminal = Terminal::open();
-    terminal.personalise(true);
-    let before = terminal.modes();
-    let mote = tiny("spin", [""; 0]);
-    let mut shell = Command::new("sh");
-    shell
-        .args(["-c", "set -m; \"$@\"; echo code=$?.; read line; exit 0"])
-        .arg("sh")
-        .arg(mote.get_program())
-        .args(mote.get_args());
-    terminal.attach(&mut shell);
-    let shell = Vm::spawn(shell.stderr(Stdio::null()));
-    shows(&terminal, "spin");
-    let children = format!("/proc/{0}/task/{0}/children", shell.pid());
-    let job = fs::read_to_string(children).unwrap();
-    let job: u32 = job.trim().parse().unwrap();
-    let send = |signal| {
-        // SAFETY: a plain system call; the process is stopped, so it is still
-        // there, until both signals have been sent.
-        unsafe { libc::kill(job.cast_signed(), signal) };
-    };
-    send(libc::SIGSTOP);
-    shows(&terminal, "code=147.");
-    assert_eq!(proc::state(job), 'T');
-    send(libc::SIGTERM);
-    send(libc::SIGCONT);
-    // The shell may have waited for it by then: it does so between commands.
-    wait_until("the end", || {
-        let status = fs::read_to_string(format!("/proc/{job}/status"));
-        status.map_or(true, |text| text.contains("State:\tZ"))
-    });
-    assert_eq!(terminal.modes(), before);
-    terminal.keys("\n");
-    shell.end().expect(0);
+    terminal.shows("mote: kernel /nonexistent");
 }
