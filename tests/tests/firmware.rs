@@ -247,7 +247,7 @@ fn a_default_that_is_none_is_told() {
             ("boot/initrd", b"initrd"),
         ];
         let end = boots(&["--cdrom", &iso(&scratch, &format!("cd{number}"), files)]);
-        let told = end.expect(0).out.contains("is not there");
+        let told = end.expect(0).out.contains("its default: ");
         assert_eq!(told, lost.is_some(), "{cfg}: {}", end.out);
         assert!(lost.is_none_or(|name| end.out.contains(&format!("'{name}'"))));
     }
@@ -311,7 +311,7 @@ fn nothing_to_boot_is_told() {
         lines,
         [
             "  cdrom0: cd0 (ISO 9660): no boot configuration",
-            "  cdrom1: cd1 (ISO 9660): /boot/grub/grub.cfg: /boot/system: no such kernel",
+            "  cdrom1: cd1 (ISO 9660): /boot/grub/grub.cfg: (cd1)/boot/system: no such kernel",
             "  disk0: hd0,gpt1 (ext4): /boot/grub/grub.cfg: Gone: /boot/system: a file that is not a kernel (bzImage or ELF) is not supported",
             "  disk1: no partitions, and no known file system",
         ]
@@ -406,7 +406,9 @@ fn a_person_may_choose() {
         ("boot/initrd", b"initrd"),
     ];
     let cd = iso(&scratch, "cd", files);
-    for (keys, number) in [("2\r", 2), ("\r", 1), ("7\r2\r", 2), ("12\x7f\x7f2\r", 2)] {
+    for (keys, number) in
+        [("2\r", 2), ("\r", 1), ("7\r2\r", 2), ("12\x7f\x7f2\r", 2), ("\x1b[B\r", 2)]
+    {
         let mut terminal = Terminal::open();
         let mut command = mote(["run", "--cdrom", &cd]);
         terminal.attach(&mut command);
@@ -416,6 +418,30 @@ fn a_person_may_choose() {
         shows(&terminal, &format!("do=run n={number} "));
         assert_eq!(vm.end().code, 0, "{keys:?}");
     }
+}
+
+/// Ctrl-C in the menu ends the VM, which boots nothing.
+#[test]
+fn a_person_may_end_it() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let cfg = [entry("One", "do=run n=1"), entry("Two", "do=run n=2")].concat();
+    let files: &[(&str, &[u8])] = &[
+        ("boot/grub/grub.cfg", cfg.as_bytes()),
+        ("boot/system", &system()),
+        ("boot/initrd", b"initrd"),
+    ];
+    let cd = iso(&scratch, "cd", files);
+    let mut terminal = Terminal::open();
+    let mut command = mote(["run", "--cdrom", &cd]);
+    terminal.attach(&mut command);
+    let vm = Vm::spawn(&mut command);
+    shows(&terminal, "or Enter for 1");
+    terminal.keys("\x03");
+    assert_eq!(vm.end().code, NOTHING_TO_BOOT);
+    assert!(!terminal.screen.text().contains("cmdline:"));
 }
 
 /// System calls that a VM makes once its guest runs: names, and the commands

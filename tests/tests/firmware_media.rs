@@ -26,6 +26,8 @@ type Files = &'static [(&'static str, Content)];
 
 enum Layout {
     Iso,
+    /// The same, with the files below `esp` in an image that only El Torito's catalog names.
+    IsoWithEfi,
     /// ext4 without a partition table.
     Ext4,
     /// A partition with FAT.
@@ -33,7 +35,7 @@ enum Layout {
     /// An EFI system partition with the files below `esp`, and ext4 with those below `boot`.
     FatAndExt4,
 }
-use Layout::{Ext4, Fat, FatAndExt4, Iso};
+use Layout::{Ext4, Fat, FatAndExt4, Iso, IsoWithEfi};
 
 struct Medium {
     name: &'static str,
@@ -423,6 +425,63 @@ const MEDIA: &[Medium] = &[
         lines: &["cmdline: old console=ttyS0"],
     },
     Medium {
+        name: "image-of-el-torito",
+        layout: IsoWithEfi,
+        files: &[
+            ("esp/EFI/BOOT/BOOTX64.EFI", Program),
+            (
+                "esp/EFI/BOOT/grub.cfg",
+                Text(
+                    "search --set=root --file /live/k\nset prefix=($root)/g\n. $prefix/real.cfg\n",
+                ),
+            ),
+            ("g/real.cfg", Text("menuentry Live {\nlinux /live/k live\ninitrd /live/i\n}\n")),
+            ("live/k", Kernel),
+            ("live/i", Initrd),
+        ],
+        lines: &["cmdline: live console=ttyS0", "initrd: live/i"],
+    },
+    Medium {
+        name: "limine",
+        layout: FatAndExt4,
+        files: &[
+            ("esp/EFI/BOOT/BOOTX64.EFI", Program),
+            (
+                "esp/limine.conf",
+                Text(
+                    "timeout: 5\ndefault_entry: 2\n/+CachyOS\ncomment: machine-id=1\n\
+                     //linux-cachyos\nprotocol: linux\nmodule_path: boot():/1/initrd#77\n\
+                     kernel_path: boot():/1/vmlinuz#77\ncmdline: quiet rw\n\
+                     /Firmware\nprotocol: efi\npath: boot():/EFI/BOOT/BOOTX64.EFI\n",
+                ),
+            ),
+            ("esp/1/vmlinuz", Kernel),
+            ("esp/1/initrd", Initrd),
+            ("boot/etc/os-release", Text("ID=cachyos\n")),
+        ],
+        lines: &["cmdline: quiet rw console=ttyS0", "initrd: esp/1/initrd"],
+    },
+    Medium {
+        name: "elilo",
+        layout: Fat,
+        files: &[
+            ("EFI/Slackware/elilo.efi", Program),
+            (
+                "EFI/Slackware/elilo.conf",
+                Text(
+                    "chooser=simple\ndelay=1\ntimeout=1\n#\nimage=vmlinuz\n\tlabel=vmlinuz\n\
+                     \tinitrd=initrd.gz\n\tread-only\n\tappend=\"root=/dev/vda2 vga=normal\"\n",
+                ),
+            ),
+            ("EFI/Slackware/vmlinuz", Kernel),
+            ("EFI/Slackware/initrd.gz", Initrd),
+        ],
+        lines: &[
+            "cmdline: ro root=/dev/vda2 vga=normal console=ttyS0",
+            "initrd: EFI/Slackware/initrd.gz",
+        ],
+    },
+    Medium {
         name: "refused-source",
         layout: Iso,
         files: &[
@@ -478,6 +537,16 @@ fn drive(scratch: &Scratch, medium: &Medium, kernel: &[u8]) -> [String; 2] {
             write(scratch, "whole", &contents);
             shell(scratch, &format!("mke2fs -q -t ext4 -d whole {name} 16M"));
             scratch.join(name).to_str().unwrap().to_owned()
+        }
+        IsoWithEfi => {
+            write(scratch, "cd", &contents);
+            let make = format!(
+                "mkfs.vfat -C efi.img 4096 >/dev/null; mcopy -s -i efi.img cd/esp/* ::/
+                 rm -r cd/esp; mv efi.img cd
+                 xorriso -as mkisofs -quiet -R -V CD -e efi.img -no-emul-boot -o {name} cd"
+            );
+            shell(scratch, &make);
+            return ["--cdrom".to_owned(), scratch.join(name).to_str().unwrap().to_owned()];
         }
         FatAndExt4 => {
             write(scratch, "both", &contents);

@@ -4,22 +4,21 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::fmt::Write as _;
 
 use crate::Error;
 use crate::bytes::{le64, part, u8};
 use crate::cmdline;
-use crate::config::{self, Config, Entry, uki};
+use crate::config::{self, Entry, uki};
 use crate::disk::{Disk, File, array};
+use crate::eltorito;
 use crate::environment::Environment;
 use crate::hint;
 use crate::kernel::{self, Kernel};
+pub use crate::machine::{Machine, Options};
+use crate::machine::{TITLE, say, short};
+use crate::menu::{Choice, choose};
 use crate::volume::{Drive, Path, Volumes};
 
-/// Milliseconds that a menu waits for a key.
-const MENU_MS: u64 = 5000;
-/// Letters of a title that are shown.
-const TITLE: usize = 70;
 /// Reasons that are told of one drive.
 const MAX_NOTES: usize = 16;
 
@@ -29,34 +28,6 @@ const LOADER: usize = 0x210;
 const RAMDISK: usize = 0x218;
 const RAMDISK_LEN: usize = 0x21c;
 const CMDLINE: usize = 0x228;
-
-/// The machine that the firmware runs on.
-pub trait Machine {
-    /// Prints on the console.
-    fn print(&mut self, text: &str);
-    /// Memory at a physical address in which something is to be loaded; `None`
-    /// where the machine has none to give.
-    fn memory(&mut self, at: u64, len: u64) -> Option<&mut [u8]>;
-    /// The page that outlives a reset of the machine.
-    fn kept(&mut self) -> &mut [u8];
-    /// A key from the console, if one was pressed.
-    fn key(&mut self) -> Option<u8>;
-    /// Milliseconds since some moment.
-    fn milliseconds(&mut self) -> u64;
-}
-
-/// What the monitor says about how to boot.
-#[derive(Clone, Debug, Default)]
-pub struct Options {
-    /// The entry to boot: its number from 1, title or identity.
-    pub entry: Option<String>,
-    /// Whether somebody sits at the console, who may choose.
-    pub terminal: bool,
-    /// First address behind the memory that can be loaded into.
-    pub ram_end: u64,
-    /// The serial numbers of the CD-ROM drives that a CD's system is told of.
-    pub cdroms: Vec<String>,
-}
 
 /// A kernel that lies in memory.
 #[derive(Debug, PartialEq, Eq)]
@@ -163,15 +134,22 @@ pub fn boot(drives: &[Drive], options: &Options, machine: &mut dyn Machine) -> O
                 }
                 continue;
             };
-            let chosen = choose(&config, &drive.id, options, machine);
-            let Some(entry) = chosen.and_then(|number| config.entries.get(number)) else {
+            let entry = match choose(&config, drive, options, machine) {
+                Choice::Entry(number) => config.entries.get(number),
+                Choice::Missing => None,
+                Choice::End => {
+                    say(machine, "mote: nothing is booted: Ctrl-C was pressed in the menu\n");
+                    return None;
+                }
+            };
+            let Some(entry) = entry else {
                 told.push(format!("{place}: {}: no such entry", config.source));
                 continue;
             };
             for refused in told.iter().skip(count).take(MAX_NOTES) {
                 say(machine, &format!("mote: {}: {refused}\n", drive.id));
             }
-            say(machine, &format!("mote: {}: {}\n", drive.id, short(&entry.title)));
+            say(machine, &format!("mote: {}: {}\n", drive.id, short(&entry.title, TITLE)));
             let start = open(&volumes, entry, drive, options).and_then(|system| {
                 let start = load(&system, options.ram_end, machine, &mut clean);
                 let kernel = entry.kernel.as_ref().map_or("", |kernel| &kernel.path);
@@ -184,7 +162,11 @@ pub fn boot(drives: &[Drive], options: &Options, machine: &mut dyn Machine) -> O
                     return Some(start);
                 }
                 Err(why) => {
-                    let why = format!("{place}: {}: {}: {why}", config.source, short(&entry.title));
+                    let why = format!(
+                        "{place}: {}: {}: {why}",
+                        config.source,
+                        short(&entry.title, TITLE)
+                    );
                     say(machine, &format!("mote: {}: {why}\n", drive.id));
                     told.push(why);
                 }
@@ -213,14 +195,13 @@ fn has_loader(disk: &dyn Disk) -> bool {
             && states.iter().all(|state| matches!(state, 0 | 0x80))
             && states.contains(&0x80)
     });
-    let el_torito = array::<30>(disk, 17 * 2048);
-    mbr || el_torito.is_ok_and(|raw| raw == *b"\0CD001\x01EL TORITO SPECIFICATION")
+    mbr || eltorito::catalog(disk).is_some()
 }
 
 /// Says what was looked at and why it was refused.
 fn tell(drives: &[Drive], notes: &[Vec<String>], options: &Options, machine: &mut dyn Machine) {
     let what = match &options.entry {
-        Some(name) => format!("no entry '{}' to boot", short(name)),
+        Some(name) => format!("no entry '{}' to boot", short(name, TITLE)),
         None => "nothing to boot".to_string(),
     };
     say(machine, &format!("mote: there is {what}\n"));
@@ -231,100 +212,6 @@ fn tell(drives: &[Drive], notes: &[Vec<String>], options: &Options, machine: &mu
     }
     if drives.is_empty() {
         say(machine, "  no drive to boot from\n");
-    }
-}
-
-/// Prints without what a console would take for a command: names on a medium
-/// may hold anything.
-fn say(machine: &mut dyn Machine, text: &str) {
-    let visible = |c: char| if c.is_control() && c != '\n' { '?' } else { c };
-    machine.print(&text.chars().map(visible).collect::<String>());
-}
-
-/// As much of a title as a line holds: of a longer one both ends, as titles of one
-/// menu differ at theirs.
-fn short(title: &str) -> String {
-    let visible: Vec<char> = title.chars().filter(|c| !c.is_control()).collect();
-    if visible.len() <= TITLE {
-        return visible.into_iter().collect();
-    }
-    let end = visible.len() - (TITLE - 3) * 2 / 3;
-    let (begin, rest) = ((TITLE - 3) / 3, visible.get(end..).unwrap_or_default());
-    let begin = visible.iter().take(begin);
-    begin.chain(&['.'; 3]).chain(rest).collect()
-}
-
-/// The index of the entry that the caller or the person at the console wants;
-/// `None` if there is no such.
-fn choose(
-    config: &Config,
-    drive: &str,
-    options: &Options,
-    machine: &mut dyn Machine,
-) -> Option<usize> {
-    let (default, source) = (config.default, &config.source);
-    if let Some(wanted) = &options.entry {
-        let found = config.find(wanted);
-        if let Err(why) = found {
-            let wanted = short(wanted);
-            let told = format!("mote: {drive}: {source}: {why} '{wanted}'; there are\n");
-            say(machine, &told);
-            list(config, machine);
-        }
-        return found.ok();
-    }
-    if let Some(lost) = &config.lost {
-        let told = format!("mote: {drive}: {source}: its default '{}' is not there\n", short(lost));
-        say(machine, &told);
-    }
-    if !options.terminal || config.entries.len() < 2 {
-        return Some(default);
-    }
-    say(machine, &format!("{drive}: {}\n", config.source));
-    list(config, machine);
-    let seconds = MENU_MS / 1000;
-    say(machine, &format!("Number, or Enter for {} (in {seconds} s): ", default + 1));
-    let chosen = read_number(machine, config.entries.len());
-    say(machine, "\n");
-    Some(chosen.map_or(default, |number| number - 1))
-}
-
-fn list(config: &Config, machine: &mut dyn Machine) {
-    let mut text = String::new();
-    for (number, entry) in (1..).zip(&config.entries) {
-        let _ = writeln!(text, "{number:4}  {}", short(&entry.title));
-    }
-    say(machine, &text);
-}
-
-/// A number from 1 to `most`; `None` if Enter is pressed or nobody answers. A
-/// key stops the clock.
-fn read_number(machine: &mut dyn Machine, most: usize) -> Option<usize> {
-    let end = machine.milliseconds() + MENU_MS;
-    let (mut typed, mut touched) = (String::new(), false);
-    loop {
-        match machine.key() {
-            None if !touched && machine.milliseconds() >= end => return None,
-            None => core::hint::spin_loop(),
-            Some(b'\r' | b'\n') => {
-                if typed.is_empty() {
-                    return None;
-                }
-                let number = typed.parse().ok();
-                if let Some(number) = number.filter(|number| (1..=most).contains(number)) {
-                    return Some(number);
-                }
-                say(machine, &format!("\n1 to {most}: "));
-                typed.clear();
-            }
-            Some(key @ b'0'..=b'9') if typed.len() < 4 => {
-                touched = true;
-                typed.push(key.into());
-                say(machine, &char::from(key).to_string());
-            }
-            Some(8 | 0x7f) if typed.pop().is_some() => machine.print("\x08 \x08"),
-            Some(_) => touched = true,
-        }
     }
 }
 

@@ -1,11 +1,10 @@
 //! What is booted, and what is told when nothing is.
 
-use std::string::{String, ToString};
-use std::vec::Vec;
+use std::string::String;
 
 use crate::kernel::Entry;
 
-use super::{Machine, Start, with_console};
+use super::{Start, with_console};
 
 #[test]
 fn the_console_is_the_serial_port() {
@@ -73,50 +72,4 @@ fn start_information_says_what_boot_parameters_say() {
     assert_eq!([8, 16, 24, 32, 40, 48].map(word), [1 << 32, 0x6038, 0x2_0000, 0x11, 0x6058, 2]);
     assert_eq!([56, 64].map(word), [0x3f0_0000, 0x1234]);
     assert_eq!((word(88 + 8), word(88 + 24 + 16), info.len()), (0x22, 3, 88 + 48));
-}
-
-/// A person at the console.
-struct Person(Vec<u8>, String, u64);
-
-impl Machine for Person {
-    fn print(&mut self, text: &str) {
-        self.1.push_str(text);
-    }
-    fn memory(&mut self, _: u64, _: u64) -> Option<&mut [u8]> {
-        None
-    }
-    fn kept(&mut self) -> &mut [u8] {
-        &mut []
-    }
-    fn key(&mut self) -> Option<u8> {
-        if self.0.is_empty() { None } else { Some(self.0.remove(0)) }
-    }
-    fn milliseconds(&mut self) -> u64 {
-        self.2 += 100;
-        self.2
-    }
-}
-
-#[test]
-fn numbers_are_read_from_a_person() {
-    for (keys, number) in [
-        ("2\r", Some(2)),
-        ("\n", None),
-        ("", None),
-        ("12\r", Some(12)),
-        ("13\r3\r", Some(3)),
-        ("0\r1\r", Some(1)),
-        ("9\x7f8\r", Some(8)),
-        ("\x08\x1b[A4\r", Some(4)),
-        ("99999999\r5\r", Some(5)),
-    ] {
-        let mut person = Person(keys.bytes().collect(), String::new(), 0);
-        assert_eq!(super::read_number(&mut person, 12), number, "{keys:?}");
-        // Nobody waited any longer than the menu says.
-        assert!(person.2 <= 5200);
-    }
-    let mut nobody = Person("1".bytes().collect(), String::new(), 0);
-    nobody.0.extend(b"\r");
-    assert_eq!(super::read_number(&mut nobody, 1), Some(1));
-    assert!(nobody.1.contains(&1.to_string()));
 }

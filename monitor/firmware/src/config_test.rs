@@ -22,6 +22,9 @@ fn read(list: &[(&str, Contents)]) -> (Option<Config>, Vec<String>) {
 fn told(config: &Config) -> Vec<String> {
     let line = |entry: &super::Entry| {
         let initrds: Vec<&str> = entry.initrds.iter().map(|path| path.path.as_str()).collect();
+        if let Some(flaw) = &entry.flaw {
+            return std::format!("{}: {flaw}", entry.title);
+        }
         let kernel = &entry.kernel.as_ref().unwrap();
         let (title, cmdline) = (&entry.title, &entry.cmdline);
         let (volume, kernel, initrds) = (kernel.volume, &kernel.path, initrds.join(","));
@@ -171,6 +174,8 @@ fn isolinux_with_includes() {
             "Install|0/install.amd/vmlinuz|/install.amd/initrd.gz,/isolinux/extra.gz|\
              vga=788 --- quiet",
             "Automated|0/isolinux/../install.amd/vmlinuz|/install.amd/initrd.gz|auto",
+            "advanced > memtest: no kernel",
+            "Hard disk: no kernel",
         ]
     );
     assert_eq!(config.default, 1);
@@ -229,8 +234,8 @@ fn extlinux_of_u_boot_menu() {
 const SCRIPTS: &[(&str, &str)] = &[
     ("menuentry a { linux /k }", "0/a|0/k||"),
     ("linux /k\nboot", "/boot/grub/grub.cfg: no entries"),
-    ("menuentry a { linux /none }", "/boot/grub/grub.cfg: /none: no such kernel"),
-    ("menuentry a { true }", "/boot/grub/grub.cfg: entries, but none with a kernel"),
+    ("menuentry a { linux /none }", "/boot/grub/grub.cfg: (hd0)/none: no such kernel"),
+    ("menuentry a { true }", "/boot/grub/grub.cfg: no kernel"),
     ("menuentry a {", "/boot/grub/grub.cfg: the script is damaged"),
     ("if true; then", "/boot/grub/grub.cfg: the script is damaged"),
     ("}", "/boot/grub/grub.cfg: the script is damaged"),
@@ -239,6 +244,8 @@ const SCRIPTS: &[(&str, &str)] = &[
         "set x='a b'\nmenuentry \"t $x\" --class y { linux /k $x \"$x\" '$x' \\$x a#b # c\n}",
         "0/t a b|0/k||a b \"a b\" $x $x a#b",
     ),
+    // A line that goes on in the next one.
+    ("menuentry a { linux /k \\\n  x \\\n\ty\\\nz \\\n }", "0/a|0/k||x yz"),
     ("set a=1; set b=${a}2; menuentry x$b { linux /k $none \"$none\" }", "0/x12|0/k||"),
     // Loops, functions, sources.
     (
@@ -266,7 +273,10 @@ const SCRIPTS: &[(&str, &str)] = &[
     ),
     ("if regexp '^x' ax; then true; else menuentry a { linux /k }; fi", "0/a|0/k||"),
     // Devices in files: one that is none stops the entry.
-    ("menuentry a { loopback loop /i; linux (loop)/k }\nmenuentry b { linux /k }", "0/b|0/k||"),
+    (
+        "menuentry a { loopback loop /i; linux (loop)/k }\nmenuentry b { linux /k }",
+        "1/a: loopback (hd0)/i: no such device or file system\nb|0/k||",
+    ),
     ("file_env -f /boot/grub/words line; menuentry a { linux /k $line }", "0/a|0/k||one two"),
     // Options take their word from behind `=` or as the next one.
     (
@@ -303,7 +313,23 @@ const SCRIPTS: &[(&str, &str)] = &[
         "submenu s { menuentry a { linux /k }; menuentry b { linux /k }; }; set default='s>1'",
         "1/s > a|0/k||\ns > b|0/k||",
     ),
-    ("menuentry z { true }; menuentry b { linux /k }; set default=1", "0/b|0/k||"),
+    ("menuentry z { true }; menuentry b { linux /k }; set default=1", "1/z: no kernel\nb|0/k||"),
+    // A default that cannot be started: the next one that can, or the first.
+    (
+        "menuentry a { linux /k }; menuentry b { chainloader +1 }; menuentry c { linux /k }\n\
+         set default=1",
+        "2/a|0/k||\nb: chainloader: not supported\nc|0/k||",
+    ),
+    (
+        "menuentry a { linux /k }; menuentry b { multiboot2 /xen.gz; module2 /k }; set default=1",
+        "0/a|0/k||\nb: multiboot2: not supported",
+    ),
+    (
+        "menuentry a { linux (hd7)/k }; menuentry b { set root=hd9; linux /k }; \
+         menuentry c { linux /k }",
+        "2/a: kernel (hd7)/k: no such device or file system\n\
+         b: kernel (hd9)/k: no such device or file system\nc|0/k||",
+    ),
 ];
 
 #[test]
@@ -493,6 +519,91 @@ fn help_texts_of_syslinux() {
         ("/k", "k"),
     ];
     assert_eq!(told(&read(&[("cd", FILES)]).0.unwrap()), ["b|0/k||good"]);
+}
+
+/// As CachyOS has it, and with paths of every kind.
+#[test]
+fn limine_since_version_8() {
+    const CONF: &str = "timeout: 5\ndefault_entry: 2\n${ROOT}=root=UUID=1 rw\n\
+        /+CachyOS\ncomment: machine-id=1\n//linux-cachyos\n  comment: x\n  protocol: linux\n\
+        \x20 module_path: boot():/1/i#0a1b\n  kernel_path: boot():/1/k#0a1b\n\
+        \x20 cmdline: quiet ${ROOT}\n//Snapshots\n///old\nprotocol: linux\npath: hdd(2:0):/old\n\
+        kernel_cmdline: ${ARCH}\nmodule_path: uuid(other):/i\nmodule_path: fslabel(other):/j\n\
+        /Windows\nprotocol: efi\npath: boot():/EFI/Microsoft/bootmgfw.efi\n\
+        /Xen\nprotocol: multiboot2\npath: boot():/1/k\n\
+        /Gone\nprotocol: linux\npath: odd(3):/k\n";
+    const FILES: Contents = &[("/boot/limine.conf", CONF), ("/1/k", "k")];
+    let (config, notes) = read(&[("d", FILES), ("other", &[("/old", "k")])]);
+    let config = config.ok_or(notes).unwrap();
+    assert_eq!(
+        told(&config),
+        [
+            "CachyOS > linux-cachyos|0/1/k|/1/i|quiet root=UUID=1 rw",
+            "CachyOS > Snapshots > old|1/old|/i,/j|x86-64",
+            "Windows: (hd0)/EFI/Microsoft/bootmgfw.efi: no such kernel",
+            "Xen: protocol multiboot2: not supported",
+            "Gone: odd(3):/k: no such device or file system",
+        ]
+    );
+    for (default, wanted) in [(1, 0), (2, 0), (3, 1), (4, 0), (9, 0), (0, 0)] {
+        let conf = CONF.replace("default_entry: 2", &std::format!("default_entry: {default}"));
+        let files = std::vec![("/limine.conf", &*conf.leak()), ("/1/k", "k")].leak();
+        let config = read(&[("d", files), ("other", &[("/old", "k")])]).0.unwrap();
+        assert_eq!(config.default, wanted, "{default}");
+        assert_eq!(config.lost.is_some(), matches!(default, 4 | 9), "{default}");
+    }
+}
+
+#[test]
+fn limine_before_version_8() {
+    const FILES: Contents = &[
+        (
+            "/EFI/BOOT/limine.cfg",
+            "TIMEOUT=5\nDEFAULT_ENTRY=2\n:Arch\nPROTOCOL=linux\nKERNEL_PATH=boot:///k\n\
+             CMDLINE=root=a b\nMODULE_PATH=boot:///i\n:+More\n::Two\nPROTOCOL=linux\n\
+             KERNEL_PATH=guid://d/k\nKERNEL_CMDLINE=two\n",
+        ),
+        ("/k", "k"),
+    ];
+    let config = read(&[("d", FILES)]).0.unwrap();
+    assert_eq!(told(&config), ["Arch|0/k|/i|root=a b", "More > Two|0/k||two"]);
+    assert_eq!(config.default, 1);
+}
+
+/// Macros that contain each other, and menus without end.
+#[test]
+fn limine_without_bounds() {
+    let mut conf = std::format!("${{A}}={}\n", "x".repeat(8000));
+    conf += &"${A}=${A}${A}\n".repeat(1000);
+    conf += &"/".repeat(3000);
+    conf += &(0..3000).map(|n| std::format!("/{n}\ncmdline: ${{A}}${{A}}\n")).collect::<String>();
+    let files = std::vec![("/limine.conf", &*conf.leak())].leak();
+    assert!(read(&[("d", files)]).0.is_none());
+}
+
+/// As Slackware has it.
+#[test]
+fn elilo() {
+    const FILES: Contents = &[
+        (
+            "/EFI/Slackware/elilo.conf",
+            "chooser=simple\ndelay=1\ndefault=old\nread-only\nappend=\"all\"\n#\nimage=vmlinuz\n\
+             \tlabel=new\n\tinitrd=initrd.gz\n\troot=/dev/vda2\n\tappend=\"vga=normal  ro\"\n\
+             image = \\old\\k\n label=old\nimage=/old/k\n description=\"Third one\"\n literal=z\n",
+        ),
+        ("/EFI/Slackware/vmlinuz", "k"),
+        ("/old/k", "k"),
+    ];
+    let config = read(&[("esp", FILES)]).0.unwrap();
+    assert_eq!(
+        told(&config),
+        [
+            "new|0/EFI/Slackware/vmlinuz|/EFI/Slackware/initrd.gz|root=/dev/vda2 ro vga=normal  ro",
+            "old|0/old/k||ro all",
+            "Third one|0/old/k||z",
+        ]
+    );
+    assert_eq!(config.default, 1);
 }
 
 /// A kernel in place of UEFI's boot loader is one that can be started.

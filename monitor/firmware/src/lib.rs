@@ -18,11 +18,14 @@ mod bytes;
 pub mod cmdline;
 pub mod config;
 pub mod disk;
+mod eltorito;
 pub mod environment;
 mod error;
 pub mod fs;
 pub mod hint;
 pub mod kernel;
+mod machine;
+mod menu;
 pub mod partition;
 pub mod volume;
 

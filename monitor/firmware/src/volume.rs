@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 
 use crate::Error;
 use crate::disk::{Disk, File, Window};
+use crate::eltorito::efi_image;
 use crate::environment::Environment;
 use crate::fs::{self, FileSystem, Kind};
 use crate::partition::{self, Table};
@@ -99,6 +100,15 @@ impl Volumes {
                 // A CD's partitions are hints for other machines' firmware.
                 Err(_) if self.list.len() > count && drive.cdrom => {}
                 Err(why) => note(format!("partition {number}: {why}")),
+            }
+        }
+        // What UEFI boots from a CD, if no partition is the same.
+        let named = |start| partitions.iter().flatten().any(|p| p.start == start);
+        let image = drive.cdrom.then(|| efi_image(&**disk)).flatten();
+        if let Some(start) = image.filter(|start| !named(*start)) {
+            let window: Rc<dyn Disk> = Rc::new(Window::new(Rc::clone(disk), start, disk.len()));
+            if let Ok(fs) = fs::probe(&window) {
+                self.list.push(Volume { drive: index, device: format!("{device},efi"), fs });
             }
         }
         if let Err(why) = partitions {

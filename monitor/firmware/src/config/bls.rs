@@ -1,19 +1,17 @@
 //! Boot Loader Specification entries: one file for each
 //! (UAPI.1, type 1; Fedora's `blscfg` reads the same files).
 
-use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use super::entry::{Config, Entry, MAX_ENTRIES, MAX_INITRDS, MAX_LINE, MAX_TEXT, key_value, lost};
+use super::entry::{
+    Config, Entry, MAX_ENTRIES, MAX_INITRDS, MAX_LINE, MAX_TEXT, Variables, expand, key_value, lost,
+};
 use super::order::{Key, counted, stem};
 use super::{regexp, uki};
 use crate::Error;
 use crate::volume::{Path, Volumes};
-
-/// Values of variables in an entry, as `grub.cfg` or `grubenv` set them.
-pub(super) type Variables = BTreeMap<String, String>;
 
 /// A menu as systemd-boot has it: entries' files beside unified kernel images, in one
 /// order. `dir` is the directory of either.
@@ -164,21 +162,4 @@ fn parse(
         entry.title = format!("{} ({})", entry.title, key.version);
     }
     (key, entry)
-}
-
-/// Replaces `$name` by its value, as Fedora's entries expect.
-fn expand(text: &str, variables: &Variables) -> String {
-    let mut parts = text.split('$');
-    let mut result = parts.next().unwrap_or_default().to_string();
-    for part in parts {
-        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        let end = part.find(|c| !is_name(c)).unwrap_or(part.len());
-        let (name, rest) = part.split_at(end);
-        let value = variables.get(name).map_or("", String::as_str);
-        if result.len() + value.len() < MAX_LINE {
-            result.push_str(value);
-        }
-        result.push_str(rest);
-    }
-    result.trim().to_string()
 }

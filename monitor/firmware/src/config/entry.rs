@@ -1,5 +1,7 @@
 //! What every reader makes of a configuration file: the entries of a menu.
 
+use alloc::collections::BTreeMap;
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
@@ -14,6 +16,9 @@ pub(super) const MAX_ENTRIES: usize = 256;
 pub(super) const MAX_INITRDS: usize = 16;
 /// Bytes of a command line, of any variable and of any word.
 pub(super) const MAX_LINE: usize = 16 << 10;
+
+/// Values of variables, by their names.
+pub(super) type Variables = BTreeMap<String, String>;
 
 /// Something that can be booted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,7 +51,7 @@ pub struct Config {
     pub entries: Vec<Entry>,
     /// Index of the entry that is booted by default.
     pub default: usize,
-    /// What it names as its default in vain.
+    /// Why its default is not the entry that it names.
     pub lost: Option<String>,
     /// What it saves, whichever entry is started.
     pub saves: Vec<Saved>,
@@ -92,11 +97,11 @@ impl Entry {
     }
 }
 
-/// The default that a configuration names, if it has no such entry. GRUB's first
+/// Says which default a configuration names, if it has no such entry. GRUB's first
 /// entry is named by 0, and by nothing.
 pub(super) fn lost(found: Option<usize>, name: &str) -> Option<String> {
     let named = found.is_none() && !matches!(name.trim(), "" | "0" | "saved");
-    named.then(|| name.to_string())
+    named.then(|| format!("no entry '{name}'"))
 }
 
 /// The first word of a line and what follows it.
@@ -105,4 +110,30 @@ pub(super) fn key_value(line: &str) -> (&str, &str) {
     let end = line.find(char::is_whitespace).unwrap_or(line.len());
     let (key, value) = line.split_at(end);
     (key, value.trim())
+}
+
+/// A line's key in small letters and its value without quotes.
+pub(super) fn assignment(line: &str, separator: char) -> Option<(String, &str)> {
+    let (key, value) = line.split_once(separator)?;
+    let value = value.trim();
+    let quoted = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
+    Some((key.trim().to_ascii_lowercase(), quoted.unwrap_or(value)))
+}
+
+/// Replaces `$name` and `${name}` by their values, as far as a line has room.
+pub(super) fn expand(text: &str, variables: &Variables) -> String {
+    let mut parts = text.split('$');
+    let mut result = parts.next().unwrap_or_default().to_string();
+    for part in parts {
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let end = part.find(|c| !is_name(c)).unwrap_or(part.len());
+        let braces = part.strip_prefix('{').and_then(|part| part.split_once('}'));
+        let (name, rest) = braces.unwrap_or_else(|| part.split_at(end));
+        let value = variables.get(name).map_or("", String::as_str);
+        if result.len() + value.len() < MAX_LINE {
+            result.push_str(value);
+        }
+        result.push_str(rest);
+    }
+    result.trim().to_string()
 }

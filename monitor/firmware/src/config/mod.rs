@@ -1,9 +1,11 @@
 //! Boot configurations: what a medium says can be booted from it.
 
 mod bls;
+mod elilo;
 mod entry;
 mod find;
 mod grub;
+mod limine;
 mod order;
 mod regexp;
 mod syslinux;

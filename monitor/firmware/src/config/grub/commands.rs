@@ -113,6 +113,11 @@ impl Shell<'_> {
                 true
             }
             "blscfg" => self.loader_entries(first)?,
+            "chainloader" | "multiboot" | "multiboot2" | "xen_hypervisor" | "kfreebsd"
+            | "knetbsd" | "kopenbsd" | "ntldr" | "wimboot" => {
+                self.loading.flaw.get_or_insert(format!("{name}: not supported"));
+                false
+            }
             // Others are not there, as a missing module of GRUB's.
             _ => false,
         })
@@ -183,7 +188,12 @@ impl Shell<'_> {
     /// Notes that an entry cannot start for want of a device.
     fn or_flaw(&mut self, what: &str, name: &str, found: bool) -> bool {
         if !found && self.loading.flaw.is_none() {
-            self.loading.flaw = Some(format!("{what} {name}: no such device or file system"));
+            let device = match name.starts_with('(') {
+                true => String::new(),
+                false => format!("({})", self.get("root")),
+            };
+            let flaw = format!("{what} {device}{name}: no such device or file system");
+            self.loading.flaw = Some(flaw);
         }
         found
     }

@@ -86,6 +86,8 @@ fn tokens(text: &str) -> Vec<Token> {
             c if c.is_whitespace() => {
                 chars.next();
             }
+            // The line goes on.
+            '\\' if chars.clone().nth(1) == Some('\n') => _ = chars.nth(1),
             _ => {
                 tokens.push(Token::Word(word(&mut chars)));
             }
