@@ -49,6 +49,12 @@ impl Window {
         Self { page, space }
     }
 
+    /// The registers over MMIO that begin at this page.
+    #[must_use]
+    pub fn mmio(page: Mmio) -> Self {
+        Self { page, space: None }
+    }
+
     /// The page itself.
     #[must_use]
     pub fn page(&self) -> &Mmio {

@@ -9,6 +9,7 @@ use core::arch::global_asm;
 use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
 use rt::irq::{self, Trigger};
+use rt::window::Window;
 use rt::{Mmio, fail, has_byte, machine, port, println, read_byte};
 
 /// Entries in every queue.
@@ -28,8 +29,8 @@ const VECTOR: u8 = 0x40;
 
 /// Register windows of QEMU's microvm, from there on, and how far apart.
 const QEMU: (u64, u64) = (0xfeb0_0000, 0x200);
-/// "virt" (virtio 1.2, 4.2.2).
-const MAGIC: u32 = 0x7472_6976;
+/// A PCI function's command register: memory space, bus master.
+const COMMAND: (u64, u16) = (0x04, 6);
 
 // QEMU starts an ELF by the PVH protocol: 32-bit protected mode without paging.
 // From there to where the runtime starts: long mode with its page tables.
@@ -59,23 +60,24 @@ global_asm!(
     ".code64",
 );
 
-/// A device's register window.
+/// A device's registers.
 #[derive(Clone, Copy)]
-pub struct Device(Mmio);
+pub struct Device(Window);
 
 impl Device {
     /// The first device of this kind, reset, and `queues` given to it.
     pub fn start(kind: u32, features: u64, queues: &[&Ring]) -> Device {
         let places = (0..24).map(|number| QEMU.0 + QEMU.1 * number);
-        let mut windows = [machine::VIRTIO].into_iter().chain(places).map(|base| {
-            // SAFETY: a register window or nothing; its device is given RAM
-            // that only this program's driver uses.
-            unsafe { Mmio::new(base, QEMU.1) }
-        });
-        let is_meant = |window: &Mmio| window.read32(0) == MAGIC && window.read32(8) == kind;
-        let Some(window) = windows.find(is_meant) else {
+        // SAFETY: a register window or nothing; its device is given RAM that only
+        // this program's driver uses.
+        let others = places.map(|base| Window::mmio(unsafe { Mmio::new(base, QEMU.1) }));
+        let mut windows = [Window::new(0)].into_iter().chain(others);
+        let Some(window) = windows.find(|window| window.device() == kind) else {
             fail(format_args!("no device of type {kind}"))
         };
+        if let Some(space) = window.space() {
+            space.write16(COMMAND.0, COMMAND.1);
+        }
         for status in [0, 1, 3] {
             window.write32(0x70, status);
         }
