@@ -16,7 +16,7 @@ mod rule;
 mod table;
 
 fn main() -> Result<(), String> {
-    let guests = build_guest::Guests::new("firmware")?;
+    let guests = build_guest::Guests::new("firmware", &[])?;
     let demo = guests.build("firmware/demo.rs")?;
     println!("cargo:rustc-env=MOTE_DEMO={}", demo.display());
     let firmware = guests.firmware("firmware")?;

@@ -9,7 +9,7 @@ use std::path::Path;
 fn main() -> Result<(), String> {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=guests");
-    let guests = build_guest::Guests::new("../monitor/firmware")?;
+    let guests = build_guest::Guests::new("../monitor/firmware", &["--cfg=tests"])?;
     println!("cargo:rustc-env=MOTE_GUEST_FLAGS={}", guests.flags());
     let sources = fs::read_dir("guests").map_err(|e| format!("guests: {e}"))?;
     for source in sources {

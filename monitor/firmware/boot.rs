@@ -49,18 +49,13 @@ const HEAP: u64 = 16 << 20;
 
 #[unsafe(no_mangle)]
 fn main(params: &Boot) {
-    let low = params
-        .regions()
-        .find(|region| region.is_ram() && region.start == HIGH_RAM);
+    let low = params.regions().find(|region| region.is_ram() && region.start == HIGH_RAM);
     let end = low.as_ref().map_or(0, Region::end);
     // At the end of low memory, where nothing is needed before a kernel runs.
     let heap = HEAP.min((end - HIGH_RAM.min(end)) / 4) & !4095;
     heap::give(end - heap, heap);
     let said = Said::parse(params.cmdline(), end - heap);
-    let mut pc = Pc {
-        ram_end: end - heap,
-        khz: said.khz,
-    };
+    let mut pc = Pc { ram_end: end - heap, khz: said.khz };
     let start = boot(&said.drives, &said.options, &mut pc);
     for window in &said.windows {
         rt::blk::reset(*window);
@@ -106,17 +101,9 @@ struct Said {
 
 impl Said {
     fn parse(text: &[u8], ram_end: u64) -> Self {
-        let options = Options {
-            ram_end,
-            ..Options::default()
-        };
+        let options = Options { ram_end, ..Options::default() };
         let (drives, windows) = (Vec::new(), Vec::new());
-        let mut said = Self {
-            drives,
-            windows,
-            options,
-            khz: clock::tsc_khz(),
-        };
+        let mut said = Self { drives, windows, options, khz: clock::tsc_khz() };
         for line in String::from_utf8_lossy(text).lines() {
             let (key, value) = line.split_once(' ').unwrap_or((line, ""));
             match key {
@@ -140,11 +127,7 @@ impl Said {
         let disk = disk.map(|disk| Rc::new(Cached::new(disk)) as Rc<dyn Disk>);
         let id = fields.next().unwrap_or_default().to_string();
         self.windows.push(number);
-        self.drives.push(volume::Drive {
-            id,
-            cdrom: media == "cdrom",
-            disk,
-        });
+        self.drives.push(volume::Drive { id, cdrom: media == "cdrom", disk });
     }
 }
 

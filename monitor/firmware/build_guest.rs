@@ -13,7 +13,7 @@
 //! mod build_guest;
 //!
 //! fn main() -> Result<(), String> {
-//!     let guests = build_guest::Guests::new("firmware")?;
+//!     let guests = build_guest::Guests::new("firmware", &[])?;
 //!     guests.build("firmware/demo.rs")?; // → OUT_DIR/demo
 //!     Ok(())
 //! }
@@ -46,6 +46,8 @@ const COMMON: [&str; 18] = [
     "-Clink-arg=-Wl,--no-eh-frame-hdr",
 ];
 
+/// What the runtime may be built for.
+const CFG: &str = "--check-cfg=cfg(firmware, tests)";
 /// The runtime's file in `OUT_DIR`.
 const RUNTIME: &str = "librt.rlib";
 /// The firmware's own parts there: its runtime and its parsers.
@@ -60,8 +62,8 @@ pub struct Guests {
 
 impl Guests {
     /// Builds the runtime from the `firmware` directory (relative to the
-    /// package whose build script runs) into cargo's `OUT_DIR`.
-    pub fn new(firmware: impl AsRef<Path>) -> Result<Guests, String> {
+    /// package whose build script runs) into cargo's `OUT_DIR`, with further `flags`.
+    pub fn new(firmware: impl AsRef<Path>, flags: &[&str]) -> Result<Guests, String> {
         let firmware = firmware.as_ref();
         let guests = Guests {
             rustc: env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()),
@@ -71,7 +73,8 @@ impl Guests {
         for part in ["build_guest.rs", "guest.ld", "rt"] {
             println!("cargo:rerun-if-changed={}", firmware.join(part).display());
         }
-        guests.rustc(&firmware.join("rt.rs"), RUNTIME, &["--crate-type=rlib"])?;
+        let flags = [&["--crate-type=rlib", CFG], flags].concat();
+        guests.rustc(&firmware.join("rt.rs"), RUNTIME, &flags)?;
         Ok(guests)
     }
 
@@ -87,8 +90,7 @@ impl Guests {
         // It has to be small rather than fast: it waits for drives.
         let rlib = "--crate-type=rlib";
         let (small, bitcode) = ("-Copt-level=z", "-Cembed-bitcode=yes");
-        let cfg = ["--cfg=firmware", "--check-cfg=cfg(firmware)"];
-        let flags = [&[rlib, small, bitcode, "--crate-name=rt"], &cfg[..]].concat();
+        let flags = [rlib, small, bitcode, "--crate-name=rt", "--cfg=firmware", CFG];
         self.rustc(&firmware.join("rt.rs"), runtime, &flags)?;
         let flags = [rlib, small, bitcode, "--crate-name=mote_firmware"];
         self.rustc(&firmware.join("src/lib.rs"), parsers, &flags)?;

@@ -35,9 +35,7 @@ static mut SHARED: Shared = Shared::new();
 #[unsafe(no_mangle)]
 fn main(boot: &Boot) {
     if boot.option("do") == Some("greet") {
-        println(format_args!(
-            "This is the installed system, run from its disk. Powering off."
-        ));
+        println(format_args!("This is the installed system, run from its disk. Powering off."));
         return;
     }
     println(format_args!("Hello from a virtual machine of your own."));
@@ -50,10 +48,7 @@ fn main(boot: &Boot) {
     let shared = unsafe { &mut *(&raw mut SHARED) };
     let system = boot.initrd();
     match Blk::start(DISK, shared, PATIENCE).and_then(|disk| install(&disk, system)) {
-        Ok(()) => println(format_args!(
-            "  installed: {} bytes. Restarting.",
-            system.len()
-        )),
+        Ok(()) => println(format_args!("  installed: {} bytes. Restarting.", system.len())),
         Err(Failed) => fail(format_args!("the system cannot be installed")),
     }
     machine::reset(machine::Reset::Acpi);

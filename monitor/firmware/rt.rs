@@ -13,12 +13,15 @@
 //! full speed everywhere. The first four GiB are mapped one to one and usable
 //! from ring 3, device registers included; code is read-only, data is not
 //! executable, page 0 and the page under each stack are absent. What only
-//! ring 0 may do goes through a gate ([`port`], [`msr`], [`irq`], [`halt`], …).
+//! ring 0 may do goes through a gate ([`port`], [`msr`], [`halt`], …).
 //!
 //! The first instructions write the boot marker ([`machine::BOOT_MARKER`]).
 //! When `main` returns, the machine is powered off. An exception or a panic is
 //! reported on the serial port and ends the machine the same way: who runs a
 //! guest looks at what it printed.
+//!
+//! What only the tests' guests need lies beside them, for `--cfg tests`: interrupts and
+//! further CPUs.
 //!
 //! The boot firmware (`boot.rs`) runs on the same runtime, built with
 //! `--cfg firmware`: then it lies below 640 KiB, has one CPU, leaves the boot
@@ -36,7 +39,8 @@ mod boot;
 mod console;
 #[path = "rt/gate.rs"]
 mod gate;
-#[path = "rt/irq.rs"]
+#[cfg(tests)]
+#[path = "../../tests/guests/rt/irq.rs"]
 pub mod irq;
 #[path = "rt/machine.rs"]
 pub mod machine;
@@ -48,7 +52,8 @@ mod mmio;
 pub mod msr;
 #[path = "rt/port.rs"]
 pub mod port;
-#[path = "rt/smp.rs"]
+#[cfg(tests)]
+#[path = "../../tests/guests/rt/smp.rs"]
 pub mod smp;
 #[path = "rt/window.rs"]
 pub mod window;
@@ -68,7 +73,8 @@ global_asm!(include_str!("rt/layout_guest.s"));
 global_asm!(include_str!("rt/layout_firmware.s"));
 global_asm!(include_str!("rt/entry.s"));
 global_asm!(include_str!("rt/tables.s"));
-global_asm!(include_str!("rt/smp.s"));
+#[cfg(tests)]
+global_asm!(include_str!("../../tests/guests/rt/smp.s"));
 
 unsafe extern "Rust" {
     /// The guest's own entry.

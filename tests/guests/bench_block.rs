@@ -35,13 +35,8 @@ fn main(_: &Boot) {
     let device = Device::start(2, FLUSH_FEATURE, &[&ring]);
     // Every page is there before the first measurement.
     bytes(BUFFERS, BUFFER_SPACE as usize).fill(0x5a);
-    let mut disk = Disk {
-        ring,
-        device,
-        sectors: device.config(),
-        state: 0x2545_f491_4f6c_dd1d,
-        next: 0,
-    };
+    let mut disk =
+        Disk { ring, device, sectors: device.config(), state: 0x2545_f491_4f6c_dd1d, next: 0 };
     driver::ready();
     loop {
         let (kind, [len, depth, count, _]) = driver::order();

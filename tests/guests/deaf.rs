@@ -9,12 +9,8 @@ use rt::{Boot, fail, println, tsc};
 #[unsafe(no_mangle)]
 fn main(boot: &Boot) {
     let begin = tsc();
-    let ticks = boot
-        .option("ticks")
-        .map_or(Ok(2_500_000_000), str::parse::<u64>);
-    let Ok(ticks) = ticks else {
-        fail(format_args!("ticks= is not a number"))
-    };
+    let ticks = boot.option("ticks").map_or(Ok(2_500_000_000), str::parse::<u64>);
+    let Ok(ticks) = ticks else { fail(format_args!("ticks= is not a number")) };
     println(format_args!("deaf"));
     while tsc().wrapping_sub(begin) < ticks {
         core::hint::spin_loop();

@@ -13,12 +13,8 @@ const LINES: usize = 256;
 
 #[unsafe(no_mangle)]
 fn main(boot: &Boot) {
-    let bytes = boot
-        .option("bytes")
-        .map_or(Ok(1_000_000), str::parse::<usize>);
-    let Ok(bytes) = bytes else {
-        fail(format_args!("bytes= is not a number"))
-    };
+    let bytes = boot.option("bytes").map_or(Ok(1_000_000), str::parse::<usize>);
+    let Ok(bytes) = bytes else { fail(format_args!("bytes= is not a number")) };
     let waits = boot.cmdline().ends_with(b" wait");
     if waits {
         irq::route(machine::COM1_GSI, VECTOR, Trigger::Edge);

@@ -18,10 +18,7 @@ fn main(boot: &Boot) {
         fail(format_args!("the program's uninitialised data is not zero"));
     }
     for region in boot.regions() {
-        println(format_args!(
-            "region {:#x} {:#x} {}",
-            region.start, region.len, region.kind
-        ));
+        println(format_args!("region {:#x} {:#x} {}", region.start, region.len, region.kind));
         if region.is_ram() && memory::map(region.start, region.len).is_err() {
             fail(format_args!("{:#x} cannot be mapped", region.start));
         }
@@ -36,9 +33,7 @@ fn main(boot: &Boot) {
     for address in words(boot) {
         let word = *word(address);
         if word != pattern(address) {
-            fail(format_args!(
-                "{address:#x} holds {word:#x}, another address was written"
-            ));
+            fail(format_args!("{address:#x} holds {word:#x}, another address was written"));
         }
     }
     println(format_args!("memory ok {} words", words(boot).count()));

@@ -260,13 +260,7 @@ fn long(net: &mut Net) {
     let table = ring.base + TABLE;
     for index in 0..SIZE {
         let flags = if index + 1 < SIZE { NEXT } else { 0 };
-        describe(
-            table + 16 * u64::from(index),
-            SEND,
-            0x1_0000,
-            flags,
-            index + 1,
-        );
+        describe(table + 16 * u64::from(index), SEND, 0x1_0000, flags, index + 1);
         ring.describe(index, table, 16 * u32::from(SIZE), INDIRECT, 0);
     }
     (0..SIZE).for_each(|head| ring.offer(head));

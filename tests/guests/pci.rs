@@ -29,9 +29,7 @@ static mut SHARED: Shared = Shared::new();
 #[unsafe(no_mangle)]
 fn main(_: &Boot) {
     let window = Window::new(0);
-    let Some(space) = window.space() else {
-        fail(format_args!("no PCI function"))
-    };
+    let Some(space) = window.space() else { fail(format_args!("no PCI function")) };
     works("power-on");
     // No further function, and nothing behind the last device.
     for (device, function) in [(0, 0), (1, 1), (1, 7), (2, 0), (31, 0)] {

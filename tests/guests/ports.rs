@@ -67,11 +67,7 @@ fn check_ports(first: u16, behind: u16) -> usize {
         let bytes = &mut bytes[..len];
         port::scan(at, bytes);
         if let Some(odd) = bytes.iter().position(|&byte| byte != 0xff) {
-            fail(format_args!(
-                "port {:#x} reads {:#x}",
-                usize::from(at) + odd,
-                bytes[odd]
-            ));
+            fail(format_args!("port {:#x} reads {:#x}", usize::from(at) + odd, bytes[odd]));
         }
         // Wider accesses where they stay clear of devices.
         if len >= 4 {
@@ -104,9 +100,7 @@ fn check(address: u64) {
             && nothing.read64(0) == u64::MAX;
         if !ones {
             let value = nothing.read64(0);
-            fail(format_args!(
-                "{address:#x} reads {value:#x} (round {round})"
-            ));
+            fail(format_args!("{address:#x} reads {value:#x} (round {round})"));
         }
         nothing.write8(1, 0x55);
         nothing.write16(2, 0x5555);

@@ -64,9 +64,7 @@ fn check(boot: &Boot) {
     }
     let data = STARTS.load(Ordering::Relaxed);
     if data != 1 || CLEARED.load(Ordering::Relaxed) != 0 {
-        fail(format_args!(
-            "the program's data was not loaded again: {data}"
-        ));
+        fail(format_args!("the program's data was not loaded again: {data}"));
     }
     let spurious = LOCAL.read32(SPURIOUS);
     if spurious != SPURIOUS_RESET {
@@ -75,9 +73,7 @@ fn check(boot: &Boot) {
     IO.write32(0, 0x10 + 2 * GSI);
     let entry = IO.read32(0x10);
     if entry & MASKED == 0 {
-        fail(format_args!(
-            "the I/O APIC still has an open entry: {entry:#x}"
-        ));
+        fail(format_args!("the I/O APIC still has an open entry: {entry:#x}"));
     }
     let lstar = msr::read(LSTAR);
     if lstar != Some(0) {

@@ -53,9 +53,7 @@ impl Disk for Drive {
                 self.device.read(sector, &mut **bounce).map_err(failed)?;
                 let (_, from) = bounce.split_at(skip);
                 let len = rest.len().min(from.len());
-                rest.split_at_mut(len)
-                    .0
-                    .copy_from_slice(from.split_at(len).0);
+                rest.split_at_mut(len).0.copy_from_slice(from.split_at(len).0);
                 len
             };
             (_, rest) = rest.split_at_mut(len);

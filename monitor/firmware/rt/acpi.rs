@@ -40,9 +40,7 @@ pub fn table_at(address: u64) -> &'static [u8] {
 
 fn check(data: &[u8], address: u64) {
     if data.iter().fold(0u8, |sum, &b| sum.wrapping_add(b)) != 0 {
-        fail(format_args!(
-            "wrong checksum of the ACPI table at {address:#x}"
-        ));
+        fail(format_args!("wrong checksum of the ACPI table at {address:#x}"));
     }
 }
 

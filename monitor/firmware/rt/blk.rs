@@ -189,8 +189,7 @@ impl Blk {
         }
         self.describe(last, self.base + ANSWER, 1, DEVICE_WRITES);
         let count = self.count.get();
-        self.memory
-            .write16(available + 4 + 2 * u64::from(count % ENTRIES), 0);
+        self.memory.write16(available + 4 + 2 * u64::from(count % ENTRIES), 0);
         fence(Ordering::SeqCst);
         self.count.set(count.wrapping_add(1));
         self.memory.write16(available + 2, self.count.get());

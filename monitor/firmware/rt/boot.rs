@@ -88,10 +88,7 @@ impl Boot {
         let words = self.cmdline().rsplit(|&b| b == b' ');
         words
             .filter_map(|word| core::str::from_utf8(word).ok())
-            .find_map(|word| {
-                word.strip_prefix(name)
-                    .and_then(|rest| rest.strip_prefix('='))
-            })
+            .find_map(|word| word.strip_prefix(name).and_then(|rest| rest.strip_prefix('=')))
     }
 
     /// The initial RAM disk's bytes; empty if there is none.

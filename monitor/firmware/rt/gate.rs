@@ -3,6 +3,7 @@
 use core::arch::asm;
 
 /// Numbers of the services, in the order of the table in entry.s.
+#[cfg_attr(not(tests), allow(dead_code, reason = "interrupts are for the tests' guests"))]
 #[derive(Clone, Copy)]
 #[repr(u64)]
 pub(crate) enum Service {
@@ -84,11 +85,7 @@ pub fn triple_fault() -> ! {
 /// The monitor's page tables and GDT must still be where it put them, and no
 /// device may go on writing to memory.
 pub unsafe fn enter(entry: u64, params: u64) -> ! {
-    let registers = Registers {
-        rsi: params,
-        rdi: entry,
-        ..Registers::default()
-    };
+    let registers = Registers { rsi: params, rdi: entry, ..Registers::default() };
     loop {
         // SAFETY: nothing of this program runs after it; the rest is the
         // caller's promise.
@@ -104,11 +101,7 @@ pub unsafe fn enter(entry: u64, params: u64) -> ! {
 /// The monitor's page tables and GDT must still be where it put them, and no
 /// device may go on writing to memory.
 pub unsafe fn enter_pvh(entry: u32, info: u32) -> ! {
-    let registers = Registers {
-        rsi: info.into(),
-        rdi: entry.into(),
-        ..Registers::default()
-    };
+    let registers = Registers { rsi: info.into(), rdi: entry.into(), ..Registers::default() };
     loop {
         // SAFETY: as for `enter`.
         unsafe { call(Service::EnterPvh, registers) };

@@ -25,10 +25,7 @@ impl Mmio {
 
     fn at(&self, offset: u64, size: u64) -> u64 {
         if offset.checked_add(size).is_none_or(|end| end > self.len) {
-            fail(format_args!(
-                "register {offset:#x} outside the device at {:#x}",
-                self.base
-            ));
+            fail(format_args!("register {offset:#x} outside the device at {:#x}", self.base));
         }
         self.base + offset
     }

@@ -3,20 +3,13 @@
 use crate::gate::{Registers, Service, call};
 
 fn write(service: Service, port: u16, value: u32) {
-    let registers = Registers {
-        rcx: value.into(),
-        rdx: port.into(),
-        ..Registers::default()
-    };
+    let registers = Registers { rcx: value.into(), rdx: port.into(), ..Registers::default() };
     // SAFETY: a port write touches no memory.
     unsafe { call(service, registers) };
 }
 
 fn read(service: Service, port: u16) -> u64 {
-    let registers = Registers {
-        rdx: port.into(),
-        ..Registers::default()
-    };
+    let registers = Registers { rdx: port.into(), ..Registers::default() };
     // SAFETY: a port read touches no memory.
     unsafe { call(service, registers).0 }
 }
@@ -38,12 +31,8 @@ pub fn out32(port: u16, value: u32) {
 
 /// Writes each byte to the same port.
 pub fn out_bytes(port: u16, bytes: &[u8]) {
-    let registers = Registers {
-        rcx: bytes.len() as u64,
-        rdx: port.into(),
-        rsi: bytes.as_ptr() as u64,
-        rdi: 0,
-    };
+    let registers =
+        Registers { rcx: bytes.len() as u64, rdx: port.into(), rsi: bytes.as_ptr() as u64, rdi: 0 };
     // SAFETY: pointer and length are those of a slice.
     unsafe { call(Service::Outs, registers) };
 }
@@ -82,12 +71,7 @@ pub fn scan(first: u16, bytes: &mut [u8]) {
 
 /// Writes a byte to each of `count` ports from `first` up.
 pub fn fill(first: u16, count: usize, value: u8) {
-    let registers = Registers {
-        rcx: count as u64,
-        rdx: first.into(),
-        rsi: 0,
-        rdi: value.into(),
-    };
+    let registers = Registers { rcx: count as u64, rdx: first.into(), rsi: 0, rdi: value.into() };
     if count > 0 {
         // SAFETY: a port write touches no memory.
         unsafe { call(Service::Fill, registers) };

@@ -1,7 +1,6 @@
 //! A virtio device's registers, on either bus (virtio 1.2, 4.1 and 4.2): named by their
 //! offsets over MMIO.
 
-use crate::irq;
 use crate::{Mmio, machine};
 
 /// Bytes of a device's page of registers, and of a function's configuration space.
@@ -16,15 +15,10 @@ const FUNCTION: u32 = 0x1040_1af4;
 /// Configuration space of the device.
 const CONFIG: u64 = 0x100;
 
-/// In a function's page: configuration, doorbell, MSI-X table. All functions of this
-/// machine have this layout, which their capabilities tell.
+/// In a function's page: configuration, doorbell. All functions of this machine have this
+/// layout, which their capabilities tell.
 const FUNCTION_CONFIG: u64 = 0x200;
 const FUNCTION_DOORBELL: u64 = 0x300;
-const TABLE: u64 = 0x800;
-/// In its configuration space: command; MSI-X message control, with the bit that enables it.
-const COMMAND: u64 = 0x04;
-const MSIX_CONTROL: u64 = 0x9a;
-const MSIX_ENABLE: u16 = 1 << 15;
 
 /// A device's registers.
 #[derive(Clone, Copy)]
@@ -102,29 +96,6 @@ impl Window {
             (place, 2) => self.page.write16(place, value as u16),
             (place, _) => self.page.write32(place, value),
         }
-    }
-
-    /// Has the interrupts of a device that runs arrive at `vector` of this CPU; over MMIO
-    /// they come by the I/O APIC's pin `gsi`.
-    pub fn route(&self, gsi: u32, vector: u8, queues: u16) {
-        let Some(space) = self.space else {
-            return irq::route(gsi, vector, irq::Trigger::Edge);
-        };
-        irq::enable_local();
-        for entry in [TABLE, TABLE + 16] {
-            self.page.write32(entry, 0xfee0_0000 | irq::apic_id() << 12);
-            self.page.write32(entry + 4, 0);
-            self.page.write32(entry + 8, vector.into());
-            self.page.write32(entry + 12, 0);
-        }
-        self.page.write16(0x10, 0);
-        for queue in 0..queues {
-            self.page.write16(0x16, queue);
-            self.page.write16(0x1a, 1);
-        }
-        // Memory space, bus master.
-        space.write16(COMMAND, 6);
-        space.write16(MSIX_CONTROL, MSIX_ENABLE);
     }
 }
 

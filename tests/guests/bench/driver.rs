@@ -54,7 +54,7 @@ global_asm!(
     "    mov eax, 0x80010033",
     "    mov cr0, eax",
     "    mov esi, ebx", // not boot_params, but nobody looks
-    "    .byte 0xea", // far jump
+    "    .byte 0xea",   // far jump
     "    .long _start",
     "    .word 0x10",
     ".code64",
@@ -149,13 +149,7 @@ impl Ring {
         for at in (base..base + RING_LEN).step_by(8) {
             shared::<AtomicU64>(at).store(0, Ordering::Relaxed);
         }
-        let ring = Ring {
-            base,
-            sent: 0,
-            published: 0,
-            seen: 0,
-            kicks: 0,
-        };
+        let ring = Ring { base, sent: 0, published: 0, seen: 0, kicks: 0 };
         ring.want_no_interrupt();
         ring
     }

@@ -119,11 +119,7 @@ pub struct Net {
 
 impl Net {
     pub fn new(wanted: u64, buffer: u32, parts: u16) -> Self {
-        let ring = |number: u64| Ring {
-            base: BASE + (number << 16),
-            sent: 0,
-            seen: 0,
-        };
+        let ring = |number: u64| Ring { base: BASE + (number << 16), sent: 0, seen: 0 };
         Self {
             window: Window::new(0),
             rings: [ring(0), ring(1)],
@@ -162,8 +158,7 @@ impl Net {
             self.window.write32(0x14, half);
             let offered = self.window.read32(0x10);
             self.window.write32(0x24, half);
-            self.window
-                .write32(0x20, (self.wanted >> (32 * half)) as u32 & offered);
+            self.window.write32(0x20, (self.wanted >> (32 * half)) as u32 & offered);
         }
         self.set_status(11);
         self.expect("the status with features", STATUS, 11);
@@ -265,11 +260,8 @@ impl Net {
             .copied()
             .unwrap_or([0; 12]);
         let merge = self.wanted & MERGE != 0;
-        let mut left = if self.buffer >= HEADER {
-            header[10] as u16 | (header[11] as u16) << 8
-        } else {
-            1
-        };
+        let mut left =
+            if self.buffer >= HEADER { header[10] as u16 | (header[11] as u16) << 8 } else { 1 };
         if header[..10] != [0; 10] || left == 0 || (left > 1 && !merge) {
             fail(format_args!("header {header:?}"));
         }
@@ -309,16 +301,8 @@ impl Net {
         let ring = &mut self.rings[TX];
         let (mut at, mut index) = (0, 0);
         while at < total {
-            let piece = if index + 1 < cut {
-                1
-            } else {
-                (total - at).div_ceil(2).max(64)
-            };
-            let piece = if cut == 1 {
-                total
-            } else {
-                piece.min(total - at)
-            };
+            let piece = if index + 1 < cut { 1 } else { (total - at).div_ceil(2).max(64) };
+            let piece = if cut == 1 { total } else { piece.min(total - at) };
             let last = at + piece == total;
             let next = index as u16 + 1;
             let flags = if last { 0 } else { NEXT };

@@ -6,6 +6,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use crate::gate::{Registers, Service, call};
 use crate::machine::{IOAPIC, LAPIC};
 use crate::mmio::Mmio;
+use crate::window::Window;
 
 unsafe extern "C" {
     /// Interrupts handled per vector, counted by ring 0 (entry.s).
@@ -22,6 +23,13 @@ const SPURIOUS: u64 = 0xf0;
 const COMMAND: u64 = 0x300;
 const COMMAND_HIGH: u64 = 0x310;
 const LEVEL: u32 = 1 << 15;
+
+/// In a PCI function's page: the MSI-X table.
+const TABLE: u64 = 0x800;
+/// In its configuration space: command; MSI-X message control, with the bit that enables it.
+const FUNCTION_COMMAND: u64 = 0x04;
+const MSIX_CONTROL: u64 = 0x9a;
+const MSIX_ENABLE: u16 = 1 << 15;
 
 /// How an interrupt line signals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,4 +99,30 @@ pub fn enable() {
 pub fn disable() {
     // SAFETY: the handlers touch only their counters.
     unsafe { call(Service::InterruptsOff, Registers::default()) };
+}
+
+impl Window {
+    /// Has the interrupts of a device that runs arrive at `vector` of this CPU; over MMIO
+    /// they come by the I/O APIC's pin `gsi`.
+    pub fn route(&self, gsi: u32, vector: u8, queues: u16) {
+        let Some(space) = self.space() else {
+            return route(gsi, vector, Trigger::Edge);
+        };
+        enable_local();
+        let page = self.page();
+        for entry in [TABLE, TABLE + 16] {
+            page.write32(entry, 0xfee0_0000 | apic_id() << 12);
+            page.write32(entry + 4, 0);
+            page.write32(entry + 8, vector.into());
+            page.write32(entry + 12, 0);
+        }
+        page.write16(0x10, 0);
+        for queue in 0..queues {
+            page.write16(0x16, queue);
+            page.write16(0x1a, 1);
+        }
+        // Memory space, bus master.
+        space.write16(FUNCTION_COMMAND, 6);
+        space.write16(MSIX_CONTROL, MSIX_ENABLE);
+    }
 }

@@ -68,10 +68,7 @@ pub fn start(apic_id: u32, index: usize, entry: fn(index: usize)) -> Result<(), 
     // start waits until the CPU has left it.
     unsafe { memory::bytes_mut(TRAMPOLINE, len) }.copy_from_slice(code);
     ENTRY.store(entry as usize, Ordering::Relaxed);
-    CPU_STACK.store(
-        FIRST_STACK_END + index as u64 * STACK - 8,
-        Ordering::Relaxed,
-    );
+    CPU_STACK.store(FIRST_STACK_END + index as u64 * STACK - 8, Ordering::Relaxed);
     CPU_TASK.store(0x30 + 16 * index as u64, Ordering::Relaxed);
     CPU_INDEX.store(index as u64, Ordering::Relaxed);
     // A CPU that is started again finds its task descriptor busy.
