@@ -64,8 +64,9 @@ fn prepare(
     credentials::leave_session(terminal.and_then(|at| table.get(at)))?;
     wait(link)?;
     let path = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let sysctl =
-        openat(CWD, "/proc/sys/user", path, Mode::empty()).map_err(jail("/proc/sys/user"))?;
+    let name = "/proc/sys/user";
+    let sysctl = openat(CWD, name, path, Mode::empty())
+        .map_err(|error| jail(namespaces::no_proc(name, &error.into()))(error))?;
     namespaces::leave(UnshareFlags::NEWCGROUP)?;
     rustix::system::sethostname(b"mote").map_err(jail("host name"))?;
     let program = program(plan)?;

@@ -88,9 +88,25 @@ fn no_process(plan: &Plan, error: &io::Error) -> Error {
         Some(libc::EPERM) if !plan.privileged => {
             "this host lets no user have user namespaces: start the jailer as root"
         }
+        Some(code @ (libc::EOPNOTSUPP | libc::EACCES)) => {
+            return Error::Jail(not_in_group(plan, code == libc::EACCES));
+        }
         _ => return Error::Jail(format!("namespaces: {}", crate::error::message(error))),
     };
     Error::Jail(format!("namespaces: {why}"))
+}
+
+/// Why no process can start in the jail's control group.
+fn not_in_group(plan: &Plan, denied: bool) -> String {
+    let groups = plan.cgroup.iter();
+    let path = groups.flat_map(|plan| plan.leaves.first().map(|leaf| plan.path(leaf))).next();
+    let why = if denied {
+        "you may not move a process there from the jailer's own group: start the jailer in the \
+         subtree that is delegated to you (systemd-run --user --scope -p Delegate=yes), or as root"
+    } else {
+        "its parent is threaded (cgroup.type): use another --parent-cgroup"
+    };
+    format!("cgroup {}: {why}", path.unwrap_or_default().display())
 }
 
 /// Gives a process's user namespace its one user and one group.
@@ -100,7 +116,7 @@ fn no_process(plan: &Plan, error: &io::Error) -> Error {
 pub fn map_ids(plan: &Plan, pid: i32) -> Result<(), Error> {
     let write = |file: &str, text: String| {
         let path = format!("/proc/{pid}/{file}");
-        fs::write(&path, text).map_err(jail(format!("user namespace: {file}")))
+        fs::write(&path, text).map_err(|error| jail(no_proc(&path, &error))(error))
     };
     if !plan.privileged {
         write("setgroups", "deny".to_owned())?;
@@ -124,9 +140,18 @@ pub fn leave(flags: UnshareFlags) -> Result<(), Error> {
 /// # Errors
 /// The system refuses.
 pub fn shut_nested(sysctl: &OwnedFd) -> Result<(), Error> {
-    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-    let file = openat(sysctl, "max_user_namespaces", flags, Mode::empty());
-    file.and_then(|file| rustix::io::write(file, b"0"))
-        .map(|_| ())
-        .map_err(jail("max_user_namespaces"))
+    let name = "max_user_namespaces";
+    let file = openat(sysctl, name, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+    let done = file.and_then(|file| rustix::io::write(file, b"0")).map_err(io::Error::from);
+    let path = format!("/proc/sys/user/{name}");
+    done.map(|_| ()).map_err(|error| jail(no_proc(&path, &error))(error))
+}
+
+/// Names a file of /proc that cannot be used, and the mount option that may be why.
+pub fn no_proc(path: &str, error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EROFS) => format!("{path}: the jailer needs /proc mounted read-write"),
+        Some(libc::ENOENT) => format!("{path}: the jailer needs all of /proc (no subset=pid)"),
+        _ => path.to_owned(),
+    }
 }

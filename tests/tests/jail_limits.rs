@@ -255,14 +255,17 @@ fn errors_name_what_was_asked_for() {
     ];
     if v1 {
         for (limit, why) in [
-            ("pids.max=x", "pids.max = x: the kernel does not take"),
+            ("pids.max=x", "pids.max=x: version 1 of controller pids does not take"),
             ("pids.none=1", "controller pids has no such file in version 1"),
             ("memory.max=1", "controller memory has no such file in version 1"),
-            ("memory.limit_in_bytes=x", "memory.limit_in_bytes = x: the kernel"),
-            ("cpu.cfs_quota_us=1", "cpu.cfs_quota_us = 1: the kernel"),
-            ("cpu.cfs_period_us=x", "cpu.cfs_period_us = x: the kernel"),
-            ("cpuset.cpus=4095", "cpuset.cpus = 4095: the kernel"),
-            ("cpuset.mems=x", "cpuset.mems = x: the kernel"),
+            (
+                "memory.limit_in_bytes=x",
+                "memory.limit_in_bytes=x: version 1 of controller memory does not",
+            ),
+            ("cpu.cfs_quota_us=1", "cpu.cfs_quota_us=1: version 1 of controller cpu does not"),
+            ("cpu.cfs_period_us=x", "cpu.cfs_period_us=x: version 1 of controller cpu does not"),
+            ("cpuset.cpus=4095", "cpuset.cpus=4095: version 1 of controller cpuset does not"),
+            ("cpuset.mems=x", "cpuset.mems=x: version 1 of controller cpuset does not"),
         ] {
             table.push((BUSYBOX, "--cgroup", limit, JAIL, why));
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, unlinkat};
 use rustix::io::Errno;
 
-use crate::cgroup::plan::{Leaf, Plan};
+use crate::cgroup::plan::{Leaf, Plan, Write};
 use crate::error::{Error, jail};
 use crate::paths::beneath;
 
@@ -26,15 +26,7 @@ impl Groups {
         let mut made = Vec::new();
         for leaf in &plan.leaves {
             let result = make_leaf(plan, leaf).and_then(|group| {
-                for (file, value) in &leaf.first {
-                    set(&group, file, value)?;
-                }
-                for (file, value) in &leaf.defaults {
-                    match write(&group, file, value) {
-                        Err(Errno::NOENT) => {}
-                        other => other.map_err(|error| refusal(&group, file, value, error))?,
-                    }
-                }
+                set(&group, leaf.writes.iter().filter(|write| !write.late()))?;
                 Ok(group)
             });
             match result {
@@ -55,8 +47,10 @@ impl Groups {
     /// # Errors
     /// The system refuses.
     pub fn take(&self, pid: i32) -> Result<(), Error> {
-        let mut groups = self.directories();
-        groups.try_for_each(|group| set(group, "cgroup.procs", &pid.to_string()))
+        self.0.iter().try_for_each(|(group, leaf)| {
+            let what = || format!("cgroup below {}: moving a process in", leaf.mount.display());
+            write(group, "cgroup.procs", &pid.to_string()).map_err(jail(what()))
+        })
     }
 
     /// Sets the limits that are for a program that is ready.
@@ -64,11 +58,8 @@ impl Groups {
     /// # Errors
     /// The system refuses.
     pub fn arm(&self) -> Result<(), Error> {
-        let set_late = |(group, leaf): &(OwnedFd, Leaf)| {
-            let mut writes = leaf.late.iter();
-            writes.try_for_each(|(file, value)| set(group, file, value))
-        };
-        self.0.iter().try_for_each(set_late)
+        let mut all = self.0.iter();
+        all.try_for_each(|(group, leaf)| set(group, leaf.writes.iter().filter(|w| w.late())))
     }
 
     /// Their directories; with version 2 there is one, to start in.
@@ -102,7 +93,7 @@ fn remove_leaf(plan: &Plan, leaf: &Leaf) {
     if let Ok(parent) = beneath(&mount, &plan.parent, directory) {
         if let Ok(group) = beneath(&parent, Path::new(&plan.name), directory) {
             // Whoever is left in it after its first process; Linux 5.14.
-            let _ = set(&group, "cgroup.kill", "1");
+            let _ = write(&group, "cgroup.kill", "1");
         }
         // The last process leaves its group a moment after it was waited for.
         for _ in 0..500 {
@@ -129,24 +120,41 @@ fn remove_leaf(plan: &Plan, leaf: &Leaf) {
 }
 
 fn make_leaf(plan: &Plan, leaf: &Leaf) -> Result<OwnedFd, Error> {
-    let path = leaf.mount.join(&plan.parent).join(&plan.name);
+    let path = plan.path(leaf);
+    let what = || format!("cgroup {}", path.display());
     // The end of another jail may remove the parent between two of our steps.
     for _ in 0..100 {
-        let made = descend(plan, leaf).and_then(|parent| new_leaf(&parent, &plan.name));
-        match made {
-            Err(Errno::NOENT | Errno::NODEV) => sleep(Duration::from_millis(1)),
-            Err(Errno::BUSY) => {
-                let why = "holds other processes";
-                return Err(Error::InUse(format!(
-                    "id {}: in use: {} {why}",
-                    plan.name,
-                    path.display()
-                )));
+        let made = descend(plan, leaf)?.map_or(Err(Errno::NOENT), |dir| new_leaf(&dir, &plan.name));
+        return match made {
+            Err(Errno::NOENT | Errno::NODEV) => {
+                sleep(Duration::from_millis(1));
+                continue;
             }
-            other => return other.map_err(jail(format!("cgroup {}", path.display()))),
-        }
+            Err(Errno::BUSY) => {
+                let why = format!("in use: {} holds other processes", path.display());
+                Err(Error::InUse(format!("id {}: {why}", plan.name)))
+            }
+            other => other.map_err(|error| no_group(&what(), error)),
+        };
     }
-    Err(Error::Jail(format!("cgroup {}: its parent keeps vanishing", path.display())))
+    Err(Error::Jail(format!("{}: its parent keeps vanishing", what())))
+}
+
+/// Why a group cannot be made.
+fn no_group(what: &str, error: Errno) -> Error {
+    let why = match error {
+        Errno::AGAIN => {
+            "cgroup.max.descendants or cgroup.max.depth of a group above is reached: \
+             raise it, or use another --parent-cgroup"
+        }
+        Errno::ACCESS | Errno::PERM => {
+            "you may not make groups there: use a --parent-cgroup that is delegated to you, \
+             or start the jailer as root"
+        }
+        Errno::ROFS => "mounted read-only: mount it read-write, or leave --cgroup out",
+        other => return jail(what)(other),
+    };
+    Error::Jail(format!("{what}: {why}"))
 }
 
 fn new_leaf(parent: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
@@ -162,28 +170,64 @@ fn new_leaf(parent: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
     inherit_cpuset(parent, beneath(parent, Path::new(name), OFlags::DIRECTORY)?)
 }
 
-/// Opens the parent, making it and what is above it where they are missing.
-fn descend(plan: &Plan, leaf: &Leaf) -> Result<OwnedFd, Errno> {
-    let mut at = rustix::fs::open(&leaf.mount, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    for part in &plan.parent {
-        hand_down(plan, &at);
-        match mkdirat(&at, part, Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(error) => return Err(error),
+/// Opens the parent, making it and what is above it where they are missing; none
+/// if one vanished in between.
+fn descend(plan: &Plan, leaf: &Leaf) -> Result<Option<OwnedFd>, Error> {
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut path = leaf.mount.clone();
+    let what = |path: &Path| format!("cgroup {}", path.display());
+    let mut at =
+        rustix::fs::open(&path, flags, Mode::empty()).map_err(|e| no_group(&what(&path), e))?;
+    let mut parts = plan.parent.iter();
+    loop {
+        if plan.unified {
+            hand_down(leaf, &at, &path)?;
         }
-        let below = beneath(&at, Path::new(part), OFlags::DIRECTORY)?;
-        at = inherit_cpuset(&at, below)?;
+        let Some(part) = parts.next() else { return Ok(Some(at)) };
+        path.push(part);
+        let made = match mkdirat(&at, part, Mode::from_raw_mode(0o755)) {
+            Err(Errno::EXIST) => Ok(()),
+            other => other,
+        };
+        let below = made.and_then(|()| beneath(&at, Path::new(part), OFlags::DIRECTORY));
+        at = match below.and_then(|below| inherit_cpuset(&at, below)) {
+            Err(Errno::NOENT | Errno::NODEV) => return Ok(None),
+            other => other.map_err(|error| no_group(&what(&path), error))?,
+        };
     }
-    hand_down(plan, &at);
-    Ok(at)
 }
 
-/// Lets the groups below have the controllers. If that is refused, the writes
-/// to a controller's missing files fail, and say so.
-fn hand_down(plan: &Plan, group: &OwnedFd) {
-    for name in &plan.controllers {
-        let _ = set(group, "cgroup.subtree_control", &format!("+{name}"));
+/// Lets the groups below have the controllers, unless they have them already.
+fn hand_down(leaf: &Leaf, group: &OwnedFd, path: &Path) -> Result<(), Error> {
+    let mut done: Vec<&str> = Vec::new();
+    for limit in &leaf.writes {
+        let controller = limit.controller();
+        if done.contains(&controller) {
+            continue;
+        }
+        done.push(controller);
+        let file = "cgroup.subtree_control";
+        let Err(error) = write(group, file, &format!("+{controller}")) else { continue };
+        let has = |list: String| list.split_whitespace().any(|name| name == controller);
+        if !limit.asked || read(group, file).is_none_or(has) {
+            continue;
+        }
+        let why = match error {
+            Errno::BUSY => "it holds processes: use another --parent-cgroup",
+            Errno::NOENT | Errno::OPNOTSUPP | Errno::INVAL => {
+                "it is threaded (cgroup.type), or is not given it itself: use another --parent-cgroup"
+            }
+            Errno::ACCESS | Errno::PERM | Errno::ROFS => {
+                "you may not write its cgroup.subtree_control: have root do it"
+            }
+            other => &crate::error::message(&other.into()),
+        };
+        let what = format!("cgroup {}", path.display());
+        return Err(Error::Jail(format!(
+            "{what}: cannot hand controller {controller} down: {why}"
+        )));
     }
+    Ok(())
 }
 
 /// Version 1's cpuset has no processors and no memory until it is told.
@@ -193,7 +237,7 @@ fn inherit_cpuset(parent: &OwnedFd, child: OwnedFd) -> Result<OwnedFd, Errno> {
             && read(&child, file).is_some_and(|text| text.trim().is_empty())
             && let Some(text) = read(parent, file)
         {
-            let _ = set(&child, file, text.trim());
+            let _ = write(&child, file, text.trim());
         }
     }
     Ok(child)
@@ -204,8 +248,12 @@ fn read(group: &OwnedFd, file: &str) -> Option<String> {
     std::io::read_to_string(fs::File::from(file)).ok()
 }
 
-fn set(group: &OwnedFd, file: &str, value: &str) -> Result<(), Error> {
-    write(group, file, value).map_err(|error| refusal(group, file, value, error))
+/// Sets limits; defaults are left out where their file is missing.
+fn set<'a>(group: &OwnedFd, mut limits: impl Iterator<Item = &'a Write>) -> Result<(), Error> {
+    limits.try_for_each(|limit| match write(group, &limit.file, &limit.value) {
+        Err(Errno::NOENT) if !limit.asked => Ok(()),
+        other => other.map_err(|error| refusal(group, limit, error)),
+    })
 }
 
 fn write(group: &OwnedFd, file: &str, value: &str) -> Result<(), Errno> {
@@ -214,22 +262,16 @@ fn write(group: &OwnedFd, file: &str, value: &str) -> Result<(), Errno> {
     rustix::io::write(open, value.as_bytes()).map(|_| ())
 }
 
-/// Why a file of a group was not written, in the words of who asked for it.
-fn refusal(group: &OwnedFd, file: &str, value: &str, error: Errno) -> Error {
-    let controller = file.split('.').next().unwrap_or_default();
-    let why = match (error, read(group, "cgroup.controllers")) {
-        (Errno::NOENT, Some(list)) if !list.split_whitespace().any(|c| c == controller) => format!(
-            "the parent group does not hand controller {controller} down: \
-             write +{controller} to its cgroup.subtree_control, or use another --parent-cgroup"
-        ),
-        (Errno::NOENT, version) => format!(
-            "controller {controller} has no such file in version {} on this host",
-            if version.is_some() { 2 } else { 1 }
-        ),
-        (Errno::INVAL | Errno::RANGE | Errno::DOM | Errno::NODEV, _) => {
-            "the kernel does not take this value".to_owned()
+/// Why a limit was not set.
+fn refusal(group: &OwnedFd, limit: &Write, error: Errno) -> Error {
+    let version = if read(group, "cgroup.controllers").is_some() { 2 } else { 1 };
+    let (file, value, controller) = (&limit.file, &limit.value, limit.controller());
+    let why = match error {
+        Errno::NOENT => format!("controller {controller} has no such file in version {version}"),
+        Errno::INVAL | Errno::RANGE | Errno::DOM | Errno::NODEV => {
+            format!("version {version} of controller {controller} does not take this value")
         }
-        (other, _) => crate::error::message(&other.into()),
+        other => crate::error::message(&other.into()),
     };
-    Error::Jail(format!("cgroup: {file} = {value}: {why}"))
+    Error::Jail(format!("--cgroup {file}={value}: {why}"))
 }

@@ -27,14 +27,13 @@ fn version_two_has_one_leaf_and_arms_the_processor_late() {
     let line = "--cgroup cpu.max=50000 --cgroup memory.max=1G --parent-cgroup vms/all";
     let plan = plan(line, &["cpu", "memory", "pids", "io"]).unwrap().unwrap();
     assert!(plan.unified);
-    assert_eq!(plan.controllers, ["memory", "pids", "cpu"]);
     let want = "\
 cgroup      starts inside /sys/fs/cgroup/unified/vms/all/a
+cgroup      cpu.max = 50000, when ready
 cgroup      memory.max = 1G
 cgroup      memory.oom.group = 1
 cgroup      memory.swap.max = 0
 cgroup      pids.max = 256
-cgroup      cpu.max = 50000, when ready
 ";
     assert_eq!(plan.to_string(), want);
 }
@@ -63,13 +62,32 @@ cgroup      memory.limit_in_bytes = 1
 
 #[test]
 fn a_missing_controller_is_named() {
-    for (line, v2) in [
-        ("--cgroup io.max=1", &["memory"][..]),
-        ("--cgroup pids.max=1", &[]),
-        ("--cgroup pids.max=1", &["hugetlb"]),
-        ("--cgroup-version 2 --cgroup cpu.max=1", &[]),
+    for (line, v2, words) in [
+        (
+            "--cgroup io.max=1",
+            &["memory"][..],
+            "controller io in version 1 on this host: it has cpu",
+        ),
+        ("--cgroup pids.max=1", &[], "controller pids in version 1"),
+        ("--cgroup hugetlb.2MB.max=1 --cgroup cpu.shares=1", &["hugetlb"], "version 2 has it: use"),
+        ("--cgroup-version 2 --cgroup cpu.max=1", &[], "version 1 has it: use --cgroup-version 1"),
+        ("--cgroup-version 2 --cgroup rdma.max=1", &[], "in version 2 on this host: it has none"),
     ] {
-        let error = plan(line, v2).unwrap_err();
-        assert!(error.to_string().contains("no controller"), "{line}: {error}");
+        let error = plan(line, v2).unwrap_err().to_string();
+        assert!(error.contains("no controller") && error.contains(words), "{line}: {error}");
     }
+    for (version, words) in [(1, "version 1 is not mounted"), (2, "version 2 is not mounted")] {
+        let line = format!("--id a --exec-file x --cgroup pids.max=1 --cgroup-version {version}");
+        let Command::Run(args) = parse(line.split_whitespace().map(Into::into)).unwrap() else {
+            panic!("{line}")
+        };
+        let error = Plan::new(&args, &Mounts::default()).unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+    }
+}
+
+#[test]
+fn a_mount_may_have_blanks() {
+    let mounts = Mounts::parse("cgroup2 /a\\040b\\134c cgroup2 rw 0 0\n", |_| Vec::new());
+    assert_eq!(mounts.v2.unwrap().path, Path::new("/a b\\c"));
 }
