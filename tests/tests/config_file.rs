@@ -25,7 +25,12 @@ fn config_files_name_file_and_key() {
         ("\u{feff}{}", &["expected"]),
         (r#"{"vsock":{}}"#, &["vsock", "no such device"]),
         (r#"{"boot-source":{"kernel":"k"}}"#, &["boot-source.kernel", "unknown"]),
-        (r#"{"boot-source":[]}"#, &["boot-source"]),
+        (r#"{"boot-source":[]}"#, &["boot-source", "a JSON object"]),
+        (r#"{"machine-config":[]}"#, &["machine-config", "a JSON object"]),
+        (r#"{"logger":[]}"#, &["logger", "a JSON object"]),
+        (r#"{"metrics":[]}"#, &["metrics", "a JSON object"]),
+        (r#"{"drives":[[]]}"#, &["drives[0]", "a JSON object"]),
+        (r#"{"network-interfaces":[[]]}"#, &["network-interfaces[0]", "a JSON object"]),
         (
             r#"{"boot-source":{"kernel_image_path":1}}"#,
             &["boot-source.kernel_image_path", "invalid type"],

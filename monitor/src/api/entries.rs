@@ -4,13 +4,15 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
+use serde_json::{Map, Value};
+
 use super::http::Response;
 use super::log::{Level, Place};
-use super::router::{Done, SerialEntry, State, VmPatch, Wanted, faulty, same};
+use super::router::{Done, SerialEntry, State, VmPatch, Wanted, faulty, misread, same};
 use super::running_vm::Vm;
 use crate::config::{
-    BootSource, DriveEntry, DrivePatch, File, LoggerEntry, MachineConfig, MachinePatch,
-    MetricsEntry, NicEntry, NicPatch, SerialTo,
+    BootSource, DriveEntry, DrivePatch, File, LoggerEntry, MachineConfig, MetricsEntry, NicEntry,
+    NicPatch, SerialTo,
 };
 
 impl State {
@@ -40,13 +42,14 @@ impl State {
         Ok(Response::done())
     }
 
-    pub(super) fn patch_machine(&mut self, patch: &MachinePatch) -> Done {
-        if patch.is_empty() {
-            return Err("Empty PATCH request.".to_owned());
-        }
-        let mut entry = self.file.machine_config.clone().unwrap_or_default();
-        patch.apply(&mut entry);
-        self.put_machine(entry)
+    /// The machine as it is after a patch.
+    pub(super) fn patched_machine(
+        &self,
+        patch: Map<String, Value>,
+    ) -> Result<MachineConfig, String> {
+        let entry = self.file.machine_config.clone().unwrap_or_default();
+        let patched = entry.patched(patch).map_err(misread)?;
+        patched.ok_or_else(|| "Empty PATCH request.".to_owned())
     }
 
     pub(super) fn put_drive(&mut self, id: &str, entry: DriveEntry) -> Done {
@@ -145,11 +148,13 @@ impl State {
             return Err("eject: only of a CD-ROM drive, and without path_on_host.".to_owned());
         }
         match patch.path_on_host.as_deref() {
-            Some(path) if !entry.is_cdrom() && entry.path() == Some(path) => vm.resize(device)?,
+            Some(path) if !entry.is_cdrom() && entry.path_on_host.as_deref() == Some(path) => {
+                vm.resize(device)?
+            }
             None if !patch.eject => {}
             path => {
                 vm.change(device, path)?;
-                entry.set_path(path.map(Path::to_path_buf));
+                entry.path_on_host = path.map(Path::to_path_buf);
             }
         }
         if let Some(limit) = &patch.rate_limiter {

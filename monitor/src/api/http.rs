@@ -3,6 +3,8 @@
 
 use std::fmt::Write as _;
 
+use serde_json::Value;
+
 /// The most bytes of a request's line and headers.
 pub const MAX_HEAD: usize = 8 << 10;
 /// The most headers of a request.
@@ -160,6 +162,18 @@ pub struct Response {
     pub body: Vec<u8>,
 }
 
+/// A value without the keys whose value is null.
+fn stated(value: Value) -> Value {
+    match value {
+        Value::Array(all) => all.into_iter().map(stated).collect(),
+        Value::Object(all) => {
+            let all = all.into_iter().filter(|(_, value)| !value.is_null());
+            all.map(|(key, value)| (key, stated(value))).collect()
+        }
+        other => other,
+    }
+}
+
 /// The usual type of a body.
 const JSON: &str = "application/json";
 
@@ -169,10 +183,10 @@ impl Response {
         Self { status: 204, kind: JSON, body: Vec::new() }
     }
 
-    /// What was asked for, as JSON.
+    /// What was asked for, as JSON without the keys that have no value.
     pub fn json(value: &impl serde::Serialize) -> Self {
-        match serde_json::to_vec(value) {
-            Ok(body) => Self { status: 200, kind: JSON, body },
+        match serde_json::to_value(value).map(stated) {
+            Ok(value) => Self { status: 200, kind: JSON, body: value.to_string().into_bytes() },
             // None of the types here fails.
             Err(error) => Self::fault(&error.to_string()),
         }

@@ -287,10 +287,13 @@ impl State {
     fn patch(&mut self, parts: &[&str], body: &[u8], vm: Option<&mut dyn Vm>) -> Option<Done> {
         let early = || TOO_EARLY.to_owned();
         Some(match parts {
-            ["machine-config"] => read(body).and_then(|patch| match vm {
-                None => self.patch_machine(&patch),
-                Some(_) => Err(TOO_LATE.to_owned()),
-            }),
+            ["machine-config"] => {
+                let entry = read(body).and_then(|patch| self.patched_machine(patch));
+                entry.and_then(|entry| match vm {
+                    None => self.put_machine(entry),
+                    Some(_) => Err(TOO_LATE.to_owned()),
+                })
+            }
             ["vm"] => read(body).and_then(|patch| self.patch_vm(&patch, vm.ok_or_else(early)?)),
             ["drives", id] => {
                 read(body).and_then(|patch| self.patch_drive(id, &patch, vm.ok_or_else(early)?))
@@ -378,9 +381,13 @@ impl State {
 
 /// Reads a body.
 fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, String> {
-    let wrong =
-        |why| format!("An error occurred when deserializing the json body of a request: {why}.");
-    from_json(body).map_err(|fault| wrong(faulty(fault)))
+    from_json(body).map_err(misread)
+}
+
+/// A body that cannot be used.
+pub(super) fn misread(fault: (String, String)) -> String {
+    let why = faulty(fault);
+    format!("An error occurred when deserializing the json body of a request: {why}.")
 }
 
 /// A key and what is wrong with it.

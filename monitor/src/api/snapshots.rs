@@ -127,9 +127,10 @@ impl State {
         for new in entry.network_overrides {
             let mut nics = file.network_interfaces.iter_mut();
             match nics.find(|nic| nic.iface_id == new.iface_id) {
-                Some(nic) => nic.move_to(new.host_dev_name),
+                Some(nic) => nic.host_dev_name = new.host_dev_name,
                 None => {
-                    let nic = NicEntry::new(new.iface_id, new.host_dev_name);
+                    let mut nic = NicEntry::default();
+                    (nic.iface_id, nic.host_dev_name) = (new.iface_id, new.host_dev_name);
                     file.network_interfaces.push(nic);
                 }
             }

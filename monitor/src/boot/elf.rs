@@ -90,33 +90,21 @@ pub(super) fn load(ram: &GuestRam, image: &Image, head: &[u8]) -> Result<Kernel,
 
 fn check_header(head: &[u8; 64]) -> Result<(), String> {
     let byte = |at: usize| head.get(at).copied().unwrap_or(0);
-    if byte(4) != 2 {
-        return Err("is a 32-bit ELF file; a 64-bit one is needed".to_owned());
-    }
-    if byte(5) != 1 {
-        return Err("is a big-endian ELF file; it cannot run on x86-64".to_owned());
-    }
-    match u16_at(head, 18) {
-        Some(62) => {}
-        machine => {
-            let machine = machine.unwrap_or(0);
+    let (machine, kind) = (u16_at(head, 18).unwrap_or(0), u16_at(head, 16).unwrap_or(0));
+    let why = match (byte(4), byte(5), machine, kind, u16_at(head, 54)) {
+        (2, 1, 62, 2, Some(56)) => return Ok(()),
+        (2, 1, 62, 2, _) => "has ELF program headers of unknown size",
+        (2, 1, 62, 1, _) => "is an ELF object file, not a linked kernel",
+        (2, 1, 62, 3, _) => "is a position-independent ELF program; a kernel has fixed addresses",
+        (2, 1, 62, 4, _) => "is an ELF core dump, not a kernel",
+        (2, 1, 62, ..) => "is an ELF file of unknown type",
+        (2, 1, ..) => {
             return Err(format!("is an ELF file for machine {machine}, not x86-64 (62)"));
         }
-    }
-    match u16_at(head, 16) {
-        Some(2) => {}
-        Some(1) => return Err("is an ELF object file, not a linked kernel".to_owned()),
-        Some(3) => {
-            let why = "is a position-independent ELF program; a kernel has fixed addresses";
-            return Err(why.to_owned());
-        }
-        Some(4) => return Err("is an ELF core dump, not a kernel".to_owned()),
-        _ => return Err("is an ELF file of unknown type".to_owned()),
-    }
-    if u16_at(head, 54) != Some(56) {
-        return Err("has ELF program headers of unknown size".to_owned());
-    }
-    Ok(())
+        (2, ..) => "is a big-endian ELF file; it cannot run on x86-64",
+        _ => "is a 32-bit ELF file; a 64-bit one is needed",
+    };
+    Err(why.to_owned())
 }
 
 fn segments(image: &Image, head: &[u8; 64]) -> Result<Vec<Segment>, Error> {

@@ -31,40 +31,33 @@ const MAX_CONFIG: u64 = 1 << 20;
 
 /// Firecracker's config file, as far as Mote has its parts.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-#[expect(dead_code, reason = "some keys are only read to be refused")]
+#[serde(default, deny_unknown_fields, expecting = "a JSON object", rename_all = "kebab-case")]
 pub struct File {
     /// The kernel; without one the firmware boots.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub boot_source: Option<BootSource>,
     /// Memory and processors.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub machine_config: Option<MachineConfig>,
     /// Drives, in the guest's order but for the root device.
-    #[serde(default)]
     pub drives: Vec<DriveEntry>,
     /// Network interfaces.
-    #[serde(default)]
     pub network_interfaces: Vec<NicEntry>,
     /// Where the log goes; of use with the control API only.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub logger: Option<LoggerEntry>,
     /// Where metrics go; the same.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics: Option<MetricsEntry>,
-    #[serde(default, deserialize_with = "absent", skip_serializing)]
+    #[serde(deserialize_with = "absent", skip_serializing)]
     balloon: (),
-    #[serde(default, deserialize_with = "absent", skip_serializing)]
+    #[serde(deserialize_with = "absent", skip_serializing)]
     cpu_config: (),
-    #[serde(default, deserialize_with = "absent", skip_serializing)]
+    #[serde(deserialize_with = "absent", skip_serializing)]
     entropy: (),
-    #[serde(default, deserialize_with = "absent", skip_serializing)]
+    #[serde(deserialize_with = "absent", skip_serializing)]
     memory_hotplug: (),
-    #[serde(default, deserialize_with = "absent", skip_serializing)]
+    #[serde(deserialize_with = "absent", skip_serializing)]
     mmds_config: (),
-    #[serde(default, deserialize_with = "absent", skip_serializing)]
+    #[serde(deserialize_with = "absent", skip_serializing)]
     pmem: (),
-    #[serde(default, deserialize_with = "absent", skip_serializing)]
+    #[serde(deserialize_with = "absent", skip_serializing)]
     vsock: (),
 }
 
@@ -79,21 +72,17 @@ fn absent<'de, D: Deserializer<'de>>(from: D) -> Result<(), D::Error> {
 }
 
 /// `network-interfaces`
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, expecting = "a JSON object")]
 pub struct NicEntry {
     /// Its name.
     pub iface_id: String,
-    pub(super) host_dev_name: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Its tap.
+    pub host_dev_name: String,
     pub(super) guest_mac: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) mtu: Option<u16>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) poll_us: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) rx_rate_limiter: Option<LimitEntry>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) tx_rate_limiter: Option<LimitEntry>,
 }
 
@@ -104,28 +93,23 @@ pub struct DriveEntry {
     /// Its identity.
     pub drive_id: String,
     #[serde(default, deserialize_with = "super::some_path")]
-    pub(super) path_on_host: Option<PathBuf>,
+    /// Its image; none is in a CD-ROM drive that was emptied.
+    pub path_on_host: Option<PathBuf>,
     /// Whether it comes first, and the kernel is told so.
     pub is_root_device: Option<bool>,
     #[serde(default)]
     pub(super) is_read_only: bool,
     #[serde(default)]
-    pub(super) media: Media,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// What it takes.
+    pub media: Media,
     cdrom_hint: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     poll_us: Option<u64>,
     #[serde(default)]
     on_enospc: OnNoSpace,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) rate_limiter: Option<LimitEntry>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     cache_type: Option<CacheType>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     io_engine: Option<IoEngine>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     partuuid: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     socket: Option<String>,
 }
 
@@ -148,10 +132,8 @@ pub struct BootSource {
     /// The kernel.
     #[serde(default, deserialize_with = "super::some_path")]
     pub kernel_image_path: Option<PathBuf>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     boot_args: Option<String>,
     /// The initial RAM disk.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[serde(default, deserialize_with = "super::some_path")]
     pub initrd_path: Option<PathBuf>,
 }
@@ -167,7 +149,7 @@ pub struct MachineConfig {
     #[serde(default)]
     pub(super) track_dirty_pages: bool,
     #[serde(default)]
-    cpu_template: Usual,
+    pub(super) cpu_template: Usual,
     #[serde(default)]
     pub(super) huge_pages: HugePages,
 }
@@ -210,18 +192,15 @@ impl<'de> Deserialize<'de> for Usual {
 #[serde(deny_unknown_fields, expecting = "a JSON object")]
 pub struct LoggerEntry {
     /// A file or a named pipe.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[serde(default, deserialize_with = "super::some_path")]
     pub log_path: Option<PathBuf>,
     /// What is written: a level of Firecracker's.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub level: Option<String>,
     /// Whether lines say their level.
     #[serde(default)]
     pub show_level: bool,
     #[serde(default)]
     show_log_origin: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
     module: Option<String>,
 }
 

@@ -16,9 +16,7 @@ const REFILL: u64 = 1000;
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, expecting = "a JSON object")]
 pub struct LimitEntry {
-    #[serde(skip_serializing_if = "Option::is_none")]
     bandwidth: Option<BucketEntry>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     ops: Option<BucketEntry>,
 }
 
@@ -26,7 +24,6 @@ pub struct LimitEntry {
 #[serde(deny_unknown_fields, expecting = "a JSON object")]
 struct BucketEntry {
     size: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
     one_time_burst: Option<u64>,
     refill_time: u64,
 }

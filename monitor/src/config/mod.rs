@@ -30,7 +30,7 @@ pub use self::file::{
 pub use self::limit::LimitEntry;
 pub use self::machine::{MAX_CPUS, MIN_MEMORY, check_cpus, check_memory, parse_size};
 pub use self::nic::{Nic, TapSource, parse_net};
-pub use self::patch::{DrivePatch, MachinePatch, NicPatch};
+pub use self::patch::{DrivePatch, NicPatch};
 pub use self::paths::{check_path, check_socket};
 pub(crate) use self::paths::{path, some_path};
 pub use self::policy::{Mode, Policy, SnapshotKind};

@@ -1,55 +1,43 @@
 //! Changes of entries, as the control API takes them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use mote_virtio::rate::RateLimiter;
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
-use super::file::Usual;
 use super::limit::LimitEntry;
-use super::{DriveEntry, HugePages, MachineConfig, Media, NicEntry, VmConfig};
-
-/// What `PATCH /machine-config` changes.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a JSON object")]
-pub struct MachinePatch {
-    vcpu_count: Option<u64>,
-    mem_size_mib: Option<u64>,
-    smt: Option<bool>,
-    track_dirty_pages: Option<bool>,
-    cpu_template: Option<Usual>,
-    huge_pages: Option<HugePages>,
-}
+use super::{DriveEntry, MachineConfig, Media, NicEntry, VmConfig, from_json};
 
 impl MachineConfig {
     /// That of a VM which exists.
     pub fn of(config: &VmConfig) -> Self {
-        let mut entry = Self::default();
-        entry.vcpu_count = config.cpus.into();
-        entry.mem_size_mib = config.memory >> 20;
-        entry.huge_pages = config.huge_pages;
-        entry.track_dirty_pages = config.track_dirty_pages;
-        entry
-    }
-}
-
-impl MachinePatch {
-    /// Whether it says nothing at all.
-    pub fn is_empty(&self) -> bool {
-        let choices = self.cpu_template.is_none() && self.huge_pages.is_none();
-        let numbers = self.vcpu_count.is_none() && self.mem_size_mib.is_none();
-        choices && numbers && self.smt.is_none() && self.track_dirty_pages.is_none()
+        Self {
+            vcpu_count: config.cpus.into(),
+            mem_size_mib: config.memory >> 20,
+            huge_pages: config.huge_pages,
+            track_dirty_pages: config.track_dirty_pages,
+            ..Self::default()
+        }
     }
 
-    /// Changes `config`.
-    pub fn apply(&self, config: &mut MachineConfig) {
-        let (cpus, memory) = (self.vcpu_count, self.mem_size_mib);
-        config.vcpu_count = cpus.unwrap_or(config.vcpu_count);
-        config.mem_size_mib = memory.unwrap_or(config.mem_size_mib);
-        config.smt = self.smt.unwrap_or(config.smt);
-        let track = self.track_dirty_pages;
-        config.huge_pages = self.huge_pages.unwrap_or(config.huge_pages);
-        config.track_dirty_pages = track.unwrap_or(config.track_dirty_pages);
+    /// The same with the keys that a patch has; `None` if it has none.
+    ///
+    /// # Errors
+    /// The key at fault, and what is wrong with it.
+    pub fn patched(&self, patch: Map<String, Value>) -> Result<Option<Self>, (String, String)> {
+        let mut patch: Map<_, _> =
+            patch.into_iter().filter(|(_, value)| !value.is_null()).collect();
+        if patch.is_empty() {
+            return Ok(None);
+        }
+        // Of the keys that both have, the patch's stay.
+        if let Ok(Value::Object(own)) = serde_json::to_value(self) {
+            for (key, value) in own {
+                patch.entry(key).or_insert(value);
+            }
+        }
+        from_json(Value::Object(patch).to_string().as_bytes()).map(Some)
     }
 }
 
@@ -82,16 +70,6 @@ pub struct NicPatch {
 }
 
 impl DriveEntry {
-    /// Its image.
-    pub fn path(&self) -> Option<&Path> {
-        self.path_on_host.as_deref()
-    }
-
-    /// Another one, or none.
-    pub fn set_path(&mut self, path: Option<PathBuf>) {
-        self.path_on_host = path;
-    }
-
     /// Whether its medium can be taken out.
     pub fn is_cdrom(&self) -> bool {
         self.media == Media::CdRom
@@ -104,24 +82,6 @@ impl DriveEntry {
 }
 
 impl NicEntry {
-    /// An interface on a tap, and all else as usual.
-    pub fn new(iface_id: String, host_dev_name: String) -> Self {
-        Self {
-            iface_id,
-            host_dev_name,
-            guest_mac: None,
-            mtu: None,
-            poll_us: None,
-            rx_rate_limiter: None,
-            tx_rate_limiter: None,
-        }
-    }
-
-    /// Puts it on another tap.
-    pub fn move_to(&mut self, host_dev_name: String) {
-        self.host_dev_name = host_dev_name;
-    }
-
     /// Replaces buckets; returns all of those of receiving and of sending that
     /// have changed.
     pub fn limit(&mut self, patch: &NicPatch) -> [Option<RateLimiter>; 2] {
