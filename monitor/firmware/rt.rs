@@ -20,8 +20,8 @@
 //! reported on the serial port and ends the machine the same way: who runs a
 //! guest looks at what it printed.
 //!
-//! What only the tests' guests need lies beside them, for `--cfg tests`: interrupts and
-//! further CPUs.
+//! What only the tests' guests need lies beside them, for `--cfg tests`: interrupts,
+//! further CPUs, memory above 4 GiB, wide port accesses.
 //!
 //! The boot firmware (`boot.rs`) runs on the same runtime, built with
 //! `--cfg firmware`: then it lies below 640 KiB, has one CPU, leaves the boot
@@ -50,8 +50,14 @@ pub mod memory;
 mod mmio;
 #[path = "rt/msr.rs"]
 pub mod msr;
+#[cfg(tests)]
+#[path = "../../tests/guests/rt/paging.rs"]
+pub mod paging;
 #[path = "rt/port.rs"]
 pub mod port;
+#[cfg(tests)]
+#[path = "../../tests/guests/rt/ports.rs"]
+pub mod ports;
 #[cfg(tests)]
 #[path = "../../tests/guests/rt/smp.rs"]
 pub mod smp;

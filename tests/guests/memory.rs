@@ -4,7 +4,7 @@
 #![no_std]
 #![no_main]
 
-use rt::{Boot, Region, fail, memory, println};
+use rt::{Boot, Region, fail, paging, println};
 
 /// The runtime leaves the first page out, to catch null pointers.
 const NULL_END: u64 = 0x1000;
@@ -19,7 +19,7 @@ fn main(boot: &Boot) {
     }
     for region in boot.regions() {
         println(format_args!("region {:#x} {:#x} {}", region.start, region.len, region.kind));
-        if region.is_ram() && memory::map(region.start, region.len).is_err() {
+        if region.is_ram() && paging::map(region.start, region.len).is_err() {
             fail(format_args!("{:#x} cannot be mapped", region.start));
         }
     }

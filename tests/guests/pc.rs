@@ -4,7 +4,7 @@
 #![no_std]
 #![no_main]
 
-use rt::{Boot, Mmio, fail, machine, port, println};
+use rt::{Boot, Mmio, fail, machine, port, ports, println};
 
 const STATUS_A: u8 = 0xa;
 const STATUS_B: u8 = 0xb;
@@ -35,7 +35,7 @@ fn main(boot: &Boot) {
     if cmos(STATUS_B) & (HOURS_24 | BINARY) != HOURS_24 || cmos(STATUS_D) & VALID == 0 {
         fail(format_args!("not a clock of 24 hours with a valid time"));
     }
-    port::out16(machine::BOOT_MARKER, 0x2000);
+    ports::out16(machine::BOOT_MARKER, 0x2000);
     fail(format_args!("the machine is on"));
 }
 

@@ -3,7 +3,7 @@
 #![no_std]
 #![no_main]
 
-use rt::{Boot, Mmio, Region, fail, machine, memory, port, println};
+use rt::{Boot, Mmio, Region, fail, machine, paging, ports, println};
 
 /// Ports with a device: first and last.
 const DEVICES: [(u16, u16); 4] = [
@@ -29,7 +29,7 @@ const STEP: u64 = 2 << 20;
 fn main(boot: &Boot) {
     let ports = free_ports();
     println(format_args!("ports ok {ports}"));
-    if memory::map(4 * GIB, 4 * GIB).is_err() {
+    if paging::map(4 * GIB, 4 * GIB).is_err() {
         fail(format_args!("no page tables"));
     }
     let addresses = (0..8 * GIB)
@@ -63,17 +63,17 @@ fn check_ports(first: u16, behind: u16) -> usize {
     let mut at = first;
     while at < behind {
         let len = CHUNK.min(usize::from(behind - at));
-        port::fill(at, len, 0x55);
+        ports::fill(at, len, 0x55);
         let bytes = &mut bytes[..len];
-        port::scan(at, bytes);
+        ports::scan(at, bytes);
         if let Some(odd) = bytes.iter().position(|&byte| byte != 0xff) {
             fail(format_args!("port {:#x} reads {:#x}", usize::from(at) + odd, bytes[odd]));
         }
         // Wider accesses where they stay clear of devices.
         if len >= 4 {
-            port::out16(at, 0x5555);
-            port::out32(at, 0x5555_5555);
-            if port::in16(at) != u16::MAX || port::in32(at) != u32::MAX {
+            ports::out16(at, 0x5555);
+            ports::out32(at, 0x5555_5555);
+            if ports::in16(at) != u16::MAX || ports::in32(at) != u32::MAX {
                 fail(format_args!("port {at:#x} does not read as all ones"));
             }
         }

@@ -10,7 +10,7 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 use rt::machine::Reset;
-use rt::{Boot, Mmio, Region, fail, irq, machine, memory, msr, port, println, read_byte};
+use rt::{Boot, Mmio, Region, fail, irq, machine, msr, paging, port, println, read_byte};
 
 const MARK: u64 = 0x4d61_726b_6564_2121;
 
@@ -100,7 +100,7 @@ fn mark(boot: &Boot) {
 /// The last word of each region of RAM, and one in its middle.
 fn words(boot: &Boot) -> impl Iterator<Item = &'static mut u64> + use<> {
     boot.regions().filter(Region::is_ram).flat_map(|region| {
-        if memory::map(region.start, region.len).is_err() {
+        if paging::map(region.start, region.len).is_err() {
             fail(format_args!("{:#x} cannot be mapped", region.start));
         }
         let middle = (region.start + region.len / 2) & !7;

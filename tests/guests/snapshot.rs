@@ -10,7 +10,7 @@
 
 use rt::blk::{Blk, Shared};
 use rt::irq::{self, Trigger};
-use rt::{Boot, Region, fail, machine, memory, port, print, println, read_byte};
+use rt::{Boot, Region, fail, machine, paging, port, print, println, read_byte};
 
 const VECTOR: u8 = 0x40;
 /// The generation ID and its interrupt (see the DSDT).
@@ -36,7 +36,7 @@ static mut SHARED: Shared = Shared::new();
 #[unsafe(no_mangle)]
 fn main(boot: &Boot) {
     for region in boot.regions().filter(Region::is_ram) {
-        if memory::map(region.start, region.len).is_err() {
+        if paging::map(region.start, region.len).is_err() {
             fail(format_args!("{:#x} cannot be mapped", region.start));
         }
     }

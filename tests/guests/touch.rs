@@ -11,7 +11,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use rt::machine::Reset;
-use rt::{Boot, fail, machine, memory, println, read_byte};
+use rt::{Boot, fail, machine, memory, paging, println, read_byte};
 
 const PAGE: usize = 4096;
 /// Page-table entries: the address in them, and "not executable".
@@ -72,7 +72,7 @@ fn execute(address: u64) -> ! {
     // one to one, and changed only here.
     let directory = unsafe { &*(directory as *const [AtomicU64; 512]) };
     directory[(address / LARGE_PAGE) as usize].fetch_and(!NX, Ordering::Relaxed);
-    if memory::map(0, 0).is_err() {
+    if paging::map(0, 0).is_err() {
         fail(format_args!("the page tables cannot be reloaded"));
     }
     // SAFETY: none: whatever happens, this program is not meant to go on.

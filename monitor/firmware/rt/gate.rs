@@ -3,7 +3,7 @@
 use core::arch::asm;
 
 /// Numbers of the services, in the order of the table in entry.s.
-#[cfg_attr(not(tests), allow(dead_code, reason = "interrupts are for the tests' guests"))]
+#[cfg_attr(not(tests), allow(dead_code, reason = "some are for the tests' guests"))]
 #[derive(Clone, Copy)]
 #[repr(u64)]
 pub(crate) enum Service {

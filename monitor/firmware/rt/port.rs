@@ -2,13 +2,13 @@
 
 use crate::gate::{Registers, Service, call};
 
-fn write(service: Service, port: u16, value: u32) {
+pub(crate) fn write(service: Service, port: u16, value: u32) {
     let registers = Registers { rcx: value.into(), rdx: port.into(), ..Registers::default() };
     // SAFETY: a port write touches no memory.
     unsafe { call(service, registers) };
 }
 
-fn read(service: Service, port: u16) -> u64 {
+pub(crate) fn read(service: Service, port: u16) -> u64 {
     let registers = Registers { rdx: port.into(), ..Registers::default() };
     // SAFETY: a port read touches no memory.
     unsafe { call(service, registers).0 }
@@ -17,16 +17,6 @@ fn read(service: Service, port: u16) -> u64 {
 /// Writes a byte.
 pub fn out8(port: u16, value: u8) {
     write(Service::Out8, port, value.into());
-}
-
-/// Writes two bytes.
-pub fn out16(port: u16, value: u16) {
-    write(Service::Out16, port, value.into());
-}
-
-/// Writes four bytes.
-pub fn out32(port: u16, value: u32) {
-    write(Service::Out32, port, value);
 }
 
 /// Writes each byte to the same port.
@@ -41,39 +31,4 @@ pub fn out_bytes(port: u16, bytes: &[u8]) {
 #[must_use]
 pub fn in8(port: u16) -> u8 {
     read(Service::In8, port) as u8
-}
-
-/// Reads two bytes.
-#[must_use]
-pub fn in16(port: u16) -> u16 {
-    read(Service::In16, port) as u16
-}
-
-/// Reads four bytes.
-#[must_use]
-pub fn in32(port: u16) -> u32 {
-    read(Service::In32, port) as u32
-}
-
-/// Reads a byte from each of the ports from `first` up.
-pub fn scan(first: u16, bytes: &mut [u8]) {
-    let registers = Registers {
-        rcx: bytes.len() as u64,
-        rdx: first.into(),
-        rsi: 0,
-        rdi: bytes.as_mut_ptr() as u64,
-    };
-    if !bytes.is_empty() {
-        // SAFETY: pointer and length are those of a slice.
-        unsafe { call(Service::Scan, registers) };
-    }
-}
-
-/// Writes a byte to each of `count` ports from `first` up.
-pub fn fill(first: u16, count: usize, value: u8) {
-    let registers = Registers { rcx: count as u64, rdx: first.into(), rsi: 0, rdi: value.into() };
-    if count > 0 {
-        // SAFETY: a port write touches no memory.
-        unsafe { call(Service::Fill, registers) };
-    }
 }

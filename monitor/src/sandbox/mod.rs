@@ -15,6 +15,7 @@
 //! is refused, another one can be opened.
 
 #[cfg(feature = "breakout")]
+#[path = "../../../tests/breakout.rs"]
 mod breakout;
 #[cfg(test)]
 #[allow(dead_code, reason = "the build script uses all of it")]
