@@ -1,5 +1,5 @@
-//! The log, in Firecracker's form, bounded: no place in the program can fill a
-//! disk with it, whoever makes it speak, and all together cannot either.
+//! The log, in Firecracker's form. Its size is bounded, so that no client can fill a
+//! disk with it.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};

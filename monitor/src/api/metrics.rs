@@ -1,5 +1,5 @@
 //! What is counted, and how it is told: as Firecracker's JSON lines and as
-//! OpenMetrics text. Whoever counts uses a counter of its own, without a lock;
+//! OpenMetrics text. Each thread has counters of its own, without a lock;
 //! here they are only read.
 
 use std::collections::BTreeMap;
@@ -234,7 +234,7 @@ impl Metrics {
     /// Writes a line, if there is where to.
     ///
     /// # Errors
-    /// Nobody takes it.
+    /// The file or pipe takes no line.
     pub fn flush(&mut self, log: &Log, vm: Option<&dyn Vm>) -> Result<(), String> {
         let Some(to) = &self.to else { return Ok(()) };
         let moment = Instant::now();
@@ -251,7 +251,7 @@ impl Metrics {
             // A pipe whose reader is slow; the next line says what this would.
             _ => {
                 self.missed += 1;
-                Err("The metrics could not be written: nobody reads them.".to_owned())
+                Err("The metrics could not be written: the pipe is full, or the disk.".to_owned())
             }
         }
     }

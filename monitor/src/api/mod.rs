@@ -18,12 +18,11 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `args` | the command line, Firecracker's and Mote's own |
+//! | `options` | what the command line says (`cli/api` parses it) |
 //! | `http` | bytes to requests and answers to bytes; no socket |
 //! | `server` | the socket and its connections; never waits for a client |
-//! | `state`, `entries`, `snapshots` | what a request does; no socket, no KVM: it can be fuzzed |
-//! | `vm` | the VM as `state` wants it |
-//! | `ctl` | the client for people |
+//! | `router`, `entries`, `snapshots` | what a request does; no socket, no KVM: it can be fuzzed |
+//! | `running_vm`, `machine` | the VM as `router` needs it |
 //! | `log`, `metrics` | where both go, and how much of them |
 //!
 //! The HTTP is our own around `httparse`: the crate that is published as
@@ -69,7 +68,7 @@ use crate::sandbox::{self, MainThread, Rules, Sandbox, Slot, Thread};
 use crate::timings::Timings;
 use crate::vm::vcpu;
 
-/// Who may use the socket, unless said otherwise: its owner.
+/// Default permissions of the socket: its owner's.
 const SOCKET_MODE: u32 = 0o600;
 
 /// The socket, and what is behind it.
@@ -81,7 +80,7 @@ struct Api {
 /// Serves the API until its VM ends; returns the process's exit code.
 ///
 /// # Errors
-/// The socket or a file cannot be used, or the guest cannot go on.
+/// The socket or a file cannot be used, or KVM cannot run the guest.
 pub fn run(options: Options, timings: &Arc<Timings>) -> Result<u8, Error> {
     // Before anything is made: what is refused leaves nothing behind.
     for folder in &options.allow {

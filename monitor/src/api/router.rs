@@ -44,7 +44,7 @@ pub enum Verdict {
     Start(Box<(VmConfig, File)>),
 }
 
-/// Everything that has been said so far.
+/// What requests and the command line have configured so far.
 pub struct State {
     pub(super) options: Options,
     pub(super) files: Box<dyn Files>,
@@ -114,7 +114,7 @@ pub(super) struct SerialEntry {
 pub(super) type Done = Result<Response, String>;
 
 impl State {
-    /// Nothing has been said but on the command line.
+    /// Only the command line and its config file have configured the VM.
     ///
     /// # Errors
     /// The config file, or a file for log or metrics, cannot be used.
@@ -153,7 +153,7 @@ impl State {
         &self.options
     }
 
-    /// What has been said about the VM so far.
+    /// The entries that describe the VM.
     pub fn described(&self) -> &File {
         &self.file
     }
@@ -195,8 +195,8 @@ impl State {
         Response::done()
     }
 
-    /// Writes a line of metrics, if there is where to. That nobody takes it is
-    /// counted, and of no concern to the VM.
+    /// Writes a line of metrics, if there is a file for them. A line that cannot be
+    /// written is counted and does not disturb the VM.
     pub fn write_metrics(&mut self, vm: &dyn Vm) {
         let _ = self.metrics.flush(&self.log, Some(vm));
     }
@@ -260,7 +260,7 @@ impl State {
         }))
     }
 
-    /// What is said about a VM before it runs.
+    /// Configures a VM before it runs.
     fn put(&mut self, parts: &[&str], body: &[u8], runs: bool) -> Option<Done> {
         /// A body of the right form may still come too late.
         fn early<'a, T: Deserialize<'a>>(body: &'a [u8], runs: bool) -> Result<T, String> {

@@ -21,7 +21,7 @@ pub trait Vm {
     /// # Errors
     /// A vCPU does not stop.
     fn pause(&mut self) -> Result<(), Error>;
-    /// Lets them go on.
+    /// Resumes them.
     fn resume(&mut self);
     /// Presses the power button.
     ///

@@ -1,6 +1,6 @@
 //! The socket of the API and its connections. Nothing here ever waits: what a
 //! client sends is kept up to a limit until it is a request, what it is sent
-//! until it reads, and a client that does neither is in nobody's way.
+//! until it reads, and a client that does neither delays no other.
 
 use std::io;
 use std::ops::RangeInclusive;
@@ -29,7 +29,7 @@ const ROW: (RawFd, RawFd) = (192, 207);
 const READ: usize = 4096;
 /// Bytes of answers that may wait for a client before its next request does.
 const UNSENT: usize = 64 << 10;
-/// Bytes that a client may go on sending after a mistake, which are thrown
+/// Bytes that a client may still send after a mistake, which are thrown
 /// away: it would not read what was wrong if it were cut off.
 const DISCARD: usize = 1 << 20;
 
@@ -52,7 +52,7 @@ struct Connection {
     input: Vec<u8>,
     output: Vec<u8>,
     sent: usize,
-    /// It was told to go on with this request's body.
+    /// It was told to send this request's body.
     continued: bool,
     /// After the last answer: how much more may come until it is closed.
     closing: Option<usize>,
@@ -67,7 +67,7 @@ impl Server {
     /// with bodies of at most `max_body` bytes.
     ///
     /// # Errors
-    /// The socket cannot be made, or somebody listens there already.
+    /// The socket cannot be made, or a server listens there already.
     pub fn bind(path: &Path, mode: u32, max_body: usize) -> Result<Self, Error> {
         let failed = |e: io::Error| {
             let why = match e.kind() {
@@ -88,12 +88,12 @@ impl Server {
     /// The same on a listening socket that the caller made.
     ///
     /// # Errors
-    /// It is none, or there are too few descriptors.
+    /// The descriptor is not a listening socket, or RLIMIT_NOFILE is too low.
     pub fn inherit(number: RawFd, max_body: usize) -> Result<Self, Error> {
         // SAFETY: the caller says that it is ours.
         let listener = unsafe { OwnedFd::from_raw_fd(number) };
         if rustix::net::sockopt::socket_acceptconn(&listener) != Ok(true) {
-            let why = format!("--api-fd: {number} is no listening socket");
+            let why = format!("--api-fd: {number} is not a listening socket");
             return Err(Error::Usage(why));
         }
         Self::listen(listener, max_body)
@@ -160,7 +160,7 @@ impl Server {
     /// Sends what can be sent at once, before the process ends.
     pub fn finish(&mut self) {
         for connection in &mut self.connections {
-            // It is its last chance, and nobody waits for it.
+            // The process ends; what cannot be sent now is lost.
             let _ = connection.flush();
         }
     }

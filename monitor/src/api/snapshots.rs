@@ -95,7 +95,7 @@ impl State {
         Ok(Response::done())
     }
 
-    /// The VM that is to go on from a snapshot, with the drives and interfaces
+    /// The VM that is to be restored from a snapshot, with the drives and interfaces
     /// that have been described.
     pub(super) fn load(&mut self, entry: LoadEntry, runs: bool) -> Result<Verdict, String> {
         if runs {

@@ -16,33 +16,33 @@ Usage: mote api --socket PATH [OPTIONS]
        mote --no-api --config-file FILE [OPTIONS]
 
 Firecracker's options:
-  --api-sock PATH, --socket PATH  Where the socket is made
+  --api-sock PATH, --socket PATH  Path of the socket
   --id ID             Name of the VM in log and answers
   --config-file FILE  Start the VM of this file at once
   --no-api            Serve no socket; needs --config-file
   --log-path PATH     Log to this file or named pipe
   --level LEVEL       Error, Warning, Info, Debug, Trace or Off  [default: Info]
-  --show-level        Lines say their level
+  --show-level        Show the level in each line
   --metrics-path PATH Write metrics to this file or named pipe
-  --http-api-max-payload-size N   Bytes of a request at most [default: 51200]
+  --http-api-max-payload-size N  Largest request body in bytes [default: 51200]
   --start-time-us N, --start-time-cpu-us N, --parent-cpu-time-us N
-                      When the caller began, for the metrics
+                      When the caller started, for the metrics
   --enable-pci        Attach devices to a PCI bus
   --show-log-origin, --module NAME, --boot-timer, --mmds-size-limit N,
-  --no-seccomp        Taken, and change nothing: the sandbox stays
+  --no-seccomp        Accepted without effect: the sandbox stays on
 
 Mote's own:
-  --api-sock-mode MODE  Who may use the socket, in octal [default: 600]
-  --api-fd N          The listening socket is descriptor N
+  --api-sock-mode MODE  Permissions of the socket, in octal [default: 600]
+  --api-fd N          Use descriptor N, a listening socket
   --allow-path DIR    Open files only beneath DIR (may be given more than once)
   --serial WHERE      stdio, file:PATH[,append], pty, socket:PATH or none; ,hold
                       lets a slow reader hold the guest instead of losing output
                       [default: stdio]
-  --metrics-period SECONDS  Write metrics so often while the VM runs, besides
-                      at its start and end [default: 60]
-  --on-reset WHAT     A guest's reset has to restart it, or to exit with code 7
+  --metrics-period SECONDS  Write metrics this often while the VM runs, and at
+                      its start and end [default: 60]
+  --on-reset WHAT     On the guest's reset: restart it, or exit with code 7
                       [default: with a kernel exit with code 0, else restart]
-  --ready-fd N        Write a line to descriptor N when requests are heard
+  --ready-fd N        Write a line to descriptor N when requests are served
   --graceful, --kvm-fd, --seccomp, --require-landlock, --no-sandbox, --timings
                       See 'mote run --help'
   -h, --help          Show this help

@@ -127,7 +127,7 @@ impl Order {
     /// Carries it out; returns what there is to print.
     ///
     /// # Errors
-    /// Nobody listens, or what he says against it.
+    /// The socket cannot be reached, or the server refuses the request.
     pub fn run(&self) -> Result<String, Error> {
         let get = |path| request(&self.socket, "GET", path, "");
         match &self.task {

@@ -71,7 +71,7 @@ impl Drives {
     }
 }
 
-/// An image of files in one directory; no path tables, which nobody reads.
+/// An image of files in one directory; without path tables, which the firmware does not read.
 fn iso(files: &[(&[u8], &[u8])]) -> Vec<u8> {
     let mut root = record(b"\0", ROOT, BLOCK, DIRECTORY);
     root.extend(record(b"\x01", ROOT, BLOCK, DIRECTORY));

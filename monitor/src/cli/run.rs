@@ -62,7 +62,7 @@ Options:
                    call (for debugging)                   [default: kill]
   --require-landlock N  Start only if the kernel has Landlock ABI N or later
   --no-sandbox     Turn the sandbox off; for debugging only
-  --kvm-fd N       /dev/kvm is descriptor N, opened by the caller
+  --kvm-fd N       Use descriptor N, which the caller opened, as /dev/kvm
   --ready-fd N     Write a line to descriptor N when the guest is about to run
   --timings        Print at the end where start-up time went, in microseconds
   -h, --help       Show this help
@@ -84,8 +84,8 @@ Options:
   --hugepages 2M   Copy memory into the reserved pool of huge pages: clones
                    share none of it, and no working set is used
   --prefault       Map all memory before the guest resumes
-  --uffd SOCKET    Have the process that listens there serve memory: it gets a
-                   userfaultfd and is asked for pages, as Firecracker does it
+  --uffd SOCKET    Let the process that listens there serve memory over
+                   userfaultfd, with Firecracker's protocol
   --verify         Check the memory file's checksum first
   --disk, --cdrom, --net, --serial, --on-enospc, --graceful, --seccomp,
   --require-landlock, --no-sandbox, --kvm-fd, --ready-fd, --timings

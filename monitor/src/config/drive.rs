@@ -59,7 +59,7 @@ pub struct Drive {
     pub block_size: u32,
     /// Worker threads, 1 to 16.
     pub threads: u8,
-    /// Microseconds that its worker looks on before it sleeps, at most.
+    /// Microseconds that its worker busy-polls for before it sleeps, at most.
     pub poll_us: u16,
     /// What happens when the host has no room for what the guest writes.
     pub on_no_space: OnNoSpace,

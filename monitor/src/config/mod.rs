@@ -46,11 +46,11 @@ pub const DEFAULT_CMDLINE: &str = "console=ttyS0 quiet panic=-1 pci=off cryptomg
 
 /// The most virtio devices a VM may have: their windows fill 64 KiB.
 pub const MAX_DEVICES: usize = 16;
-/// How long a worker looks on at most before it sleeps, in microseconds.
+/// How long a worker busy-polls before it sleeps, in microseconds, by default.
 pub const POLL_US: u16 = 50;
-/// The longest that may be asked for.
+/// The longest time for that.
 const MAX_POLL_US: u16 = 1000;
-/// Guest memory if nothing is said, in bytes.
+/// Default guest memory, in bytes.
 const DEFAULT_MEMORY: u64 = 128 << 20;
 
 /// Where the serial console goes.
@@ -85,22 +85,22 @@ impl From<SerialTo> for Serial {
     }
 }
 
-/// What pages guest memory is made of.
+/// The pages that back guest memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub enum HugePages {
-    /// What the host does by itself.
+    /// The host's default.
     #[default]
     None,
-    /// Huge ones, as far as the host has some when they are first used.
+    /// Transparent huge pages, where the host has free ones at first use.
     #[serde(skip)]
     Transparent,
-    /// Of 2 MiB each, that the host's user has set aside.
+    /// Pages of 2 MiB from the host's reserved pool.
     #[serde(rename = "2M")]
     Reserved,
 }
 
 impl HugePages {
-    /// Checks that memory is made of such.
+    /// Checks that the memory is whole pages.
     ///
     /// # Errors
     /// A text that says what is wrong, without naming the flag.
@@ -135,40 +135,40 @@ pub enum OnReset {
     Exit,
 }
 
-/// How long the pages that a restored guest touches are noted.
+/// How long the pages that a restored guest touches are recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
     /// Until it writes the boot marker, again.
     Marker,
-    /// So long.
+    /// For this time.
     Passed(Duration),
 }
 
 /// What follows a snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Then {
-    /// The VM goes on.
+    /// The VM resumes.
     #[default]
     Resume,
     /// The process ends.
     Exit,
 }
 
-/// A snapshot that a VM goes on with, instead of booting.
+/// A snapshot that a VM is restored from, instead of booting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Restore {
     /// The state file, which says how many processors there are.
     pub state: PathBuf,
-    /// The memory file; or the socket of a process that has the pages, which is
-    /// asked for each that is missing.
+    /// The memory file, or the socket of the process that serves missing pages over
+    /// userfaultfd.
     pub memory: PathBuf,
     /// It is the socket.
     pub paged: bool,
-    /// Which pages to bring in ahead of the guest, if that file is there.
+    /// The file of the pages to load ahead of the guest, if it exists.
     pub working_set: Option<PathBuf>,
-    /// Whether all of the memory is to be checked.
+    /// Check all of the memory against its checksum.
     pub verify: bool,
-    /// The VM is to be paused at first.
+    /// The VM starts paused.
     pub paused: bool,
 }
 
@@ -190,7 +190,7 @@ pub enum BootFrom {
 /// Everything a VM is made of.
 #[derive(Clone, Debug)]
 pub struct VmConfig {
-    /// The file that said so.
+    /// The config file.
     pub config_file: Option<PathBuf>,
     /// A snapshot in the place of everything to boot from.
     pub restore: Option<Restore>,
@@ -217,7 +217,7 @@ pub struct VmConfig {
     pub memory: u64,
     /// Its pages.
     pub huge_pages: HugePages,
-    /// All of it is taken before the guest runs.
+    /// Allocate all memory before the guest runs.
     pub prefault: bool,
     /// Number of vCPUs, 1 to [`MAX_CPUS`].
     pub cpus: u8,
@@ -231,13 +231,13 @@ pub struct VmConfig {
     pub changes: bool,
     /// The directory for a snapshot, taken when the guest writes the boot marker.
     pub snapshot: Option<PathBuf>,
-    /// What it has of memory.
+    /// Which memory the snapshot holds.
     pub kind: SnapshotKind,
     /// What follows it.
     pub then: Then,
-    /// Note which pages change, for snapshots that have only these.
+    /// Track dirty pages, for diff snapshots.
     pub track_dirty_pages: bool,
-    /// Note which pages the guest touches first, for later restores.
+    /// Record which pages the guest touches first, for later restores.
     pub record: Option<(PathBuf, Until)>,
     /// Print where start-up time went when the VM ends.
     pub timings: bool,
@@ -438,7 +438,7 @@ pub fn check_descriptors(config: &VmConfig, api: Option<RawFd>) -> Result<(), St
     Ok(())
 }
 
-/// Checks how many microseconds a worker may look on before it sleeps.
+/// Checks for how many microseconds a worker may busy-poll.
 fn check_poll(us: u64) -> Result<u16, String> {
     let within = u16::try_from(us).ok().filter(|us| *us <= MAX_POLL_US);
     within.ok_or_else(|| format!("{us}: not 0 to {MAX_POLL_US} microseconds"))

@@ -25,7 +25,7 @@ pub struct Nic {
     pub mac: Option<[u8; 6]>,
     /// The MTU to tell the guest, in bytes.
     pub mtu: Option<u16>,
-    /// Microseconds that its worker looks on before it sleeps, at most.
+    /// Microseconds that its worker busy-polls for before it sleeps, at most.
     pub poll_us: u16,
     /// Limits of what the guest receives.
     pub rx_limiter: RateLimiter,

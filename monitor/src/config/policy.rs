@@ -1,6 +1,6 @@
-//! What is decided about the process and its snapshots, apart from the machine.
+//! Configuration of the process and its snapshots, apart from the machine.
 
-/// What a snapshot has of memory.
+/// Which memory a snapshot holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SnapshotKind {
     /// All of it.
@@ -10,7 +10,7 @@ pub enum SnapshotKind {
     Difference,
 }
 
-/// What happens at a system call that a thread has no use for.
+/// What happens on a disallowed system call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
     /// The process is killed, by SIGSYS.
@@ -29,7 +29,7 @@ pub struct Policy {
     pub mode: Mode,
     /// The least version of Landlock's interface; with less, no VM starts.
     pub landlock: Option<u32>,
-    /// The main thread goes on opening files, beneath what [`confine_early`](crate::sandbox::confine_early) was
+    /// The main thread keeps opening files, beneath what [`confine_early`](crate::sandbox::confine_early) was
     /// told; every other thread gives that up by itself.
     pub opens: bool,
 }

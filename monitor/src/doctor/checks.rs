@@ -40,8 +40,8 @@ const CHECKS: [Check; 21] = [
     ("network", "taps", sandbox::own_taps),
 ];
 
-/// Examines the host and the images, whose bytes are strangers': the process is
-/// confined for good before it reads any.
+/// Examines the host and the images, whose bytes are not trusted: the process
+/// is confined for good before it reads any.
 pub fn examine(at: &Host, images: &[PathBuf]) -> Report {
     let mut report = Report::default();
     for (about, point, check) in CHECKS {

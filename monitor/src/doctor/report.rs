@@ -124,8 +124,7 @@ impl Report {
         levels.max().unwrap_or_default()
     }
 
-    /// The exit code. What cannot be told counts as weak: nobody should take
-    /// silence for safety.
+    /// The exit code. What is unknown counts as weak: silence is not safety.
     pub fn exit_code(&self) -> u8 {
         match self.worst() {
             _ if self.unfit_host => exit::HOST,
