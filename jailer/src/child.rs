@@ -104,15 +104,15 @@ fn wait(link: &OwnedFd) -> Result<(), Error> {
 
 /// Opens the program, or makes the copy of it that nobody can change.
 fn program(plan: &Plan) -> Result<OwnedFd, Error> {
-    let what = || format!("--exec-file {}", plan.exec.display());
-    let flags = if plan.copy { OFlags::RDONLY | OFlags::NONBLOCK } else { OFlags::PATH };
-    let file = openat(CWD, &plan.exec, flags | OFlags::CLOEXEC, Mode::empty());
+    let what = || format!("--exec-file {}", plan.args.exec.display());
+    let flags = if plan.args.copy { OFlags::RDONLY | OFlags::NONBLOCK } else { OFlags::PATH };
+    let file = openat(CWD, &plan.args.exec, flags | OFlags::CLOEXEC, Mode::empty());
     let file = file.map_err(input(what()))?;
     let stat = fstat(&file).map_err(input(what()))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(Error::Input(format!("{}: not a regular file", what())));
     }
-    if !plan.copy {
+    if !plan.args.copy {
         return Ok(file);
     }
     let copy = || {
@@ -157,5 +157,5 @@ fn execute(plan: &Plan, program: RawFd) -> String {
         Some(libc::ENOEXEC) => "not a program of this machine".to_owned(),
         _ => crate::error::message(&error),
     };
-    format!("--exec-file {}: {why}", plan.exec.display())
+    format!("--exec-file {}: {why}", plan.args.exec.display())
 }

@@ -6,7 +6,10 @@ use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, Signal};
-use rustix::thread::{CapabilitySet, CapabilitySets};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, Gid, Uid, capability_is_in_bounding_set,
+    remove_capability_from_bounding_set, set_thread_res_gid, set_thread_res_uid,
+};
 
 use crate::args::Limit;
 use crate::error::{Error, jail};
@@ -114,23 +117,15 @@ pub fn forget_groups() -> Result<(), Error> {
 /// # Errors
 /// The system refuses.
 pub fn drop_privileges(plan: &Plan) -> Result<(), Error> {
-    let (uid, gid) = (plan.uid, plan.gid);
-    // SAFETY: plain system calls; the process has one thread.
-    let changed =
-        unsafe { libc::setresgid(gid, gid, gid) == 0 && libc::setresuid(uid, uid, uid) == 0 };
-    if !changed {
-        return Err(jail("user and group")(io::Error::last_os_error()));
-    }
-    let last = std::iter::successors(Some(0), |number| Some(number + 1));
-    for number in last {
-        // SAFETY: a plain system call. It fails at the first number that is
-        // no capability of this kernel.
-        if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) } != 0 {
-            break;
-        }
-    }
-    // SAFETY: a plain system call: 0 is CAP_CHOWN, which must be gone.
-    if unsafe { libc::prctl(libc::PR_CAPBSET_READ, 0, 0, 0, 0) } != 0 {
+    let (uid, gid) = (Uid::from_raw(plan.uid), Gid::from_raw(plan.gid));
+    // The process has one thread.
+    set_thread_res_gid(gid, gid, gid)
+        .and_then(|()| set_thread_res_uid(uid, uid, uid))
+        .map_err(jail("user and group"))?;
+    // Until the first number that is no capability of this kernel.
+    let mut all = (0..u64::BITS).map(|number| CapabilitySet::from_bits_retain(1 << number));
+    all.all(|capability| remove_capability_from_bounding_set(capability).is_ok());
+    if capability_is_in_bounding_set(CapabilitySet::CHOWN) != Ok(false) {
         return Err(Error::Jail("the bounding set cannot be emptied".to_owned()));
     }
     let none = CapabilitySets {

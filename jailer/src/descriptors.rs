@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use crate::args::PassedFd;
 use crate::error::{Error, input, jail};
@@ -70,12 +71,8 @@ pub fn place(
             return Err(jail("descriptors")(io::Error::last_os_error()));
         }
     }
-    let first = (count + 2).cast_unsigned();
-    // SAFETY: what is closed here has no owner that is used again: nothing but
-    // execution follows.
-    if unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) } != 0 {
-        return Err(jail("descriptors")(io::Error::last_os_error()));
-    }
+    // Nothing but execution follows.
+    close_range((count + 2).cast_unsigned(), u32::MAX).map_err(jail("descriptors"))?;
     Ok((count, count + 1))
 }
 
@@ -102,11 +99,7 @@ pub fn close_but(kept: &[&OwnedFd]) -> io::Result<()> {
     let mut first = 3;
     for number in numbers {
         if first < number {
-            // SAFETY: what is closed here has no owner that is used again.
-            let done = unsafe { libc::syscall(libc::SYS_close_range, first, number - 1, 0) };
-            if done != 0 {
-                return Err(io::Error::last_os_error());
-            }
+            close_range(first, number - 1)?;
         }
         first = number.saturating_add(1);
     }
@@ -116,10 +109,16 @@ pub fn close_but(kept: &[&OwnedFd]) -> io::Result<()> {
 /// Puts this process's standard descriptors on /dev/null.
 pub fn standard_to_null() {
     if let Ok(null) = device("/dev/null") {
-        for number in 0..3 {
-            // SAFETY: a plain system call; nobody owns the three numbers.
-            unsafe { libc::dup2(null.as_raw_fd(), number) };
-        }
+        let _ = (dup2_stdin(&null), dup2_stdout(&null), dup2_stderr(&null));
+    }
+}
+
+/// Closes descriptors by number; none may have an owner that is used again.
+fn close_range(first: u32, last: u32) -> io::Result<()> {
+    // SAFETY: as the callers promise.
+    match unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -54,12 +54,12 @@ impl Lock {
             beneath(&parent, Path::new(DIRECTORY), OFlags::DIRECTORY).map_err(jail(what()))?;
         only_own(&directory, own, 0o077)
             .map_err(|why| Error::Jail(format!("{} {why}: remove it", what())))?;
-        let file = file(&directory, &plan.id).map_err(|error| match error {
+        let file = file(&directory, &plan.args.id).map_err(|error| match error {
             Errno::WOULDBLOCK => {
                 let why = "in use by another jail: choose another --id, or end that jail";
-                Error::InUse(format!("id {}: {why}", plan.id))
+                Error::InUse(format!("id {}: {why}", plan.args.id))
             }
-            other => jail(format!("lock {}", path.join(&plan.id).display()))(other),
+            other => jail(format!("lock {}", path.join(&plan.args.id).display()))(other),
         })?;
         Ok(Self { file, directory })
     }
@@ -71,7 +71,7 @@ impl Lock {
 
     /// Removes the file, which is nobody else's as long as it is locked.
     pub fn remove(self, plan: &Plan) {
-        let _ = unlinkat(&self.directory, plan.id.as_str(), AtFlags::empty());
+        let _ = unlinkat(&self.directory, plan.args.id.as_str(), AtFlags::empty());
     }
 }
 

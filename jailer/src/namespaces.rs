@@ -15,14 +15,6 @@ use crate::plan::Plan;
 /// Linux 5.7; too wide for the type that the C library's others have.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// The child's side, or the parent's: its process id and a descriptor for it.
-pub enum Side {
-    /// This is the new process.
-    Child,
-    /// This is the one that made it.
-    Parent(i32, OwnedFd),
-}
-
 /// Joins a network namespace.
 ///
 /// # Errors
@@ -40,14 +32,15 @@ pub fn join_network(path: &Path) -> Result<(), Error> {
 }
 
 /// Makes the process, in all namespaces that need no more than that, and in
-/// its control group from its first instruction on.
+/// its control group from its first instruction on. Returns its process id and a
+/// descriptor for it; none in the new process.
 ///
 /// # Errors
 /// The system refuses; without root it may have no user namespaces for users.
-pub fn fork(plan: &Plan, group: Option<BorrowedFd<'_>>) -> Result<Side, Error> {
+pub fn fork(plan: &Plan, group: Option<BorrowedFd<'_>>) -> Result<Option<(i32, OwnedFd)>, Error> {
     let mut flags =
         libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
-    if plan.netns.is_none() {
+    if plan.args.netns.is_none() {
         flags |= libc::CLONE_NEWNET;
     }
     if plan.time_namespace {
@@ -70,9 +63,9 @@ pub fn fork(plan: &Plan, group: Option<BorrowedFd<'_>>) -> Result<Side, Error> {
     // the structure is alive and of the size given.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) };
     match pid {
-        0 => Ok(Side::Child),
+        0 => Ok(None),
         // SAFETY: the kernel has just made this descriptor for us.
-        1.. => Ok(Side::Parent(pid as i32, unsafe { OwnedFd::from_raw_fd(pidfd) })),
+        1.. => Ok(Some((pid as i32, unsafe { OwnedFd::from_raw_fd(pidfd) }))),
         _ => Err(no_process(plan, &io::Error::last_os_error())),
     }
 }

@@ -55,12 +55,8 @@ pub enum Slot {
 /// Everything that will be done.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Name of the jail.
-    pub id: String,
-    /// The program.
-    pub exec: PathBuf,
-    /// Run a copy in memory.
-    pub copy: bool,
+    /// What was asked for.
+    pub args: Args,
     /// Its arguments, with its name.
     pub argv: Vec<OsString>,
     /// The jailer is root: the namespaces belong to the host's user namespace.
@@ -71,8 +67,6 @@ pub struct Plan {
     pub gid: u32,
     /// A time namespace, too.
     pub time_namespace: bool,
-    /// The network namespace to join.
-    pub netns: Option<PathBuf>,
     /// The root.
     pub root: Root,
     /// Device nodes below /dev.
@@ -83,12 +77,6 @@ pub struct Plan {
     pub cgroup: Option<cgroup::Plan>,
     /// Resource limits.
     pub limits: Vec<Limit>,
-    /// Go on in background.
-    pub daemonize: bool,
-    /// Seconds after which the late limits apply in any case.
-    pub ready_within: u32,
-    /// The caller's descriptor to report on.
-    pub ready_fd: Option<i32>,
 }
 
 impl Plan {
@@ -125,23 +113,17 @@ impl Plan {
         let mut argv = vec![args.exec_name.clone().into()];
         argv.extend(args.rest.iter().cloned());
         Ok(Self {
-            id: args.id.clone(),
-            exec: args.exec.clone(),
-            copy: args.copy,
             argv,
             privileged,
             uid: own("uid", args.uid, host.uid)?,
             gid: own("gid", args.gid, host.gid)?,
             time_namespace: host.time_namespaces,
-            netns: args.netns.clone(),
             root,
             nodes,
             table: table(args, host),
             cgroup: cgroup::Plan::new(args, &host.cgroups)?,
             limits: limits(&args.limits),
-            daemonize: args.daemonize,
-            ready_within: args.ready_within.unwrap_or(10),
-            ready_fd: args.ready_fd,
+            args: args.clone(),
         })
     }
 
@@ -189,21 +171,21 @@ fn limits(asked: &[Limit]) -> Vec<Limit> {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut line = |what: &str, text: String| writeln!(f, "{what:<12}{text}");
-        line("jail", self.id.clone())?;
-        let copied = if self.copy { "a sealed copy in memory of " } else { "" };
-        line("program", format!("{copied}{}, by descriptor", self.exec.display()))?;
+        line("jail", self.args.id.clone())?;
+        let copied = if self.args.copy { "a sealed copy in memory of " } else { "" };
+        line("program", format!("{copied}{}, by descriptor", self.args.exec.display()))?;
         let words: Vec<_> = self.argv.iter().map(|word| format!("{}", word.display())).collect();
         line("arguments", words.join(" "))?;
         line("environment", "empty".to_owned())?;
         line("user", format!("{} group {}", self.uid, self.gid))?;
         let time = if self.time_namespace { " time" } else { "" };
-        let network = if self.netns.is_some() { "" } else { " network" };
+        let network = if self.args.netns.is_some() { "" } else { " network" };
         let kinds = format!("mount pid{network} ipc uts cgroup{time}");
         match self.privileged {
             true => line("namespaces", format!("{kinds}, the host's; then user, for the program"))?,
             false => line("namespaces", format!("user {kinds}"))?,
         }
-        if let Some(path) = &self.netns {
+        if let Some(path) = &self.args.netns {
             line("network", format!("joins {}", path.display()))?;
         }
         line("nested", "user namespaces: 0".to_owned())?;
@@ -227,7 +209,7 @@ impl fmt::Display for Plan {
         let rest = "capabilities none, bounding set empty, no new privileges";
         writeln!(f, "{:<12}{rest}", "privileges")?;
         let ready = if self.ready_by_fd() { "a byte on descriptor 3" } else { "execution" };
-        let told = self.ready_fd.map(|fd| format!(", told on {fd}")).unwrap_or_default();
+        let told = self.args.ready_fd.map(|fd| format!(", told on {fd}")).unwrap_or_default();
         writeln!(f, "{:<12}by {ready}{told}", "ready")
     }
 }

@@ -99,20 +99,17 @@ pub fn remove(plan: &Plan) {
     let Root::Directory(base, [name, id, root]) = &plan.root else {
         return;
     };
-    let below =
-        |directory: &OwnedFd, name: &str| beneath(directory, Path::new(name), OFlags::DIRECTORY);
-    let Ok(base) = open_base(base) else { return };
-    let Ok(program) = below(&base, name) else {
-        return;
-    };
-    let Ok(jail) = below(&program, id) else {
-        return;
+    let below = |directory: &OwnedFd, name: &str| {
+        beneath(directory, Path::new(name), OFlags::DIRECTORY).ok()
     };
     let empty = |directory: &OwnedFd, name: &str| {
-        // What is not empty is somebody's, and stays.
+        // What is not empty was not made by the jailer alone, and stays.
         let _ = unlinkat(directory, name, AtFlags::REMOVEDIR);
     };
-    if let Ok(root) = below(&jail, root) {
+    let Ok(base) = open_base(base) else { return };
+    let Some(program) = below(&base, name) else { return };
+    let Some(jail) = below(&program, id) else { return };
+    if let Some(root) = below(&jail, root) {
         empty(&root, "dev");
     }
     empty(&jail, root);

@@ -15,7 +15,7 @@ use crate::descriptors;
 use crate::error::{Error, exit, jail};
 use crate::lock::Lock;
 use crate::messages::Caller;
-use crate::namespaces::{self, Side};
+use crate::namespaces;
 use crate::plan::Plan;
 use crate::root;
 use crate::terminal::Relay;
@@ -70,7 +70,7 @@ fn keep(
 ) -> Result<u8, Error> {
     // A session of its own costs the scheduler a group of its own (autogroup),
     // and is needed only where it outlives its caller's.
-    let left = if plan.daemonize {
+    let left = if plan.args.daemonize {
         rustix::process::setsid().map(|_| ())
     } else {
         rustix::process::setpgid(None, None)
@@ -93,7 +93,7 @@ struct Setup<'a> {
 
 impl Setup<'_> {
     fn in_root(&self, terminal: Option<OwnedFd>) -> Result<u8, Error> {
-        if let Some(path) = &self.plan.netns {
+        if let Some(path) = &self.plan.args.netns {
             namespaces::join_network(path)?;
         }
         let root = root::make(self.plan)?;
@@ -121,7 +121,7 @@ impl Setup<'_> {
         let (ready, say_ready) = pipe_with(PipeFlags::CLOEXEC).map_err(jail("pipe"))?;
         let table = descriptors::open(&plan.table, say_ready.as_fd(), terminal.as_ref())?;
         drop((say_ready, terminal));
-        let report = plan.ready_fd.map(|fd| descriptors::callers("--ready-fd", fd));
+        let report = plan.args.ready_fd.map(|fd| descriptors::callers("--ready-fd", fd));
         let report = report.transpose()?;
         let (link, childs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
@@ -129,12 +129,9 @@ impl Setup<'_> {
         let unified = plan.cgroup.as_ref().is_some_and(|cgroup| cgroup.unified);
         let group = groups.and_then(|groups| groups.directories().next());
         let group = group.filter(|_| unified);
-        let (pid, pidfd) = match namespaces::fork(plan, group.map(AsFd::as_fd))? {
-            Side::Child => {
-                drop(link);
-                child::run(plan, root, table, &childs)
-            }
-            Side::Parent(pid, pidfd) => (pid, pidfd),
+        let Some((pid, pidfd)) = namespaces::fork(plan, group.map(AsFd::as_fd))? else {
+            drop(link);
+            child::run(plan, root, table, &childs)
         };
         drop((table, childs));
         let keeper =

@@ -1,7 +1,7 @@
 //! Waiting for the end, and saying what it was.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -116,7 +116,7 @@ impl Keeper<'_> {
         let mut report = Some(report);
         let mut deadline = None;
         if self.plan.ready_by_fd() {
-            let time = Duration::from_secs(self.plan.ready_within.into());
+            let time = Duration::from_secs(self.plan.args.ready_within.unwrap_or(10).into());
             deadline = Instant::now().checked_add(time);
         } else {
             self.arm()?;
@@ -125,7 +125,7 @@ impl Keeper<'_> {
         loop {
             // In background there is no caller; a pipe that was closed would
             // wake us for ever.
-            let life = if self.plan.daemonize { self.pidfd } else { &self.caller.alive };
+            let life = if self.plan.args.daemonize { self.pidfd } else { &self.caller.alive };
             let ready = if report.is_some() { self.ready } else { self.pidfd };
             let fds = [self.pidfd, signals.fd(), life, ready].map(|fd| (fd.as_fd(), PollFlags::IN));
             let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
@@ -201,7 +201,7 @@ impl Keeper<'_> {
         };
         let why = why.map(|why| format!(": {why}")).unwrap_or_default();
         let name = signal_name(signal);
-        let text = format!("{}: killed by {name}{why}", self.plan.id);
+        let text = format!("{}: killed by {name}{why}", self.plan.args.id);
         self.caller.line(&text);
         Ok(exit::SIGNAL.wrapping_add(signal as u8))
     }
@@ -266,7 +266,8 @@ impl Front<'_> {
     /// is what the caller waits for.
     fn serve(&mut self, pidfd: &OwnedFd) -> Result<bool, Error> {
         loop {
-            let told = if self.plan.daemonize && self.words.is_empty() { self.told } else { pidfd };
+            let told =
+                if self.plan.args.daemonize && self.words.is_empty() { self.told } else { pidfd };
             let mut fds: Vec<_> =
                 [pidfd, self.signals.fd(), told].map(|fd| (fd.as_fd(), PollFlags::IN)).into();
             let mut limit = None;
@@ -280,7 +281,7 @@ impl Front<'_> {
             let [ended, signalled, ready, relayed @ ..] = &events[..] else {
                 continue;
             };
-            if self.plan.daemonize && ready.contains(PollFlags::IN) && ended.is_empty() {
+            if self.plan.args.daemonize && ready.contains(PollFlags::IN) && ended.is_empty() {
                 self.listen();
                 if self.words.starts_with(&[READY]) {
                     return Ok(true);
@@ -339,17 +340,13 @@ impl Front<'_> {
             lock.remove(self.plan);
         }
         let name = signal_name(signal);
-        Error::Jail(format!("{}: the jailer was killed by {name}", self.plan.id))
+        Error::Jail(format!("{}: the jailer was killed by {name}", self.plan.args.id))
     }
 }
 
+/// Sends a signal to a process that may have ended.
 fn forward(pidfd: &OwnedFd, signal: libc::c_int) {
-    // SAFETY: a plain system call on an open descriptor; whoever it is for may
-    // have ended.
-    unsafe {
-        let none = std::ptr::null::<libc::siginfo_t>();
-        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, none, 0);
-    }
+    let _ = Signal::from_named_raw(signal).map(|signal| pidfd_send_signal(pidfd, signal));
 }
 
 fn reap(pid: i32) -> io::Result<WaitStatus> {

@@ -1,6 +1,7 @@
 //! Makes, fills and removes the control groups that were planned.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::thread::sleep;
@@ -85,38 +86,23 @@ pub fn remove(plan: &Plan) {
     plan.leaves.iter().for_each(|leaf| remove_leaf(plan, leaf));
 }
 
+/// By paths, as no file system of control groups has symbolic links.
 fn remove_leaf(plan: &Plan, leaf: &Leaf) {
-    let directory = OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC;
-    let Ok(mount) = rustix::fs::open(&leaf.mount, directory, Mode::empty()) else {
-        return;
-    };
-    if let Ok(parent) = beneath(&mount, &plan.parent, directory) {
-        if let Ok(group) = beneath(&parent, Path::new(&plan.name), directory) {
-            // Whoever is left in it after its first process; Linux 5.14.
-            let _ = write(&group, "cgroup.kill", "1");
-        }
-        // The last process leaves its group a moment after it was waited for.
-        for _ in 0..500 {
-            match unlinkat(&parent, plan.name.as_str(), AtFlags::REMOVEDIR) {
-                Err(Errno::BUSY) => sleep(Duration::from_millis(2)),
-                _ => break,
+    let group = plan.path(leaf);
+    // Processes that outlived the first one; Linux 5.14.
+    let _ = fs::write(group.join("cgroup.kill"), "1");
+    // The last process leaves its group a moment after it was waited for.
+    for _ in 0..500 {
+        match fs::remove_dir(&group) {
+            Err(error) if error.kind() == ErrorKind::ResourceBusy => {
+                sleep(Duration::from_millis(2))
             }
+            _ => break,
         }
     }
-    for parent in plan.parent.ancestors().filter(|path| !path.as_os_str().is_empty()) {
-        let above = parent.parent().filter(|path| !path.as_os_str().is_empty());
-        let above = above.map_or_else(
-            || mount.try_clone().map_err(|_| Errno::BADF),
-            |path| beneath(&mount, path, directory),
-        );
-        let (Ok(above), Some(name)) = (above, parent.file_name()) else {
-            return;
-        };
-        // Another jail may be in it: then it stays.
-        if unlinkat(&above, name, AtFlags::REMOVEDIR).is_err() {
-            return;
-        }
-    }
+    // Parents up to the first one that another jail is in.
+    let mut parents = plan.parent.ancestors().filter(|path| !path.as_os_str().is_empty());
+    parents.all(|parent| fs::remove_dir(leaf.mount.join(parent)).is_ok());
 }
 
 fn make_leaf(plan: &Plan, leaf: &Leaf) -> Result<OwnedFd, Error> {
