@@ -16,33 +16,33 @@ read-only root, no privileges, no environment, nothing left behind.
 Usage: mote-jailer --id ID --exec-file FILE [OPTIONS] [-- ARGUMENTS OF FILE]
 
 Options of Firecracker's jailer:
-  --id ID                Name of the jail: letters, digits and -, at most 64
+  --id ID                Name of the jail: up to 64 letters, digits and -
   --exec-file FILE       Static program to run; it is executed by descriptor
-  --uid N, --gid N       Who the program runs as   [default, unless root: you]
-  --chroot-base-dir DIR  Make DIR/NAME OF FILE/ID/root the root, with what lies
-                         there, writable  [default: an empty root in memory]
+  --uid N, --gid N       User and group of FILE   [default: you, if not root]
+  --chroot-base-dir DIR  Use DIR/NAME OF FILE/ID/root and its files as the root,
+                         writable         [default: an empty root in memory]
   --netns PATH           Join this network namespace  [default: an empty one]
-  --cgroup FILE=VALUE    A limit, as memory.max=256M; may be given several times
-  --cgroup-version N     1 or 2    [default: 2 if it has all controllers needed]
-  --parent-cgroup PATH   Where the jail's own cgroup goes, below the mount
+  --cgroup FILE=VALUE    Set a limit, as memory.max=256M; can be repeated
+  --cgroup-version N     Version 1 or 2   [default: 2 if it has all controllers]
+  --parent-cgroup PATH   Make the jail's cgroup in PATH below the mount
                                                        [default: name of FILE]
   --resource-limit NAME=VALUE   fsize, no-file (2048), memlock, nproc or as
-  --daemonize            Return when the program is ready, go on in background
+  --daemonize            Return when the program is ready; run in the background
   --new-pid-ns           Accepted; it always has a PID namespace of its own
 
 More:
-  --file PATH[,rw][,as=NAME]  Show one file as /NAME in the root in memory; a
+  --file PATH[,rw][,as=NAME]  Share one file as /NAME in the root in memory; a
                          comma in PATH is written twice
-  --tap NAME             Pass on an open tap; the program's next descriptor
-  --pass-fd N            Pass on an open descriptor of the caller's; the same
+  --tap NAME             Open a tap and pass it as the program's next descriptor
+  --pass-fd N            Pass the caller's descriptor N as the next descriptor
   --kvm HOW              node: /dev/kvm in the jail; fd: only as a descriptor,
                          after those above; none           [default: node]
   --ready-fd N           Write a line to descriptor N when the program is ready
   --ready-by HOW         exec: ready when it runs; fd: when it writes a byte to
                          descriptor 3; taps and others follow  [default: exec]
-  --ready-within S       Apply cpu.max after at most S seconds     [default: 10]
-  --copy-exec            Execute a sealed copy in memory of FILE
-  --plan                 Print what would be done, and do nothing
+  --ready-within S       Apply cpu.max after S seconds even if not ready    [10]
+  --copy-exec            Execute a sealed copy of FILE in memory
+  --plan                 Print the plan and exit
   -h, --help             Show this help
   -V, --version          Show the version
 
@@ -269,7 +269,7 @@ fn valued(args: &mut Args, name: &str, parser: &mut lexopt::Parser) -> Result<()
     Ok(())
 }
 
-/// What is wrong with the flags together.
+/// Checks the flags against each other.
 fn check(args: &mut Args) -> Result<(), Error> {
     let wrong = |why: &str| Err(Error::Usage(why.to_owned()));
     let id_char = |c: char| c.is_ascii_alphanumeric() || c == '-';

@@ -22,7 +22,7 @@ use crate::root::{self, Identity};
 pub const MAP: u8 = b'm';
 /// Says that the jail cannot be made; exit code and text follow.
 pub const FAILED: u8 = b'e';
-/// The jailer's word to go on.
+/// The jailer's permission to continue.
 pub const GO: u8 = b'g';
 
 /// Becomes the program; on the way, what went wrong goes to the jailer through
@@ -47,7 +47,7 @@ pub fn run(plan: &Plan, made: Option<Identity>, table: Vec<OwnedFd>, link: &Owne
 fn report(link: BorrowedFd<'_>, error: &Error) {
     let mut message = vec![FAILED, error.exit_code()];
     message.extend(error.to_string().bytes());
-    // Without a jailer there is nobody to tell.
+    // Fails only if the jailer has ended.
     let _ = send(link, &message, SendFlags::NOSIGNAL);
 }
 
@@ -58,7 +58,7 @@ fn prepare(
     table: Vec<OwnedFd>,
     link: &OwnedFd,
 ) -> Result<(RawFd, RawFd), Error> {
-    // For what is made here; a caller's narrower mask is put back at the end.
+    // For files made here; a caller's narrower mask is restored at the end.
     let mask = rustix::process::umask(Mode::from_raw_mode(0o022));
     let terminal = plan.table.iter().position(|slot| *slot == Slot::Terminal);
     credentials::leave_session(terminal.and_then(|at| table.get(at)))?;
@@ -93,7 +93,7 @@ fn prepare(
     Ok(placed)
 }
 
-/// Waits for the jailer's word.
+/// Waits for the jailer's permission.
 fn wait(link: &OwnedFd) -> Result<(), Error> {
     let mut word = [0; 1];
     match recv(link, &mut word, RecvFlags::empty()) {
@@ -102,7 +102,7 @@ fn wait(link: &OwnedFd) -> Result<(), Error> {
     }
 }
 
-/// Opens the program, or makes the copy of it that nobody can change.
+/// Opens the program, or makes a sealed copy of it.
 fn program(plan: &Plan) -> Result<OwnedFd, Error> {
     let what = || format!("--exec-file {}", plan.args.exec.display());
     let flags = if plan.args.copy { OFlags::RDONLY | OFlags::NONBLOCK } else { OFlags::PATH };
@@ -136,7 +136,7 @@ fn execute(plan: &Plan, program: RawFd) -> String {
     argv.push(std::ptr::null());
     let environment: [*const libc::c_char; 1] = [std::ptr::null()];
     credentials::reset_process();
-    // SAFETY: C strings, and arrays of such that end in a null pointer.
+    // SAFETY: C strings, and arrays of C strings that end in a null pointer.
     unsafe {
         libc::syscall(
             libc::SYS_execveat,

@@ -76,8 +76,8 @@ pub fn place(
     Ok((count, count + 1))
 }
 
-/// Opens what is closed of the jailer's own standard descriptors, lest another
-/// file gets their numbers.
+/// Opens /dev/null as each standard descriptor of the jailer that is closed, so
+/// that no other file gets its number.
 pub fn fill_standard() {
     while let Ok(fd) = device("/dev/null") {
         if fd.as_raw_fd() > 2 {
@@ -87,8 +87,8 @@ pub fn fill_standard() {
     }
 }
 
-/// Closes everything above standard error but these, which must be all that is
-/// still used: what is left is the caller's.
+/// Closes every descriptor above standard error but these: the others are the
+/// caller's. No descriptor but `kept` may be used afterwards.
 ///
 /// # Errors
 /// The system refuses.
@@ -139,7 +139,7 @@ fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: just made, and nobody else's.
+    // SAFETY: just made, and owned here alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

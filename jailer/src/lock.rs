@@ -69,7 +69,7 @@ impl Lock {
         [&self.file, &self.directory]
     }
 
-    /// Removes the file, which is nobody else's as long as it is locked.
+    /// Removes the file, which no other jailer can lock before this one's end.
     pub fn remove(self, plan: &Plan) {
         let _ = unlinkat(&self.directory, plan.args.id.as_str(), AtFlags::empty());
     }
@@ -78,7 +78,7 @@ impl Lock {
 /// Name of the directory for locks.
 const DIRECTORY: &str = "mote-jailer";
 
-/// Where the directory for locks lies: a place that nobody else can make or fill.
+/// Where the directory for locks lies: a directory that no other user can make or fill.
 fn place(uid: u32) -> PathBuf {
     match uid {
         0 => PathBuf::from("/run"),

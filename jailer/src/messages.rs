@@ -10,8 +10,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 pub struct Caller {
     /// Ends with that process.
     pub alive: OwnedFd,
-    /// What it says for the keeper, which has no descriptors of the caller's.
-    pub tell: OwnedFd,
+    /// To that process, which prints for the keeper, as this has no descriptors of the caller's.
+    pub messages: OwnedFd,
 }
 
 /// Precedes the lines: the program is ready.
@@ -20,12 +20,12 @@ pub const READY: u8 = b'r';
 impl Caller {
     /// Has a line written to standard error, after the program's own.
     pub fn line(&self, text: &str) {
-        let _ = rustix::io::write(&self.tell, format!("{text}\n").as_bytes());
+        let _ = rustix::io::write(&self.messages, format!("{text}\n").as_bytes());
     }
 
     /// Says that the program is ready.
     pub fn ready(&self) {
-        let _ = rustix::io::write(&self.tell, &[READY]);
+        let _ = rustix::io::write(&self.messages, &[READY]);
     }
 }
 

@@ -18,7 +18,7 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// Joins a network namespace.
 ///
 /// # Errors
-/// It is none, or not for the caller.
+/// The path is not a network namespace, or the caller may not join it.
 pub fn join_network(path: &Path) -> Result<(), Error> {
     let what = || format!("--netns {}", path.display());
     // Without waiting for the writer of a named pipe.
@@ -77,9 +77,9 @@ fn no_process(plan: &Plan, error: &io::Error) -> Error {
             "no more processes: pids.max of the control group, or the limit \
                                nproc of your user, is reached"
         }
-        Some(libc::ENOSPC) => "no more of them: a limit in /proc/sys/user is reached",
+        Some(libc::ENOSPC) => "a limit in /proc/sys/user is reached: raise it",
         Some(libc::EPERM) if !plan.privileged => {
-            "this host lets no user have user namespaces: start the jailer as root"
+            "this host allows only root to make user namespaces: start the jailer as root"
         }
         Some(code @ (libc::EOPNOTSUPP | libc::EACCES)) => {
             return Error::Jail(not_in_group(plan, code == libc::EACCES));

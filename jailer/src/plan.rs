@@ -31,7 +31,7 @@ pub struct Host {
 pub enum Root {
     /// A file system in memory with nothing but these files, read-only.
     Memory(Vec<SharedFile>),
-    /// A directory: the base, and what is made or opened below it.
+    /// A directory: the base, and the path that is made or opened below it.
     Directory(PathBuf, [String; 3]),
 }
 
@@ -150,7 +150,7 @@ fn table(args: &Args, host: &Host) -> Vec<Slot> {
     table
 }
 
-/// What was asked for, and what is so unless something else was.
+/// The limits given and, for resources without one, the defaults.
 fn limits(asked: &[Limit]) -> Vec<Limit> {
     // The last two: a priority above the host's other programs.
     let fixed = [
@@ -209,8 +209,9 @@ impl fmt::Display for Plan {
         let rest = "capabilities none, bounding set empty, no new privileges";
         writeln!(f, "{:<12}{rest}", "privileges")?;
         let ready = if self.ready_by_fd() { "a byte on descriptor 3" } else { "execution" };
-        let told = self.args.ready_fd.map(|fd| format!(", told on {fd}")).unwrap_or_default();
-        writeln!(f, "{:<12}by {ready}{told}", "ready")
+        let reported =
+            self.args.ready_fd.map(|fd| format!(", reported on {fd}")).unwrap_or_default();
+        writeln!(f, "{:<12}by {ready}{reported}", "ready")
     }
 }
 

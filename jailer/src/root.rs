@@ -321,7 +321,7 @@ fn go(root: &OwnedFd) -> Result<(), Errno> {
     match rustix::process::pivot_root(".", ".") {
         Ok(()) => unmount(".", UnmountFlags::DETACH)?,
         // An initial RAM disk cannot be moved away. It lies below the new root,
-        // where nobody without privileges gets at it.
+        // where no unprivileged process can reach it.
         Err(Errno::INVAL) => rustix::process::chroot(".")?,
         Err(error) => return Err(error),
     }

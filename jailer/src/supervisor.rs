@@ -29,7 +29,7 @@ pub fn run(plan: &Plan) -> Result<u8, Error> {
     descriptors::fill_standard();
     let signals = Signals::block().map_err(jail("signals"))?;
     let (alive, lifeline) = pipe_with(PipeFlags::CLOEXEC).map_err(jail("pipe"))?;
-    let (told, tell) = pipe_with(PipeFlags::CLOEXEC).map_err(jail("pipe"))?;
+    let (messages, to_front) = pipe_with(PipeFlags::CLOEXEC).map_err(jail("pipe"))?;
     let (relay, terminal) = Relay::open(plan)?.unzip();
     // The program is ours to wait for if the keeper is killed.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
@@ -38,8 +38,8 @@ pub fn run(plan: &Plan) -> Result<u8, Error> {
     match unsafe { libc::fork() } {
         -1 => Err(jail("fork")(io::Error::last_os_error())),
         0 => {
-            drop((lifeline, told, relay));
-            let caller = Caller { alive, tell };
+            drop((lifeline, messages, relay));
+            let caller = Caller { alive, messages: to_front };
             let code = keep(plan, &signals, &caller, terminal).unwrap_or_else(|error| {
                 caller.line(&error.to_string());
                 error.exit_code()
@@ -49,11 +49,15 @@ pub fn run(plan: &Plan) -> Result<u8, Error> {
             unsafe { libc::_exit(code.into()) }
         }
         keeper => {
-            drop((alive, tell, terminal));
-            // Where the caller's word is "in background", the end of `lifeline`
-            // with this process means nothing.
-            let mut front =
-                wait::Front { plan, signals: &signals, told: &told, relay, words: Vec::new() };
+            drop((alive, to_front, terminal));
+            // With --daemonize the keeper ignores that `lifeline` ends with this process.
+            let mut front = wait::Front {
+                plan,
+                signals: &signals,
+                messages: &messages,
+                relay,
+                received: Vec::new(),
+            };
             let code = front.wait(keeper, &lifeline)?;
             drop(lifeline);
             Ok(code)
@@ -150,7 +154,7 @@ impl Setup<'_> {
     fn leave_caller(&self, keeper: &Keeper<'_>, report: Option<&OwnedFd>) -> Result<(), Error> {
         let mut kept = vec![
             &self.caller.alive,
-            &self.caller.tell,
+            &self.caller.messages,
             self.signals.fd(),
             keeper.pidfd,
             keeper.ready,

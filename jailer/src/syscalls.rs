@@ -38,7 +38,7 @@ fn kernel_log() -> Option<String> {
         match log.read(&mut record) {
             Ok(0) => break,
             Ok(len) => text += &String::from_utf8_lossy(record.get(..len).unwrap_or_default()),
-            // Overwritten meanwhile: go on with the next.
+            // Overwritten meanwhile: read the next.
             Err(error) if error.raw_os_error() == Some(libc::EPIPE) => {}
             Err(_) => break,
         }

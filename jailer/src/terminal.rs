@@ -41,8 +41,8 @@ pub struct Relay {
 
 /// What is moved at once.
 const PIECE: usize = 4096;
-/// How long the end of the output may wait for a terminal that takes nothing.
-const LAST_WORDS: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+/// How long the end of the output waits for a terminal that takes nothing.
+const FLUSH_TIMEOUT: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 impl Relay {
     /// Makes the terminal that the plan wants; returns the program's side too.
@@ -99,9 +99,9 @@ impl Relay {
         }
     }
 
-    /// How long to wait at most: a shell that moves a running job to the
-    /// foreground tells nobody.
-    pub fn patience(&self) -> Option<Timespec> {
+    /// How long to wait: a shell moves a running job to the foreground without a
+    /// signal.
+    pub fn timeout(&self) -> Option<Timespec> {
         let waits = self.keyboard && self.before.is_none();
         waits.then_some(Timespec { tv_sec: 0, tv_nsec: 250_000_000 })
     }
@@ -141,7 +141,7 @@ impl Relay {
         self.take_keyboard();
     }
 
-    /// Shows what is left of the output, and restores the terminal.
+    /// Shows the rest of the output and restores the terminal.
     pub fn finish(mut self) {
         loop {
             if self.shown.is_empty() {
@@ -151,7 +151,7 @@ impl Relay {
                 return;
             }
             let mut screen = [PollFd::new(&self.screen, PollFlags::OUT)];
-            match poll(&mut screen, Some(&LAST_WORDS)) {
+            match poll(&mut screen, Some(&FLUSH_TIMEOUT)) {
                 Ok(1..) | Err(Errno::INTR) => self.show(),
                 _ => return,
             }
@@ -190,7 +190,7 @@ impl Drop for Relay {
     }
 }
 
-/// Interrupts what waits for longer than a moment meanwhile. The caller's own alarm goes on.
+/// Interrupts what waits for longer than a moment meanwhile. The caller's own alarm is kept.
 fn interruptibly(write: impl FnOnce()) {
     const MOMENT: libc::timeval = libc::timeval { tv_sec: 0, tv_usec: 50_000 };
     extern "C" fn nothing(_: libc::c_int) {}
@@ -273,7 +273,7 @@ fn reopen(screen: BorrowedFd<'_>) -> io::Result<(OwnedFd, bool)> {
 }
 
 /// Whether keys are for this process. By number: a group of another PID
-/// namespace is 0, which is none for the library's type.
+/// namespace is 0, which the library's type cannot hold.
 fn in_foreground() -> bool {
     // SAFETY: plain system calls.
     unsafe { libc::tcgetpgrp(0) == libc::getpgrp() }

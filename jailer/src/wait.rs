@@ -44,7 +44,7 @@ impl Signals {
     /// The system refuses.
     pub fn block() -> io::Result<Self> {
         // SAFETY: the sets and the action are filled in before they are used;
-        // the descriptor that is made is nobody else's.
+        // the descriptor is new and owned here alone.
         unsafe {
             let mut set: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&raw mut set);
@@ -107,7 +107,7 @@ impl Keeper<'_> {
         let _ = reap(self.pid);
     }
 
-    /// Waits for the program to be ready, which `report` is told, and for its
+    /// Waits for the program to be ready, reports that on `report`, and waits for its
     /// end. The late limits do not wait for its word for ever.
     ///
     /// # Errors
@@ -214,12 +214,12 @@ pub struct Front<'a> {
     pub plan: &'a Plan,
     /// What is passed on.
     pub signals: &'a Signals,
-    /// What the keeper says.
-    pub told: &'a OwnedFd,
+    /// Messages of the keeper.
+    pub messages: &'a OwnedFd,
     /// Between the caller's terminal and the jail's.
     pub relay: Option<Relay>,
-    /// What the keeper has said.
-    pub words: Vec<u8>,
+    /// Messages that were read.
+    pub received: Vec<u8>,
 }
 
 impl Front<'_> {
@@ -231,7 +231,7 @@ impl Front<'_> {
         let pid = Pid::from_raw(keeper).ok_or_else(|| Error::Jail("fork".to_owned()))?;
         let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
         let pidfd = pidfd.map_err(jail("wait"))?;
-        let mut kept = vec![&pidfd, self.signals.fd(), self.told, lifeline];
+        let mut kept = vec![&pidfd, self.signals.fd(), self.messages, lifeline];
         kept.extend(self.relay.iter().flat_map(Relay::descriptors));
         descriptors::close_but(&kept).map_err(jail("descriptors"))?;
         if let Some(relay) = &mut self.relay {
@@ -244,7 +244,7 @@ impl Front<'_> {
             relay.finish();
         }
         while self.listen() > 0 {}
-        let text = String::from_utf8_lossy(&self.words);
+        let text = String::from_utf8_lossy(&self.received);
         let lines = text.trim_start_matches(char::from(READY)).lines();
         lines.for_each(|line| say(&line));
         let status = reap(keeper).map_err(jail("wait"))?;
@@ -257,8 +257,8 @@ impl Front<'_> {
     /// Reads what the keeper says; how much, 0 if it has ended.
     fn listen(&mut self) -> usize {
         let mut words = [0; 512];
-        let len = rustix::io::read(self.told, &mut words).unwrap_or(0);
-        self.words.extend(words.iter().take(len));
+        let len = rustix::io::read(self.messages, &mut words).unwrap_or(0);
+        self.received.extend(words.iter().take(len));
         len
     }
 
@@ -266,16 +266,19 @@ impl Front<'_> {
     /// is what the caller waits for.
     fn serve(&mut self, pidfd: &OwnedFd) -> Result<bool, Error> {
         loop {
-            let told =
-                if self.plan.args.daemonize && self.words.is_empty() { self.told } else { pidfd };
+            let message = if self.plan.args.daemonize && self.received.is_empty() {
+                self.messages
+            } else {
+                pidfd
+            };
             let mut fds: Vec<_> =
-                [pidfd, self.signals.fd(), told].map(|fd| (fd.as_fd(), PollFlags::IN)).into();
+                [pidfd, self.signals.fd(), message].map(|fd| (fd.as_fd(), PollFlags::IN)).into();
             let mut limit = None;
             if let Some(relay) = &self.relay {
                 // One that is not waited for is the keeper's, too.
                 let none = (pidfd.as_fd(), PollFlags::empty());
                 fds.extend(relay.events().map(|event| event.unwrap_or(none)));
-                limit = relay.patience();
+                limit = relay.timeout();
             }
             let events = poll_all(&fds, limit.as_ref()).map_err(jail("wait"))?;
             let [ended, signalled, ready, relayed @ ..] = &events[..] else {
@@ -283,7 +286,7 @@ impl Front<'_> {
             };
             if self.plan.args.daemonize && ready.contains(PollFlags::IN) && ended.is_empty() {
                 self.listen();
-                if self.words.starts_with(&[READY]) {
+                if self.received.starts_with(&[READY]) {
                     return Ok(true);
                 }
             }

@@ -81,7 +81,7 @@ impl Groups {
     }
 }
 
-/// Removes the groups of a jail, and the parents that nobody needs any more.
+/// Removes the groups of a jail, and the parents that are empty then.
 pub fn remove(plan: &Plan) {
     plan.leaves.iter().for_each(|leaf| remove_leaf(plan, leaf));
 }
@@ -216,7 +216,7 @@ fn hand_down(leaf: &Leaf, group: &OwnedFd, path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Version 1's cpuset has no processors and no memory until it is told.
+/// A new cpuset of version 1 has no processors and no memory until they are set.
 fn inherit_cpuset(parent: &OwnedFd, child: OwnedFd) -> Result<OwnedFd, Errno> {
     for file in ["cpuset.cpus", "cpuset.mems"] {
         if read(&child, "cgroup.controllers").is_none()
