@@ -6,7 +6,8 @@
 //! `do=changes` does so whenever a line comes on the serial port, and tells of a
 //! capacity that has changed, when the device's interrupt says so; `do=fill` writes to it
 //! until a write fails; `do=discard` has pieces of it turned to
-//! zeroes; `do=odd` uses single sectors, and memory at odd addresses; `do=capacity` reads the capacity as a driver does until a key comes, and
+//! zeroes; `do=orders` does as the bytes say that come on the serial port, without
+//! waiting for what it has asked its disk for; `do=odd` uses single sectors, and memory at odd addresses; `do=capacity` reads the capacity as a driver does until a key comes, and
 //! counts those that were of two sizes; `do=loop|head|address|order` builds a
 //! chain that no driver may build, and expects to be told to reset; `do=serials`
 //! prints the serial numbers of all.
@@ -55,6 +56,7 @@ fn main(boot: &Boot) {
         "fill" => fill(&mut disk),
         "discard" => discard(&mut disk),
         "odd" => odd(&mut disk),
+        "orders" => orders(&mut disk),
         "capacity" => capacity(&disk),
         "serials" => (0..).map(Disk::new).take_while(Disk::is_there).for_each(serial),
         bad => attack(&mut disk, bad),
@@ -165,6 +167,26 @@ impl Disk {
 
     /// Does one request and returns its status.
     fn request(&mut self, kind: u32, sector: u64, len: usize) -> u8 {
+        self.ask(kind, sector, len);
+        loop {
+            if let Some(status) = self.answer() {
+                return status;
+            }
+            core::hint::spin_loop();
+        }
+    }
+
+    /// The status of the request that was asked for last, if it has been done.
+    fn answer(&mut self) -> Option<u8> {
+        if self.used_index() == self.used {
+            return None;
+        }
+        self.used = self.used.wrapping_add(1);
+        Some(volatile(self.ram + STATUS, 1).read8(0))
+    }
+
+    /// Asks for one request.
+    fn ask(&mut self, kind: u32, sector: u64, len: usize) {
         let header = self.bytes(HEADER, 16);
         header[..4].copy_from_slice(&kind.to_le_bytes());
         header[4..8].fill(0);
@@ -175,11 +197,6 @@ impl Disk {
         self.describe(1, self.ram + self.data, len as u32, NEXT | data, 2);
         self.describe(2, self.ram + STATUS, 1, WRITE, 0);
         self.send(0);
-        while self.used_index() == self.used {
-            core::hint::spin_loop();
-        }
-        self.used = self.used.wrapping_add(1);
-        volatile(self.ram + STATUS, 1).read8(0)
     }
 
     fn must(&mut self, what: &str, kind: u32, sector: u64, len: usize, status: u8) {
@@ -359,6 +376,36 @@ fn changes(disk: &mut Disk) {
             Some(b'q') => return,
             Some(b'\n') => read_often(disk),
             _ => {}
+        }
+    }
+}
+
+/// `r` reads, which is told of when it is done; `d` resets the device; `b` resets the
+/// machine; `q` powers off; anything else is echoed.
+fn orders(disk: &mut Disk) {
+    irq::route(machine::COM1_GSI, VECTOR, Trigger::Edge);
+    port::out8(machine::COM1 + 4, 0b1011);
+    port::out8(machine::COM1 + 1, 1);
+    let restart = |disk: &mut Disk| {
+        disk.start();
+        disk.window.route(machine::FIRST_DEVICE_GSI, VECTOR, 1);
+    };
+    restart(disk);
+    println(format_args!("ready"));
+    loop {
+        if let Some(status) = disk.answer() {
+            println(format_args!("read {status}"));
+        }
+        match read_byte() {
+            Some(b'r') => disk.ask(0, 0, SECTORS * 512),
+            Some(b'd') => {
+                restart(disk);
+                println(format_args!("device reset"));
+            }
+            Some(b'b') => machine::reset(machine::Reset::Acpi),
+            Some(b'q') => return,
+            Some(byte) => println(format_args!("echo {}", char::from(byte))),
+            None => irq::wait(),
         }
     }
 }

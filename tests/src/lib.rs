@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 pub mod api;
 pub mod files;
+pub mod fuse;
 pub mod hang;
 pub mod jail;
 pub mod kernel;
@@ -18,6 +19,7 @@ pub mod vm;
 
 pub use api::Client;
 pub use files::Scratch;
+pub use fuse::{Fuse, Hang};
 pub use loopback::Loop;
 pub use terminal::Terminal;
 pub use vm::{BUSES, End, Vm, have_kvm, mote, run, tiny, wait_until};

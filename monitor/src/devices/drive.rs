@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use mote_virtio::blk::{self, Block, Medium, Options, ReadAt as _, Worker};
@@ -10,11 +10,13 @@ use mote_virtio::{Device, Dirty, Step, Unpoisoned as _, WhenEmpty};
 
 use super::connection::{BUDGET, Connection};
 use super::poll::Poll;
+use crate::channel::{Sender, channel};
 use crate::config::{Drive, Media, OnNoSpace, VmConfig};
 use crate::error::Error;
 use crate::host::disk::{CdImage, DiskFile, OpenDisk};
 use crate::host::files::New;
 use crate::host::memory::GuestRam;
+use crate::host::signals;
 
 /// How long a worker waits before it tries a full disk again.
 const NO_SPACE: Duration = Duration::from_millis(500);
@@ -35,6 +37,50 @@ pub(super) struct Work {
     tray: Option<CdImage>,
     /// A new image, which has no name so far.
     new: Mutex<Option<New>>,
+    pub(super) access: ImageAccess,
+}
+
+/// What the main thread has a worker do with the image.
+pub(super) type Job = fn(&Block<'static>) -> Result<(), String>;
+
+/// Who is at a drive's image. A host file may hang: the main thread keeps the workers
+/// away before it waits for what they hold, and waits for them with a deadline.
+#[derive(Default)]
+pub(super) struct ImageAccess {
+    state: Mutex<AccessState>,
+    left: Condvar,
+}
+
+#[derive(Default)]
+struct AccessState {
+    workers: usize,
+    /// Workers only do jobs.
+    held: bool,
+    job: Option<(Job, Sender<Result<(), String>>)>,
+}
+
+impl ImageAccess {
+    fn state(&self) -> MutexGuard<'_, AccessState> {
+        self.state.lock().unpoisoned()
+    }
+
+    /// Keeps workers away from the image; tells whether they have left within `limit`.
+    pub(super) fn hold(&self, limit: Duration) -> bool {
+        let mut state = self.state();
+        state.held = true;
+        let waited = self.left.wait_timeout_while(state, limit, |state| state.workers > 0);
+        waited.unpoisoned().0.workers == 0
+    }
+
+    /// Lets workers go on, once their doorbell rings.
+    pub(super) fn release(&self) {
+        self.state().held = false;
+    }
+
+    /// Whether a worker is at the image.
+    pub(super) fn is_used(&self) -> bool {
+        self.state().workers > 0
+    }
 }
 
 /// Opens a drive's image and makes its device, with a queue for each vCPU.
@@ -97,6 +143,7 @@ pub(super) fn open(
         end,
         tray,
         new: Mutex::new(new),
+        access: ImageAccess::default(),
     };
     Ok((block, work))
 }
@@ -138,6 +185,24 @@ impl Work {
                 worker.sleep(until, &mut poll);
             }
         }
+    }
+
+    /// Has a worker do `job`; `None` if that is not done `until` then.
+    pub(super) fn ask(
+        &self,
+        link: &Connection,
+        job: Job,
+        until: Instant,
+    ) -> Option<Result<(), String>> {
+        let (tell, told) = channel();
+        self.access.state().job = Some((job, tell));
+        link.ring();
+        let mut answer = None;
+        signals::wait_until(until, |limit| {
+            answer = told.recv_timeout(limit).ok();
+            answer.is_some()
+        });
+        answer
     }
 
     /// The new image that still has to get its name, if it is one.
@@ -205,8 +270,30 @@ struct DriveWorker<'a> {
 }
 
 impl DriveWorker<'_> {
-    /// Serves each queue once.
+    /// Does what the main thread wants, or serves each queue once if it may.
     fn round(&mut self, when_empty: WhenEmpty) -> Next {
+        let access = &self.work.access;
+        let mut state = access.state();
+        let job = state.job.take();
+        if state.held && job.is_none() {
+            return Next::Sleep(None);
+        }
+        state.workers += 1;
+        drop(state);
+        let next = match job {
+            Some((job, tell)) => {
+                // Who asked may have given up.
+                let _ = tell.send(job(&self.work.block));
+                Next::Work
+            }
+            None => self.serve_queues(when_empty),
+        };
+        access.state().workers -= 1;
+        access.left.notify_one();
+        next
+    }
+
+    fn serve_queues(&mut self, when_empty: WhenEmpty) -> Next {
         let (mut until, mut more, mut empty) = (None, false, false);
         let clock = || self.clock.elapsed();
         for queue in 0..self.work.queues {

@@ -15,6 +15,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::VmFd;
@@ -35,6 +36,8 @@ use crate::host::signals;
 use crate::layout;
 use crate::sandbox::{Confined, Sandbox, Slot as Number, Thread};
 
+/// How long the control of a VM waits for a host file.
+pub const HOST_FILE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Stack of a worker thread in bytes.
 const STACK: usize = 128 << 10;
 /// Device types (virtio 1.2, 5).
@@ -368,7 +371,54 @@ impl Devices {
         self.slots.iter().filter(runs).try_for_each(|slot| self.connect_doorbell(slot))
     }
 
-    /// Stops all devices, which keep their state. No vCPU may run.
+    fn drives(&self) -> impl Iterator<Item = (&Connection, &drive::Work)> {
+        self.slots.iter().filter_map(|slot| match &slot.work {
+            Work::Drive(work) => Some((&*slot.link, work)),
+            Work::Nic(_) => None,
+        })
+    }
+
+    /// Keeps workers away from drives' images, so that no device waits for them.
+    ///
+    /// # Errors
+    /// One is not back `until` then, see [`hung`](Self::hung); and all go on.
+    pub fn hold(&self, until: Instant) -> Result<(), String> {
+        let mut drives = self.drives();
+        match drives.all(|(_, work)| signals::wait_until(until, |limit| work.access.hold(limit))) {
+            true => Ok(()),
+            false => {
+                let why = self.hung();
+                self.release();
+                Err(why)
+            }
+        }
+    }
+
+    /// Lets workers go on.
+    pub fn release(&self) {
+        for (link, work) in self.drives() {
+            work.access.release();
+            link.ring();
+        }
+    }
+
+    /// What the control of the VM has waited for in vain.
+    pub fn hung(&self) -> String {
+        match self.used() {
+            _ if signals::received() => "a signal asks for the end".to_owned(),
+            Some(name) => hung(name),
+            None => format!("a vCPU has not stopped for {} s", HOST_FILE_TIMEOUT.as_secs()),
+        }
+    }
+
+    /// The first drive of which a worker is at the image.
+    pub fn used(&self) -> Option<&str> {
+        let mut drives = self.drives();
+        drives.find(|(_, work)| work.access.is_used()).map(|(link, _)| &*link.name)
+    }
+
+    /// Stops all devices, which keep their state. No vCPU may run, and workers are
+    /// [held](Self::hold).
     pub fn pause(&self) {
         self.slots.iter().for_each(|slot| slot.link.endpoint().pause());
     }
@@ -379,18 +429,17 @@ impl Devices {
     /// # Errors
     /// The host cannot, or could not before: which disk, and why.
     pub fn flush(&self) -> Result<(), Error> {
-        for slot in &self.slots {
-            if let Work::Drive(work) = &slot.work {
-                let failed = |e| Error::Host(format!("disk {}: flush: {e}", slot.link.name));
-                work.block.sync().map_err(failed)?;
-            }
-        }
-        Ok(())
+        self.drives().try_for_each(|drive| {
+            ask(drive, |block| block.sync().map_err(|e| format!("flush: {e}"))).map_err(Error::Host)
+        })
     }
 
     /// Starts again those that ran.
     pub fn resume(&self) {
         for slot in &self.slots {
+            if let Work::Drive(work) = &slot.work {
+                work.access.release();
+            }
             let mut endpoint = slot.link.endpoint();
             let (effect, news) = (endpoint.resume(), endpoint.take_news());
             drop(endpoint);
@@ -428,7 +477,7 @@ impl Devices {
             return Ok(());
         };
         if let Work::Drive(work) = &slot.work {
-            work.block.resize().map_err(|e| e.to_string())?;
+            ask((&slot.link, work), |block| block.resize().map_err(|e| e.to_string()))?;
             if slot.link.endpoint().refresh() {
                 slot.link.raise(CONFIG);
             }
@@ -541,6 +590,19 @@ impl Devices {
             slot.link.note_vectors(&endpoint);
         }
     }
+}
+
+/// Has a worker of a drive do `job`: the main thread must not wait for a host file.
+fn ask((link, work): (&Connection, &drive::Work), job: drive::Job) -> Result<(), String> {
+    match work.ask(link, job, Instant::now() + HOST_FILE_TIMEOUT) {
+        Some(done) => done.map_err(|why| format!("drive {}: {why}", link.name)),
+        None => Err(hung(&link.name)),
+    }
+}
+
+fn hung(name: &str) -> String {
+    let time = HOST_FILE_TIMEOUT.as_secs();
+    format!("drive {name}: its host file has not answered for {time} s: try again when it does")
 }
 
 /// `error`, or that it comes from an image that the VM has in another drive.

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::raw::c_int;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, poll};
 use vmm_sys_util::eventfd::EventFd;
@@ -213,6 +214,22 @@ pub fn stop() {
 /// Whether a signal asked for the end and was not [taken](take) yet.
 pub fn received() -> bool {
     ASKED.load(Ordering::Acquire) > 0
+}
+
+/// Calls `wait`, with how long it may take, until it returns true; false once it is
+/// `until`, or when a signal asks for the end.
+pub fn wait_until(until: Instant, mut wait: impl FnMut(Duration) -> bool) -> bool {
+    /// How often it looks for a signal.
+    const LOOK: Duration = Duration::from_millis(100);
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if wait(left.min(LOOK)) {
+            return true;
+        }
+        if left.is_zero() || received() {
+            return false;
+        }
+    }
 }
 
 /// The signal that asked for the end, if one did since this was last called.

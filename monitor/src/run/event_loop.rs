@@ -52,8 +52,9 @@ impl Machine {
             }
         }
         control.waits(&mut fds);
-        // Between two pieces of work ahead, only look.
-        let timeout = match (ahead, self.settled) {
+        // Between two pieces of work ahead, or tries to reset, only look.
+        let busy = ahead || (self.reset_tries > 0 && !self.paused);
+        let timeout = match (busy, self.settled) {
             (true, _) => Some(Duration::ZERO),
             (false, false) => Some(SETTLE),
             (false, true) => {

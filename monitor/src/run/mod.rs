@@ -8,10 +8,9 @@ mod source;
 mod start;
 mod vcpu_threads;
 
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 use vmm_sys_util::eventfd::EventFd;
@@ -22,8 +21,8 @@ pub use self::start::{Made, Opened, tell_ready};
 use crate::boot::Cause;
 use crate::channel::{Receiver, RecvError};
 use crate::config::{OnReset, SnapshotKind, Then, VmConfig};
-use crate::devices::Devices;
 use crate::devices::serial::TypedAhead;
+use crate::devices::{Devices, HOST_FILE_TIMEOUT};
 use crate::error::{Error, exit};
 use crate::host::console::{self, Console};
 use crate::host::memory::{self, GuestRam};
@@ -39,8 +38,11 @@ use crate::timings::Timings;
 use crate::vm::run_loop;
 use crate::vm::{self, Ended, Shared};
 
-/// How long the end of a VM waits for its vCPUs to leave their devices.
-const END_PATIENCE: Duration = Duration::from_secs(1);
+/// How long the end of a VM waits for its vCPUs to leave their devices, and for workers
+/// to leave their host files.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long one try to reset the machine waits for the same: the API is served in between.
+const RESET_TRY: Duration = Duration::from_millis(100);
 
 /// Runs a VM to its end and returns the process's exit code.
 ///
@@ -110,6 +112,8 @@ pub struct Machine {
     settled: bool,
     shutdown: GracefulShutdown,
     paused: bool,
+    /// How often the guest's reset had to wait.
+    reset_tries: u32,
     /// The snapshot that is due at the boot marker.
     saving: Option<Saving>,
     /// It could not be written, which was reported.
@@ -138,6 +142,7 @@ impl Machine {
             (result, ..) => result,
         };
         run_loop::end(&self.shared);
+        let until = Instant::now() + END_TIMEOUT;
         let lost = {
             let mut com1 = self.shared.bus.com1();
             com1.output().finish();
@@ -161,9 +166,18 @@ impl Machine {
         }
         // Usually nobody else holds the VM a moment later: returning closes it,
         // which is mostly waiting, while the first vCPU's thread gives memory
-        // back. A vCPU may also wait for a device whose host file is stuck;
+        // back. A vCPU may also wait for a device whose host file hangs;
         // then the process's end is what ends it.
-        if let Err(RecvError::Empty) = self.released.recv_timeout(END_PATIENCE) {
+        let released = self.released.recv_timeout(END_TIMEOUT);
+        let devices = self.shared.bus.devices();
+        let held = devices.hold(until);
+        if let (Err(_), Some(name)) = (held, devices.used()) {
+            // Linux does not end a thread in every wait for a file.
+            console::say(&format!(
+                "mote: drive {name}: its host file has not answered: the process may stay until it does\n"
+            ));
+        }
+        if let Err(RecvError::Empty) = released {
             // Who lets go last closes the VM, which a vCPU's thread may not do.
             std::mem::forget(self);
         }
@@ -185,21 +199,43 @@ impl Machine {
         self.paused
     }
 
+    /// Takes all vCPUs out of the guest and all workers out of the host's files.
+    ///
+    /// # Errors
+    /// One has not come within `limit`: its host file hangs; or a signal asks for the end.
+    fn halt(&self, limit: Duration) -> Result<(), Error> {
+        let until = Instant::now() + limit;
+        let devices = self.shared.bus.devices();
+        let halted = match run_loop::close_gate(&self.shared, until) {
+            true => devices.hold(until),
+            false => Err(devices.hung()),
+        };
+        halted.map_err(Error::Host)
+    }
+
+    /// Lets vCPUs and workers go on, but for those of a paused VM.
+    fn go_on(&self) {
+        if self.paused {
+            return;
+        }
+        self.shared.bus.devices().release();
+        // What the guest asked for just before comes first.
+        if !self.shared.has_ended() {
+            run_loop::open_gate(&self.shared);
+        }
+    }
+
     /// Takes all vCPUs out of the guest and stops all devices: nothing of the
     /// VM changes from then on, and all of its state can be read. Pausing a
     /// paused VM does nothing.
     ///
     /// # Errors
-    /// A signal wants the end while a vCPU waits for a device whose host file
-    /// is stuck.
+    /// As [`halt`](Self::halt); the VM goes on.
     pub fn pause(&mut self) -> Result<(), Error> {
         if self.paused {
             return Ok(());
         }
-        if !run_loop::close_gate(&self.shared) {
-            let interrupted = io::ErrorKind::Interrupted.into();
-            return Err(Error::System("pause the VM", interrupted));
-        }
+        self.halt(HOST_FILE_TIMEOUT).inspect_err(|_| self.go_on())?;
         self.shared.bus.devices().pause();
         self.paused = true;
         Ok(())
@@ -212,10 +248,7 @@ impl Machine {
         }
         vm::clock::tell_stopped(&self.shared);
         self.shared.bus.devices().resume();
-        // What the guest asked for just before the pause comes first.
-        if !self.shared.has_ended() {
-            run_loop::open_gate(&self.shared);
-        }
+        self.go_on();
     }
 
     /// Has `change` change a device while no vCPU is in the guest: of what a driver
@@ -223,22 +256,14 @@ impl Machine {
     /// what changes between two of them.
     ///
     /// # Errors
-    /// What `change` says, or as [`pause`](Self::pause).
+    /// What `change` says, or as [`halt`](Self::halt).
     pub fn change_device(
         &self,
         change: impl FnOnce(&Devices) -> Result<(), String>,
     ) -> Result<(), String> {
-        let devices = self.shared.bus.devices();
-        if self.paused {
-            return change(devices);
-        }
-        let changed = match run_loop::close_gate(&self.shared) {
-            true => change(devices),
-            false => Err("a vCPU waits for a device whose host file is stuck".to_owned()),
-        };
-        if !self.shared.has_ended() {
-            run_loop::open_gate(&self.shared);
-        }
+        let halted = self.halt(HOST_FILE_TIMEOUT).map_err(|e| e.to_string());
+        let changed = halted.and_then(|()| change(self.shared.bus.devices()));
+        self.go_on();
         changed
     }
 
@@ -320,8 +345,11 @@ impl Machine {
         let Some(saving) = self.saving.take() else {
             return Ok(false);
         };
-        self.pause()?;
-        let taken = saving.save(&mut self.parts(), config.kind);
+        let paused = self.pause();
+        if paused.is_err() && signals::received() {
+            return Ok(false);
+        }
+        let taken = paused.and_then(|()| saving.save(&mut self.parts(), config.kind));
         // If the guest has ended meanwhile, that is what counts.
         if config.then == Then::Exit && !self.shared.has_ended() {
             return taken.map(|()| true);
@@ -373,13 +401,18 @@ impl Machine {
         }
     }
 
-    /// Restarts the VM in place: power-on state, boot source read again.
+    /// Restarts the VM in place: power-on state, boot source read again. While a host
+    /// file hangs, that is tried again later.
     fn reset(&mut self, config: &VmConfig) -> Result<(), Error> {
-        if !run_loop::close_gate(&self.shared) {
-            // A signal wants the end, and a vCPU waits for a stuck device.
-            self.shutdown.expire();
+        if let Err(error) = self.halt(RESET_TRY) {
+            self.shared.defer(Ended::Reset);
+            self.reset_tries += 1;
+            if RESET_TRY * self.reset_tries == HOST_FILE_TIMEOUT {
+                console::say(&format!("mote: {error}; the guest's reset waits for it\r\n"));
+            }
             return Ok(());
         }
+        self.reset_tries = 0;
         // Another vCPU may have asked for the same in the meantime.
         if let Some(Ended::Error(error)) = self.shared.take_end() {
             return Err(error);
@@ -398,7 +431,7 @@ impl Machine {
         if let Some(changes) = &mut self.changes {
             changes.everything();
         }
-        run_loop::open_gate(&self.shared);
+        self.go_on();
         Ok(())
     }
 }

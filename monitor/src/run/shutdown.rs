@@ -37,11 +37,6 @@ impl GracefulShutdown {
         }
     }
 
-    /// From now on a signal is the end.
-    pub(super) fn expire(&mut self) {
-        self.patience = None;
-    }
-
     /// The exit code, when the guest was asked to shut down and resets instead.
     pub(super) fn reset_code(&self) -> Option<u8> {
         self.last.map(|(_, code)| code)

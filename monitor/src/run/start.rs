@@ -371,6 +371,7 @@ impl Made {
             shutdown: GracefulShutdown::new(config.graceful),
             released: self.released,
             paused,
+            reset_tries: 0,
             saving: self.saving,
             unsaved: false,
             recording: self.recording,

@@ -163,7 +163,6 @@ const CONTROL: &[Rule] = &[
     rule(SYS_dup3, &[Between(1, CdromFirst, CdromLast), Is(2, O_CLOEXEC as u32)], "another medium, or none, at the worker's descriptor"),
     rule(SYS_write, &[In(0, Log)], "the log"),
     rule(SYS_write, &[In(0, Metrics)], "metrics"),
-    rule(SYS_lseek, &[Exactly(1, 0), Is(2, SEEK_END as u32)], "how large an image is now; nothing uses a position"),
 ];
 
 /// What it takes to open a CD-ROM's image, beneath the directories that
@@ -173,6 +172,12 @@ const OPEN: &[Rule] = &[
     rule(SYS_openat, &[Is(0, AT_FDCWD as u32), Is(2, (O_RDONLY | O_NONBLOCK | O_CLOEXEC) as u32)], "an image to insert; to read, and where Landlock permits it"),
     rule(SYS_fstat, &[], "whether it is a file, and how long"),
     rule(SYS_fcntl, &[Is(1, F_OFD_SETLK as u32)], "its lock against writers"),
+];
+
+/// What the start has for all files.
+#[rustfmt::skip]
+const INSERT: &[Rule] = &[
+    rule(SYS_lseek, &[Exactly(1, 0), Is(2, SEEK_END as u32)], "how large an inserted image is; nothing uses a position"),
 ];
 
 /// What it takes to open the files of a snapshot on request.
@@ -223,12 +228,6 @@ const MARK: &[Rule] = &[
     rule(SYS_fchmod, &[In(0, SavedMemory), Is(1, 0o600)], "says that the memory has its state"),
 ];
 
-/// What comes before the state is saved; making the VM has it for its disks.
-#[rustfmt::skip]
-const FLUSH: &[Rule] = &[
-    rule(SYS_fdatasync, &[], "the guest's disks; of any other descriptor it changes nothing either"),
-];
-
 /// Passing over the holes of a file.
 #[rustfmt::skip]
 const HOLES: &[Rule] = &[
@@ -270,7 +269,7 @@ const WORKER: &[Rule] = &[
 const READ_ONLY: &[Rule] = &[
     rule(SYS_write, &[In(0, Doorbell)], "a disk's worker wakes another one for what it leaves"),
     rule(SYS_preadv, &[In(0, Own)], "reads of its own image"),
-    rule(SYS_lseek, &[In(0, Own), Exactly(1, 0), Is(2, SEEK_END as u32)], "whether its image has shrunk; nothing uses the position"),
+    rule(SYS_lseek, &[In(0, Own), Exactly(1, 0), Is(2, SEEK_END as u32)], "how large its image is now; nothing uses the position"),
 ];
 
 #[rustfmt::skip]
@@ -453,10 +452,9 @@ pub fn rules(thread: Thread) -> impl Iterator<Item = &'static Rule> {
             &[START, START_API, START_OPEN, OPEN, SAVE, SAVE_FILES, SAVE_ON_REQUEST]
         }
         Thread::StartSaver => &[START, SAVE, SAVE_FILES, MARK],
-        Thread::Saver => &[
-            NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS, FLUSH, SAVE, SAVE_FILES, MARK, SAVE_PAGES,
-            HOLES,
-        ],
+        Thread::Saver => {
+            &[NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS, SAVE, SAVE_FILES, MARK, SAVE_PAGES, HOLES]
+        }
         Thread::Main => &[NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS],
         Thread::Control => &[NEWS, MAIN, CONTROL, OUTPUT, MEMORY, LOAD, SIGNALS],
         Thread::Opener => &[
@@ -464,11 +462,11 @@ pub fn rules(thread: Thread) -> impl Iterator<Item = &'static Rule> {
             MAIN,
             CONTROL,
             OPEN,
+            INSERT,
             OUTPUT,
             MEMORY,
             LOAD,
             SIGNALS,
-            FLUSH,
             SAVE,
             SAVE_FILES,
             SAVE_PAGES,

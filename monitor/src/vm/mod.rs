@@ -111,9 +111,14 @@ impl Shared {
 
     fn end(&self, why: Ended) {
         self.gate.halt();
+        self.defer(why);
+        self.wake();
+    }
+
+    /// Keeps an end for later; the first one counts.
+    pub fn defer(&self, why: Ended) {
         let mut ended = self.ended.lock().unpoisoned();
         ended.get_or_insert(why);
-        self.wake();
     }
 
     fn wake(&self) {

@@ -3,7 +3,7 @@
 use std::io;
 use std::slice;
 use std::sync::atomic::{Ordering, fence};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kvm_bindings::KVM_MP_STATE_UNINITIALIZED;
 use kvm_ioctls::{VcpuExit, VcpuFd};
@@ -26,8 +26,6 @@ impl Vcpu {
         let mut waits = Waits::default();
         while shared.gate.wait() {
             let mut fd = self.fd();
-            self.immediate_exit.set(0);
-            fence(Ordering::SeqCst);
             let mut retries = 0;
             while shared.gate.running.load(Ordering::Acquire) {
                 match self.enter(&mut fd, shared, &mut waits) {
@@ -142,7 +140,13 @@ impl Vcpu {
 
     fn failed(&self, errno: i32) -> Result<(), Stop> {
         match errno {
-            libc::EINTR => Ok(()),
+            libc::EINTR => {
+                // The gate may be open again since the kick. It is looked at after this:
+                // a kick that comes later counts.
+                self.immediate_exit.set(0);
+                fence(Ordering::SeqCst);
+                Ok(())
+            }
             libc::EAGAIN => Err(Stop::Retry),
             libc::EFAULT => Err(self.memory_gone(None)),
             _ => {
@@ -214,22 +218,17 @@ pub fn end(shared: &Shared) {
     shared.gate.changed.notify_all();
 }
 
-/// Parks all vCPUs and returns when they are out of the guest, or false when
-/// a signal came while one of them would not park: it may wait for a device
-/// whose host file is stuck.
+/// Parks all vCPUs; false when one of them has not parked `until` then, or a signal asks
+/// for the end: it may wait for a device whose host file hangs. The gate stays closed.
 #[must_use]
-pub fn close_gate(shared: &Shared) -> bool {
-    const LOOK: Duration = Duration::from_millis(100);
+pub fn close_gate(shared: &Shared, until: Instant) -> bool {
     shared.gate.halt();
     fence(Ordering::SeqCst);
     shared.vcpus().iter().for_each(|vcpu| vcpu.kick());
-    let mut parked = shared.gate.parked();
-    while *parked < shared.vcpus().len() {
-        if signals::received() {
-            return false;
-        }
-        let waited = shared.gate.changed.wait_timeout(parked, LOOK);
-        (parked, _) = waited.unpoisoned();
-    }
-    true
+    let all = shared.vcpus().len();
+    signals::wait_until(until, |limit| {
+        let parked = shared.gate.parked();
+        let waited = shared.gate.changed.wait_timeout_while(parked, limit, |parked| *parked < all);
+        *waited.unpoisoned().0 == all
+    })
 }
