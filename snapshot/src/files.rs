@@ -355,22 +355,3 @@ pub(crate) fn links() -> Result<OwnedFd, Error> {
     let links = openat(CWD, "/proc/self/fd", flags, Mode::empty());
     links.map_err(failed("open /proc/self/fd"))
 }
-
-/// Opens the state and the memory file in `directory` to be read.
-///
-/// # Errors
-/// One of them cannot be opened, and which.
-pub fn open(directory: &Path) -> Result<(File, File), (&'static str, io::Error)> {
-    let open = |name| open_file(&directory.join(name)).map_err(|error| (name, error));
-    Ok((open(STATE)?, open(MEMORY)?))
-}
-
-/// Opens what has to be a plain file, and waits for no other end of a pipe.
-fn open_file(path: &Path) -> io::Result<File> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = File::from(openat(CWD, path, flags, Mode::empty())?);
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(io::Error::other("not a file")),
-    }
-}

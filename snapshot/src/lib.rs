@@ -26,8 +26,10 @@ use std::os::unix::fs::FileExt as _;
 use sha2::{Digest as _, Sha256};
 
 pub use codec::Io;
-pub use files::{Create, MEMORY, STATE, can_name_files, open};
-pub use memory::{MemoryWriter, bitmap_words, check_memory, is_zero, verify_memory};
+pub use files::{Create, MEMORY, STATE, can_name_files};
+pub use memory::{
+    MemoryWriter, bitmap_words, changed_runs, check_memory, data_runs, is_zero, verify_memory,
+};
 pub use merge::Merge;
 pub use state::{
     CpuV1, CpuidV1, DeviceV1, IoApicV1, MAX_CPUS, MAX_DEVICES, MAX_ID, MAX_TYPED, MemoryV1, PAGE,
@@ -134,17 +136,13 @@ pub fn encode(state: &StateV1) -> Result<Vec<u8>, Error> {
     let mut io = Io::write();
     state.clone().fields(&mut io)?;
     let body = io.written();
-    let mut file = Vec::with_capacity(HEAD + SUM + body.len());
-    file.extend_from_slice(&MAGIC);
-    file.extend_from_slice(&FORMAT.to_le_bytes());
+    let mut head = Io::Write(MAGIC.to_vec());
     let cpus = u16::try_from(state.vcpus.len()).unwrap_or(u16::MAX);
-    file.extend_from_slice(&cpus.to_le_bytes());
-    file.extend_from_slice(&flags(state).to_le_bytes());
-    file.extend_from_slice(&state.memory.length().to_le_bytes());
-    file.extend_from_slice(&(body.len() as u64).to_le_bytes());
-    let sum = Sha256::new().chain_update(&file).chain_update(&body);
-    file.extend_from_slice(&sum.finalize());
-    file.extend_from_slice(&body);
+    let (memory, length) = (state.memory.length(), body.len() as u64);
+    Header { format: FORMAT, cpus, flags: flags(state), memory, length }.fields(&mut head)?;
+    let head = head.written();
+    let sum = Sha256::new().chain_update(&head).chain_update(&body).finalize();
+    let file = [head.as_slice(), &sum, &body].concat();
     if file.len() > MAX_STATE {
         return Err(Error::Length(file.len() as u64, MAX_STATE as u64));
     }
@@ -164,7 +162,7 @@ pub fn decode(file: &[u8]) -> Result<StateV1, Error> {
     let Some((head, rest)) = file.split_at_checked(HEAD) else {
         return Err(short);
     };
-    let Header { cpus, flags: set, memory, length } = Header::read(head)?;
+    let Header { cpus, flags: set, memory, length, .. } = Header::read(head)?;
     let Some((sum, body)) = rest.split_at_checked(SUM) else {
         return Err(short);
     };
@@ -203,6 +201,7 @@ fn flags(state: &StateV1) -> u16 {
 /// A state file's first 32 bytes.
 #[derive(Default)]
 struct Header {
+    format: u32,
     cpus: u16,
     flags: u16,
     memory: u64,
@@ -212,13 +211,17 @@ struct Header {
 impl Header {
     fn read(head: &[u8]) -> Result<Self, Error> {
         let mut io = Io::read(head.strip_prefix(&MAGIC).ok_or(Error::NotASnapshot)?);
-        let (mut format, mut header) = (0, Self::default());
-        io.u32(&mut format)?;
-        io.u16(&mut header.cpus)?;
-        io.u16(&mut header.flags)?;
-        io.u64(&mut header.memory)?;
-        io.u64(&mut header.length)?;
-        if format == FORMAT { Ok(header) } else { Err(Error::Format(format)) }
+        let mut header = Self::default();
+        header.fields(&mut io)?;
+        if header.format == FORMAT { Ok(header) } else { Err(Error::Format(header.format)) }
+    }
+
+    fn fields(&mut self, io: &mut Io) -> Result<(), Error> {
+        io.u32(&mut self.format)?;
+        io.u16(&mut self.cpus)?;
+        io.u16(&mut self.flags)?;
+        io.u64(&mut self.memory)?;
+        io.u64(&mut self.length)
     }
 }
 

@@ -203,27 +203,64 @@ pub(crate) fn read_bitmap(file: &File, memory: &MemoryV1) -> Result<Option<Vec<u
 /// Calls `each` for all pages up to `length` that are not zero.
 pub(crate) fn data(file: &File, length: u64, each: &mut Each<'_>) -> Result<(), Error> {
     let mut buffer = vec![0; CHUNK as usize];
-    let mut at = 0;
-    while at < length {
-        // Whole pages from a place that has data, if the file system knows.
-        let found = match seek(file, SeekFrom::Data(at)) {
-            Ok(found) => found,
-            Err(Errno::NXIO) => return Ok(()),
-            Err(error) => return Err(Error::Io("seek", error.into())),
-        };
-        // Not from the page's beginning, which is a hole where blocks are smaller.
-        let hole = seek(file, SeekFrom::Hole(found)).map_err(|e| Error::Io("seek", e.into()))?;
-        at = found / PAGE as u64 * PAGE as u64;
-        let end = hole.next_multiple_of(PAGE as u64).min(length);
-        let left = end.saturating_sub(at).min(CHUNK);
-        let part = buffer.get_mut(..left as usize).unwrap_or_default();
-        file.read_exact_at(part, at).map_err(failed("read"))?;
-        for (page, place) in part.chunks(PAGE).zip((at..).step_by(PAGE)) {
-            if !is_zero(page) {
-                each(place, page)?;
+    for run in data_runs(file, 0, length) {
+        let (start, end) = run.map_err(failed("seek"))?;
+        for at in (start..end).step_by(CHUNK as usize) {
+            let part = buffer.get_mut(..(end - at).min(CHUNK) as usize).unwrap_or_default();
+            file.read_exact_at(part, at).map_err(failed("read"))?;
+            for (page, place) in part.chunks(PAGE).zip((at..).step_by(PAGE)) {
+                if !is_zero(page) {
+                    each(place, page)?;
+                }
             }
         }
-        at += left;
     }
     Ok(())
+}
+
+/// The runs of pages between two offsets of a file, both multiples of a page's size, that
+/// are not holes, as far as the file system knows: start and end of each. An error ends it.
+pub fn data_runs(
+    file: &File,
+    start: u64,
+    end: u64,
+) -> impl Iterator<Item = io::Result<(u64, u64)>> + '_ {
+    let mut at = start;
+    let mut next = move || {
+        let data = match seek(file, SeekFrom::Data(at)) {
+            Ok(data) if at < end && data < end => data,
+            Ok(_) | Err(Errno::NXIO) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        // Not from the page's beginning, which is a hole where blocks are smaller.
+        let hole = seek(file, SeekFrom::Hole(data))?;
+        at = hole.next_multiple_of(PAGE as u64).min(end);
+        Ok(Some((data / PAGE as u64 * PAGE as u64, at)))
+    };
+    std::iter::from_fn(move || next().transpose())
+}
+
+/// The runs of pages in `offset..offset + length` whose bits are set in `changed`: offset
+/// and length of each.
+pub fn changed_runs(
+    changed: &[u64],
+    offset: u64,
+    length: u64,
+) -> impl Iterator<Item = (u64, u64)> + '_ {
+    let (mut page, end) = (offset / PAGE as u64, (offset + length) / PAGE as u64);
+    std::iter::from_fn(move || {
+        while page < end && !is_changed(changed, page) {
+            page += 1;
+        }
+        let first = page;
+        while page < end && is_changed(changed, page) {
+            page += 1;
+        }
+        (first < page).then_some((first * PAGE as u64, (page - first) * PAGE as u64))
+    })
+}
+
+pub(crate) fn is_changed(changed: &[u64], page: u64) -> bool {
+    let word = changed.get((page / BITS) as usize);
+    word.is_some_and(|word| word & (1 << (page % BITS)) != 0)
 }

@@ -1,104 +1,104 @@
 //! One full snapshot out of one, and what has changed since then.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{CWD, FallocateFlags, Mode, OFlags, fallocate, openat};
 use rustix::io::Errno;
 
-use crate::memory::{data, read_bitmap, read_memory};
-use crate::{Create, Error, MAX_STATE, MEMORY, MemoryWriter, PAGE, STATE, StateV1, check_memory};
-use crate::{decode, encode};
+use crate::memory::{changed_runs, data, is_changed, read_bitmap, read_memory};
+use crate::{Create, Error, MAX_STATE, MEMORY, MemoryV1, MemoryWriter, PAGE, STATE, StateV1};
+use crate::{check_memory, decode, encode};
 
-/// A snapshot's two files, opened, and their lengths.
+/// A file that is read, and what it was found to be.
 #[derive(Debug)]
-struct Source {
+struct Input {
     path: PathBuf,
-    state: (File, u64),
-    memory: (File, u64),
-    /// Bytes that its memory file takes on disk.
+    file: File,
+    length: u64,
+    /// Bytes that it takes on disk.
     allocated: u64,
 }
 
-impl Source {
-    fn open(path: &Path) -> Result<Self, (&'static str, Error)> {
-        let (state, memory) =
-            crate::open(path).map_err(|(name, e)| (name, Error::Io("open", e)))?;
-        let measured = |name, file: File| match file.metadata() {
-            Ok(data) => Ok((file, data.len())),
-            Err(error) => Err((name, Error::Io("open", error))),
-        };
-        let memory = measured(MEMORY, memory)?;
-        let allocated = memory.0.metadata().map_or(0, |data| data.blocks() * 512);
-        Ok(Self { path: path.to_owned(), state: measured(STATE, state)?, memory, allocated })
-    }
-}
-
-/// A snapshot that is read.
-struct Layer<'a> {
-    state: StateV1,
-    memory: &'a File,
-}
-
-impl<'a> Layer<'a> {
-    fn read(source: &'a Source) -> Result<Self, (&'static str, Error)> {
-        let ((file, length), (memory, memory_length)) = (&source.state, &source.memory);
-        if *length > MAX_STATE as u64 {
-            return Err((STATE, Error::Length(*length, MAX_STATE as u64)));
-        }
-        let mut bytes = vec![0; *length as usize];
-        let read = file.read_exact_at(&mut bytes, 0);
-        read.map_err(|e| (STATE, Error::Io("read", e)))?;
-        let state = decode(&bytes).map_err(|e| (STATE, e))?;
-        check_memory(memory, *memory_length, &state.memory).map_err(|e| (MEMORY, e))?;
-        Ok(Self { state, memory })
-    }
-
-    /// Writes what it has over what is in `to`.
-    fn write(&self, to: &File) -> Result<(), Error> {
-        let memory = &self.state.memory;
-        let changed = read_bitmap(self.memory, memory)?;
-        if let Some(changed) = &changed {
-            clear(to, changed, memory.length())?;
-        }
-        read_memory(self.memory, memory, &mut |at, page| {
-            let has = |changed| has(changed, at / PAGE as u64);
-            if changed.as_deref().is_none_or(has) {
-                to.write_all_at(page, at).map_err(|e| Error::Io("write", e))?;
+impl Input {
+    /// Opens what has to be a plain file, and waits for no other end of a pipe.
+    fn open(path: PathBuf) -> Result<Self, (PathBuf, Error)> {
+        let open = || {
+            let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let file = File::from(openat(CWD, &path, flags, Mode::empty())?);
+            let data = file.metadata()?;
+            if !data.is_file() {
+                return Err(io::Error::other("not a file"));
             }
-            Ok(())
-        })?;
-        Ok(())
+            Ok((file, data.len(), data.blocks() * 512))
+        };
+        match open() {
+            Ok((file, length, allocated)) => Ok(Self { path, file, length, allocated }),
+            Err(error) => Err((path, Error::Io("open", error))),
+        }
+    }
+
+    fn failed(&self) -> impl Fn(Error) -> (PathBuf, Error) + '_ {
+        |error| (self.path.clone(), error)
     }
 }
 
-fn has(changed: &[u64], page: u64) -> bool {
-    let word = changed.get((page / 64) as usize);
-    word.is_some_and(|word| word & (1 << (page % 64)) != 0)
+/// A snapshot's two files.
+#[derive(Debug)]
+struct Source {
+    state: Input,
+    memory: Input,
+}
+
+impl Source {
+    fn open(path: &Path) -> Result<Self, (PathBuf, Error)> {
+        Ok(Self { state: Input::open(path.join(STATE))?, memory: Input::open(path.join(MEMORY))? })
+    }
+
+    /// The state, which has to follow that of the snapshot `before`.
+    fn read(&self, before: Option<&StateV1>) -> Result<StateV1, (PathBuf, Error)> {
+        let Input { file, length, .. } = &self.state;
+        let read = || {
+            if *length > MAX_STATE as u64 {
+                return Err(Error::Length(*length, MAX_STATE as u64));
+            }
+            let mut bytes = vec![0; *length as usize];
+            file.read_exact_at(&mut bytes, 0).map_err(|e| Error::Io("read", e))?;
+            let state = decode(&bytes)?;
+            follows(before, &state)?;
+            Ok(state)
+        };
+        read().map_err(self.state.failed())
+    }
+
+    /// Writes the pages that it has over those in `to`.
+    fn copy(&self, memory: &MemoryV1, to: &File) -> Result<(), (PathBuf, Error)> {
+        let Input { file, length, .. } = &self.memory;
+        let copy = || {
+            check_memory(file, *length, memory)?;
+            let changed = read_bitmap(file, memory)?;
+            if let Some(changed) = &changed {
+                clear(to, changed, memory.length())?;
+            }
+            read_memory(file, memory, &mut |at, page| {
+                let has = |changed| is_changed(changed, at / PAGE as u64);
+                if changed.as_deref().is_none_or(has) {
+                    to.write_all_at(page, at).map_err(|e| Error::Io("write", e))?;
+                }
+                Ok(())
+            })
+        };
+        copy().map(|_| ()).map_err(self.memory.failed())
+    }
 }
 
 /// Makes zeroes of what has changed: that is all that is known of a page that
 /// is in a hole.
 fn clear(to: &File, changed: &[u64], length: u64) -> Result<(), Error> {
-    let pages = length / PAGE as u64;
-    let mut page = 0;
-    while page < pages {
-        let word = changed.get((page / 64) as usize).copied().unwrap_or(0);
-        if word == 0 {
-            page = (page / 64 + 1) * 64;
-            continue;
-        }
-        if !has(changed, page) {
-            page += 1;
-            continue;
-        }
-        let start = page;
-        while page < pages && has(changed, page) {
-            page += 1;
-        }
-        let (at, size) = (start * PAGE as u64, (page - start) * PAGE as u64);
+    for (at, size) in changed_runs(changed, 0, length) {
         let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         match fallocate(to, hole, at, size) {
             Ok(()) => {}
@@ -132,12 +132,10 @@ impl Merge {
     pub fn open(from: &[impl AsRef<Path>], into: &Path) -> Result<Self, (PathBuf, Error)> {
         // The room follows.
         let create = Create::begin(into, 0).map_err(|error| (into.to_owned(), error))?;
-        let open =
-            |path: &Path| Source::open(path).map_err(|(name, error)| (path.join(name), error));
-        let from = from.iter().map(|path| open(path.as_ref()));
+        let from = from.iter().map(|path| Source::open(path.as_ref()));
         let from = from.collect::<Result<Vec<_>, _>>()?;
         // For all pages that one of them has.
-        let room = from.iter().map(|source| source.allocated).sum();
+        let room = from.iter().map(|source| source.memory.allocated).sum();
         create.check_room(room).map_err(|error| (into.to_owned(), error))?;
         Ok(Self { from, into: into.to_owned(), create })
     }
@@ -156,7 +154,7 @@ impl Merge {
     /// Numbers of the files that are read.
     pub fn sources(&self) -> impl Iterator<Item = RawFd> {
         let files = self.from.iter().flat_map(|source| [&source.state, &source.memory]);
-        files.map(|(file, _)| file.as_raw_fd())
+        files.map(|input| input.file.as_raw_fd())
     }
 
     /// Writes a full snapshot of identity `id`: the first one, with what has changed
@@ -169,12 +167,9 @@ impl Merge {
         let to = self.create.memory();
         let mut before: Option<StateV1> = None;
         for source in &self.from {
-            let here = |(name, error)| (source.path.join(name), error);
-            let layer = Layer::read(source).map_err(here)?;
-            follows(before.as_ref(), &layer.state).map_err(|error| here((STATE, error)))?;
-            let written = layer.write(to);
-            written.map_err(|error| here((MEMORY, error)))?;
-            before = Some(layer.state);
+            let state = source.read(before.as_ref())?;
+            source.copy(&state.memory, to)?;
+            before = Some(state);
         }
         let mut state = before.ok_or_else(|| there(Error::NotASnapshot))?;
         let length = state.memory.length();

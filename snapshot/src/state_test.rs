@@ -252,7 +252,7 @@ fn both_files_appear_at_once_and_nothing_is_written_over() {
     create.finish(&encode(&state).unwrap()).unwrap();
     assert_eq!(names(), [MEMORY, STATE]);
     assert!(Create::begin(&scratch.0, 1).is_err());
-    let (mut file, memory) = open(&scratch.0).unwrap();
+    let [mut file, memory] = [STATE, MEMORY].map(|name| File::open(scratch.0.join(name)).unwrap());
     let Peek { cpus, memory: length, pci } = peek(&file).unwrap();
     assert!(pci);
     assert_eq!((cpus, length), (1, state.memory.length()));
@@ -261,4 +261,17 @@ fn both_files_appear_at_once_and_nothing_is_written_over() {
     std::io::Read::read_to_end(&mut file, &mut saved).unwrap();
     assert_eq!(decode(&saved).unwrap(), state);
     verify_memory(&memory, &state.memory).unwrap();
+}
+
+#[test]
+fn changed_pages_are_runs() {
+    let pages = [0b1011, 1 << 63, 1];
+    let runs = |offset: u64, length: u64| -> Vec<(u64, u64)> {
+        let runs = changed_runs(&pages, offset << 12, length << 12);
+        runs.map(|(at, bytes)| (at >> 12, bytes >> 12)).collect()
+    };
+    assert_eq!(runs(0, 200), [(0, 2), (3, 1), (127, 2)]);
+    assert_eq!(runs(1, 3), [(1, 1), (3, 1)]);
+    assert_eq!(runs(128, 1), [(128, 1)]);
+    assert_eq!(runs(4, 100), []);
 }

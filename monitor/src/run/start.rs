@@ -263,15 +263,15 @@ impl Opened {
 
     /// Confines the process, which has one thread.
     fn confine(&mut self, config: &VmConfig, main: &MainThread) -> Result<(), Error> {
-        let save_to = self.saving.as_ref().map(Saving::directory);
-        let save_to = save_to.or(self.recording.as_ref().map(Recording::directory));
+        let save_to = self.saving.as_ref().map(|saving| saving.create.directory());
+        let record_to = self.recording.as_ref().map(|recording| recording.create.directory());
         let new = self.new.iter().filter_map(New::directory);
-        let places: Vec<_> = save_to.into_iter().chain(new).collect();
+        let places: Vec<_> = save_to.or(record_to).into_iter().chain(new).collect();
         let reach = Reach::new(&places, main.files.as_ref());
         confine_process(config, &reach, &mut self.console)?;
         if config.sandbox.mode != Mode::Off {
             self.new.iter_mut().for_each(New::confine);
-            self.saving.iter_mut().for_each(Saving::confine);
+            self.saving.iter_mut().for_each(|saving| saving.create.confine());
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use kvm_bindings::CpuId;
@@ -79,7 +80,7 @@ impl StartState {
         recording: Option<&mut Recording>,
     ) -> Result<(), Error> {
         if saving.is_some() {
-            restore::hold(shared);
+            shared.hold.store(true, Ordering::Relaxed);
         }
         match self {
             Self::Fresh(..) => Ok(()),

@@ -6,8 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::os::unix::fs::FileExt as _;
 
-use rustix::fs::{SeekFrom, seek};
-use rustix::io::Errno;
+use mote_snapshot::data_runs;
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend as _, GuestMemoryRegion as _};
 
 use crate::boot::Mapped;
@@ -175,23 +174,15 @@ fn pieces(ram: &GuestRam, offset: u64, length: u64) -> impl Iterator<Item = (u64
 /// size; behind its end there are zeroes.
 fn read_file(
     file: &File,
-    (mut at, end): (u64, u64),
+    (at, end): (u64, u64),
     buffer: &mut [u8],
     take: &mut Take<'_>,
 ) -> Result<(), Error> {
     let failed = |e: io::Error| Error::System("read a file in guest memory", e);
-    while at < end {
-        // Holes are not read: that would take memory for their zeroes.
-        let data = match seek(file, SeekFrom::Data(at)) {
-            Ok(data) => data,
-            Err(Errno::NXIO) => return Ok(()),
-            Err(error) => return Err(failed(error.into())),
-        };
-        // Not from the page's beginning, which is a hole where blocks are smaller.
-        let hole = seek(file, SeekFrom::Hole(data)).map_err(|e| failed(e.into()))?;
-        at = data / PAGE * PAGE;
-        let stop = hole.next_multiple_of(PAGE).min(end);
-        while at < stop {
+    // Holes are not read: that would take memory for their zeroes.
+    for run in data_runs(file, at, end) {
+        let (start, stop) = run.map_err(failed)?;
+        for at in (start..stop).step_by(buffer.len()) {
             let most = (stop - at).min(buffer.len() as u64) as usize;
             let part = buffer.get_mut(..most).unwrap_or_default();
             let mut done = 0;
@@ -207,7 +198,6 @@ fn read_file(
                 }
             }
             take(at, part)?;
-            at += most as u64;
         }
     }
     Ok(())

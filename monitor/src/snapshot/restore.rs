@@ -1,8 +1,6 @@
 //! A VM from a snapshot.
 
-use std::fs::File;
-use std::io;
-use std::sync::atomic::Ordering;
+use std::os::unix::fs::FileExt as _;
 
 use mote_snapshot::{MAX_STATE, StateV1, check_memory, decode, verify_memory};
 use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
@@ -33,7 +31,7 @@ pub(crate) fn read(
         return Err(in_state(why));
     }
     let mut bytes = vec![0; saved.state.len as usize];
-    let read = read_all(&saved.state.file, &mut bytes);
+    let read = saved.state.file.read_exact_at(&mut bytes, 0);
     read.map_err(|e| Error::file("snapshot", &saved.state.path, &e))?;
     let state = decode(&bytes).map_err(in_state)?;
     if state.memory.base.is_some() {
@@ -66,10 +64,6 @@ pub(crate) fn read(
     Ok(state)
 }
 
-fn read_all(file: &File, bytes: &mut [u8]) -> io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, bytes, 0)
-}
-
 /// Connects what the saved VM had connected; after this the devices and vCPUs can
 /// resume.
 ///
@@ -79,9 +73,4 @@ pub(crate) fn connect(shared: &Shared) -> Result<(), Error> {
     // A guest that does not listen has nothing to renew.
     shared.interrupt(layout::GENERATION_GSI)?;
     shared.bus.devices().connect_doorbells()
-}
-
-/// Makes the vCPU that writes the boot marker stop there.
-pub(crate) fn hold(shared: &Shared) {
-    shared.hold.store(true, Ordering::Relaxed);
 }

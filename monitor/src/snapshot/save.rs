@@ -1,11 +1,11 @@
 //! A snapshot of a VM that runs here, and a VM from a snapshot.
 
 use std::io::{self, IsTerminal as _};
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use mote_snapshot::{Create, MAX_STATE, MemoryV1, MemoryWriter, Merge, encode};
+use mote_snapshot::{Create, MAX_STATE, MemoryV1, MemoryWriter, Merge, changed_runs, encode};
 use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
 
 use super::state;
@@ -19,7 +19,7 @@ use crate::host::random_id;
 use crate::sandbox::{self, MainThread, Slot, Thread};
 use crate::vm::Shared;
 
-use super::dirty::{Changes, changed};
+use super::dirty::Changes;
 use super::pagemap::{PageMap, Place, Reader};
 
 /// Numbers of the files of a snapshot that is made on request: above those of
@@ -32,7 +32,7 @@ const SLOTS: [Slot; 5] =
 /// Where a snapshot goes, opened before the process is confined, or by who may
 /// still open files.
 pub struct Saving {
-    create: Create,
+    pub(crate) create: Create,
     id: [u8; 16],
     /// Somebody sits there and waits.
     person: bool,
@@ -68,24 +68,9 @@ impl Saving {
         SLOTS.into_iter().zip(sandbox::number(ROW)..)
     }
 
-    /// See [`Create::confine`].
-    pub(crate) fn confine(&mut self) {
-        self.create.confine();
-    }
-
-    /// The directory, which alone stays reachable.
-    pub(crate) fn directory(&self) -> BorrowedFd<'_> {
-        self.create.directory()
-    }
-
     /// The main thread's kind, and its descriptors' numbers for the filters.
     pub(crate) fn main_thread(&self) -> MainThread {
-        MainThread {
-            thread: Thread::Saver,
-            start: Some(Thread::StartSaver),
-            slots: SLOTS.into_iter().zip(self.create.numbers()).collect(),
-            ..MainThread::default()
-        }
+        saver(SLOTS.into_iter().zip(self.create.numbers()))
     }
 
     /// Writes the snapshot of a paused VM, after what its guest has written to its
@@ -135,7 +120,7 @@ impl Saving {
         let mut reader = Reader::new(ram, vm.mapped.clone());
         let mut each = |place, at, length| match since {
             None => reader.read(place, at, length, &mut put),
-            Some((_, pages)) => changed(pages, at, length)
+            Some((_, pages)) => changed_runs(pages, at, length)
                 .try_for_each(|(at, length)| reader.read(place, at, length, &mut put)),
         };
         // What has not been asked for yet is no zeroes.
@@ -149,6 +134,16 @@ impl Saving {
         let changed = since.map(|(_, pages)| pages);
         let sum = writer.finish(length, self.id, changed).map_err(failed)?;
         Ok(MemoryV1 { id: self.id, sum, base: since.map(|(base, _)| base), ranges })
+    }
+}
+
+/// A main thread that writes these files.
+pub(super) fn saver(files: impl IntoIterator<Item = (Slot, RawFd)>) -> MainThread {
+    MainThread {
+        thread: Thread::Saver,
+        start: Some(Thread::StartSaver),
+        slots: files.into_iter().collect(),
+        ..MainThread::default()
     }
 }
 

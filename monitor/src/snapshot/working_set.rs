@@ -2,19 +2,19 @@
 //! at the next.
 
 use std::fs::File;
-use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use super::pagemap::{PageMap, Place};
+use super::save::saver;
 use crate::config::{Until, VmConfig};
 use crate::error::Error;
 use crate::host::files;
 use crate::host::memory::{self, GuestRam};
 use crate::host::prefault::{Pages, PrefaultQueue};
-use crate::sandbox::{MainThread, Slot, Thread};
+use crate::sandbox::{MainThread, Slot};
 use crate::vm::Shared;
+use mote_snapshot::data_runs;
 use mote_snapshot::working_set::{CreateWorkingSet, Touched, WORKING_SET, encode};
-use rustix::fs::{SeekFrom, seek};
 
 /// What a huge page holds, in bytes.
 const BLOCK: u64 = 2 << 20;
@@ -25,7 +25,7 @@ const DENSE: u64 = BLOCK / 4;
 
 /// The guest's touched pages are to be noted.
 pub(crate) struct Recording {
-    create: CreateWorkingSet,
+    pub(crate) create: CreateWorkingSet,
     until: Until,
     started: Option<(Instant, [u8; 16])>,
 }
@@ -53,24 +53,10 @@ impl Recording {
         }))
     }
 
-    /// The directory, which alone stays reachable.
-    pub(crate) fn directory(&self) -> BorrowedFd<'_> {
-        self.create.directory()
-    }
-
     /// The main thread's kind, and its descriptors' numbers for the filters.
     pub(crate) fn main_thread(&self) -> MainThread {
-        let [directory, links, file] = self.create.numbers();
-        MainThread {
-            thread: Thread::Saver,
-            start: Some(Thread::StartSaver),
-            slots: vec![
-                (Slot::SaveMemoryTo, directory),
-                (Slot::Links, links),
-                (Slot::SavedMemory, file),
-            ],
-            ..MainThread::default()
-        }
+        let slots = [Slot::SaveMemoryTo, Slot::Links, Slot::SavedMemory];
+        saver(slots.into_iter().zip(self.create.numbers()))
     }
 
     /// The guest resumes now; its memory has this identity.
@@ -187,18 +173,11 @@ pub(crate) fn place(
 fn copy(ram: &GuestRam, file: &File, ranges: &[(u64, u64)]) -> std::io::Result<()> {
     let mut begins = 0;
     for &(start, length) in ranges {
-        let end = begins + length;
-        let mut at = begins;
-        while at < end {
-            let data = match seek(file, SeekFrom::Data(at)) {
-                Ok(data) => data.min(end),
-                Err(rustix::io::Errno::NXIO) => break,
-                Err(error) => return Err(error.into()),
-            };
-            at = seek(file, SeekFrom::Hole(data))?.min(end);
-            memory::copy_file(ram, start + (data - begins), file, data, at - data)?;
+        for run in data_runs(file, begins, begins + length) {
+            let (data, end) = run?;
+            memory::copy_file(ram, start + (data - begins), file, data, end - data)?;
         }
-        begins = end;
+        begins += length;
     }
     Ok(())
 }
