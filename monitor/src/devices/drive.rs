@@ -288,8 +288,13 @@ impl DriveWorker<'_> {
             }
             None => self.serve_queues(when_empty),
         };
-        access.state().workers -= 1;
-        access.left.notify_one();
+        let mut state = access.state();
+        state.workers -= 1;
+        // A wake-up is a system call, and this is done for every few requests.
+        if state.held {
+            access.left.notify_one();
+        }
+        drop(state);
         next
     }
 
