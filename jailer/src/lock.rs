@@ -8,7 +8,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::error::{Error, jail};
+use crate::error::{Error, jail, message};
 use crate::paths::beneath;
 use crate::plan::Plan;
 
@@ -88,7 +88,8 @@ fn place(uid: u32) -> PathBuf {
 
 /// Whether a directory belongs to `own`, without any of these permissions for others.
 fn only_own(directory: &OwnedFd, own: u32, forbidden: u32) -> Result<(), String> {
-    let stat = fstat(directory).map_err(|e| format!("cannot be looked at: {e}"))?;
+    let stat =
+        fstat(directory).map_err(|e| format!("cannot be examined: {}", message(&e.into())))?;
     match stat.st_uid {
         owner if owner != own => Err(format!("belongs to user {owner}, not to {own}")),
         _ if stat.st_mode & forbidden != 0 => Err("is open to other users".to_owned()),

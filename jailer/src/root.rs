@@ -249,10 +249,10 @@ fn show(plan: &Plan, root: &OwnedFd, file: &SharedFile, tree: &OwnedFd) -> Resul
 
 /// /dev with the nodes and nothing else.
 fn devices(plan: &Plan, root: &OwnedFd, nodes: &[(&str, Option<OwnedFd>)]) -> Result<(), Error> {
-    make_directory(root, "dev").map_err(jail("dev"))?;
+    make_directory(root, "dev").map_err(jail("/dev in the jail's root"))?;
     // In a directory that was there before, it may be anything.
     let place = beneath(root, Path::new("dev"), OFlags::DIRECTORY | OFlags::PATH);
-    let place = place.map_err(jail("dev"))?;
+    let place = place.map_err(jail("/dev in the jail's root"))?;
     let dev = memory("dev")?;
     let onto = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(&dev, "", &place, "", onto).map_err(jail("dev: attach"))?;

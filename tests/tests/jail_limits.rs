@@ -274,6 +274,14 @@ fn errors_name_what_was_asked_for() {
         let mut command = rooted("wrong", program);
         refused(command.args([flag, value, "--", "true"]), code, &[word]);
     }
+    // What the caller has put where the jail needs a directory is not followed, but named.
+    let place = scratch.join("busybox").join(format!("t{}-dev", std::process::id())).join("root");
+    fs::remove_file(scratch.join("busybox")).unwrap();
+    fs::create_dir_all(&place).unwrap();
+    std::os::unix::fs::symlink("/etc", place.join("dev")).unwrap();
+    let mut command = rooted("dev", BUSYBOX);
+    command.arg("--chroot-base-dir").arg(&*scratch).args(["--", "true"]);
+    refused(&mut command, JAIL, &["/dev in the jail's root: not a directory"]);
     // A limit on descriptors is the program's, not the jailer's.
     for limit in ["no-file=0", "no-file=3", "no-file=64"] {
         let mut command = rooted("few", BUSYBOX);
