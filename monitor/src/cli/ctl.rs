@@ -117,9 +117,16 @@ fn task(words: &[&str]) -> Result<Task, Error> {
             tell("PUT", "/snapshot/create".to_owned(), body)
         }
         [] => Err(Error::Arguments("no command given".to_owned())),
-        [word, ..] => Err(Error::Arguments(format!(
-            "'{word}' is not a command, or has too few or too many arguments"
-        ))),
+        [word, ..] => {
+            let lines = HELP.lines().filter_map(|line| line.strip_prefix("  "));
+            let mut usages = lines.filter_map(|line| line.split("  ").next());
+            Err(Error::Arguments(
+                match usages.find(|usage| usage.split(' ').next() == Some(*word)) {
+                    Some(usage) => format!("wrong number of arguments: use '{usage}'"),
+                    None => format!("there is no command '{word}'"),
+                },
+            ))
+        }
     }
 }
 
@@ -271,8 +278,9 @@ mod tests {
             ("ctl pause", "--socket"),
             ("ctl --socket s", "no command"),
             ("ctl --socket s jump", "'jump'"),
-            ("ctl --socket s eject", "'eject'"),
-            ("ctl --socket s pause now", "'pause'"),
+            ("ctl --socket s eject", "use 'eject DRIVE'"),
+            ("ctl --socket s snapshot a", "use 'snapshot STATE MEMORY'"),
+            ("ctl --socket s pause now", "use 'pause'"),
             ("ctl --socket s pause --fast", "--fast"),
         ] {
             let error = parse_line(line).unwrap_err();
