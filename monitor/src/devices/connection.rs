@@ -204,7 +204,18 @@ impl Connection {
         self.interrupts.iter().map(AsRawFd::as_raw_fd)
     }
 
-    /// Raises the interrupts of `why`.
+    /// Raises the interrupts of `why`. One that has no route is pending until KVM has its
+    /// message, and none is lost:
+    ///
+    /// - Unchanged `routed` around the write: the write went where `routed` says. Otherwise
+    ///   a mask or new routes came between, and all is written again; the driver may see
+    ///   one interrupt too many, which virtio allows, at a vector that it had open.
+    /// - A vector without a route is set in `pending` before `routed` is read again. Who
+    ///   unmasks changes `routed` before it takes `pending` (both orders sequentially
+    ///   consistent), so that one of the two sees the other: unchanged means that the next
+    ///   [`routes_are_set`](Self::routes_are_set) finds the bit.
+    /// - If it has changed, the bit is taken back. Only one of both gets it, and writes it;
+    ///   where the other did, `due` is 0.
     pub(super) fn raise(&self, why: usize) {
         let mut due = self.vectors.get(why).map_or(0, |bits| bits.load(Ordering::Acquire));
         // Ends when no vector was masked or unmasked in between.
