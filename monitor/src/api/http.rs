@@ -68,35 +68,35 @@ pub fn parse(bytes: &[u8], max_body: usize) -> Parsed {
         Ok(_) => return Parsed::Bad(format!("Headers of more than {MAX_HEAD} bytes.")),
         Err(error) => return Parsed::Bad(format!("This is not HTTP: {error}.")),
     };
-    let told = match Told::by(&head, max_body) {
-        Ok(told) => told,
+    let parsed = match RequestHead::parse(&head, max_body) {
+        Ok(parsed) => parsed,
         Err(why) => return Parsed::Bad(why),
     };
-    let end = length.saturating_add(told.body);
+    let end = length.saturating_add(parsed.body);
     let Some(body) = bytes.get(length..end) else {
-        return Parsed::Part(told.expects);
+        return Parsed::Part(parsed.expects);
     };
     let path = head.path.unwrap_or_default();
     let path = path.split(['?', '#']).next().unwrap_or_default();
     let request = Request {
-        method: told.method,
+        method: parsed.method,
         path: path.to_owned(),
         body: body.to_vec(),
-        keep: told.keep,
+        keep: parsed.keep,
     };
     Parsed::Whole(request, end)
 }
 
 /// What a request's line and headers say.
-struct Told {
+struct RequestHead {
     method: Method,
     body: usize,
     expects: bool,
     keep: bool,
 }
 
-impl Told {
-    fn by(head: &httparse::Request, max_body: usize) -> Result<Self, String> {
+impl RequestHead {
+    fn parse(head: &httparse::Request, max_body: usize) -> Result<Self, String> {
         let method = match head.method {
             Some("GET") => Method::Get,
             Some("PUT") => Method::Put,
@@ -106,31 +106,31 @@ impl Told {
                 return Err(format!("Unsupported HTTP method {name}."));
             }
         };
-        let mut told = Self { method, body: 0, expects: false, keep: head.version == Some(1) };
+        let mut parsed = Self { method, body: 0, expects: false, keep: head.version == Some(1) };
         let mut lengths = 0;
         for header in head.headers.iter() {
             let value = str::from_utf8(header.value).unwrap_or_default().trim();
             let is = |name: &str| header.name.eq_ignore_ascii_case(name);
             if is("content-length") {
                 lengths += 1;
-                told.body = length(value, max_body)?;
+                parsed.body = length(value, max_body)?;
             } else if is("transfer-encoding") {
                 return Err("Transfer-Encoding is not supported, Content-Length is.".to_owned());
             } else if is("expect") {
                 if !value.eq_ignore_ascii_case("100-continue") {
                     return Err("Unsupported Expect header.".to_owned());
                 }
-                told.expects = true;
+                parsed.expects = true;
             } else if is("connection") {
                 let has = |word| value.split(',').any(|w| w.trim().eq_ignore_ascii_case(word));
-                told.keep = has("keep-alive") || told.keep && !has("close");
+                parsed.keep = has("keep-alive") || parsed.keep && !has("close");
             }
         }
         // Two that differ are how requests are smuggled (RFC 9112, 11.2).
         if lengths > 1 {
             return Err("More than one Content-Length.".to_owned());
         }
-        Ok(told)
+        Ok(parsed)
     }
 }
 

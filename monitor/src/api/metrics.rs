@@ -75,7 +75,9 @@ pub struct Metrics {
     /// Microseconds that the last pause and the last resume took.
     pub latencies: BTreeMap<&'static str, u64>,
     /// Microseconds from the caller's `--start-time-us` to the open socket.
-    pub startup: (u64, u64),
+    pub startup_us: u64,
+    /// Processor time until then in microseconds, the caller's included.
+    pub startup_cpu_us: u64,
     missed: u64,
     /// As it was written last.
     last: Counts,
@@ -207,8 +209,10 @@ impl Metrics {
         }
         let missed = [("missed_log_count", log.dropped()), ("missed_metrics_count", self.missed)];
         now.add("logger", "", &missed);
-        let (wall, cpu) = self.startup;
-        let startup = [("process_startup_time_us", wall), ("process_startup_time_cpu_us", cpu)];
+        let startup = [
+            ("process_startup_time_us", self.startup_us),
+            ("process_startup_time_cpu_us", self.startup_cpu_us),
+        ];
         now.gauge("api_server", &startup);
         for (name, us) in &self.latencies {
             now.gauge("latencies_us", &[(name, *us)]);

@@ -110,20 +110,20 @@ pub fn run(options: Options, timings: &Arc<Timings>) -> Result<u8, Error> {
         true => PageMap::open().ok().map(Arc::new),
         false => None,
     };
-    let mut files = match options.vm.sandbox.mode {
+    let files = match options.vm.sandbox.mode {
         Mode::Off => None,
         _ => confine(options)?,
     };
-    api.state.metrics.startup = startup(api.state.options().begun);
+    api.measure_startup();
     timings.mark("API socket");
     if let Some(number) = ready {
         run::tell_ready(number);
     }
+    let mut context = StartContext { wake, timings, pages, files };
     let mut machine = None;
     if starts {
         let config = api.state.config().map_err(Error::Usage)?;
-        let started =
-            start(config, api.server.slots(), &api.state, (&wake, timings, &pages, &mut files));
+        let started = start(config, api.server.slots(), &api.state, &mut context);
         let (started, config) = started.map_err(|failed| failed.error)?;
         machine = Some(started);
         let file = api.state.described().clone();
@@ -131,7 +131,7 @@ pub fn run(options: Options, timings: &Arc<Timings>) -> Result<u8, Error> {
     }
     while machine.is_none() {
         // Empties the counter; it only says that there is a signal.
-        let _ = wake.read();
+        let _ = context.wake.read();
         // One that was not started may have been on a terminal.
         if signals::take_stop() {
             signals::stop();
@@ -139,8 +139,8 @@ pub fn run(options: Options, timings: &Arc<Timings>) -> Result<u8, Error> {
         if let Some(signal) = signals::take() {
             return Ok(exit::SIGNAL + signal);
         }
-        let happened = wait(&wake, &api.server)?;
-        machine = api.serve_before(&happened, (&wake, timings, &pages, &mut files))?;
+        let happened = wait(&context.wake, &api.server)?;
+        machine = api.serve_before(&happened, &mut context)?;
     }
     let (Some(machine), Some(config)) = (machine, api.state.running().cloned()) else {
         return Ok(exit::OK);
@@ -155,15 +155,11 @@ pub fn run(options: Options, timings: &Arc<Timings>) -> Result<u8, Error> {
     }
 }
 
-/// Microseconds, of the clock and of processors, since the caller began.
-fn startup((wall, cpu): (Option<u64>, u64)) -> (u64, u64) {
-    let micros = |clock| {
-        let now = clock_gettime(clock);
-        let all = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec / 1000);
-        u64::try_from(all).unwrap_or(0)
-    };
-    let wall = wall.map_or(0, |began| micros(ClockId::Monotonic).saturating_sub(began));
-    (wall, micros(ClockId::ProcessCPUTime).saturating_add(cpu))
+/// What a clock shows, in microseconds.
+fn micros(clock: ClockId) -> u64 {
+    let now = clock_gettime(clock);
+    let all = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec / 1000);
+    u64::try_from(all).unwrap_or(0)
 }
 
 /// Waits for a signal or for clients.
@@ -193,10 +189,15 @@ fn confine(options: &Options) -> Result<Option<Rules>, Error> {
     Ok(files)
 }
 
-/// What wakes the main thread, the stopwatch, where pages are, and what may be
-/// opened later.
-type Around<'a> =
-    (&'a Arc<EventFd>, &'a Arc<Timings>, &'a Option<Arc<PageMap>>, &'a mut Option<Rules>);
+/// What every try to start a VM needs.
+struct StartContext<'a> {
+    /// Wakes the main thread.
+    wake: Arc<EventFd>,
+    timings: &'a Arc<Timings>,
+    pages: Option<Arc<PageMap>>,
+    /// What may be opened once the VM runs.
+    files: Option<Rules>,
+}
 
 /// Why a VM did not start.
 struct Failed {
@@ -209,14 +210,15 @@ fn start(
     config: VmConfig,
     mut slots: Vec<(Slot, RawFd)>,
     state: &State,
-    (wake, timings, pages, files): Around<'_>,
+    context: &mut StartContext<'_>,
 ) -> Result<(Machine, VmConfig), Failed> {
     let failed = |fatal| move |error| Failed { error, fatal };
-    timings.mark("wait for InstanceStart");
+    context.timings.mark("wait for InstanceStart");
     state.check_outputs(&config).map_err(failed(false))?;
     let (config, source) = run::Source::open(config).map_err(failed(false))?;
-    let opened = Opened::open(&config, source, Arc::clone(wake), None).map_err(failed(false))?;
-    let opened = opened.with_pages(pages.clone());
+    let wake = Arc::clone(&context.wake);
+    let opened = Opened::open(&config, source, wake, None).map_err(failed(false))?;
+    let opened = opened.with_pages(context.pages.clone());
     slots.extend(state.log.number().map(|number| (Slot::Log, number)));
     slots.extend(state.metrics.number().map(|number| (Slot::Metrics, number)));
     let (thread, start) = match config.sandbox.opens {
@@ -230,15 +232,15 @@ fn start(
         thread,
         start: state.options().vm.config_file.is_some().then_some(start),
         slots,
-        files: files.take(),
+        files: context.files.take(),
     };
-    match opened.make(&config, timings, &main) {
+    match opened.make(&config, context.timings, &main) {
         Ok(made) => {
             let machine = made.run(&config, main).map_err(failed(true))?;
             Ok((machine, config))
         }
         Err(error) => {
-            *files = main.files;
+            context.files = main.files;
             let fatal = main.start.is_some();
             Err(Failed { error, fatal })
         }
@@ -246,6 +248,15 @@ fn start(
 }
 
 impl Api {
+    /// Notes how long it took until here, since the caller began.
+    fn measure_startup(&mut self) {
+        let State { options, metrics, .. } = &mut self.state;
+        let wall = |began| micros(ClockId::Monotonic).saturating_sub(began);
+        metrics.startup_us = options.start_time_us.map_or(0, wall);
+        metrics.startup_cpu_us =
+            micros(ClockId::ProcessCPUTime).saturating_add(options.parent_cpu_time_us);
+    }
+
     /// Answers requests until one of them has started the VM.
     ///
     /// # Errors
@@ -253,7 +264,7 @@ impl Api {
     fn serve_before(
         &mut self,
         happened: &[PollFlags],
-        (wake, timings, pages, files): Around<'_>,
+        context: &mut StartContext<'_>,
     ) -> Result<Option<Machine>, Error> {
         let (mut machine, mut fatal) = (None, None);
         let (server, state) = (&mut self.server, &mut self.state);
@@ -264,8 +275,7 @@ impl Api {
                 Verdict::Answer(answer) => return answer,
                 Verdict::Start(both) => *both,
             };
-            let around = (wake, timings, pages, &mut *files);
-            match start(config, slots.clone(), state, around) {
+            match start(config, slots.clone(), state, context) {
                 Ok((started, config)) => {
                     machine = Some(started);
                     state.started(config, file)

@@ -34,9 +34,10 @@ pub struct Options {
     pub period: Duration,
     /// Directories beneath which files may be opened.
     pub allow: Vec<PathBuf>,
-    /// When the caller began, in microseconds of the clock that only runs, and
-    /// the processor time of it and of its parents.
-    pub begun: (Option<u64>, u64),
+    /// When the caller began, in microseconds of the monotonic clock.
+    pub start_time_us: Option<u64>,
+    /// Processor time of the caller and of its parents, in microseconds.
+    pub parent_cpu_time_us: u64,
     /// What the flags say of the VM itself. Its descriptor for readiness gets a line
     /// when the API can be used; with no API, when the guest is about to run.
     pub vm: VmConfig,
@@ -55,7 +56,8 @@ impl Default for Options {
             metrics: None,
             period: METRICS_PERIOD,
             allow: Vec::new(),
-            begun: (None, 0),
+            start_time_us: None,
+            parent_cpu_time_us: 0,
             vm: VmConfig::default(),
         }
     }

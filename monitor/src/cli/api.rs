@@ -97,7 +97,10 @@ mod tests {
              --module m --metrics-path m --boot-timer --no-seccomp --mmds-size-limit 9 \
              --http-api-max-payload-size 1000 --config-file c",
         );
-        assert_eq!((all.id.as_str(), all.begun), ("vm-1", (Some(5), 7)));
+        assert_eq!(
+            (all.id.as_str(), all.start_time_us, all.parent_cpu_time_us),
+            ("vm-1", Some(5), 7)
+        );
         assert_eq!(all.socket, Some("/run/a.socket".into()));
         assert_eq!((all.max_body, all.vm.sandbox.mode), (1000, Mode::Kill));
         assert!(all.logger.is_some_and(|logger| logger.show_level));

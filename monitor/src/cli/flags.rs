@@ -138,8 +138,8 @@ const FLAGS: &[Flag] = &[
         some(&mut d.api.metrics, path(v).map(|metrics_path| MetricsEntry { metrics_path }))
     }),
     value("metrics-period", API, |d, v| set(&mut d.api.period, seconds(v))),
-    value("start-time-us", API, |d, v| some(&mut d.api.begun.0, number(v))),
-    value("parent-cpu-time-us", API, |d, v| set(&mut d.api.begun.1, number(v))),
+    value("start-time-us", API, |d, v| some(&mut d.api.start_time_us, number(v))),
+    value("parent-cpu-time-us", API, |d, v| set(&mut d.api.parent_cpu_time_us, number(v))),
     // Flags of Firecracker's without effect: the log has no origins, the boot
     // marker is always watched, and filters are in no client's way.
     value("start-time-cpu-us", API, |_, v| number(v).map(drop)),

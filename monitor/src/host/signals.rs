@@ -74,13 +74,13 @@ extern "C" fn shrunk(_: c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
 /// others tell it to, and see to it that the process ends if it cannot.
 pub fn give_up(code: u8) -> ! {
     /// How long the main thread may take.
-    const PATIENCE: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
+    const TIMEOUT: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
     // SAFETY: asks for the calling thread's handle.
     let own = unsafe { libc::pthread_self() };
     if MAIN.load(Ordering::Acquire) != own as usize {
         let _ = GIVEN_UP.compare_exchange(0, code.into(), Ordering::AcqRel, Ordering::Acquire);
         wake();
-        let _ = poll(&mut [], Some(&PATIENCE));
+        let _ = poll(&mut [], Some(&TIMEOUT));
     }
     console::restore();
     // SAFETY: ends the process at once. A confined thread that is not the main

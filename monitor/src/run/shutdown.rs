@@ -9,15 +9,15 @@ use crate::vm::Shared;
 /// What a signal that asks for the end leads to.
 pub(super) struct GracefulShutdown {
     /// How long the guest may take, if it may.
-    patience: Option<Duration>,
+    timeout: Option<Duration>,
     /// Until when it may, and the exit code if it does not end by then.
     last: Option<(Instant, u8)>,
 }
 
 impl GracefulShutdown {
     /// With so much time for the guest (`--graceful`), or none.
-    pub(super) fn new(patience: Option<Duration>) -> Self {
-        Self { patience, last: None }
+    pub(super) fn new(timeout: Option<Duration>) -> Self {
+        Self { timeout, last: None }
     }
 
     /// `signal` asks for the end. The first presses the power button, if there
@@ -28,9 +28,9 @@ impl GracefulShutdown {
     /// KVM refuses the button's interrupt.
     pub(super) fn on_signal(&mut self, signal: u8, shared: &Shared) -> Result<Option<u8>, Error> {
         let code = exit::SIGNAL + signal;
-        match self.patience.take() {
-            Some(patience) if shared.interrupt(layout::POWER_BUTTON_GSI)? => {
-                self.last = Some((Instant::now() + patience, code));
+        match self.timeout.take() {
+            Some(timeout) if shared.interrupt(layout::POWER_BUTTON_GSI)? => {
+                self.last = Some((Instant::now() + timeout, code));
                 Ok(None)
             }
             _ => Ok(Some(code)),
