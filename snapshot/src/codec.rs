@@ -13,19 +13,19 @@ pub enum Io<'a> {
 }
 
 impl<'a> Io<'a> {
-    /// To write.
+    /// An empty writer.
     #[must_use]
     pub fn write() -> Self {
         Self::Write(Vec::new())
     }
 
-    /// To read `bytes`.
+    /// A reader of `bytes`.
     #[must_use]
     pub fn read(bytes: &'a [u8]) -> Self {
         Self::Read(bytes)
     }
 
-    /// What was written.
+    /// The bytes written.
     #[must_use]
     pub fn written(self) -> Vec<u8> {
         match self {
@@ -45,7 +45,7 @@ impl<'a> Io<'a> {
         }
     }
 
-    /// So many bytes as they are.
+    /// `value.len()` raw bytes.
     ///
     /// # Errors
     /// There are fewer left to read.

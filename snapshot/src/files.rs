@@ -1,4 +1,4 @@
-//! How the two files of a snapshot appear: whole or not at all.
+//! Creates the two files of a snapshot, both or neither.
 
 use std::fs::File;
 use std::io;
@@ -35,7 +35,7 @@ pub(crate) struct Unnamed {
     pub(crate) path: PathBuf,
 }
 
-/// Gives a descriptor the number that it is to have.
+/// Moves a descriptor to its fixed number.
 pub type Place<'a> = dyn FnMut(OwnedFd) -> io::Result<OwnedFd> + 'a;
 
 impl Unnamed {
@@ -134,7 +134,7 @@ impl Create {
         })
     }
 
-    /// Whether the file system has room for this many bytes.
+    /// Checks that the file system has this many bytes free.
     ///
     /// # Errors
     /// It says that it has less.

@@ -225,7 +225,7 @@ impl Header {
     }
 }
 
-/// All that has to be known of a state file before it is read.
+/// What a state file's header says about the VM's size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peek {
     /// Number of vCPUs, 1 to [`MAX_CPUS`].

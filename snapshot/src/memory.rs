@@ -14,7 +14,7 @@ use crate::{Error, MemoryV1, PAGE};
 
 /// The last page begins with this, then the snapshot's identity.
 const MAGIC: [u8; 16] = *b"MOTE-MEMORY-V1\0\0";
-/// Bytes that are read in one go.
+/// Bytes of one read.
 const CHUNK: u64 = 256 << 10;
 /// Pages that a word of a bitmap stands for.
 const BITS: u64 = 64;
@@ -30,7 +30,7 @@ fn tail(id: [u8; 16]) -> [u8; PAGE] {
     page
 }
 
-/// Words of a bitmap over so many bytes of memory.
+/// Words of a bitmap with one bit for each page of `length` bytes.
 #[must_use]
 pub fn bitmap_words(length: u64) -> usize {
     // Memory is below 2^43 bytes.

@@ -1,4 +1,4 @@
-//! One full snapshot out of one, and what has changed since then.
+//! Merges a full snapshot with differences into a new full one.
 
 use std::fs::File;
 use std::io;
@@ -13,7 +13,7 @@ use crate::memory::{changed_runs, data, is_changed, read_bitmap, read_memory};
 use crate::{Create, Error, MAX_STATE, MEMORY, MemoryV1, MemoryWriter, PAGE, STATE, StateV1};
 use crate::{check_memory, decode, encode};
 
-/// A file that is read, and what it was found to be.
+/// A file to read, and its size.
 #[derive(Debug)]
 struct Input {
     path: PathBuf,
@@ -95,8 +95,7 @@ impl Source {
     }
 }
 
-/// Makes zeroes of what has changed: that is all that is known of a page that
-/// is in a hole.
+/// Zeroes the changed pages: a changed page that is in a hole is zero.
 fn clear(to: &File, changed: &[u64], length: u64) -> Result<(), Error> {
     for (at, size) in changed_runs(changed, 0, length) {
         let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
@@ -114,7 +113,7 @@ fn clear(to: &File, changed: &[u64], length: u64) -> Result<(), Error> {
     Ok(())
 }
 
-/// Snapshots that are to become one. All files are open and nothing has been
+/// The snapshots to merge. All files are open and nothing has been
 /// read, so that a process can confine itself before it reads them.
 #[derive(Debug)]
 pub struct Merge {
@@ -188,7 +187,7 @@ impl Merge {
     }
 }
 
-/// Whether a snapshot may come behind `before`.
+/// Checks that a snapshot is based on `before`.
 fn follows(before: Option<&StateV1>, next: &StateV1) -> Result<(), Error> {
     let memory = &next.memory;
     match (before, memory.base) {

@@ -1,4 +1,4 @@
-//! Which pages of guest memory have changed since it was saved.
+//! Dirty tracking: the pages of guest memory that changed since the last snapshot.
 
 use mote_snapshot::bitmap_words;
 use mote_virtio::Dirty;
@@ -9,8 +9,8 @@ use crate::host::memory::GuestRam;
 use crate::layout;
 use crate::vm::Shared;
 
-/// What has changed: KVM notes what the guest and KVM itself write, the devices
-/// what they do.
+/// The changed pages: KVM logs writes of the guest and of itself, the devices log their
+/// own.
 pub struct Changes {
     devices: &'static Dirty,
     /// Identity of the snapshot that it has changed since.
@@ -30,7 +30,7 @@ impl Changes {
         Self { devices, base, pages: vec![0; words] }
     }
 
-    /// Memory is another one: nothing is as it was.
+    /// Marks all of memory, after a reset.
     pub(crate) fn everything(&mut self) {
         self.pages.fill(u64::MAX);
     }
@@ -57,7 +57,7 @@ impl Changes {
         Some((self.base?, &self.pages))
     }
 
-    /// All of it is in a snapshot now.
+    /// Starts again from the snapshot `id`, which has all changes so far.
     pub(crate) fn saved(&mut self, id: [u8; 16]) {
         self.pages.fill(0);
         self.base = Some(id);

@@ -1,5 +1,5 @@
-//! Where the pages of guest memory are: in this process, in a file that is
-//! mapped there, or nowhere yet.
+//! Where the pages of guest memory are: in private memory, in a mapped file, or not
+//! present.
 
 use std::fs::File;
 use std::io;
@@ -16,11 +16,11 @@ use crate::host::memory::{GuestRam, PAGE};
 /// Where a page is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// It has not been touched, or only in a file's own memory.
+    /// Not present, or only in a file's page cache.
     Away,
-    /// In a file's own memory, where the guest has read it.
+    /// In a file's page cache, and mapped: the guest has read it.
     File,
-    /// It is the guest's own.
+    /// Private to the guest.
     Own,
 }
 
@@ -29,7 +29,7 @@ pub(crate) enum Place {
 pub struct PageMap(File);
 
 impl PageMap {
-    /// What it is opened by, before that is given up.
+    /// Its path, opened before the process is confined.
     pub const PATH: &str = "/proc/self/pagemap";
 
     /// Opens it.

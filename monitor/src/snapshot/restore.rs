@@ -1,4 +1,4 @@
-//! A VM from a snapshot.
+//! Restores a VM from a snapshot.
 
 use std::os::unix::fs::FileExt as _;
 
@@ -14,7 +14,7 @@ use crate::host::prefault::PrefaultQueue;
 use crate::layout;
 use crate::vm::Shared;
 
-/// Reads a snapshot's state, which is anybody's until it has been checked, and
+/// Reads a snapshot's state, which is untrusted until it has been checked, and
 /// maps its memory over the guest's.
 ///
 /// # Errors
@@ -46,7 +46,7 @@ pub(crate) fn read(
     }
     let ours = ram.iter().map(|r| (r.start_addr().0, r.len()));
     if !ours.eq(state.memory.ranges.iter().copied()) || state.vcpus.len() != usize::from(cpus) {
-        let why = "its memory does not lie as this machine's";
+        let why = "its memory layout or number of vCPUs does not match this VM";
         return Err(Error::Snapshot(why.to_owned()));
     }
     let set = match &saved.working_set {

@@ -1,4 +1,4 @@
-//! A snapshot of a VM that runs here, and a VM from a snapshot.
+//! Saves a VM to a snapshot, and merges snapshots.
 
 use std::io::{self, IsTerminal as _};
 use std::os::fd::RawFd;
@@ -22,19 +22,19 @@ use crate::vm::Shared;
 use super::dirty::Changes;
 use super::pagemap::{PageMap, Place, Reader};
 
-/// Numbers of the files of a snapshot that is made on request: above those of
+/// The first descriptor number of the files of a snapshot on request: above those of
 /// the API's connections, see [`crate::sandbox::number`].
 const ROW: RawFd = 208;
-/// What has these numbers, in this order.
+/// The files with these numbers, in this order.
 const SLOTS: [Slot; 5] =
     [Slot::SaveTo, Slot::SaveMemoryTo, Slot::SavedState, Slot::SavedMemory, Slot::Links];
 
-/// Where a snapshot goes, opened before the process is confined, or by who may
-/// still open files.
+/// The files of a snapshot to be written, opened before the process is confined, or by
+/// a main thread that may still open files.
 pub struct Saving {
     pub(crate) create: Create,
     id: [u8; 16],
-    /// Somebody sits there and waits.
+    /// Standard error is a terminal: progress is shown.
     person: bool,
 }
 
@@ -83,7 +83,7 @@ impl Saving {
         if kind == SnapshotKind::Difference {
             vm.has_base()?;
         }
-        // Its end is no state: one that went on from here would wait for it for good.
+        // A VM restored from here would wait for its end forever.
         if vm.shared.has_ended() {
             return Err(Error::Snapshot("the guest has ended".to_owned()));
         }
@@ -123,7 +123,7 @@ impl Saving {
             Some((_, pages)) => changed_runs(pages, at, length)
                 .try_for_each(|(at, length)| reader.read(place, at, length, &mut put)),
         };
-        // What has not been asked for yet is no zeroes.
+        // Pages that the pager has not served yet are not zero.
         match vm.pages.filter(|_| !vm.paged) {
             Some(pages) => pages.runs(ram, &mut each)?,
             // No page map: all memory is read, and an untouched page reads as the
@@ -179,7 +179,7 @@ impl Parts<'_> {
     }
 }
 
-/// How far a save has come, for a person at a terminal who waits for it.
+/// The progress of a save, shown on a terminal.
 struct Progress {
     /// When the next line is due; `None` reports no progress.
     due: Option<Instant>,
@@ -213,8 +213,8 @@ fn failed(path: &Path, why: &mote_snapshot::Error) -> Error {
     Error::Host(format!("snapshot {}: {why}", path.display()))
 }
 
-/// Makes one snapshot of the first of `paths`, in the last one. Whoever made them
-/// is a stranger: the process is confined before it reads a byte of theirs.
+/// Merges the first of `paths` into the last one. The files are untrusted: the process is
+/// confined before it reads a byte of them.
 ///
 /// # Errors
 /// A file cannot be read or written, or they do not belong together.

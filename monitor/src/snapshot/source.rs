@@ -1,4 +1,4 @@
-//! The files of a snapshot that a VM is to be restored from.
+//! The files of a snapshot to restore a VM from.
 
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::path::{Path, PathBuf};
@@ -11,13 +11,13 @@ use crate::error::Error;
 use crate::host::memory::{self, PAGE};
 use crate::host::uffd::Pager;
 
-/// A snapshot, opened and not read yet.
+/// A snapshot's files, opened but not read yet.
 #[derive(Debug)]
 pub struct Saved {
     pub(crate) state: Image,
-    /// Unless another process has it.
+    /// Absent if another process serves the memory.
     pub(crate) memory: Option<Image>,
-    /// Who has the memory, if that is in no file.
+    /// The process that serves the memory (userfaultfd), if no file does.
     pub(crate) pager: Option<Pager>,
     /// Whether all of the memory is to be compared with its checksum.
     pub(crate) verify: bool,

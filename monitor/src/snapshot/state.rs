@@ -1,4 +1,4 @@
-//! What KVM holds of a machine, taken out of it and put into another one.
+//! Saves KVM's state of a VM, and restores it into a new one.
 //!
 //! The order counts: CPUID comes before all else, because KVM answers for many
 //! MSRs by what CPUID offers; whether a vCPU runs comes last but for its time, of
@@ -18,7 +18,7 @@ use zerocopy::{FromBytes as _, IntoBytes as _, transmute};
 use crate::error::{Error, kvm};
 use crate::vm::{Shared, clock, msrs};
 
-/// The processor's own words on what it is and can do.
+/// This processor's identity and features (CPUID).
 pub fn processor() -> CpuV1 {
     let vendor = __cpuid_count(0, 0);
     let mut name = [0; 12];
@@ -92,8 +92,8 @@ pub fn save_vcpu(fd: &VcpuFd) -> Result<VcpuV1, Error> {
     })
 }
 
-/// Makes a fresh vCPU the one that was saved. Its time stamp counter, and what
-/// goes by it, follow with [`clock::restore`].
+/// Restores the state of a vCPU into a new one. Its time stamp counter, and what
+/// depends on it, follow with [`clock::restore`].
 ///
 /// # Errors
 /// [`Error::Kvm`] names the part that KVM refuses: it is not what a vCPU can

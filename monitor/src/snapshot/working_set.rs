@@ -1,5 +1,5 @@
-//! Which pages a restored guest needs first: noted at one restore, brought in
-//! at the next.
+//! The working set: the pages that a restored guest touches first, recorded at one
+//! restore and prefaulted at the next.
 
 use std::fs::File;
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ const BLOCK: u64 = 2 << 20;
 /// of it. More than four times of what it would have written it never takes.
 const DENSE: u64 = BLOCK / 4;
 
-/// The guest's touched pages are to be noted.
+/// A recording of the pages that the guest touches.
 pub(crate) struct Recording {
     pub(crate) create: CreateWorkingSet,
     until: Until,
@@ -31,7 +31,7 @@ pub(crate) struct Recording {
 }
 
 impl Recording {
-    /// Opens everything to do so where `config` says, if it does.
+    /// Opens the file that `config` asks for, if it does.
     ///
     /// # Errors
     /// Nothing can be written there, it would take the place of a file that the
@@ -64,7 +64,7 @@ impl Recording {
         self.started = Some((Instant::now(), identity));
     }
 
-    /// How long it still takes, if that is known.
+    /// The time left, for a recording of a fixed duration.
     pub(crate) fn left(&self) -> Option<Duration> {
         match (self.until, self.started) {
             (Until::Passed(time), Some((start, _))) => Some(time.saturating_sub(start.elapsed())),
@@ -72,7 +72,7 @@ impl Recording {
         }
     }
 
-    /// Whether the guest has come so far.
+    /// Whether the recording is to end now.
     pub(crate) fn is_due(&self, shared: &Shared) -> bool {
         match self.until {
             Until::Marker => shared.bus.is_marked(),
@@ -80,7 +80,7 @@ impl Recording {
         }
     }
 
-    /// Writes down what was touched.
+    /// Writes the working set.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -95,7 +95,7 @@ impl Recording {
     }
 }
 
-/// Pages of guest memory that are there, in their order.
+/// The present pages of guest memory, in rising order.
 fn touched(pages: &PageMap, ram: &GuestRam) -> Result<Vec<Touched>, Error> {
     let mut ranges = Vec::new();
     pages.runs(ram, &mut |place, offset, length| {
