@@ -61,7 +61,7 @@ pub fn run(
         true => open_pages(config)?,
         false => None,
     };
-    opened.with_pages(pages).start(config, timings, main)?.run(config, &mut Nobody)
+    opened.with_pages(pages).start(config, timings, main)?.run(config, &mut NoControl)
 }
 
 /// Where pages are. A snapshot can do without, a recording cannot.
@@ -74,7 +74,7 @@ fn open_pages(config: &VmConfig) -> Result<Option<Arc<PageMap>>, Error> {
     pages.map(|pages| Some(Arc::new(pages))).map_err(unreadable)
 }
 
-/// Whoever controls a VM while it runs, on its main thread.
+/// Controls a VM while it runs, on its main thread.
 pub trait Control {
     /// What to wait for.
     fn waits<'a>(&'a self, fds: &mut Vec<PollFd<'a>>);
@@ -91,10 +91,10 @@ pub trait Control {
     fn ended(&mut self, _: &Machine) {}
 }
 
-/// Nobody controls the VM.
-pub struct Nobody;
+/// No requests: the VM runs by itself.
+pub struct NoControl;
 
-impl Control for Nobody {
+impl Control for NoControl {
     fn waits<'a>(&'a self, _: &mut Vec<PollFd<'a>>) {}
     fn serve(&mut self, _: &[PollFlags], _: &mut Machine) {}
 }
@@ -164,7 +164,7 @@ impl Machine {
         if config.timings {
             console::say(&self.shared.timings.table());
         }
-        // Usually nobody else holds the VM a moment later: returning closes it,
+        // Usually no other thread holds the VM a moment later: returning closes it,
         // which is mostly waiting, while the first vCPU's thread gives memory
         // back. A vCPU may also wait for a device whose host file hangs;
         // then the process's end is what ends it.
@@ -326,7 +326,7 @@ impl Machine {
                     None => self.reset(config)?,
                 },
             }
-            // Last: whoever powered off in time has.
+            // Last: a guest that has powered off was in time.
             if let Some(code) = self.shutdown.expired() {
                 return Ok(code);
             }
@@ -355,7 +355,7 @@ impl Machine {
             return taken.map(|()| true);
         }
         if let Err(error) = taken {
-            // The guest has nothing to do with it; whoever reads the exit code has.
+            // The guest goes on; the exit code tells the caller.
             console::complain(&error);
             self.unsaved = true;
         }

@@ -40,7 +40,7 @@ use crate::vm::bus::Bus;
 use crate::vm::vcpu;
 use crate::vm::{self, Shared};
 
-/// How often whoever waits for a thread looks for a signal.
+/// How often a wait for a thread looks for a signal.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// What a VM needs of the host, before anything is given up.
@@ -94,7 +94,7 @@ impl Opened {
     ) -> Result<Self, Error> {
         let ram = memory::reserve_all(config.memory, config.huge_pages)?;
         let release = |ram: &GuestRam| {
-            // SAFETY: whoever used it, the VM too, has gone before.
+            // SAFETY: all its users, the VM too, have gone before.
             unsafe { memory::release(ram) }
         };
         // SAFETY: what uses it is dropped before: here by the order in which it is
@@ -207,8 +207,8 @@ impl Opened {
             start: main.start,
             rules: rules.clone(),
         };
-        let ((first, wait), (let_go, released)) = (channel(), channel());
-        let (thread, prepared) = preparation.start(wait, Sender::clone(&let_go))?;
+        let ((first, wait), (release, released)) = (channel(), channel());
+        let (thread, prepared) = preparation.start(wait, Sender::clone(&release))?;
         timings.mark("first thread");
         let Self { host, wake, lent, .. } = self;
         let com1 = Com1::new(self.line, self.output, Arc::clone(&wake));
@@ -224,7 +224,7 @@ impl Opened {
         let (shared, guest) = match made {
             Ok(made) => made,
             Err(error) if again => {
-                drop((first, let_go));
+                drop((first, release));
                 end(thread, &released);
                 if config.kvm_fd.is_some() {
                     // The next try takes it once more.
@@ -255,7 +255,7 @@ impl Opened {
             ahead,
             sandbox,
             first,
-            let_go,
+            release,
             released,
             closed: (host, rules),
         })
@@ -319,7 +319,7 @@ pub struct Made {
     ahead: Arc<PrefaultQueue>,
     sandbox: Sandbox,
     first: Sender<FirstVcpu>,
-    let_go: Sender<()>,
+    release: Sender<()>,
     released: Receiver<()>,
     closed: (Arc<Kvm>, Option<Arc<Rules>>),
 }
@@ -347,7 +347,7 @@ impl Made {
             confine_process(config, &Reach::later(files), &mut self.console)?;
         }
         let confined = Confined::new();
-        start_vcpus(&shared, &self.first, &self.let_go, &sandbox, &confined)?;
+        start_vcpus(&shared, &self.first, &self.release, &sandbox, &confined)?;
         guest.set_up(&shared)?;
         timings.mark("CPUID, registers");
         let workers = start_devices(&shared, &sandbox, &confined)?;
@@ -401,7 +401,7 @@ fn build(
     Ok(Arc::new(shared))
 }
 
-/// Waits until the first thread, which nobody needs, has ended.
+/// Waits until the first thread, which has no further use, has ended.
 fn end(thread: JoinHandle<()>, released: &Receiver<()>) {
     while released.recv_timeout(LOOK) == Err(RecvError::Empty) {
         leave_if_asked();
@@ -444,7 +444,7 @@ fn confine_process(
 }
 
 /// Confines the calling thread, the main one, besides `others`, and tells
-/// whoever listens on descriptor `ready`.
+/// the listener on descriptor `ready`.
 fn confine_main(
     main: Thread,
     sandbox: Sandbox,
@@ -463,11 +463,11 @@ fn confine_main(
     sandbox.enter_thread(main)
 }
 
-/// Tells whoever waits, and closes the descriptor: it has no further use.
+/// Tells the caller that waits, and closes the descriptor: it has no further use.
 pub fn tell_ready(fd: RawFd) {
     // SAFETY: the caller passed the descriptor in for this.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    // That nobody listens is not the VM's trouble.
+    // A caller that has gone does not concern the VM.
     let _ = rustix::io::write(&fd, b"ready\n");
 }
 
@@ -493,7 +493,7 @@ fn addresses(config: &VmConfig) -> u64 {
     config.memory + threads * THREAD + REST
 }
 
-/// Nobody shall run without a sandbox, or with half of one, unawares.
+/// Warns if the sandbox is off or only logs.
 fn warn(mode: Mode) {
     match mode {
         Mode::Kill => {}

@@ -140,12 +140,12 @@ impl BootTask {
     pub(super) fn start(
         mut self,
         wait: Receiver<FirstVcpu>,
-        let_go: Sender<()>,
+        release: Sender<()>,
     ) -> Result<(JoinHandle<()>, Receiver<Prepared>), Error> {
         let (tell, prepared) = channel();
         let thread = vcpu::spawn(0, move || {
             let own = vcpu::own();
-            // Whoever asked may have given up; then nothing follows either.
+            // The main thread may have given up; then nothing follows either.
             let _ = tell.send(self.prepare());
             let first = loop {
                 match wait.try_recv() {
@@ -162,7 +162,7 @@ impl BootTask {
             while (saved || !shared.gate.is_open()) && self.ahead.prefault_next(self.ram) {}
             vcpu.run(&shared);
             drop((vcpu, shared));
-            drop(let_go);
+            drop(release);
             // The VM is over. What fails here the process's end does anyway.
             // A device's worker may still be writing guest memory to a disk,
             // which must not turn into zeroes meanwhile.
@@ -217,7 +217,7 @@ impl BootTask {
 pub(super) fn start_vcpus(
     shared: &Arc<Shared>,
     first: &Sender<FirstVcpu>,
-    let_go: &Sender<()>,
+    release: &Sender<()>,
     sandbox: &Sandbox,
     confined: &Confined,
 ) -> Result<(), Error> {
@@ -227,24 +227,24 @@ pub(super) fn start_vcpus(
             first.send((vcpu, shared)).map_err(|_| thread_lost())?;
             continue;
         }
-        let let_go = Sender::clone(let_go);
+        let release = Sender::clone(release);
         let report = confined.report();
         let sandbox = sandbox.with(Slot::Vcpu, vcpu.number());
         vcpu::spawn(id, move || {
             vcpu.claim(vcpu::own());
-            // Whoever asked has given up if he does not listen.
+            // A main thread that has given up does not listen.
             let _ = report.send(sandbox.enter_thread(Thread::Vcpu));
             drop(report);
             vcpu.run(&shared);
             drop((vcpu, shared));
-            drop(let_go);
+            drop(release);
             After::Stay
         })?;
     }
     Ok(())
 }
 
-/// The thread is gone, or nobody waits for it any more.
+/// The thread is gone, or is no longer waited for.
 pub(super) fn thread_lost() -> Error {
     Error::System("vCPU thread", io::ErrorKind::BrokenPipe.into())
 }

@@ -93,7 +93,7 @@ impl Shared {
         self.ended.lock().unpoisoned().take()
     }
 
-    /// Whether it has stopped, and nobody has asked why.
+    /// Whether it has stopped, and the reason has not been taken.
     pub fn has_ended(&self) -> bool {
         let ended = self.ended.lock().unpoisoned();
         ended.is_some()
@@ -163,7 +163,7 @@ impl Shared {
             return Ok(false);
         };
         let msi = kvm_msi { address_lo: route.address, data: route.data, ..Default::default() };
-        // Nobody is there to take it: 0.
+        // 0: no vCPU took it.
         let taken = self.fd.signal_msi(msi).map_err(kvm("send an interrupt"))?;
         Ok(taken > 0)
     }

@@ -53,7 +53,7 @@ impl Vcpu {
                 self.settle(&mut fd);
             }
         }
-        // Nobody may signal a thread that has gone.
+        // A thread that has gone must not be signalled.
         *self.thread.lock().unpoisoned() = None;
     }
 

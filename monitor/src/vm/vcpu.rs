@@ -104,7 +104,7 @@ pub struct Vcpu {
 #[derive(Default)]
 pub struct Gate {
     pub(super) running: AtomicBool,
-    /// The VM has ended: nobody waits any more.
+    /// The VM has ended: no vCPU waits any more.
     pub(super) over: AtomicBool,
     parked: Mutex<usize>,
     pub(super) changed: Condvar,
