@@ -44,8 +44,10 @@ impl Lock {
             }
             other => other.map_err(jail(what()))?,
         };
-        only_own(&parent, own, 0o022)
-            .map_err(|why| Error::Jail(format!("{}: {} {why}", what(), above.display())))?;
+        only_own(&parent, own, 0o022).map_err(|why| {
+            let remedy = format!("have root make it writable for user {own} alone");
+            Error::Jail(format!("{}: {} {why}: {remedy}", what(), above.display()))
+        })?;
         match mkdirat(&parent, DIRECTORY, Mode::RWXU) {
             Err(Errno::EXIST) => {}
             other => other.map_err(jail(what()))?,
