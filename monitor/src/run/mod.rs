@@ -61,7 +61,8 @@ pub fn run(
         true => open_pages(config)?,
         false => None,
     };
-    opened.with_pages(pages).start(config, timings, main)?.run(config, &mut NoControl)
+    let made = opened.with_pages(pages).make(config, timings, &main)?;
+    made.run(config, main)?.run(config, &mut NoControl)
 }
 
 /// Where pages are. A snapshot can do without, a recording cannot.

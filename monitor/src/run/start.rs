@@ -153,25 +153,12 @@ impl Opened {
         main.unwrap_or_default()
     }
 
-    /// Makes the VM and lets its vCPUs run.
-    ///
-    /// # Errors
-    /// The host refuses, or what the VM boots from is of no use. The process is
-    /// confined then, and of no further use.
-    pub fn start(
-        self,
-        config: &VmConfig,
-        timings: &Arc<Timings>,
-        main: MainThread,
-    ) -> Result<Machine, Error> {
-        self.make(config, timings, &main)?.run(config, main)
-    }
-
     /// Makes the VM, and reads what it boots from.
     ///
     /// # Errors
-    /// As for [`start`](Self::start); if `main` says that the process may try
-    /// again, everything is as before.
+    /// The host refuses, or what the VM boots from is of no use. The process is
+    /// confined then, and of no further use; if `main` says that it may try again,
+    /// everything is as before.
     pub fn make(
         mut self,
         config: &VmConfig,
