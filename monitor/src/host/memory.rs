@@ -299,21 +299,30 @@ fn advise(ram: &GuestRam, address: u64, length: usize, advice: mm::Advice) {
     }
 }
 
-/// Gives every page back but [`KEPT`]: anonymous memory reads as zero again,
-/// mapped files as they are on disk. This is what memory looks like after power-on.
+/// Gives every page back: anonymous memory reads as zero again, mapped files as they are on
+/// disk.
 ///
 /// # Errors
 /// The kernel refuses, which it has no reason to.
-pub fn power_on(ram: &GuestRam) -> io::Result<()> {
-    let (kept, mut page, mut now) = (GuestAddress(KEPT), [0; 4096], [0; 4096]);
-    ram.read_slice(&mut page, kept).map_err(io::Error::other)?;
+pub fn give_back(ram: &GuestRam) -> io::Result<()> {
     for region in ram.iter() {
         let slice = region.as_volatile_slice().map_err(io::Error::other)?;
         let host = slice.ptr_guard_mut();
-        // SAFETY: the range is exactly one mapping of guest memory; discarding
+        // SAFETY: the range is the mapping of a live memory region; dropping
         // its pages is what is wanted, and nobody holds references into it.
         unsafe { mm::madvise(host.as_ptr().cast(), slice.len(), mm::Advice::LinuxDontNeed) }?;
     }
+    Ok(())
+}
+
+/// Makes memory what it is after power-on, but for [`KEPT`].
+///
+/// # Errors
+/// As [`give_back`].
+pub fn power_on(ram: &GuestRam) -> io::Result<()> {
+    let (kept, mut page, mut now) = (GuestAddress(KEPT), [0; 4096], [0; 4096]);
+    ram.read_slice(&mut page, kept).map_err(io::Error::other)?;
+    give_back(ram)?;
     ram.read_slice(&mut now, kept).map_err(io::Error::other)?;
     match now == page {
         true => Ok(()),

@@ -167,7 +167,7 @@ impl BootTask {
             // A device's worker may still be writing guest memory to a disk,
             // which must not turn into zeroes meanwhile.
             if self.deviceless {
-                let _ = memory::power_on(self.ram);
+                let _ = memory::give_back(self.ram);
             }
             After::Stay
         })?;
