@@ -362,6 +362,52 @@ fn deep_scripts_end() {
     }
 }
 
+/// A configuration that would take more memory than there is ends with a reason.
+#[test]
+fn large_configurations_are_refused() {
+    if !have_kvm() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let text = "y".repeat(12_000);
+    let initrds = "initrd $x\n".repeat(14);
+    let modules = "module_path: boot():/${x}\n".repeat(14);
+    let grub = "boot/grub/grub.cfg";
+    for (number, (path, cfg)) in [
+        (grub, format!("function f {{ {} }}\n", "a ".repeat(130_000))),
+        (grub, format!("function f {{ {} }}\n", "a;".repeat(130_000))),
+        (
+            grub,
+            format!(
+                "x={text}\nfor i in 0 1 2 3 4 5 6 7 8 9; do for j in 0 1 2 3 4 5 6 7 8 9; do \
+                 for k in 0 1 2 3 4 5 6 7 8 9; do set v$i$j$k=$x; done; done; done"
+            ),
+        ),
+        (
+            grub,
+            format!(
+                "x={text}\nfor i in 0 1 2 3 4 5 6 7 8 9; do for j in 0 1 2 3 4 5 6 7 8 9; do \
+                 menuentry $i$j {{ linux /boot/system\n{initrds} }}; done; done"
+            ),
+        ),
+        (
+            "limine.conf",
+            format!("${{x}}={text}\n")
+                + &format!("/a\npath: boot():/boot/system\n{modules}").repeat(200),
+        ),
+        ("isolinux.cfg", format!("menu begin {text}\n").repeat(20) + &"label a\n".repeat(999)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let files: &[(&str, &[u8])] = &[(path, cfg.as_bytes()), ("boot/system", &system())];
+        let cd = iso(&scratch, &format!("cd{number}"), files);
+        let end = boots(&["--cdrom", &cd, "--memory", "64M"]);
+        assert!(!end.out.contains("panicked"), "{number}: {}", end.out);
+        assert!(end.out.contains("too large") || number == 2, "{number}: {}", end.out);
+    }
+}
+
 /// Too little memory is told as well, and the next drive has its chance.
 #[test]
 fn what_does_not_fit_is_refused() {

@@ -107,30 +107,27 @@ impl Start {
 pub fn boot(drives: &[Drive], options: &Options, machine: &mut dyn Machine) -> Option<Start> {
     let mut volumes = Volumes::default();
     volumes.environment = Environment::parse(machine.kept());
-    let mut notes: Vec<Vec<String>> = Vec::new();
+    // Why something of a drive is not booted.
+    let mut notes: Vec<(usize, String)> = Vec::new();
     let (mut disks, mut cdroms) = (0, 0);
     for (index, drive) in drives.iter().enumerate() {
         let (name, number) = if drive.cdrom { ("cd", &mut cdroms) } else { ("hd", &mut disks) };
-        let mut told = Vec::new();
-        volumes.add(index, drive, &format!("{name}{number}"), &mut |note| told.push(note));
+        let device = format!("{name}{number}");
+        volumes.add(index, drive, &device, &mut |note| notes.push((index, note)));
         *number += 1;
-        notes.push(told);
     }
     let mut clean = true;
     for (index, drive) in drives.iter().enumerate() {
-        let mut told = notes.get_mut(index).map(core::mem::take).unwrap_or_default();
         for volume in 0..volumes.list.len() {
             let Some(found) = volumes.list.get(volume).filter(|found| found.drive == index) else {
                 continue;
             };
             let place = format!("{} ({})", found.device, found.fs.name());
-            let count = told.len();
-            let config = config::find(&mut volumes, volume, &mut |note| {
-                told.push(format!("{place}: {note}"))
-            });
-            let Some(config) = config else {
-                if told.len() == count {
-                    told.push(format!("{place}: no boot configuration"));
+            let count = notes.len();
+            let mut note = |why: &str| notes.push((index, format!("{place}: {why}")));
+            let Some(config) = config::find(&mut volumes, volume, &mut |why| note(&why)) else {
+                if notes.len() == count {
+                    notes.push((index, format!("{place}: no boot configuration")));
                 }
                 continue;
             };
@@ -143,10 +140,10 @@ pub fn boot(drives: &[Drive], options: &Options, machine: &mut dyn Machine) -> O
                 }
             };
             let Some(entry) = entry else {
-                told.push(format!("{place}: {}: no such entry", config.source));
+                note(&format!("{}: no such entry", config.source));
                 continue;
             };
-            for refused in told.iter().skip(count).take(MAX_NOTES) {
+            for (_, refused) in notes.iter().skip(count).take(MAX_NOTES) {
                 say(machine, &format!("mote: {}: {refused}\n", drive.id));
             }
             say(machine, &format!("mote: {}: {}\n", drive.id, short(&entry.title, TITLE)));
@@ -168,17 +165,9 @@ pub fn boot(drives: &[Drive], options: &Options, machine: &mut dyn Machine) -> O
                         short(&entry.title, TITLE)
                     );
                     say(machine, &format!("mote: {}: {why}\n", drive.id));
-                    told.push(why);
+                    notes.push((index, why));
                 }
             }
-        }
-        if drive.disk.as_ref().is_ok_and(|disk| has_loader(&**disk)) {
-            let why = "its own boot loader cannot run here: that needs a BIOS or UEFI";
-            told.truncate(MAX_NOTES - 1);
-            told.push(why.to_string());
-        }
-        if let Some(notes) = notes.get_mut(index) {
-            *notes = told;
         }
     }
     tell(drives, &notes, options, machine);
@@ -199,15 +188,19 @@ fn has_loader(disk: &dyn Disk) -> bool {
 }
 
 /// Says what was looked at and why it was refused.
-fn tell(drives: &[Drive], notes: &[Vec<String>], options: &Options, machine: &mut dyn Machine) {
+fn tell(drives: &[Drive], notes: &[(usize, String)], options: &Options, machine: &mut dyn Machine) {
     let what = match &options.entry {
         Some(name) => format!("no entry '{}' to boot", short(name, TITLE)),
         None => "nothing to boot".to_string(),
     };
     say(machine, &format!("mote: there is {what}\n"));
-    for (drive, notes) in drives.iter().zip(notes) {
-        for note in notes.iter().take(MAX_NOTES) {
+    for (index, drive) in drives.iter().enumerate() {
+        for (_, note) in notes.iter().filter(|note| note.0 == index).take(MAX_NOTES) {
             say(machine, &format!("  {}: {note}\n", drive.id));
+        }
+        if drive.disk.as_ref().is_ok_and(|disk| has_loader(&**disk)) {
+            let why = "its own boot loader cannot run here: that needs a BIOS or UEFI";
+            say(machine, &format!("  {}: {why}\n", drive.id));
         }
     }
     if drives.is_empty() {

@@ -355,7 +355,7 @@ fn scripts_without_end() {
     ] {
         assert!(grub(script).contains("grub.cfg: "), "{script}: {}", grub(script));
     }
-    let deep: &'static str = Box::leak("if true; then ".repeat(10_000).into_boxed_str());
+    let deep: &'static str = Box::leak("if true; then ".repeat(5_000).into_boxed_str());
     assert!(grub(deep).contains("damaged"));
 }
 

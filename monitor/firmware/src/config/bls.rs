@@ -6,7 +6,8 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use super::entry::{
-    Config, Entry, MAX_ENTRIES, MAX_INITRDS, MAX_LINE, MAX_TEXT, Variables, expand, key_value, lost,
+    Config, Entry, MAX_ENTRIES, MAX_INITRDS, MAX_LINE, MAX_TEXT, Variables, bounded, expand,
+    key_value, lost,
 };
 use super::order::{Key, counted, stem};
 use super::{regexp, uki};
@@ -105,10 +106,11 @@ fn keyed(volumes: &Volumes, dir: &Path, variables: &Variables) -> Result<Vec<(Ke
             continue;
         }
         let path = Path { volume: dir.volume, path: format!("{}/{name}", dir.path) };
-        let text = volumes.text(&path, MAX_TEXT)?;
+        let text = volumes.text(&path, MAX_LINE)?;
         let (id, bad) = counted(&name);
         let (key, entry) = parse(volumes, &path, stem(&id), &text, variables);
         found.push((Key { bad, id, ..key }, entry));
+        bounded(found.iter().map(|found| &found.1))?;
     }
     Ok(found)
 }

@@ -5,6 +5,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use crate::Error;
 use crate::environment::Saved;
 use crate::volume::Path;
 
@@ -19,6 +20,9 @@ pub(super) const MAX_LINE: usize = 16 << 10;
 
 /// Values of variables, by their names.
 pub(super) type Variables = BTreeMap<String, String>;
+
+/// Bytes of all entries of one configuration.
+const MAX_BYTES: usize = 1 << 20;
 
 /// Something that can be booted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -97,10 +101,26 @@ impl Entry {
     }
 }
 
+/// Checks that entries have room in memory.
+///
+/// # Errors
+/// They do not.
+pub(super) fn bounded<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Result<(), Error> {
+    let len = |entry: &Entry| {
+        let place = entry.place.iter().flatten().map(String::len).sum::<usize>();
+        let paths = entry.initrds.iter().chain(&entry.kernel).map(|path| path.path.len());
+        entry.title.len() + entry.id.len() + entry.cmdline.len() + place + paths.sum::<usize>()
+    };
+    match entries.into_iter().map(len).sum::<usize>() > MAX_BYTES {
+        true => Err(Error::TooLarge("menu")),
+        false => Ok(()),
+    }
+}
+
 /// Says which default a configuration names, if it has no such entry. GRUB's first
 /// entry is named by 0, and by nothing.
 pub(super) fn lost(found: Option<usize>, name: &str) -> Option<String> {
-    let named = found.is_none() && !matches!(name.trim(), "" | "0" | "saved");
+    let named = found.is_none() && !matches!(name.trim(), "" | "0" | "saved" | "@saved");
     named.then(|| format!("no entry '{name}'"))
 }
 

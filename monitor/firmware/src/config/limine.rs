@@ -7,8 +7,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::entry::{
-    Config, Entry, MAX_ENTRIES, MAX_INITRDS, MAX_LINE, MAX_TEXT, Variables, assignment, expand,
-    lost,
+    Config, Entry, MAX_ENTRIES, MAX_INITRDS, MAX_LINE, MAX_TEXT, Variables, assignment, bounded,
+    expand, lost,
 };
 use crate::Error;
 use crate::volume::{Path, Search, Volumes};
@@ -68,6 +68,7 @@ pub(super) fn read(volumes: &mut Volumes, path: &Path) -> Result<Config, Error> 
         if !open {
             let titles: Vec<&str> = menus.iter().map(|menu| menu.0.as_str()).collect();
             let id = titles.last().copied().unwrap_or_default().to_owned();
+            bounded(&entries)?;
             entries.push(Entry { title: titles.join(" > "), id, ..Entry::default() });
             open = true;
         }
@@ -75,6 +76,7 @@ pub(super) fn read(volumes: &mut Volumes, path: &Path) -> Result<Config, Error> 
             set(entry, &key, value, volumes, path);
         }
     }
+    bounded(&entries)?;
     let number = default.parse().unwrap_or(0usize).checked_sub(1);
     let index = number.and_then(|number| shown.get(number)).copied();
     let titled = || entries.iter().position(|entry| entry.id == default || entry.title == default);

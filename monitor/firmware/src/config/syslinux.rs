@@ -5,7 +5,9 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use super::entry::{Config, Entry, MAX_ENTRIES, MAX_INITRDS, MAX_LINE, MAX_TEXT, key_value, lost};
+use super::entry::{
+    Config, Entry, MAX_ENTRIES, MAX_INITRDS, MAX_LINE, MAX_TEXT, bounded, key_value, lost,
+};
 use crate::Error;
 use crate::volume::{Path, Volumes};
 
@@ -98,6 +100,9 @@ impl Parser<'_> {
             ("menu", "begin") => {
                 self.close(depth)?;
                 self.submenus.push(rest.to_string());
+                if self.submenus.len() > MAX_DEPTH {
+                    return Err(Error::TooLarge("number of menus inside each other"));
+                }
             }
             ("menu", "end") => {
                 self.close(depth)?;
@@ -159,7 +164,7 @@ impl Parser<'_> {
             entry.title.insert_str(0, &titles);
             finish(entry, self.volumes, &self.directory);
         }
-        Ok(())
+        bounded(&self.config.entries)
     }
 
     /// Puts the entries of another configuration file in place of the last entry, whose

@@ -18,6 +18,8 @@ const WORDS_OF_A_STEP: usize = 256;
 const MAX_ENVIRONMENT: usize = 64 << 10;
 /// Variables that an entry saves.
 const MAX_SAVES: usize = 16;
+/// Bytes of what one is known by, and of its values.
+const MAX_SAVED: usize = 256;
 /// See [`Shell::environment`].
 type EnvironmentBlock = (Vec<String>, String, Vec<(String, String)>);
 
@@ -89,14 +91,9 @@ impl Shell<'_> {
             "initrd" | "initrdefi" | "initrd16" => self.initrd(arguments),
             "search" => self.search(arguments),
             "search.fs_uuid" | "search.fs_label" | "search.file" => {
-                let (value, rest) = arguments.split_first().ok_or(Stop::Leave)?;
-                let kind = match name {
-                    "search.fs_uuid" => Search::Uuid,
-                    "search.fs_label" => Search::Label,
-                    _ => Search::File,
-                };
-                let variable = rest.first().map_or("root", String::as_str);
-                self.find(kind, value, variable)
+                let kind = name.replace("search.", "--").replace('_', "-");
+                let variable = arguments.get(1).map_or("root", String::as_str);
+                self.search(&[kind, format!("--set={variable}"), first.to_string()])
             }
             "eval" => self.evaluate(arguments)?,
             "configfile" | "source" | "." | "normal" => self.include(first)?,
@@ -127,7 +124,7 @@ impl Shell<'_> {
     /// to GRUB.
     #[inline(never)]
     fn evaluate(&mut self, words: &[String]) -> Result<bool, Stop> {
-        match script::parse(&words.join(" ")) {
+        match script::parse(&words.join(" "), &mut self.tokens) {
             Ok(block) => self.call(&block),
             Err(_) => Ok(false),
         }
@@ -340,13 +337,16 @@ impl Shell<'_> {
         let Some((names, file, variables)) = self.environment(arguments) else {
             return false;
         };
-        for name in names {
+        for name in names.into_iter().filter(|name| name.len() + file.len() < MAX_SAVED) {
             let medium = variables.iter().find(|variable| variable.0 == name);
             let saved = Saved {
                 key: format!("{file}{name}"),
                 medium: medium.map(|variable| variable.1.clone()).unwrap_or_default(),
                 value: self.get(&name).to_string(),
             };
+            if saved.medium.len() + saved.value.len() > MAX_SAVED {
+                return false;
+            }
             match self.menu.0.is_empty() {
                 true if self.saves.len() < MAX_SAVES => self.saves.push(saved),
                 false if self.loading.saves.len() < MAX_SAVES => self.loading.saves.push(saved),

@@ -59,8 +59,11 @@ enum Token {
 }
 
 /// Parses a script.
-pub(super) fn parse(text: &str) -> Result<Block, Error> {
-    let tokens = tokens(text);
+///
+/// # Errors
+/// It is damaged, or has more tokens than there is `room` for.
+pub(super) fn parse(text: &str, room: &mut usize) -> Result<Block, Error> {
+    let tokens = tokens(text, room)?;
     let mut parser = Parser { tokens: tokens.into_iter().peekable() };
     let block = parser.block(&[], 0)?;
     match parser.tokens.next() {
@@ -69,10 +72,11 @@ pub(super) fn parse(text: &str) -> Result<Block, Error> {
     }
 }
 
-fn tokens(text: &str) -> Vec<Token> {
+fn tokens(text: &str, room: &mut usize) -> Result<Vec<Token>, Error> {
     let mut tokens = Vec::new();
     let mut chars = text.chars().peekable();
     while let Some(&c) = chars.peek() {
+        let count = tokens.len();
         match c {
             '\n' | ';' => {
                 chars.next();
@@ -92,8 +96,9 @@ fn tokens(text: &str) -> Vec<Token> {
                 tokens.push(Token::Word(word(&mut chars)));
             }
         }
+        *room = room.checked_sub(tokens.len() - count).ok_or(Error::TooLarge("script"))?;
     }
-    tokens
+    Ok(tokens)
 }
 
 /// Reads a word, which a brace ends as well.
@@ -135,6 +140,8 @@ fn word(chars: &mut Peekable<Chars>) -> Word {
         }
     }
     if !text.is_empty() {
+        // Most words have this one piece: no room for more.
+        word.reserve_exact(1);
         word.push(Piece::Text(text));
     }
     word

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use super::script::{self, Block, Command, Piece, Word};
 use crate::Error;
-use crate::config::entry::{Config, Entry, MAX_ENTRIES, MAX_LINE, MAX_TEXT, lost};
+use crate::config::entry::{Config, Entry, MAX_ENTRIES, MAX_LINE, MAX_TEXT, bounded, lost};
 use crate::environment::Saved;
 use crate::volume::{Path, Volumes};
 
@@ -18,8 +18,13 @@ const MAX_STEPS: usize = 20_000;
 pub(super) const MAX_CALLS: usize = 8;
 /// Files that are read for one configuration.
 const MAX_FILES: usize = 64;
-/// Variables.
+/// Variables, and bytes of all their values.
 const MAX_VARIABLES: usize = 1024;
+const MAX_VALUES: usize = 128 << 10;
+/// Bytes of the name of one, and of a value that is not counted.
+const SHORT: usize = 256;
+/// Words and marks of all files that are read for one configuration.
+const MAX_TOKENS: usize = 1 << 15;
 
 /// What GRUB's images set before they read a configuration.
 const FEATURES: [&str; 7] = [
@@ -37,7 +42,20 @@ pub(in crate::config) fn read(volumes: &mut Volumes, path: &Path) -> Result<Conf
     let device = volume.device.clone();
     let dir = path.path.rsplit_once('/').map_or("", |(dir, _)| dir);
     let drive = volume.drive;
-    let mut shell = Shell::new(volumes, drive);
+    let mut shell = Shell {
+        volumes,
+        drive,
+        variables: BTreeMap::new(),
+        functions: BTreeMap::new(),
+        entries: Vec::new(),
+        menu: (Vec::new(), 0),
+        loading: Entry::default(),
+        saves: Vec::new(),
+        steps: 0,
+        calls: 0,
+        files: 0,
+        tokens: MAX_TOKENS,
+    };
     shell.set("root", &device);
     shell.set("prefix", &format!("({device}){dir}"));
     shell.set("config_directory", &format!("({device}){dir}"));
@@ -88,32 +106,22 @@ pub(super) struct Shell<'a> {
     pub(super) steps: usize,
     pub(super) calls: usize,
     pub(super) files: usize,
+    /// Tokens that there is room for.
+    pub(super) tokens: usize,
 }
 
-impl<'a> Shell<'a> {
-    fn new(volumes: &'a mut Volumes, drive: usize) -> Self {
-        Self {
-            volumes,
-            drive,
-            variables: BTreeMap::new(),
-            functions: BTreeMap::new(),
-            entries: Vec::new(),
-            menu: (Vec::new(), 0),
-            loading: Entry::default(),
-            saves: Vec::new(),
-            steps: 0,
-            calls: 0,
-            files: 0,
-        }
-    }
-
+impl Shell<'_> {
     pub(super) fn get(&self, name: &str) -> &str {
         self.variables.get(name).map_or("", String::as_str)
     }
 
     pub(super) fn set(&mut self, name: &str, value: &str) {
-        let room = self.variables.len() < MAX_VARIABLES || self.variables.contains_key(name);
-        if room && name.len() <= MAX_LINE && value.len() <= MAX_LINE {
+        let known = self.variables.contains_key(name);
+        let room = known || self.variables.len() < MAX_VARIABLES;
+        // Short ones, which scripts set all the time, need no count.
+        let count = || self.variables.values().map(String::len).sum::<usize>();
+        let fits = value.len() <= SHORT || count() + value.len() <= MAX_VALUES;
+        if room && fits && name.len() <= SHORT && value.len() <= MAX_LINE {
             self.variables.insert(name.to_string(), value.to_string());
         }
     }
@@ -136,7 +144,9 @@ impl<'a> Shell<'a> {
             return Err(Error::TooLarge("number of files that read each other"));
         }
         let text = self.volumes.text(path, MAX_TEXT)?;
-        match self.call(&script::parse(&text)?) {
+        let block = script::parse(&text, &mut self.tokens)?;
+        drop(text);
+        match self.call(&block) {
             Ok(status) => Ok(status),
             Err(Stop::Leave) => Ok(true),
             Err(Stop::Failed(error)) => Err(error),
@@ -300,6 +310,7 @@ impl<'a> Shell<'a> {
             let title = titles.join(" > ");
             let loaded = core::mem::take(&mut self.loading);
             self.entries.push(Entry { title, id, place: self.menu.0.clone(), ..loaded });
+            bounded(&self.entries)?;
             status
         };
         self.menu.0.pop();
