@@ -93,8 +93,8 @@ mod queue_compare_test;
 mod queue_hostile_test;
 #[cfg(test)]
 mod queue_test;
-mod queues;
 pub mod rate;
+mod running;
 pub mod transport;
 mod unpoisoned;
 

@@ -5,7 +5,11 @@
 //! never refilled. The clock is passed in: any monotonic time since any
 //! origin. Nothing here sleeps; a refusal says when to come back.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
+
+use crate::Unpoisoned as _;
 
 /// A bucket as configured. A `size` or `refill_time` of 0 means no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -206,6 +210,33 @@ impl RateLimiter {
         if let Some(bucket) = &mut self.bytes {
             bucket.spend(bytes);
         }
+    }
+}
+
+/// A device's rate limit, which costs nothing where there is none.
+pub(crate) struct Limiter {
+    limiting: AtomicBool,
+    limit: Mutex<RateLimiter>,
+}
+
+impl Limiter {
+    pub(crate) fn new(limit: RateLimiter) -> Self {
+        Self { limiting: AtomicBool::new(limit.is_limiting()), limit: Mutex::new(limit) }
+    }
+
+    pub(crate) fn set(&self, limit: RateLimiter) {
+        *self.lock() = limit;
+        self.limiting.store(limit.is_limiting(), Ordering::Relaxed);
+    }
+
+    /// Also of one that limits nothing.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, RateLimiter> {
+        self.limit.lock().unpoisoned()
+    }
+
+    /// The limit, if there is one.
+    pub(crate) fn get(&self) -> Option<MutexGuard<'_, RateLimiter>> {
+        self.limiting.load(Ordering::Relaxed).then(|| self.lock())
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::counters::Tally;
 use super::execute::{Executor, NoSpace};
 use super::request::{self, Limits, Operation, Range};
-use super::{Block, Inserted, Running, SECTOR};
+use super::{Block, Inserted, SECTOR};
 use crate::{Chain, Error, Outcome, Queue, Step, Unpoisoned as _, WhenEmpty, features};
 
 /// Most data moved in one `run`, whatever its budget of requests: 16 MiB
@@ -51,9 +51,7 @@ impl<'m> Block<'m> {
     /// how many workers to wake. Does not arm the doorbell.
     #[must_use]
     pub fn pending(&self, queue: usize) -> u16 {
-        let running = self.running.read().unpoisoned();
-        let running = running.as_ref();
-        running.map_or(0, |running| running.queues.pending(queue))
+        self.runner.pending(queue)
     }
 
     /// Serves up to `budget` requests of `queue` and says why it stopped.
@@ -72,47 +70,29 @@ impl<'m> Block<'m> {
         budget: usize,
         when_empty: WhenEmpty,
     ) -> Outcome {
-        let running = self.running.read().unpoisoned();
-        let Some(running) = running.as_ref() else {
-            return Outcome::quiet(Step::Stopped);
-        };
-        if running.broken.load(Ordering::Relaxed) {
-            return Outcome::quiet(Step::Broken);
-        }
-        let Some(queue) = running.queues.get(queue) else {
-            return Outcome::quiet(Step::Stopped);
-        };
-        let inserted = self.inserted.read().unpoisoned();
-        let now = clock();
-        let mut session = Session {
-            block: self,
-            limits: self.limits(running, &inserted),
-            executor: self.executor(running, &inserted),
-            clock,
-            now,
-            end: now.saturating_add(TIME_PER_RUN),
-            budget,
-            when_empty,
-        };
-        let outcome = session.work(queue, worker);
-        if outcome.step == Step::Broken && !running.broken.swap(true, Ordering::Relaxed) {
-            self.counters.broken.add(1);
-        }
-        self.counters.add(&session.executor.tally);
-        outcome
+        self.runner.with_queue(queue, &self.counters.broken, |running, queue| {
+            let inserted = self.inserted.read().unpoisoned();
+            let (now, features) = (clock(), running.features);
+            let sectors = inserted.size / SECTOR;
+            let mut session = Session {
+                block: self,
+                limits: Limits { sectors, writable: self.writable, features },
+                executor: self.executor(features, &inserted),
+                clock,
+                now,
+                end: now.saturating_add(TIME_PER_RUN),
+                budget,
+                when_empty,
+            };
+            let outcome = session.work(queue, worker);
+            self.counters.add(&session.executor.tally);
+            outcome
+        })
     }
 
-    fn limits(&self, running: &Running<'m>, inserted: &Inserted) -> Limits {
-        Limits {
-            sectors: inserted.size / SECTOR,
-            writable: self.writable,
-            features: running.features,
-        }
-    }
-
-    fn executor<'a>(&'a self, running: &Running<'m>, inserted: &'a Inserted) -> Executor<'a> {
+    fn executor<'a>(&'a self, features: u64, inserted: &'a Inserted) -> Executor<'a> {
         // 5.2.6.2: neither flush nor a write-back switch means write-through.
-        let negotiated = running.features & (features::BLK_FLUSH | features::BLK_CONFIG_WCE);
+        let negotiated = features & (features::BLK_FLUSH | features::BLK_CONFIG_WCE);
         let write_back = negotiated != 0 && self.writeback.load(Ordering::Relaxed);
         Executor {
             medium: &inserted.medium,
@@ -158,7 +138,7 @@ impl<'m> Session<'_, 'm> {
             }
         };
         let signal = ring.needs_signal().unwrap_or(false);
-        Outcome { step, signal, refresh: step == Step::Broken }
+        Outcome { step, signal, refresh: false }
     }
 
     fn take(&mut self, ring: &mut Queue<'m>, worker: &mut Worker<'m>) -> Result<Taken, Error> {
@@ -169,7 +149,7 @@ impl<'m> Session<'_, 'm> {
         let spent = tally.requests >= self.budget as u64
             || tally.read_bytes + tally.written_bytes >= BYTES_PER_RUN
             || self.now >= self.end
-            || self.block.stopping.load(Ordering::Relaxed);
+            || self.block.runner.is_stopping();
         if spent {
             return Ok(Taken::Leave(Step::More));
         }
@@ -181,9 +161,7 @@ impl<'m> Session<'_, 'm> {
                 return Ok(Taken::Leave(Step::Idle));
             }
         }
-        if self.block.limiting.load(Ordering::Relaxed)
-            && let Err(at) = self.throttle(&worker.chain)
-        {
+        if let Err(at) = self.throttle(&worker.chain) {
             ring.park(worker.chain.head());
             self.block.counters.throttled.add(1);
             return Ok(Taken::Leave(Step::WaitUntil(at)));
@@ -199,9 +177,9 @@ impl<'m> Session<'_, 'm> {
     /// Spends the request's tokens: its data, whichever way it goes. What it
     /// does besides is only known later, and owed then.
     fn throttle(&self, chain: &Chain<'_>) -> Result<(), Duration> {
+        let Some(mut limiter) = self.block.limiter.get() else { return Ok(()) };
         let bytes = chain.readable_len().saturating_sub(16);
         let bytes = bytes.max(chain.writable_len().saturating_sub(1));
-        let mut limiter = self.block.limiter.lock().unpoisoned();
         limiter.take(self.now, u64::from(bytes))
     }
 
@@ -209,13 +187,15 @@ impl<'m> Session<'_, 'm> {
         let request = request::parse(&mut worker.chain, &self.limits, &mut worker.ranges)?;
         let Worker { chain, ranges, .. } = worker;
         let done = self.executor.execute(&request, chain, ranges);
-        if done.is_ok() && self.block.limiting.load(Ordering::Relaxed) {
+        if done.is_ok()
+            && let Some(mut limiter) = self.block.limiter.get()
+        {
             let bytes = match request.operation {
                 Operation::WriteZeroes => ranges.iter().map(|range| range.len).sum(),
                 Operation::Discard => ranges.len() as u64 * HOLE,
                 _ => 0,
             };
-            self.block.limiter.lock().unpoisoned().owe(bytes);
+            limiter.owe(bytes);
         }
         Ok(done)
     }

@@ -23,14 +23,14 @@ mod run_test;
 #[cfg(test)]
 mod storage_test;
 
+use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, RwLock};
 use std::time::Duration;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 
-use crate::queues::Queues;
-use crate::rate::{LevelV1, RateLimiter};
+use crate::rate::{LevelV1, Limiter, RateLimiter};
+use crate::running::Runner;
 use crate::{Activation, Device, Error, Memory, Stopped, Unpoisoned as _, features};
 
 pub use config::{ID_LEN, OnNoSpace, Options, SECTOR};
@@ -41,13 +41,6 @@ pub use medium::{Medium, ReadAt, WriteAt};
 use config::WRITEBACK_OFFSET;
 use execute::Health;
 
-/// The queues of a started device.
-struct Running<'m> {
-    features: u64,
-    queues: Queues<'m>,
-    broken: AtomicBool,
-}
-
 /// What is in the drive, and how large it was when it was put in.
 struct Inserted {
     medium: Medium,
@@ -56,7 +49,6 @@ struct Inserted {
 
 /// A block device: share it between the endpoint and its workers.
 pub struct Block<'m> {
-    mem: &'m Memory,
     options: Options,
     id: [u8; ID_LEN],
     writable: bool,
@@ -65,11 +57,8 @@ pub struct Block<'m> {
     sectors: AtomicU64,
     writeback: AtomicBool,
     health: Health,
-    limiter: Mutex<RateLimiter>,
-    limiting: AtomicBool,
-    running: RwLock<Option<Running<'m>>>,
-    /// Somebody waits for the workers to leave.
-    stopping: AtomicBool,
+    limiter: Limiter,
+    runner: Runner<'m, ()>,
     counters: BlockCounters,
 }
 
@@ -94,18 +83,15 @@ impl<'m> Block<'m> {
             *to = from;
         }
         Ok(Self {
-            mem,
             id,
             writable,
             inserted: RwLock::new(Inserted { medium, size }),
             sectors: AtomicU64::new(size / SECTOR),
             writeback: AtomicBool::new(true),
             health: Health::default(),
-            limiting: AtomicBool::new(options.limiter.is_limiting()),
-            limiter: Mutex::new(options.limiter),
+            limiter: Limiter::new(options.limiter),
+            runner: Runner::new(mem, options.dirty),
             options,
-            running: RwLock::new(None),
-            stopping: AtomicBool::new(false),
             counters: BlockCounters::default(),
         })
     }
@@ -126,18 +112,17 @@ impl<'m> Block<'m> {
     /// Replaces the rate limits; the new buckets are full. Wake the workers
     /// that wait for the old ones.
     pub fn set_limiter(&self, limiter: RateLimiter) {
-        *self.limiter.lock().unpoisoned() = limiter;
-        self.limiting.store(limiter.is_limiting(), Ordering::Relaxed);
+        self.limiter.set(limiter);
     }
 
     /// What is in the buckets of the rate limits.
     pub fn levels(&self, now: Duration) -> Vec<Option<LevelV1>> {
-        self.limiter.lock().unpoisoned().levels(now).to_vec()
+        self.limiter.lock().levels(now).to_vec()
     }
 
     /// Sets what is in them, as far as they are so large.
     pub fn set_levels(&self, levels: &[Option<LevelV1>]) {
-        self.limiter.lock().unpoisoned().set_levels(levels);
+        self.limiter.lock().set_levels(levels);
     }
 
     /// Looks how large the medium is now, waiting for the workers to finish
@@ -149,13 +134,18 @@ impl<'m> Block<'m> {
     /// [`Error::OddSize`] as in [`Block::new`]. The size stays then.
     pub fn resize(&self) -> Result<(), Error> {
         let mut inserted = self.inserted.write().unpoisoned();
+        let least = inserted.size;
+        self.measure(&mut inserted, least)
+    }
+
+    /// Takes over the medium's size, which is to be `least` bytes at least.
+    fn measure(&self, inserted: &mut Inserted, least: u64) -> Result<(), Error> {
         let size = medium_size(&inserted.medium)?;
         if self.writable && !size.is_multiple_of(SECTOR) {
             return Err(Error::OddSize(size));
         }
-        if size < inserted.size {
-            let why = format!("{size} bytes, less than {}", inserted.size);
-            return Err(Error::MediumSize(why));
+        if size < least {
+            return Err(Error::MediumSize(format!("{size} bytes, less than {least}")));
         }
         inserted.size = size;
         self.sectors.store(size / SECTOR, Ordering::Relaxed);
@@ -178,13 +168,7 @@ impl<'m> Block<'m> {
     pub fn exchange(&self, change: impl FnOnce() -> std::io::Result<()>) -> Result<(), Error> {
         let mut inserted = self.inserted.write().unpoisoned();
         change().map_err(|error| Error::MediumSize(error.to_string()))?;
-        let size = medium_size(&inserted.medium)?;
-        if self.writable && !size.is_multiple_of(SECTOR) {
-            return Err(Error::OddSize(size));
-        }
-        inserted.size = size;
-        self.sectors.store(size / SECTOR, Ordering::Relaxed);
-        Ok(())
+        self.measure(&mut inserted, 0)
     }
 
     /// Makes what the guest has written durable, for a snapshot. Call it on a
@@ -231,39 +215,19 @@ impl Device for Block<'_> {
     }
 
     fn start(&self, activation: &Activation) -> Result<(), Error> {
-        let mut running = self.running.write().unpoisoned();
-        if running.is_some() {
-            return Err(Error::State("a running device"));
-        }
-        let started = Running {
-            features: activation.features,
-            queues: Queues::start(
-                self.mem,
-                self.options.queue_size,
-                self.options.dirty,
-                activation,
-            )?,
-            broken: AtomicBool::new(false),
-        };
+        self.runner.start(self.options.queue_size, activation, ())?;
         if let Some(writeback) = activation.writeback {
             self.writeback.store(writeback, Ordering::Relaxed);
         } else if activation.features & features::BLK_FLUSH == 0 {
             // 5.2.5.2: a driver that cannot flush starts in write-through.
             self.writeback.store(false, Ordering::Relaxed);
         }
-        *running = Some(started);
         Ok(())
     }
 
     fn stop(&self) -> Stopped {
-        self.stopping.store(true, Ordering::Relaxed);
-        let mut running = self.running.write().unpoisoned();
-        self.stopping.store(false, Ordering::Relaxed);
-        let queues = running.take().map(|running| running.queues.into_states());
-        Stopped {
-            queues: queues.unwrap_or_default(),
-            writeback: self.writeback.load(Ordering::Relaxed),
-        }
+        let queues = self.runner.stop();
+        Stopped { queues, writeback: self.writeback.load(Ordering::Relaxed) }
     }
 
     fn reset(&self) {
@@ -271,7 +235,6 @@ impl Device for Block<'_> {
     }
 
     fn is_broken(&self) -> bool {
-        let running = self.running.read().unpoisoned();
-        running.as_ref().is_some_and(|running| running.broken.load(Ordering::Relaxed))
+        self.runner.is_broken()
     }
 }

@@ -22,16 +22,16 @@ mod tx;
 #[cfg(test)]
 mod tx_test;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 
-use crate::queues::Queues;
-use crate::rate::{LevelV1, RateLimiter};
+use crate::rate::{LevelV1, Limiter, RateLimiter};
+use crate::running::Runner;
 use crate::{
-    Activation, Device, Error, Memory, Outcome, Queue, Step, Stopped, Unpoisoned as _, features,
+    Activation, Counter, Device, Error, Memory, Outcome, Queue, Step, Stopped, Unpoisoned as _,
+    features,
 };
 
 pub use config::{Options, RX_QUEUE, TX_QUEUE};
@@ -41,54 +41,26 @@ pub use rx::RxWorker;
 pub use tap::{Offload, Tap};
 pub use tx::TxWorker;
 
+use counters::Tally;
 use tap::is_down;
 
 /// Bytes of a frame without large segments beyond its MTU: the virtio
 /// header, Ethernet, two VLAN tags.
 const FRAME_OVERHEAD: usize = HEADER_LEN + 14 + 8;
 
-/// The queues of a started device.
-struct Running<'m> {
+/// A started device.
+type Running<'m> = crate::running::Running<'m, Start>;
+
+/// What is kept from a start to the stop.
+struct Start {
     /// Which start of the device this is, from 1.
-    started: u64,
-    features: u64,
+    number: u64,
     offload: Offload,
     offload_set: AtomicBool,
     /// Bytes of the largest frame to make room for.
     largest_frame: usize,
-    queues: Queues<'m>,
-    broken: AtomicBool,
-}
-
-impl Running<'_> {
     /// One frame may fill several buffers.
-    fn merges(&self) -> bool {
-        self.features & features::NET_MRG_RXBUF != 0
-    }
-}
-
-/// A rate limit that costs nothing where there is none.
-struct Limiter {
-    limiting: AtomicBool,
-    limit: Mutex<RateLimiter>,
-}
-
-impl Limiter {
-    fn new(limit: RateLimiter) -> Self {
-        Self { limiting: AtomicBool::new(limit.is_limiting()), limit: Mutex::new(limit) }
-    }
-
-    fn set(&self, limit: RateLimiter) {
-        let mut old = self.limit.lock().unpoisoned();
-        *old = limit;
-        self.limiting.store(limit.is_limiting(), Ordering::Relaxed);
-    }
-
-    /// The limit, if there is one.
-    fn get(&self) -> Option<MutexGuard<'_, RateLimiter>> {
-        let limiting = self.limiting.load(Ordering::Relaxed);
-        limiting.then(|| self.limit.lock().unpoisoned())
-    }
+    merges: bool,
 }
 
 /// A network device: share it between the endpoint and its workers.
@@ -96,7 +68,6 @@ impl Limiter {
 /// Receiving and sending each want one worker at a time; they may be the
 /// same thread or two.
 pub struct Net<'m> {
-    mem: &'m Memory,
     options: Options,
     tap: Box<dyn Tap>,
     link_up: AtomicBool,
@@ -104,9 +75,8 @@ pub struct Net<'m> {
     link_news: AtomicBool,
     rx_limiter: Limiter,
     tx_limiter: Limiter,
-    running: RwLock<Option<Running<'m>>>,
-    starts: Mutex<u64>,
-    stopping: AtomicBool,
+    runner: Runner<'m, Start>,
+    starts: AtomicU64,
     counters: NetCounters,
 }
 
@@ -118,16 +88,14 @@ impl<'m> Net<'m> {
     pub fn new(mem: &'m Memory, tap: Box<dyn Tap>, options: Options) -> Result<Self, Error> {
         options.check()?;
         Ok(Self {
-            mem,
             link_up: AtomicBool::new(tap.is_up()),
             tap,
             link_news: AtomicBool::new(false),
             rx_limiter: Limiter::new(options.rx_limiter),
             tx_limiter: Limiter::new(options.tx_limiter),
+            runner: Runner::new(mem, options.dirty),
             options,
-            running: RwLock::new(None),
-            starts: Mutex::new(0),
-            stopping: AtomicBool::new(false),
+            starts: AtomicU64::new(0),
             counters: NetCounters::default(),
         })
     }
@@ -158,7 +126,7 @@ impl<'m> Net<'m> {
     /// What is in the buckets of the limits of receiving, then of sending.
     pub fn levels(&self, now: Duration) -> Vec<Option<LevelV1>> {
         let limits = [&self.rx_limiter, &self.tx_limiter];
-        let levels = limits.map(|limiter| limiter.limit.lock().unpoisoned().levels(now));
+        let levels = limits.map(|limiter| limiter.lock().levels(now));
         levels.concat()
     }
 
@@ -166,7 +134,7 @@ impl<'m> Net<'m> {
     pub fn set_levels(&self, levels: &[Option<LevelV1>]) {
         let limits = [&self.rx_limiter, &self.tx_limiter];
         for (limiter, levels) in limits.into_iter().zip(levels.chunks(2)) {
-            limiter.limit.lock().unpoisoned().set_levels(levels);
+            limiter.lock().set_levels(levels);
         }
     }
 
@@ -174,9 +142,7 @@ impl<'m> Net<'m> {
     /// arming the doorbell.
     #[must_use]
     pub fn pending(&self, queue: usize) -> u16 {
-        let running = self.running.read().unpoisoned();
-        let running = running.as_ref();
-        running.map_or(0, |running| running.queues.pending(queue))
+        self.runner.pending(queue)
     }
 
     fn set_link(&self, up: bool) {
@@ -194,28 +160,38 @@ impl<'m> Net<'m> {
         index: usize,
         work: impl FnOnce(&Running<'m>, &mut Queue<'m>) -> Step,
     ) -> Outcome {
-        let running = self.running.read().unpoisoned();
-        let Some(running) = running.as_ref() else {
-            return Outcome::quiet(Step::Stopped);
+        self.runner.with_queue(index, &self.counters.broken, |running, queue| {
+            let mut ring = queue.lock().unpoisoned();
+            let step = work(running, &mut ring);
+            ring.publish();
+            let signal = ring.needs_signal().unwrap_or(false);
+            Outcome { step, signal, refresh: self.link_news.swap(false, Ordering::Relaxed) }
+        })
+    }
+
+    /// Has `next` receive or send up to `budget` frames, until it says why not, and counts
+    /// frames, bytes and dropped frames in `counters`.
+    fn each_frame(
+        &self,
+        budget: usize,
+        counters: [&Counter; 3],
+        mut next: impl FnMut(&mut Tally) -> Result<Option<Step>, Error>,
+    ) -> Step {
+        let mut tally = Tally::default();
+        let step = loop {
+            if tally.steps >= budget || self.runner.is_stopping() {
+                break Step::More;
+            }
+            tally.steps += 1;
+            match next(&mut tally) {
+                Ok(None) => {}
+                Ok(Some(step)) => break step,
+                Err(_) => break Step::Broken,
+            }
         };
-        if running.broken.load(Ordering::Relaxed) {
-            return Outcome::quiet(Step::Broken);
-        }
-        let Some(queue) = running.queues.get(index) else {
-            return Outcome::quiet(Step::Stopped);
-        };
-        let mut ring = queue.lock().unpoisoned();
-        let step = work(running, &mut ring);
-        ring.publish();
-        let broken = step == Step::Broken;
-        if broken && !running.broken.swap(true, Ordering::Relaxed) {
-            self.counters.broken.add(1);
-        }
-        Outcome {
-            step,
-            signal: ring.needs_signal().unwrap_or(false),
-            refresh: self.link_news.swap(false, Ordering::Relaxed) || broken,
-        }
+        let counted = [tally.frames, tally.bytes, tally.dropped];
+        counters.into_iter().zip(counted).for_each(|(counter, n)| counter.add(n));
+        step
     }
 
     /// The largest frame the tap may have for a driver with these features.
@@ -225,23 +201,6 @@ impl<'m> Net<'m> {
             Some(mtu) if !offload.has_segments() => usize::from(mtu) + FRAME_OVERHEAD,
             _ => all,
         }
-    }
-
-    fn start_queues(&self, activation: &Activation) -> Result<Running<'m>, Error> {
-        let queues =
-            Queues::start(self.mem, self.options.queue_size, self.options.dirty, activation)?;
-        let offload = Offload::from_features(activation.features);
-        let mut starts = self.starts.lock().unpoisoned();
-        *starts += 1;
-        Ok(Running {
-            started: *starts,
-            features: activation.features,
-            offload,
-            offload_set: AtomicBool::new(false),
-            largest_frame: self.largest_frame(offload),
-            queues,
-            broken: AtomicBool::new(false),
-        })
     }
 }
 
@@ -268,26 +227,24 @@ impl Device for Net<'_> {
     }
 
     fn start(&self, activation: &Activation) -> Result<(), Error> {
-        let mut running = self.running.write().unpoisoned();
-        if running.is_some() {
-            return Err(Error::State("a running device"));
-        }
-        *running = Some(self.start_queues(activation)?);
-        Ok(())
+        let offload = Offload::from_features(activation.features);
+        let own = Start {
+            number: self.starts.fetch_add(1, Ordering::Relaxed) + 1,
+            offload,
+            offload_set: AtomicBool::new(false),
+            largest_frame: self.largest_frame(offload),
+            merges: activation.features & features::NET_MRG_RXBUF != 0,
+        };
+        self.runner.start(self.options.queue_size, activation, own)
     }
 
     fn stop(&self) -> Stopped {
-        self.stopping.store(true, Ordering::Relaxed);
-        let mut running = self.running.write().unpoisoned();
-        self.stopping.store(false, Ordering::Relaxed);
-        let queues = running.take().map(|running| running.queues.into_states());
-        Stopped { queues: queues.unwrap_or_default(), writeback: false }
+        Stopped { queues: self.runner.stop(), writeback: false }
     }
 
     fn reset(&self) {}
 
     fn is_broken(&self) -> bool {
-        let running = self.running.read().unpoisoned();
-        running.as_ref().is_some_and(|running| running.broken.load(Ordering::Relaxed))
+        self.runner.is_broken()
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::counters::Tally;
-use super::{FRAME_OVERHEAD, HEADER_LEN, Net, Running, header, is_down};
+use super::{FRAME_OVERHEAD, HEADER_LEN, Net, NetCounters, Running, header, is_down};
 use crate::{Chain, Error, GuestSlice, Outcome, Queue, Step};
 
 /// Bytes of the largest frame, header included: what a driver has to have room
@@ -155,28 +155,17 @@ impl<'m> Net<'m> {
     /// [`Step::WaitUntil`]: leave both alone until then.
     pub fn run_rx(&self, worker: &mut RxWorker<'m>, now: Duration, budget: usize) -> Outcome {
         self.with_queue(super::RX_QUEUE, |running, ring| {
-            worker.renew(running.started);
-            if !running.offload_set.swap(true, Ordering::Relaxed)
-                && self.tap.set_offload(running.offload).is_err()
+            let own = &running.own;
+            worker.renew(own.number);
+            if !own.offload_set.swap(true, Ordering::Relaxed)
+                && self.tap.set_offload(own.offload).is_err()
             {
                 self.counters.tap_errors.add(1);
             }
-            let mut tally = Tally::default();
-            let step = loop {
-                if tally.steps >= budget || self.stopping.load(Ordering::Relaxed) {
-                    break Step::More;
-                }
-                tally.steps += 1;
-                match self.receive_next(ring, worker, running, now, &mut tally) {
-                    Ok(None) => {}
-                    Ok(Some(step)) => break step,
-                    Err(_) => break Step::Broken,
-                }
-            };
-            self.counters.rx_frames.add(tally.frames);
-            self.counters.rx_bytes.add(tally.bytes);
-            self.counters.rx_dropped.add(tally.dropped);
-            step
+            let NetCounters { rx_frames, rx_bytes, rx_dropped, .. } = &self.counters;
+            self.each_frame(budget, [rx_frames, rx_bytes, rx_dropped], |tally| {
+                self.receive_next(ring, worker, running, now, tally)
+            })
         })
     }
 
@@ -215,8 +204,8 @@ impl<'m> Net<'m> {
         worker.expect(len.min(MAX_FRAME));
         // A driver that takes segments gives small buffers, and the next ones
         // are on their way: the frame is kept until they come.
-        let segments = running.merges() && running.offload.has_segments();
-        if len > worker.room && len <= running.largest_frame && segments && dry {
+        let segments = running.own.merges && running.own.offload.has_segments();
+        if len > worker.room && len <= running.own.largest_frame && segments && dry {
             let placed = offered;
             let until = now.saturating_add(PATIENCE);
             worker.tail = Some(Tail { len, placed, until });
@@ -304,9 +293,9 @@ impl<'m> Net<'m> {
         running: &Running<'m>,
         tally: &mut Tally,
     ) -> Result<bool, Error> {
-        let most = if running.merges() { usize::MAX } else { 1 };
+        let most = if running.own.merges { usize::MAX } else { 1 };
         let spare = MAX_SLICES - usize::from(ring.size());
-        while worker.room < running.largest_frame
+        while worker.room < running.own.largest_frame
             && worker.held.len() < most
             && worker.slices.len() <= spare
         {
@@ -338,7 +327,7 @@ impl<'m> Net<'m> {
         worker: &mut RxWorker<'m>,
         running: &Running<'m>,
     ) -> Result<(), Error> {
-        let useless = !running.merges() && worker.room < LEAST_BUFFER;
+        let useless = !running.own.merges && worker.room < LEAST_BUFFER;
         let held = worker.held.first().filter(|_| useless);
         if let Some(held) = held {
             self.counters.rx_useless.add(1);

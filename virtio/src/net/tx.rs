@@ -1,10 +1,9 @@
 //! From the guest to the tap.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::counters::Tally;
-use super::{HEADER_LEN, Net, Running, header, is_down};
+use super::{HEADER_LEN, Net, NetCounters, Running, header, is_down};
 use crate::{Chain, Error, Outcome, Queue, Step, WhenEmpty};
 
 /// Most bytes in a frame: 64 KiB of IP and the headers below it.
@@ -63,22 +62,10 @@ impl<'m> Net<'m> {
     ) -> Outcome {
         let turn = Turn { now, when_empty };
         self.with_queue(super::TX_QUEUE, |running, ring| {
-            let mut tally = Tally::default();
-            let step = loop {
-                if tally.steps >= budget || self.stopping.load(Ordering::Relaxed) {
-                    break Step::More;
-                }
-                tally.steps += 1;
-                match self.send_next(ring, worker, running, turn, &mut tally) {
-                    Ok(None) => {}
-                    Ok(Some(step)) => break step,
-                    Err(_) => break Step::Broken,
-                }
-            };
-            self.counters.tx_frames.add(tally.frames);
-            self.counters.tx_bytes.add(tally.bytes);
-            self.counters.tx_dropped.add(tally.dropped);
-            step
+            let NetCounters { tx_frames, tx_bytes, tx_dropped, .. } = &self.counters;
+            self.each_frame(budget, [tx_frames, tx_bytes, tx_dropped], |tally| {
+                self.send_next(ring, worker, running, turn, tally)
+            })
         })
     }
 
