@@ -281,7 +281,9 @@ impl Guest {
         };
         allowed.check(&before, &snapshot());
         assert!(alive || self.spoilt, "a right driver broke the device");
-        assert!(self.tx.drain().iter().all(|(_, len)| *len == 0));
+        let used = self.tx.drain();
+        // A spoilt used ring holds what the guest wrote, or a frame that it had put there.
+        assert!(self.spoilt || used.iter().all(|(_, len)| *len == 0), "nothing is written to it");
         let sent = std::mem::take(&mut *self.wire.sent.lock().unwrap());
         if !self.spoilt {
             // What was sent is what was offered, in order, less what had no
