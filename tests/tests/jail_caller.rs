@@ -310,10 +310,12 @@ fn nothing_in_a_jail_reaches_its_caller() {
         .filter(group)
         .collect();
     assert_eq!(members.len(), 4, "shell, two jailers, sleep: {members:?}");
-    for pid in members {
+    let nice = |pid: &str| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
-        assert_eq!(fields[16], "0", "nice: {stat}");
+        stat.rsplit(") ").next().unwrap().split(' ').nth(16).unwrap().to_owned()
+    };
+    for pid in members {
+        assert_eq!(nice(&pid.to_string()), nice("self"), "{pid}");
         // SAFETY: a plain system call.
         let priority = unsafe { libc::syscall(libc::SYS_ioprio_get, 1, pid) };
         assert_eq!(priority >> 13, 0, "{pid}");
