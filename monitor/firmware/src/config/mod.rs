@@ -15,5 +15,8 @@ pub use entry::{Config, Entry};
 pub use find::find;
 
 #[cfg(test)]
+#[path = "../config_grub_test.rs"]
+mod config_grub_test;
+#[cfg(test)]
 #[path = "../config_test.rs"]
 mod config_test;
