@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_learns_that_the_others_are_gone() {
+    fn a_receiver_learns_that_the_senders_are_gone() {
         let (sender, receiver) = channel();
         assert_eq!(receiver.try_recv(), Err(RecvError::Empty));
         let soon = Duration::from_millis(1);

@@ -241,7 +241,7 @@ fn a_start_that_fails_can_be_tried_again() {
 }
 
 #[test]
-fn a_guest_is_paused_and_goes_on() {
+fn a_guest_is_paused_and_resumed() {
     if !have_kvm() {
         return;
     }

@@ -11,7 +11,7 @@ use mote_tests::{Client, Scratch, Vm, have_kvm, mote, run, vm};
 
 /// Clients that are slow, broken or many stop neither the VM nor each other.
 #[test]
-fn bad_clients_harm_nobody() {
+fn bad_clients_do_no_harm() {
     if !have_kvm() {
         return;
     }

@@ -117,7 +117,7 @@ fn every_command_names_its_own_help() {
 
 /// A reader that closes early (`mote --help | head -1`) is no failure.
 #[test]
-fn help_for_nobody_is_code_0() {
+fn help_into_a_closed_pipe_is_code_0() {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let mut command = mote(["--help"]);

@@ -54,7 +54,7 @@ fn echoes(server: &mut Server, word: &str) {
 }
 
 #[test]
-fn a_vm_is_saved_and_goes_on_elsewhere() {
+fn a_vm_is_saved_and_restored_elsewhere() {
     if !have_kvm() {
         return;
     }
@@ -191,7 +191,7 @@ fn what_cannot_be_loaded_is_refused() {
 }
 
 #[test]
-fn devices_go_on_with_what_is_given_again() {
+fn restored_devices_use_the_files_given_again() {
     if !have_kvm() {
         return;
     }

@@ -256,7 +256,7 @@ fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
 /// Line 11: whoever logs to a pipe that is full must not wait for ever
 /// (Firecracker #6086).
 #[test]
-fn output_that_nobody_reads_does_not_matter() {
+fn unread_output_does_not_stop_the_guest() {
     if !have_kvm() {
         return;
     }
@@ -274,7 +274,7 @@ fn output_that_nobody_reads_does_not_matter() {
 }
 
 #[test]
-fn errors_that_nobody_reads_do_not_matter() {
+fn unread_errors_do_not_stop_the_guest() {
     if !have_kvm() {
         return;
     }
@@ -412,7 +412,7 @@ fn serial_to_nowhere_is_silent() {
 }
 
 #[test]
-fn a_pseudo_terminal_is_a_console_for_whoever_opens_it() {
+fn a_pseudo_terminal_is_a_console() {
     if !have_kvm() {
         return;
     }

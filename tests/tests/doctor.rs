@@ -160,7 +160,7 @@ fn an_image_in_use_is_seen_and_not_disturbed() {
 }
 
 #[test]
-fn nobody_can_run_it() {
+fn an_unprivileged_user_can_run_it() {
     // SAFETY: asks who runs the tests.
     if unsafe { libc::geteuid() } != 0 {
         return;

@@ -189,7 +189,7 @@ fn a_hundred_resets_leak_nothing() {
 /// What was typed before a reset is for the next start, and a terminal's or
 /// pipe's input still arrives after it.
 #[test]
-fn input_goes_on_after_a_reset() {
+fn input_works_after_a_reset() {
     if !have_kvm() {
         return;
     }

@@ -35,7 +35,7 @@ fn how_it_ended_is_told() {
 }
 
 #[test]
-fn whoever_is_killed_nothing_is_left() {
+fn a_killed_process_of_a_jail_leaves_nothing() {
     if !root() {
         return;
     }

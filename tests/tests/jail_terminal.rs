@@ -177,7 +177,7 @@ fn job(command: &Command, script: &str) -> Command {
 }
 
 #[test]
-fn a_jail_is_stopped_and_goes_on_in_both_grounds() {
+fn a_jail_stops_and_continues_in_foreground_and_background() {
     if !have_kvm() || !root() {
         return;
     }

@@ -84,7 +84,7 @@ fn comes_back(tap: &Interface, vm: &Vm, longest: usize) {
 /// A snapshot with frames on their way; its clones have another tap, MAC and
 /// limit, and lose nothing that comes after they are there.
 #[test]
-fn a_restored_interface_goes_on_on_another_tap() {
+fn a_restored_interface_works_on_another_tap() {
     if !have_kvm() {
         return;
     }

@@ -25,7 +25,7 @@ fn memory_is_the_same_in_every_slot() {
 }
 
 #[test]
-fn the_vm_that_was_saved_goes_on_too() {
+fn the_saved_vm_keeps_running() {
     if !have_kvm() {
         return;
     }
@@ -136,13 +136,13 @@ fn a_restored_vm_has_another_generation_id() {
 }
 
 #[test]
-fn a_disk_goes_on_where_it_was() {
+fn a_restored_disk_resumes() {
     if have_kvm() {
-        BUSES.into_iter().for_each(disk_goes_on);
+        BUSES.into_iter().for_each(disk_resumes);
     }
 }
 
-fn disk_goes_on(bus: &str) {
+fn disk_resumes(bus: &str) {
     let scratch = Scratch::new();
     let to = scratch.directory("saved");
     let image = scratch.join("disk.img");

@@ -227,7 +227,7 @@ fn an_error_of_the_disk_leaves_no_snapshot() {
 /// A guest that is to go on does, whatever becomes of its snapshot or of the note
 /// of what it touched.
 #[test]
-fn a_guest_goes_on_when_nothing_can_be_written() {
+fn a_guest_resumes_when_its_snapshot_cannot_be_written() {
     if !have_kvm() {
         return;
     }

@@ -89,7 +89,7 @@ fn a_client_is_served_where_readiness_was_told() {
 
 /// Output between two clients is kept for the second one.
 #[test]
-fn a_socket_keeps_what_is_printed_while_nobody_is_there() {
+fn a_socket_keeps_output_until_a_client_connects() {
     if !have_kvm() {
         return;
     }

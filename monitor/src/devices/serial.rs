@@ -424,7 +424,7 @@ mod tests {
     /// A guest that waits for the interrupt after a byte sent, or has yet to
     /// read what came, goes on in another machine (Firecracker #5730).
     #[test]
-    fn a_port_goes_on_in_another_machine() {
+    fn a_saved_port_continues_in_another_machine() {
         let (mut com1, _far, line, _) = port();
         // Receiver's and transmitter's interrupts, a divisor, scratch.
         for (register, value) in [(3, 0x83), (0, 12), (1, 3), (3, 3), (7, 0x5a), (1, 3), (4, 8)] {

@@ -358,7 +358,7 @@ fn level(report: &Report, point: &str) -> Level {
 }
 
 #[test]
-fn an_intel_host_that_nobody_cared_for() {
+fn a_neglected_intel_host() {
     let flaws = "sys/devices/system/cpu/vulnerabilities";
     let (multihit, l1tf) = (format!("{flaws}/itlb_multihit"), format!("{flaws}/l1tf"));
     let tree = Tree::new(

@@ -3,252 +3,19 @@
 //! refused, by the filter of system calls and, where there is one, by the layer
 //! below.
 
+mod attempts;
+mod stage;
+
 use std::fs;
-use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::fs::chown;
-use std::os::unix::net::{SocketAddr, UnixListener};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
 use libc::{EACCES, EBADF, EPERM};
 use mote_tests::api::Server;
-use mote_tests::network::{self, Interface};
-use mote_tests::{End, Scratch, Terminal, Vm, guest, have_kvm, proc, run, tiny, vm, wait_until};
+use mote_tests::network;
+use mote_tests::{End, Scratch, Terminal, Vm, have_kvm, proc, run, tiny};
 
-/// What refuses a call when the filter only logs it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Layer {
-    /// Files and networks: Landlock's rights.
-    Landlock,
-    /// Processes and sockets outside: Landlock's scopes, and what it forbids.
-    Scope,
-    /// No capability is left.
-    Capabilities,
-    /// No memory that is written and then executed (`PR_SET_MDWE`).
-    WriteXorExecute,
-    /// Nothing else: only the filter.
-    Filter,
-}
-use Layer::{Capabilities, Filter, Landlock, Scope, WriteXorExecute};
-
-/// What is tried: calls with their arguments, the last of which is to be
-/// refused. `NEIGHBOUR` is the number of a process, `PARENT` that of the one
-/// that waits for this, `FILE` a file, `NAME` an abstract socket.
-struct Attempt(&'static str, &'static [(libc::c_long, &'static str)], Layer);
-
-const ATTEMPTS: &[Attempt] = &[
-    Attempt("read a file", &[(libc::SYS_openat, "-100,\"/etc/passwd,0")], Landlock),
-    Attempt("the old way", &[(libc::SYS_open, "\"/etc/passwd,0")], Landlock),
-    Attempt("make a file", &[(libc::SYS_openat, "-100,\"/tmp/broken-out,65,420")], Landlock),
-    Attempt("look into /proc", &[(libc::SYS_openat, "-100,\"/proc/self/maps,0")], Landlock),
-    Attempt("list a directory", &[(libc::SYS_openat, "-100,\"/,65536")], Landlock),
-    Attempt("remove a file", &[(libc::SYS_unlink, "\"FILE")], Landlock),
-    Attempt("execute", &[(libc::SYS_execve, "\"/bin/sh,0,0")], Landlock),
-    Attempt(
-        "connect by TCP",
-        // 127.0.0.1, port 80
-        &[
-            (libc::SYS_socket, "2,1,0"),
-            (libc::SYS_connect, "$,~020000507f0000010000000000000000,16"),
-        ],
-        Landlock,
-    ),
-    Attempt(
-        "connect to an abstract socket",
-        &[(libc::SYS_socket, "1,1,0"), (libc::SYS_connect, "$,~010000NAME,18")],
-        Scope,
-    ),
-    Attempt("kill a neighbour", &[(libc::SYS_kill, "NEIGHBOUR,9")], Scope),
-    Attempt("kill its thread", &[(libc::SYS_tgkill, "NEIGHBOUR,NEIGHBOUR,9")], Scope),
-    Attempt("signal the parent", &[(libc::SYS_kill, "PARENT,15")], Scope),
-    Attempt("trace a neighbour", &[(libc::SYS_ptrace, "16,NEIGHBOUR,0,0")], Scope),
-    Attempt(
-        "read its memory",
-        &[(
-            libc::SYS_process_vm_readv,
-            "NEIGHBOUR,~00100000000000000800000000000000,1,~00100000000000000800000000000000,1,0",
-        )],
-        Scope,
-    ),
-    Attempt("mount", &[(libc::SYS_mount, "\"none,\"/mnt,\"tmpfs,0,0")], Scope),
-    Attempt("change the root", &[(libc::SYS_chroot, "\"/tmp")], Capabilities),
-    Attempt("a mount namespace", &[(libc::SYS_unshare, "131072")], Capabilities),
-    Attempt("a network namespace", &[(libc::SYS_unshare, "1073741824")], Capabilities),
-    Attempt("a raw socket", &[(libc::SYS_socket, "2,3,1")], Capabilities),
-    Attempt(
-        "open by handle",
-        &[(libc::SYS_open_by_handle_at, "-100,~08000000010000000000000000000000,0")],
-        Capabilities,
-    ),
-    Attempt("set the clock", &[(libc::SYS_settimeofday, "*,0")], Capabilities),
-    Attempt("be somebody else", &[(libc::SYS_setresuid, "12345,12345,12345")], Capabilities),
-    Attempt("write and execute", &[(libc::SYS_mmap, "0,4096,7,34,-1,0")], WriteXorExecute),
-    Attempt("execute what was written", &[(libc::SYS_mprotect, "*,4096,5")], WriteXorExecute),
-    Attempt("map executable memory", &[(libc::SYS_mmap, "0,4096,5,34,-1,0")], Filter),
-    Attempt("fork", &[(libc::SYS_clone3, "*,88")], Filter),
-    Attempt("fork the old way", &[(libc::SYS_clone, "17,0,0,0,0")], Filter),
-    Attempt("a user namespace", &[(libc::SYS_unshare, "268435456")], Filter),
-    Attempt("io_uring", &[(libc::SYS_io_uring_setup, "8,*")], Filter),
-    Attempt("be dumpable again", &[(libc::SYS_prctl, "4,1,0,0,0")], Filter),
-    // KVM_SET_USER_MEMORY_REGION, KVM_CREATE_VCPU, KVM_SET_CPUID2
-    Attempt("other memory for the VM", &[(libc::SYS_ioctl, "@Vm,1075883590,*")], Filter),
-    Attempt("another vCPU", &[(libc::SYS_ioctl, "@Vm,44609,77")], Filter),
-    Attempt("another processor", &[(libc::SYS_ioctl, "@VcpuFirst,1074310800,*")], Filter),
-    Attempt("type for the user", &[(libc::SYS_ioctl, "0,21522,*")], Filter), // TIOCSTI
-    // Landlock knows neither before Linux 7, and of a file only its content.
-    Attempt(
-        "connect to a socket with a path",
-        &[(libc::SYS_socket, "1,1,0"), (libc::SYS_connect, "$,~01002f746d702f780000,10")],
-        Filter,
-    ),
-    Attempt("send by UDP", &[(libc::SYS_socket, "2,2,0")], Filter),
-    Attempt("change a file's mode", &[(libc::SYS_chmod, "\"FILE,511")], Filter),
-    Attempt("copy a descriptor", &[(libc::SYS_dup, "@Vm")], Filter),
-    // FUTEX_WAKE that is not private, FUTEX_LOCK_PI, FUTEX_CMP_REQUEUE_PI
-    Attempt("a shared futex", &[(libc::SYS_futex, "*,1,1")], Filter),
-    Attempt("a priority", &[(libc::SYS_futex, "*,134,0,0")], Filter),
-    Attempt("requeue waiters", &[(libc::SYS_futex, "*,12,1,1,*,0")], Filter),
-];
-
-/// A user who owns nothing.
-const NOBODY: u32 = 65534;
-const NAME: &str = "mote-neighbour\0";
-
-/// What a VM and the attempts need around them.
-struct Stage {
-    /// The monitor runs as a user with no rights at all, who is given `/dev/kvm`.
-    nobody: bool,
-    scratch: Scratch,
-    neighbour: Child,
-    _socket: UnixListener,
-    _tap: Interface,
-}
-
-impl Stage {
-    fn new() -> Self {
-        let name = SocketAddr::from_abstract_name(NAME).unwrap();
-        Self {
-            nobody: false,
-            scratch: Scratch::new(),
-            neighbour: Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().unwrap(),
-            _socket: UnixListener::bind_addr(&name).unwrap(),
-            _tap: Interface::new("vm0"),
-        }
-    }
-
-    /// A VM with one of every device, whose thread does that.
-    fn run(&self, thread: &str, calls: &[(libc::c_long, &str)], more: &[&str]) -> End {
-        let disk = self.scratch.file("disk", vec![0; 1 << 20]);
-        let cd = self.scratch.file("cd", vec![0; 1 << 20]);
-        let cd = cd.to_str().unwrap();
-        let mut command = if self.nobody {
-            self.as_nobody()
-        } else if thread == "Early" {
-            return self.run_early(calls, more);
-        } else if thread == "Reader" {
-            let mut command = Command::new(vm::breakout());
-            command.arg("doctor").arg(&disk);
-            command.env("MOTE_BREAKOUT", self.orders(thread, calls, cd));
-            return run(&mut command);
-        } else if ["Control", "Opener"].contains(&thread) {
-            return self.run_api(thread, calls, more);
-        } else {
-            let mut command = Command::new(vm::breakout());
-            command.args(["run", "--net", "tap=vm0", "--kernel"]);
-            command.arg(guest("memory"));
-            command
-        };
-        command.args(["--cpus", "2", "--disk"]).arg(disk).arg("--cdrom").arg(cd).args(more);
-        command.env("MOTE_BREAKOUT", self.orders(thread, calls, cd));
-        run(command.stdin(Stdio::null()))
-    }
-
-    fn orders(&self, thread: &str, calls: &[(libc::c_long, &str)], file: &str) -> String {
-        let name: String = NAME.bytes().map(|b| format!("{b:02x}")).collect();
-        let calls: Vec<_> = calls.iter().map(|(n, args)| format!("{n},{args}")).collect();
-        let calls = calls
-            .join(";")
-            .replace("NEIGHBOUR", &self.neighbour.id().to_string())
-            .replace("PARENT", &std::process::id().to_string())
-            .replace("FILE", file)
-            .replace("NAME", &name);
-        format!("{thread}:{calls}")
-    }
-
-    /// The same with a control API, which an opener has leave to open files for.
-    fn run_api(&self, thread: &str, calls: &[(libc::c_long, &str)], more: &[&str]) -> End {
-        let file = self.scratch.file("cd", vec![0; 1 << 20]);
-        let kernel = guest("memory").display().to_string();
-        let config = format!(r#"{{"boot-source": {{"kernel_image_path": "{kernel}"}}}}"#);
-        let mut command = Command::new(vm::breakout());
-        let socket = self.scratch.join("api");
-        let _ = fs::remove_file(&socket);
-        command.arg("--api-sock").arg(socket).arg("--config-file");
-        command.arg(self.scratch.file("config", config)).args(more);
-        if thread == "Opener" {
-            command.args(["--allow-path", "/usr", "--allow-path"]);
-            command.arg(guest("memory").parent().unwrap());
-        }
-        let orders = self.orders(thread, calls, file.to_str().unwrap());
-        run(command.env("MOTE_BREAKOUT", orders).stdin(Stdio::null()))
-    }
-}
-
-impl Stage {
-    /// A process with a control API that has heard no request yet; it is ended
-    /// when it has made the calls.
-    fn run_early(&self, calls: &[(libc::c_long, &str)], more: &[&str]) -> End {
-        let file = self.scratch.file("file", "not to be removed");
-        let socket = self.scratch.join("api");
-        let _ = fs::remove_file(&socket);
-        let mut command = Command::new(vm::breakout());
-        command.arg("--api-sock").arg(socket).args(more);
-        let orders = self.orders("Early", calls, file.to_str().unwrap());
-        let mut vm = Vm::start(command.env("MOTE_BREAKOUT", orders).stdin(Stdio::null()));
-        wait_until("the calls", || {
-            let made = vm.err.text().matches(" = ").count();
-            vm.has_ended() || made >= calls.len()
-        });
-        if !vm.has_ended() {
-            vm.signal(libc::SIGTERM);
-        }
-        vm.end()
-    }
-
-    /// Where everybody can read it, and owned by whom it is for.
-    fn as_nobody(&self) -> Command {
-        let copy = |name: &str, from: &Path| {
-            let to = self.scratch.join(name);
-            if !to.exists() {
-                fs::copy(from, &to).unwrap();
-            }
-            to
-        };
-        let (mote, kernel) = (copy("mote", &vm::breakout()), copy("kernel", &guest("memory")));
-        for name in ["disk", "cd"] {
-            chown(self.scratch.join(name), Some(NOBODY), Some(NOBODY)).unwrap();
-        }
-        // Opened by root, and all that is handed on.
-        let mut command = Command::new("sh");
-        let id = NOBODY.to_string();
-        let user = format!("setpriv --reuid {id} --regid {id} --clear-groups");
-        command.args(["-c", &format!("exec 3<>/dev/kvm; exec {user} \"$@\""), "sh"]);
-        command.arg(mote).args(["run", "--kvm-fd", "3", "--kernel"]);
-        command.arg(kernel);
-        command
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        let alive = self.neighbour.try_wait().unwrap().is_none();
-        let _ = self.neighbour.kill();
-        let _ = self.neighbour.wait();
-        if !std::thread::panicking() {
-            assert!(alive, "the neighbour was killed");
-        }
-    }
-}
+use self::attempts::Layer::{Capabilities, Filter, Landlock, Scope, WriteXorExecute};
+use self::attempts::{ATTEMPTS, Attempt};
+use self::stage::Stage;
 
 /// On a stage of its own; skipped without KVM or a network namespace.
 fn on_stage(body: impl FnOnce(&mut Stage) + Send) {
@@ -308,7 +75,7 @@ fn the_main_thread_is_killed_for_each() {
 }
 
 #[test]
-fn whoever_serves_the_api_is_killed_for_each() {
+fn the_api_thread_is_killed_for_each() {
     for thread in ["Control", "Opener"] {
         each_is_fatal(thread);
     }
@@ -333,7 +100,7 @@ fn a_vcpu_is_killed_for_each() {
 }
 
 #[test]
-fn whoever_loads_the_kernel_is_killed_for_each() {
+fn the_boot_thread_is_killed_for_each() {
     each_is_fatal("FirstVcpu");
 }
 
@@ -353,7 +120,7 @@ fn a_network_interface_is_killed_for_each() {
 }
 
 #[test]
-fn whoever_reads_a_strangers_file_is_killed_for_each() {
+fn a_reader_of_a_strangers_file_is_killed_for_each() {
     each_is_fatal("Reader");
 }
 
@@ -556,7 +323,7 @@ fn only_what_is_its_own() {
 
 /// What the process has left, thread by thread, as the kernel shows it.
 #[test]
-fn nothing_is_left_to_a_vm() {
+fn a_vm_keeps_no_privilege() {
     if !have_kvm() {
         return;
     }
