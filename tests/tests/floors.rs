@@ -254,3 +254,28 @@ fn no_file_imports_what_imports_it() {
     }
     assert!(rings.is_empty(), "{}", rings.join("\n"));
 }
+
+/// Lines of text, without comments and blank lines, that a file may have.
+const MOST_LINES: usize = 500;
+
+/// A file is read as a whole. Tests are no exception.
+#[test]
+fn no_file_is_too_long_to_be_read_at_once() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let folders = ["fuzz", "jailer", "monitor", "snapshot", "tests", "virtio"];
+    let mut todo: Vec<_> = folders.map(|folder| root.join(folder)).into();
+    let (mut files, mut long) = (0, Vec::new());
+    while let Some(path) = todo.pop() {
+        if path.is_dir() && !path.ends_with("target") {
+            todo.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            let text = text.lines().map(str::trim_start);
+            let lines = text.filter(|line| !line.is_empty() && !line.starts_with("//")).count();
+            files += 1;
+            long.extend((lines > MOST_LINES).then_some((path, lines)));
+        }
+    }
+    assert!(files > 300, "{files} files were found");
+    assert!(long.is_empty(), "more than {MOST_LINES} lines: {long:?}");
+}

@@ -158,7 +158,7 @@ fn the_rate_holds_over_time() {
 /// A limiter that goes on elsewhere has what it had: neither a new burst nor
 /// more than it holds there.
 #[test]
-fn a_saved_level_goes_on() {
+fn a_saved_level_is_kept() {
     let mut limiter = RateLimiter::new(bucket(1000, 50, 100), bucket(10, 0, 100));
     assert_eq!(limiter.take(ms(5), 850), Ok(()));
     let levels = limiter.levels(ms(15));
