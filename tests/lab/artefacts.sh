@@ -16,12 +16,17 @@ with_lock() {
     ) 9>"$cache/lock"
 }
 
-# The tools by which a package is known to be there, and that package.
+# What every test needs.
 need_packages() {
-    local missing=() pair
-    for pair in qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio gcc:gcc \
+    need_programs qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio gcc:gcc \
         python3:python3 depmod:kmod lz4:lz4 xz:xz-utils zstd:zstd mke2fs:e2fsprogs sfdisk:fdisk mkfs.vfat:dosfstools xorriso:xorriso fio:fio \
-        iperf3:iperf3 ethtool:ethtool ping:iputils-ping ip:iproute2; do
+        iperf3:iperf3 ethtool:ethtool ping:iputils-ping ip:iproute2
+}
+
+# need_programs PROGRAM:PACKAGE...: installs the packages whose programs are missing.
+need_programs() {
+    local missing=() pair
+    for pair; do
         PATH=$PATH:/sbin:/usr/sbin command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
     done
     # A dynamic busybox or a compiler without a static C library would do nothing in an initrd.

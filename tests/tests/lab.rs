@@ -76,6 +76,12 @@ fn lab_jail() {
     lab("jail");
 }
 
+/// Layouts of installed systems that `lab_debian` does not have.
+#[test]
+fn lab_layouts() {
+    run("lab", &["layouts", "lvm", "unified"]);
+}
+
 #[test]
 fn lab_media() {
     lab("media");

@@ -5,54 +5,12 @@
 # argument `install` only up to the first power-off, for rounds of it.
 # lab: --silence 300 --mem 3072 --cpu max,-xsave,-aes,-pclmulqdq --extra debian.iso
 . /lab/lib.sh
+. /lab/console.sh
 
 here=10.9.0.1 there=10.9.0.2
 ip=/sbin/ip ping=/sbin/ping
 PATH=/bin:/sbin
 
-mkfifo /tmp/console
-exec 3<>/tmp/console
-# machine OPTION...: its console is descriptor 3 and /tmp/out.
-machine() {
-    : >/tmp/out
-    mote run --memory 512M --net tap=vm0 --graceful 300 "$@" <&3 >/tmp/out 2>/tmp/err &
-    vm=$!
-}
-# says SECONDS TEXT
-said_or_over() { grep -q "$1" /tmp/out || ! kill -0 $vm 2>/dev/null; }
-says() {
-    wait_for "$1" said_or_over "$2" && grep -q "$2" /tmp/out && return
-    echo "no '$2'"
-    tail -n 30 /tmp/out /tmp/err
-    kill -0 $vm 2>/dev/null || wait $vm || echo "code $?"
-    dmesg | tail -n 5
-    exit 1
-}
-type_in() { printf '%s\r' "$1" >&3; }
-number=0
-# debian COMMAND: run by the shell on its console; its code comes back.
-debian() {
-    number=$((number + 1))
-    type_in "$1; echo \"code $number:\"\$?"
-    # Its echo has no number there.
-    says 300 "code $number:[0-9]"
-    [ "$(sed -n "s/.*code $number:\([0-9][0-9]*\).*/\1/p" /tmp/out)" = 0 ]
-}
-log_in() {
-    says 400 'machine login:'
-    type_in root
-    says 60 'Password:'
-    type_in mote
-    says 120 'root@machine:'
-    # No colours, no bells, no wrapped lines.
-    debian "TERM=dumb; stty -echo cols 500; bind 'set enable-bracketed-paste off'"
-}
-ends() {
-    wait $vm && return
-    echo "code $?"
-    tail -n 20 /tmp/out /tmp/err
-    return 1
-}
 clean() {
     losetup -o $((65 * 1048576)) /dev/loop0 /tmp/disk && losetup -o 1048576 /dev/loop1 /tmp/disk || return
     e2fsck -fn /dev/loop0 >/tmp/fsck 2>&1 && fsck.vfat -n /dev/loop1 >>/tmp/fsck 2>&1 && return
@@ -64,8 +22,9 @@ $ip tuntap add dev vm0 mode tap
 $ip address add $here/24 dev vm0
 $ip link set vm0 up
 modprobe loop
+start_console
 
-machine --disk /tmp/disk,size=1G,create --cdrom /lab/debian.iso
+machine --net tap=vm0 --disk /tmp/disk,size=1G,create --cdrom /lab/debian.iso
 for step in 'installer: partitions' 'installer: unpacking' 'installer: boot conf' 'installer: reboot' 'mote: disk0: GNU/Linux'; do
     check "$step" says 400 "$step"
 done
@@ -87,7 +46,7 @@ check "u-boot-menu writes its configuration" debian "u-boot-update && rm /boot/g
 type_in poweroff
 check "it powers off" ends
 
-machine --disk /tmp/disk
+machine --net tap=vm0 --disk /tmp/disk
 check "it boots again, by the other configuration" says 60 'mote: disk0: Debian GNU/Linux 12'
 check "a login on the console" log_in
 check "what was written is there" debian "grep -x written /root/note"
