@@ -7,6 +7,7 @@
 
 use std::ffi::{c_char, c_int};
 use std::io::{IsTerminal as _, Write as _};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use mote::api;
@@ -91,46 +92,44 @@ fn fill_standard_descriptors() -> bool {
     }
 }
 
+/// Each command has a frame of its own: all of them in one would be pages of stack that
+/// every start of a VM touches.
 fn start(timings: &Arc<Timings>) -> Result<u8, Error> {
     match cli::parse(std::env::args_os().skip(1))? {
-        Command::Print(text) => {
-            // As with any filter, a reader that left early is no error.
-            let _ = std::io::stdout().write_all(text.as_bytes());
-            Ok(0)
-        }
-        Command::Doctor(images, json) => {
-            let mut out = std::io::stdout();
-            // Asked before the process is confined.
-            let colors = out.is_terminal();
-            let report = doctor::examine(&Host::new("/"), &images);
-            let text = match json {
-                true => report.json(),
-                false => report.table(colors),
-            };
-            let _ = out.write_all(text.as_bytes());
-            Ok(report.exit_code())
-        }
+        Command::Print(text) => print(text),
+        Command::Doctor(images, json) => doctor(&images, json),
         Command::Run(config) => {
             let (config, source) = Source::open(*config)?;
             timings.mark("arguments, files");
             run::run(&config, source, timings, false)
         }
-        Command::Control(order) => {
-            let text = order.run()?;
-            let _ = std::io::stdout().write_all(text.as_bytes());
-            Ok(0)
-        }
+        Command::Control(order) => print(&order.run()?),
         Command::Api(options) => api::run(*options, timings),
-        Command::Merge(paths) => {
-            run::merge(&paths)?;
-            Ok(0)
-        }
-        Command::Demo => {
-            // In the place of files, for as long as the VM runs.
-            let drives = Drives::new()?;
-            let config = drives.config();
-            let source = Source::boot(boot::Source::firmware(&config, false)?)?;
-            run::run(&config, source, timings, true)
-        }
+        Command::Merge(paths) => run::merge(&paths).map(|()| exit::OK),
+        Command::Demo => demo(timings),
     }
+}
+
+fn print(text: &str) -> Result<u8, Error> {
+    // As with any filter, a reader that left early is no error.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Ok(exit::OK)
+}
+
+#[inline(never)]
+fn doctor(images: &[PathBuf], json: bool) -> Result<u8, Error> {
+    // Asked before the process is confined.
+    let colors = std::io::stdout().is_terminal();
+    let report = doctor::examine(&Host::new("/"), images);
+    print(&if json { report.json() } else { report.table(colors) })?;
+    Ok(report.exit_code())
+}
+
+#[inline(never)]
+fn demo(timings: &Arc<Timings>) -> Result<u8, Error> {
+    // In the place of files, for as long as the VM runs.
+    let drives = Drives::new()?;
+    let config = drives.config();
+    let source = Source::boot(boot::Source::firmware(&config, false)?)?;
+    run::run(&config, source, timings, true)
 }

@@ -81,6 +81,7 @@ struct Api {
 ///
 /// # Errors
 /// The socket or a file cannot be used, or KVM cannot run the guest.
+#[inline(never)]
 pub fn run(options: Options, timings: &Arc<Timings>) -> Result<u8, Error> {
     // Before anything is made: what is refused leaves nothing behind.
     for folder in &options.allow {

@@ -135,6 +135,7 @@ impl Order {
     ///
     /// # Errors
     /// The socket cannot be reached, or the server refuses the request.
+    #[inline(never)]
     pub fn run(&self) -> Result<String, Error> {
         let get = |path| request(&self.socket, "GET", path, "");
         match &self.task {

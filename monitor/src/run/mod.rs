@@ -404,6 +404,7 @@ impl Machine {
 
     /// Restarts the VM in place: power-on state, boot source read again. While a host
     /// file hangs, that is tried again later.
+    #[inline(never)]
     fn reset(&mut self, config: &VmConfig) -> Result<(), Error> {
         if let Err(error) = self.halt(RESET_TRY) {
             self.shared.defer(Ended::Reset);

@@ -79,6 +79,7 @@ impl Saving {
     /// # Errors
     /// A disk cannot be flushed, KVM refuses, a file cannot be written, or
     /// there is nothing that a difference could be to; no snapshot appears then.
+    #[inline(never)]
     pub fn save(&self, vm: &mut Parts<'_>, kind: SnapshotKind) -> Result<(), Error> {
         if kind == SnapshotKind::Difference {
             vm.has_base()?;
