@@ -203,10 +203,10 @@ fn unusable_values_name_their_flag() {
         ("--cpus", "two", "not a number"),
         ("--cmdline", &long, "5000 bytes"),
         ("--cmdline", &long[..2048], "at most 2047"),
-        ("--serial", "com2", "none of stdio"),
+        ("--serial", "com2", "not one of stdio"),
         ("--serial", "file:", "path is empty"),
         ("--serial", "stdio,append,hold", "only a file"),
-        ("--serial", "none,hold", "nothing is there"),
+        ("--serial", "none,hold", "cannot be combined"),
         ("--serial", "socket:", "path is empty"),
         ("--on-reset", "sleep", "restart nor exit"),
     ] {
@@ -251,7 +251,7 @@ fn an_error_is_one_line_whatever_names_hold() {
 fn arguments_that_are_no_text_do_no_harm() {
     use std::os::unix::ffi::OsStrExt as _;
     let odd = std::ffi::OsStr::from_bytes(b"\xff\xfe");
-    refused(mote([""; 0]).arg(odd), USAGE, &["no command"]);
+    refused(mote([""; 0]).arg(odd), USAGE, &["unknown command"]);
     for flag in ["--cmdline", "--memory", "--serial"] {
         refused(tiny("hello", [flag]).arg(odd), USAGE, &["mote: "]);
     }

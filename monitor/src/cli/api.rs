@@ -17,7 +17,7 @@ Usage: mote api --socket PATH [OPTIONS]
 
 Firecracker's options:
   --api-sock PATH, --socket PATH  Path of the socket
-  --id ID             Name of the VM in log and answers
+  --id ID             Name of the VM in logs and responses
   --config-file FILE  Start the VM of this file at once
   --no-api            Serve no socket; needs --config-file
   --log-path PATH     Log to this file or named pipe
@@ -31,12 +31,12 @@ Firecracker's options:
   --show-log-origin, --module NAME, --boot-timer, --mmds-size-limit N,
   --no-seccomp        Accepted without effect: the sandbox stays on
 
-Mote's own:
+Mote's options:
   --api-sock-mode MODE  Permissions of the socket, in octal [default: 600]
   --api-fd N          Use descriptor N, a listening socket
   --allow-path DIR    Open files only beneath DIR (may be given more than once)
   --serial WHERE      stdio, file:PATH[,append], pty, socket:PATH or none; ,hold
-                      lets a slow reader hold the guest instead of losing output
+                      stalls the guest instead of losing output
                       [default: stdio]
   --metrics-period SECONDS  Write metrics this often while the VM runs, and at
                       its start and end [default: 60]

@@ -23,20 +23,20 @@ Commands:
   pause               Pause its vCPUs and devices
   resume              Resume it
   power               Press its ACPI power button
-  eject DRIVE         Take the medium out of a CD-ROM drive
-  insert DRIVE FILE   Put an image into a CD-ROM drive
-  grow DISK           Tell the guest that the disk's image has become larger
-  metrics             Show its counters
+  eject DRIVE         Eject the medium of a CD-ROM drive
+  insert DRIVE FILE   Insert an image into a CD-ROM drive
+  grow DISK           Notify the guest that the disk's image has grown
+  metrics             Show the VM's counters
   snapshot STATE MEMORY   Save a paused VM to two files
 
 Options:
-  --socket PATH  The API's socket
-  --json         JSON instead of a table
+  --socket PATH  Connect to the API on this socket
+  --json         Print JSON instead of a table
   -h, --help     Show this help
 ";
 
 /// How long an answer may take: pausing waits for the host's disks.
-const PATIENCE: Duration = Duration::from_secs(60);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest answer in bytes.
 const MOST: u64 = 16 << 20;
 
@@ -61,7 +61,7 @@ enum Task {
 /// Parses the arguments behind `mote ctl`.
 ///
 /// # Errors
-/// [`Error::Usage`] names what is at fault.
+/// [`Error::Usage`] names the fault.
 pub(super) fn parse(mut parser: lexopt::Parser) -> Result<Asked<Order>, Error> {
     let (mut socket, mut json, mut words) = (None, false, Vec::new());
     let mut seen = Vec::new();
@@ -123,7 +123,7 @@ fn task(words: &[&str]) -> Result<Task, Error> {
             Err(Error::Arguments(
                 match usages.find(|usage| usage.split(' ').next() == Some(*word)) {
                     Some(usage) => format!("wrong number of arguments: use '{usage}'"),
-                    None => format!("there is no command '{word}'"),
+                    None => format!("unknown command '{word}'"),
                 },
             ))
         }
@@ -174,7 +174,7 @@ fn read(text: &str) -> Result<Value, Error> {
 fn request(socket: &Path, method: &str, path: &str, body: &str) -> Result<String, Error> {
     let failed = |e: io::Error| Error::file("API socket", socket, &e);
     let mut stream = UnixStream::connect(socket).map_err(failed)?;
-    stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+    stream.set_read_timeout(Some(RESPONSE_TIMEOUT)).map_err(failed)?;
     let length = body.len();
     let text = format!(
         "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\

@@ -15,7 +15,7 @@ use crate::error::Error;
 /// `mote demo --help`.
 pub const HELP: &str = "\
 Install a system from a CD-ROM on an empty disk, restart, and boot it from the
-disk. All is in memory; nothing on the host is changed.
+disk, all in memory. Nothing on the host is changed.
 
 Usage: mote demo
 

@@ -336,7 +336,7 @@ pub(super) fn unexpected(value: &OsStr) -> String {
     format!("unexpected argument {value:?}: {flags}")
 }
 
-/// Puts the flag's name before what is wrong with its value.
+/// Prefixes an error about a value with the flag's name.
 pub(super) fn named<T>(flag: &str, value: Result<T, String>) -> Result<T, Error> {
     value.map_err(|why| Error::Usage(format!("--{flag}: {why}")))
 }

@@ -41,7 +41,7 @@ Exit codes:
   1  mote failed                    5  the guest crashed (triple fault)
   2  wrong flag or config file      6  KVM cannot continue
   3  kernel or image unusable       7  the guest reset (--on-reset exit)
-  8  there was nothing to boot      9  'mote doctor' found problems
+  8  nothing to boot                9  'mote doctor' found problems
   10 the snapshot of --snapshot was not taken
   128 + N  ended by signal N
 ";
@@ -49,13 +49,12 @@ Exit codes:
 /// `mote merge --help`.
 pub const MERGE_HELP: &str = "\
 Combine a full snapshot with the diff snapshots that follow it into one full
-snapshot. The checksums of all files are checked.
+snapshot, and verify the checksums of all files.
 
 Usage: mote merge BASE DIFF... INTO
 
 BASE and each DIFF are directories with the files 'state' and 'memory', each
-DIFF the difference to the one before it. The directory INTO is made if it is
-missing.
+DIFF relative to the one before it. The directory INTO is created if missing.
 ";
 
 /// `mote doctor --help`.
@@ -66,7 +65,7 @@ is fine, weak, missing or unknown, and what to do. It changes nothing.
 Usage: mote doctor [IMAGE...] [--json]
 
 Options:
-  --json      One JSON object instead of a table
+  --json      Print one JSON object instead of a table
   -h, --help  Show this help
 
 Exit codes, the first that applies:
@@ -130,7 +129,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error>
             }
             _ => {
                 let name = command.display();
-                let why = format!("there is no command '{name}'; 'mote --help' lists them");
+                let why = format!("unknown command '{name}'; 'mote --help' lists them");
                 return Err(Error::Usage(why));
             }
         },

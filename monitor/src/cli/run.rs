@@ -16,46 +16,43 @@ Usage: mote run --cdrom FILE --disk PATH,size=8G,create [OPTIONS]
        mote run --config FILE [OPTIONS]
 
 Options:
-  --kernel FILE    Kernel: vmlinux (ELF), bzImage, or an ELF with a PVH note
-  --initrd FILE    Initial RAM disk
+  --kernel FILE    Boot a vmlinux (ELF), a bzImage, or an ELF with a PVH note
+  --initrd FILE    Load an initial RAM disk
   --disk PATH[,ro][,id=ID][,size=8G,create][,direct][,threads=N][,poll_us=N]
              [,bw=10M][,ops=1000][,block-size=N]
-                   A disk in a raw image or on a block device; may be given
-                   more than once. bw and ops limit its bytes and requests per
-                   second. Blocks have 512 bytes, whatever the host's have. A
-                   comma in PATH is written twice
-  --cdrom PATH     A CD-ROM image, opened read-only. The guest finds CD-ROMs
-                   after all disks
+                   Attach a raw image or a block device as a disk; can be
+                   repeated. bw and ops limit bytes and requests per second.
+                   Write a comma in PATH twice     [default: block-size=512]
+  --cdrom PATH     Attach a CD-ROM image read-only, after all disks; can be
+                   repeated
   --net tap=NAME[,mac=MAC][,mtu=BYTES][,poll_us=N][,bw=10M][,ops=1000]
-                   A network interface on a host's TAP, or tap-fd=N. bw
-                   and ops limit bytes and frames per second in each direction,
-                   or in one: rx-bw, rx-ops, tx-bw, tx-ops
-  --boot WHAT      Boot only from this: cdrom, disk or a drive's id  [default:
+                   Attach a network interface to a TAP, or to tap-fd=N. bw
+                   and ops limit bytes and frames per second in each direction;
+                   rx-bw, rx-ops, tx-bw and tx-ops in one
+  --boot WHAT      Boot only from cdrom, disk or a drive's id  [default: all
                    CD-ROMs, then disks; after the guest's reset, disks first]
-  --boot-entry E   Boot this entry of the boot menu, or end with code 8: its
-                   number, title, id, place (1>2) or a title's unique beginning
-  --no-cdrom-hint  Do not tell a system that boots from a CD-ROM which drives
-                   are CD-ROMs (by udev rules behind its initial RAM disks)
-  --cmdline TEXT   Kernel command line, instead of Mote's default
-  --cmdline-devices  Name the devices on it, for kernels without ACPI
+  --boot-entry E   Boot the menu entry with this number, title, id, position
+                   (1>2) or unique title prefix, or end with code 8
+  --no-cdrom-hint  Do not append udev rules for CD-ROM drives to the initial
+                   RAM disks of a system that boots from a CD-ROM
+  --cmdline TEXT   Replace the default kernel command line
+  --cmdline-devices  Add the devices to it, for kernels without ACPI
   --bus WHAT       Attach devices by mmio, by pci, or auto: mmio with --kernel,
                    else pci                              [default: auto]
-  --memory SIZE    Guest memory: 128M, 1G, plain bytes   [default: 128M]
-  --hugepages WHAT Back guest memory with 2 MiB pages: thp (transparent, where
-                   the host has them) or 2M (the reserved pool)
+  --memory SIZE    Set guest memory: 128M, 1G or bytes   [default: 128M]
+  --hugepages WHAT Back guest memory with 2 MiB pages: thp (transparent, if
+                   available) or 2M (the reserved pool)
   --prefault       Allocate all guest memory before the guest runs
-  --cpus N         vCPUs, 1 to 32                        [default: 1]
-  --serial WHERE   stdio, file:PATH, pty, socket:PATH or none  [default: stdio].
-                   A file is replaced, unless it is file:PATH,append. With ,hold
-                   output waits for a slow reader; without, it is lost
+  --cpus N         Set the number of vCPUs, 1 to 32      [default: 1]
+  --serial WHERE   Connect COM1 to stdio, file:PATH[,append], pty, socket:PATH
+                   or none; ,hold waits for a slow reader  [default: stdio]
   --on-enospc WHAT When the host's disk is full: pause guest writes until there
                    is space, or fail them (error)         [default: pause]
   --on-reset WHAT  restart in place, or exit with code 7  [default: restart]
-  --graceful SECONDS  On SIGTERM press the guest's ACPI power button, and end
-                   the VM after SECONDS, or if it has no driver for the button;
-                   a second signal ends it at once
-  --snapshot DIR   When the guest writes the boot marker, save the VM into the
-                   directory DIR, which is made if it is missing
+  --graceful SECONDS  On SIGTERM press the ACPI power button. End the VM after
+                   SECONDS, or at once without a driver or at a second signal
+  --snapshot DIR   Save the VM to the directory DIR when the guest writes the
+                   boot marker; DIR is created if missing
   --then WHAT      After that: resume or exit             [default: resume]
   --config FILE    Read Firecracker's config JSON; flags take precedence
   --seccomp WHAT   On a disallowed system call: kill the VM, or only log the
@@ -64,10 +61,10 @@ Options:
   --no-sandbox     Turn the sandbox off; for debugging only
   --kvm-fd N       Use descriptor N, which the caller opened, as /dev/kvm
   --ready-fd N     Write a line to descriptor N when the guest is about to run
-  --timings        Print at the end where start-up time went, in microseconds
+  --timings        Print the duration of each start-up step, in microseconds
   -h, --help       Show this help
 
-On a terminal, Ctrl-A x leaves the VM and Ctrl-A h shows the other keys.
+On a terminal, Ctrl-A x ends the VM and Ctrl-A h lists the other keys.
 ";
 
 /// `mote restore --help`.
@@ -77,14 +74,14 @@ memory is mapped from its file copy-on-write.
 
 Usage: mote restore DIR [OPTIONS]
 
-Give disks, CD-ROMs and network interfaces again: as many, in the same order,
-with the same ids. Their files and taps may differ.
+Pass disks, CD-ROMs and network interfaces again, with the same number, order
+and ids. Their files and taps may differ.
 
 Options:
   --hugepages 2M   Copy memory into the reserved pool of huge pages: clones
                    share none of it, and no working set is used
   --prefault       Map all memory before the guest resumes
-  --uffd SOCKET    Let the process that listens there serve memory over
+  --uffd SOCKET    Have the process that listens on SOCKET serve memory over
                    userfaultfd, with Firecracker's protocol
   --verify         Check the memory file's checksum first
   --disk, --cdrom, --net, --serial, --on-enospc, --graceful, --seccomp,
@@ -93,13 +90,12 @@ Options:
   --snapshot DIR, --then WHAT  As for 'mote run'
   --diff           Save only the pages changed since the snapshot that is
                    restored; 'mote merge' combines both into a full one
-  --record WHEN    Record which pages the guest touches until it writes the boot
-                   marker ('marker') or for a number of seconds ('2', '0.5'):
-                   later restores load these pages ahead of the guest
-  --no-working-set Do not load the recorded pages ahead
+  --record WHEN    Record the working set until the guest writes the boot marker
+                   ('marker') or for seconds ('0.5'); later restores prefetch it
+  --no-working-set Do not prefetch the working set
   -h, --help       Show this help
 
-The guest's own reset ends it with code 7.
+The guest's own reset ends the VM with code 7.
 ";
 
 pub(super) fn parse(parser: lexopt::Parser, command: Commands) -> Result<Asked<VmConfig>, Error> {

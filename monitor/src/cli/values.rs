@@ -42,7 +42,7 @@ pub(super) fn word<T: Copy>(value: &OsStr, words: &[(&str, T)]) -> Result<T, Str
         let names: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
         match names.as_slice() {
             [one, other] => format!("'{text}' is neither {one} nor {other}"),
-            names => format!("'{text}' is none of {}", names.join(", ")),
+            names => format!("'{text}' is not one of {}", names.join(", ")),
         }
     })
 }
@@ -51,7 +51,7 @@ pub(super) fn word<T: Copy>(value: &OsStr, words: &[(&str, T)]) -> Result<T, Str
 pub(super) fn descriptor(value: &OsStr) -> Result<RawFd, String> {
     let number = number(value)?;
     let fd = RawFd::try_from(number).ok().filter(|fd| *fd > 2);
-    // SAFETY: a plain system call, which fails for what is not open.
+    // SAFETY: a plain system call, which fails for a closed descriptor.
     fd.filter(|fd| unsafe { libc::fcntl(*fd, libc::F_GETFD) } >= 0)
         .ok_or_else(|| format!("descriptor {number} is not open, or is a standard one"))
 }
@@ -82,7 +82,7 @@ pub(super) fn boot_entry(value: &OsStr) -> Result<String, String> {
     let name = text(value)?;
     if name.trim().is_empty() || name.len() > MAX_ENTRY || name.chars().any(char::is_control) {
         let shown = name.escape_default();
-        return Err(format!("'{shown}' is no number or title of at most {MAX_ENTRY} bytes"));
+        return Err(format!("'{shown}' is not a number or title of at most {MAX_ENTRY} bytes"));
     }
     Ok(name.to_owned())
 }

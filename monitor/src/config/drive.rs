@@ -116,7 +116,7 @@ pub fn options(text: &str) -> Result<Vec<String>, String> {
 /// [,block-size=N][,threads=N][,poll_us=N][,bw=10M][,ops=1000]`, see [`options`].
 ///
 /// # Errors
-/// A text that says what is wrong, without naming the flag.
+/// The fault as text, without the name of the flag.
 pub fn parse_disk(text: &str, number: usize) -> Result<Drive, String> {
     let parts = options(text)?;
     let mut parts = parts.iter().map(String::as_str);
@@ -149,7 +149,7 @@ pub fn parse_disk(text: &str, number: usize) -> Result<Drive, String> {
             Some(("ops", text)) => drop(limits.set_operations(text)?),
             _ => {
                 return Err(format!(
-                    "'{part}' is none of ro, id=, size=, create, direct, block-size=, \
+                    "'{part}' is not one of ro, id=, size=, create, direct, block-size=, \
                      threads=, poll_us=, bw=, ops="
                 ));
             }
@@ -161,7 +161,7 @@ pub fn parse_disk(text: &str, number: usize) -> Result<Drive, String> {
             return Err(format!("size={size}: not whole sectors of 512 bytes"));
         }
         (Some(_), false) | (None, true) => {
-            return Err("size= and create belong together".to_owned());
+            return Err("size= and create must be combined".to_owned());
         }
         _ if create && drive.read_only => {
             return Err("create and ro cannot be combined".to_owned());
@@ -177,7 +177,7 @@ pub(super) fn check_id(id: &str) -> Result<String, String> {
     if id.is_empty() || id.len() > MAX_ID || !id.chars().all(plain) {
         let start = id.split_at(id.floor_char_boundary(MAX_ID)).0;
         return Err(format!(
-            "'{start}' is no id: 1 to {MAX_ID} bytes of letters, digits, '-', '_', '.'"
+            "'{start}' is not an id: 1 to {MAX_ID} bytes of letters, digits, '-', '_', '.'"
         ));
     }
     Ok(id.to_owned())

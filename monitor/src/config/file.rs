@@ -3,7 +3,7 @@
 //! Keys that Mote has no use for are refused with a reason where they would
 //! change what the guest or the host sees, and accepted where they would not:
 //! * `cache_type`: `Writeback` has every flush reach the disk, and so has
-//!   `Unsafe`, which only permits to lose what was flushed;
+//!   `Unsafe`, which merely allows losing flushed data;
 //! * `io_engine`: `Sync` and `Async` differ in how the host does the work.
 //!
 //! Mote's own are `media`, `cdrom_hint`, `on_enospc`, `mtu` and `poll_us`. The control
@@ -95,7 +95,7 @@ pub struct DriveEntry {
     #[serde(default, deserialize_with = "super::some_path")]
     /// Its image; none is in a CD-ROM drive that was emptied.
     pub path_on_host: Option<PathBuf>,
-    /// Whether it comes first, and the kernel is told so.
+    /// Whether it is the first drive and the kernel's `root=`.
     pub is_root_device: Option<bool>,
     #[serde(default)]
     pub(super) is_read_only: bool,
@@ -182,7 +182,7 @@ impl<'de> Deserialize<'de> for Usual {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         match Option::<String>::deserialize(from)?.as_deref() {
             None | Some("None") => Ok(Self),
-            Some(_) => Err(serde::de::Error::custom("Mote has no choice here but None")),
+            Some(_) => Err(serde::de::Error::custom("only None is supported")),
         }
     }
 }
@@ -194,7 +194,7 @@ pub struct LoggerEntry {
     /// A file or a named pipe.
     #[serde(default, deserialize_with = "super::some_path")]
     pub log_path: Option<PathBuf>,
-    /// What is written: a level of Firecracker's.
+    /// The log level, one of Firecracker's.
     pub level: Option<String>,
     /// Whether lines say their level.
     #[serde(default)]
@@ -248,7 +248,7 @@ pub fn read_entries(path: &Path) -> Result<File, Error> {
 /// Parses the text of a config file.
 ///
 /// # Errors
-/// The path of the key at fault, and what is wrong with it.
+/// The path of the key at fault, and the fault.
 pub fn parse(text: &[u8]) -> Result<VmConfig, (String, String)> {
     from_json::<File>(text)?.config()
 }
@@ -256,7 +256,7 @@ pub fn parse(text: &[u8]) -> Result<VmConfig, (String, String)> {
 /// Reads one value of JSON.
 ///
 /// # Errors
-/// The path of the key at fault, and what is wrong with it.
+/// The path of the key at fault, and the fault.
 pub fn from_json<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, (String, String)> {
     let object = "a JSON object is expected";
     let first = text.trim_ascii().first();
@@ -281,7 +281,7 @@ impl File {
     /// The VM that the entries describe.
     ///
     /// # Errors
-    /// The path of the key at fault, and what is wrong with it.
+    /// The path of the key at fault, and the fault.
     pub fn config(&self) -> Result<VmConfig, (String, String)> {
         self.apply(VmConfig::default())
     }
@@ -324,7 +324,7 @@ impl File {
             (_, Some(_)) => "metrics",
             (None, None) => return Ok(()),
         };
-        let why = "of use only with --api-sock or --no-api instead of 'run'";
+        let why = "works only with --api-sock or --no-api, not with 'run'";
         Err((key.to_owned(), why.to_owned()))
     }
 
@@ -336,7 +336,7 @@ impl File {
             let mut drive = entry.drive().map_err(|(key, why)| (at(key), why))?;
             drive.root = entry.is_root_device == Some(true);
             if drive.root && config.drives.iter().any(|drive| drive.root) {
-                let why = "there is a root device already".to_owned();
+                let why = "another drive is already the root device".to_owned();
                 return Err((at("is_root_device"), why));
             }
             config.drives.push(drive);
@@ -358,7 +358,7 @@ impl MachineConfig {
     /// vCPUs and bytes of memory.
     ///
     /// # Errors
-    /// The key at fault, and what is wrong with it.
+    /// The key at fault, and the fault.
     pub fn check(&self) -> Result<(u8, u64), Fault> {
         let cpus = check_cpus(self.vcpu_count).map_err(|why| ("vcpu_count", why))?;
         // A MiB count that wraps to 0 bytes must not be taken for one.
@@ -371,7 +371,7 @@ impl MachineConfig {
         let pages = self.huge_pages.check(memory);
         pages.map_err(|why| ("mem_size_mib", why))?;
         if self.smt {
-            let why = "Mote shows every vCPU as a core of its own; only false works";
+            let why = "Mote presents each vCPU as a separate core; use false";
             return Err(("smt", why.to_owned()));
         }
         Ok((cpus, memory))
@@ -382,7 +382,7 @@ impl NicEntry {
     /// The interface that the entry describes.
     ///
     /// # Errors
-    /// The key at fault, and what is wrong with it.
+    /// The key at fault, and the fault.
     pub fn nic(&self) -> Result<Nic, Fault> {
         let tap = check_tap(&self.host_dev_name).map_err(|why| ("host_dev_name", why))?;
         let mac = self.guest_mac.as_deref().map(parse_mac).transpose();
@@ -407,11 +407,11 @@ impl DriveEntry {
     /// The drive that the entry describes.
     ///
     /// # Errors
-    /// The key at fault, and what is wrong with it.
+    /// The key at fault, and the fault.
     pub fn drive(&self) -> Result<Drive, Fault> {
         let id = check_id(&self.drive_id).map_err(|why| ("drive_id", why))?;
         if self.partuuid.is_some() {
-            let why = "Mote does not look into disks; put root=PARTUUID=… into boot_args";
+            let why = "Mote does not parse disks; put root=PARTUUID=… into boot_args";
             return Err(("partuuid", why.to_owned()));
         }
         if self.socket.is_some() {

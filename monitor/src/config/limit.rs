@@ -65,7 +65,7 @@ impl PerSecond {
     pub(super) fn set_bytes(&mut self, text: &str) -> Result<bool, String> {
         let bytes = parse_size(text).map_err(|why| format!("bw={why}"))?;
         if bytes == 0 {
-            return Err("bw=0 would let nothing through; leave it out for no limit".to_owned());
+            return Err("bw=0 blocks all traffic; omit it for no limit".to_owned());
         }
         Ok(self.bytes.replace(bytes).is_some())
     }

@@ -9,7 +9,7 @@ pub const MIN_MEMORY: u64 = 4 << 20;
 /// of 1024, an optional `B` or `iB` behind them).
 ///
 /// # Errors
-/// A text that says what is wrong, without naming the flag.
+/// The fault as text, without the name of the flag.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
@@ -35,7 +35,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
 /// Checks a memory size in bytes.
 ///
 /// # Errors
-/// A text that says what is wrong, without naming the flag.
+/// The fault as text, without the name of the flag.
 pub fn check_memory(bytes: u64) -> Result<u64, String> {
     if bytes < MIN_MEMORY {
         return Err(format!("{bytes} bytes are too few; a guest needs at least 4M"));
@@ -55,7 +55,7 @@ pub fn check_memory(bytes: u64) -> Result<u64, String> {
 /// Checks a number of vCPUs.
 ///
 /// # Errors
-/// A text that says what is wrong, without naming the flag.
+/// The fault as text, without the name of the flag.
 pub fn check_cpus(cpus: u64) -> Result<u8, String> {
     u8::try_from(cpus)
         .ok()

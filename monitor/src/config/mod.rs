@@ -73,7 +73,7 @@ pub enum SerialTo {
 pub struct Serial {
     /// Where it goes.
     pub to: SerialTo,
-    /// What is in a file stays, and output follows it.
+    /// Appends to an existing file.
     pub append: bool,
     /// A slow reader holds the guest, and no output is dropped.
     pub hold: bool,
@@ -103,7 +103,7 @@ impl HugePages {
     /// Checks that the memory is whole pages.
     ///
     /// # Errors
-    /// A text that says what is wrong, without naming the flag.
+    /// The fault as text, without the name of the flag.
     pub fn check(self, memory: u64) -> Result<(), String> {
         match self {
             Self::Reserved if !memory.is_multiple_of(2 << 20) => {
@@ -318,7 +318,7 @@ impl VmConfig {
     /// meaning for it.
     ///
     /// # Errors
-    /// A text that says what is wrong.
+    /// The fault as text.
     pub fn check_boot(&self) -> Result<(), String> {
         if self.restore.is_some() {
             return Ok(());
@@ -361,7 +361,7 @@ impl VmConfig {
 /// Parses the value of `--serial`.
 ///
 /// # Errors
-/// A text that says what is wrong, without naming the flag.
+/// The fault as text, without the name of the flag.
 pub fn parse_serial(text: &str) -> Result<Serial, String> {
     let parts = options(text)?;
     let (to, words) = parts.split_first().map_or(("", &[][..]), |(to, words)| (to, words));
@@ -371,7 +371,7 @@ pub fn parse_serial(text: &str) -> Result<Serial, String> {
         None if to == "stdio" => SerialTo::Stdio,
         None if to == "pty" => SerialTo::Pty,
         None if to == "none" => SerialTo::None,
-        _ => return Err(format!("'{to}' is none of stdio, file:PATH, pty, socket:PATH, none")),
+        _ => return Err(format!("'{to}' is not one of stdio, file:PATH, pty, socket:PATH, none")),
     };
     let (mut append, mut hold) = (false, false);
     for word in words {
@@ -388,7 +388,7 @@ pub fn parse_serial(text: &str) -> Result<Serial, String> {
         return Err(format!("'{text}': only a file can be appended to"));
     }
     if hold && to == SerialTo::None {
-        return Err(format!("'{text}': nothing is there to wait for"));
+        return Err(format!("'{text}': hold cannot be combined with none"));
     }
     Ok(Serial { to, append, hold })
 }
@@ -397,7 +397,7 @@ pub fn parse_serial(text: &str) -> Result<Serial, String> {
 /// interface's tap is there twice.
 ///
 /// # Errors
-/// A text that says what is wrong.
+/// The fault as text.
 pub fn check_devices(drives: &[Drive], nics: &[Nic]) -> Result<(), String> {
     let count = drives.len() + nics.len();
     if count > MAX_DEVICES {
@@ -445,6 +445,6 @@ fn check_poll(us: u64) -> Result<u16, String> {
 }
 
 fn parse_poll(text: &str) -> Result<u16, String> {
-    let us = text.parse().map_err(|_| format!("'{text}' is no number"));
+    let us = text.parse().map_err(|_| format!("'{text}' is not a number"));
     check_poll(us?).map_err(|why| format!("poll_us={why}"))
 }

@@ -19,7 +19,7 @@ pub enum TapSource {
 pub struct Nic {
     /// Its name, for messages.
     pub id: String,
-    /// What is behind it.
+    /// Its back-end.
     pub tap: TapSource,
     /// Its MAC address; `None` for [one of its own](Nic::own_mac).
     pub mac: Option<[u8; 6]>,
@@ -54,7 +54,7 @@ impl Nic {
 /// direction, or of one with `rx-` or `tx-` before them.
 ///
 /// # Errors
-/// A text that says what is wrong, without naming the flag.
+/// The fault as text, without the name of the flag.
 pub fn parse_net(text: &str, number: usize) -> Result<Nic, String> {
     let (mut tap, mut mac, mut mtu, mut poll_us) = (None, None, None, None);
     let (mut rx, mut tx) = (PerSecond::default(), PerSecond::default());
@@ -82,7 +82,7 @@ pub fn parse_net(text: &str, number: usize) -> Result<Nic, String> {
             Some(("tx-ops", text)) => tx.set_operations(text)?,
             _ => {
                 return Err(format!(
-                    "'{part}' is none of tap=, tap-fd=, mac=, mtu=, poll_us=, [rx-|tx-]bw=, [rx-|tx-]ops="
+                    "'{part}' is not one of tap=, tap-fd=, mac=, mtu=, poll_us=, [rx-|tx-]bw=, [rx-|tx-]ops="
                 ));
             }
         };
@@ -106,14 +106,14 @@ pub fn parse_net(text: &str, number: usize) -> Result<Nic, String> {
 pub(super) fn check_tap(name: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_graphic() && c != '/';
     if name.is_empty() || name.len() > 15 || name.starts_with('.') || !name.chars().all(plain) {
-        return Err(format!("'{name}' is no interface name: 1 to 15 characters"));
+        return Err(format!("'{name}' is not an interface name: 1 to 15 characters"));
     }
     Ok(name.to_owned())
 }
 
 /// Parses six hexadecimal bytes with colons between them.
 pub(super) fn parse_mac(text: &str) -> Result<[u8; 6], String> {
-    let wrong = || format!("'{text}' is no MAC address such as 02:00:00:00:00:01");
+    let wrong = || format!("'{text}' is not a MAC address such as 02:00:00:00:00:01");
     let mut mac = [0; 6];
     let mut parts = text.split(':');
     for byte in &mut mac {

@@ -24,7 +24,7 @@ impl MachineConfig {
     /// The same with the keys that a patch has; `None` if it has none.
     ///
     /// # Errors
-    /// The key at fault, and what is wrong with it.
+    /// The key at fault, and the fault.
     pub fn patched(&self, patch: Map<String, Value>) -> Result<Option<Self>, (String, String)> {
         let mut patch: Map<_, _> =
             patch.into_iter().filter(|(_, value)| !value.is_null()).collect();

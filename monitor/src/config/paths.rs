@@ -9,12 +9,12 @@ use serde::{Deserialize, Deserializer};
 /// name in the file system and is open to everybody.
 ///
 /// # Errors
-/// A text that says what is wrong, without naming the flag.
+/// The fault as text, without the name of the flag.
 pub fn check_path(path: impl Into<PathBuf>) -> Result<PathBuf, String> {
     let path = path.into();
     match path.as_os_str().as_encoded_bytes() {
         [] => Err("the path is empty".to_owned()),
-        bytes if bytes.contains(&0) => Err("the path holds a NUL byte".to_owned()),
+        bytes if bytes.contains(&0) => Err("the path contains a NUL byte".to_owned()),
         _ => Ok(path),
     }
 }
@@ -27,7 +27,7 @@ pub fn check_socket(path: impl Into<PathBuf>) -> Result<PathBuf, String> {
     let path = check_path(path)?;
     match path.as_os_str().as_encoded_bytes() {
         [b'@', ..] => Err(format!(
-            "'{0}': an abstract socket is open to everybody; './{0}' is a file",
+            "'{0}': abstract sockets are open to every user; use './{0}' for a file",
             path.display()
         )),
         _ => Ok(path),

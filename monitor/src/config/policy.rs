@@ -29,7 +29,7 @@ pub struct Policy {
     pub mode: Mode,
     /// The least version of Landlock's interface; with less, no VM starts.
     pub landlock: Option<u32>,
-    /// The main thread keeps opening files, beneath what [`confine_early`](crate::sandbox::confine_early) was
-    /// told; every other thread gives that up by itself.
+    /// The main thread may keep opening files beneath the directories passed to
+    /// [`confine_early`](crate::sandbox::confine_early); every other thread gives that up.
     pub opens: bool,
 }
