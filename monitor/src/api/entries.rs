@@ -1,4 +1,4 @@
-//! What single requests say about a VM: how it is to be, and what is to change.
+//! Requests that configure a VM or change it.
 
 use std::fs;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::config::{
 };
 
 impl State {
-    /// Takes a change if what is described then is sound.
+    /// Accepts a change if the resulting configuration is valid.
     fn accept(&mut self, file: File) -> Done {
         file.config().map_err(faulty)?;
         self.file = file;

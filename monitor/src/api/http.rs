@@ -39,7 +39,7 @@ pub struct Request {
     pub method: Method,
     /// To what: the path, without a query.
     pub path: String,
-    /// Its body; empty if there is none.
+    /// Its body; may be empty.
     pub body: Vec<u8>,
     /// Whether the connection stays open.
     pub keep: bool,
@@ -137,7 +137,7 @@ impl RequestHead {
 fn length(value: &str, max: usize) -> Result<usize, String> {
     let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
     if !digits {
-        return Err("Content-Length is no number.".to_owned());
+        return Err("Content-Length is not a number.".to_owned());
     }
     // More digits than a number has are too many bytes, too.
     match value.parse() {
@@ -183,7 +183,7 @@ impl Response {
         Self { status: 204, kind: JSON, body: Vec::new() }
     }
 
-    /// What was asked for, as JSON without the keys that have no value.
+    /// The response as JSON, without keys that have no value.
     pub fn json(value: &impl serde::Serialize) -> Self {
         match serde_json::to_value(value).map(stated) {
             Ok(value) => Self { status: 200, kind: JSON, body: value.to_string().into_bytes() },
@@ -192,7 +192,7 @@ impl Response {
         }
     }
 
-    /// What was asked for, as text of a type.
+    /// The response as text of a type.
     pub fn text(kind: &'static str, text: String) -> Self {
         Self { status: 200, kind, body: text.into_bytes() }
     }
@@ -275,8 +275,8 @@ mod tests {
             ("GET / HTTP/2.0\r\n\r\n", "not HTTP"),
             ("POST / HTTP/1.1\r\n\r\n", "method POST"),
             ("PUT / HTTP/1.1\r\nContent-Length: 101\r\n\r\n", "size 101"),
-            ("PUT / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", "no number"),
-            ("PUT / HTTP/1.1\r\nContent-Length: +1\r\n\r\n", "no number"),
+            ("PUT / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", "not a number"),
+            ("PUT / HTTP/1.1\r\nContent-Length: +1\r\n\r\n", "not a number"),
             ("PUT / HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n\r\n", "larger"),
             ("PUT / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "More than one"),
             ("PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", "Transfer-Encoding"),

@@ -79,7 +79,7 @@ impl Level {
             "warning" | "warn" => Ok(Self::Warning),
             "info" => Ok(Self::Info),
             "debug" | "trace" => Ok(Self::Debug),
-            _ => Err(format!("'{name}' is none of Error, Warning, Info, Debug, Trace, Off")),
+            _ => Err(format!("'{name}' is not one of Error, Warning, Info, Debug, Trace, Off")),
         }
     }
 
@@ -158,7 +158,7 @@ impl Log {
             (self.window, self.written) = (seconds, [0; PLACES]);
             let untold = std::mem::take(&mut self.untold);
             if untold > 0 {
-                let lost = format!("{untold} lines were left out here");
+                let lost = format!("{untold} lines are suppressed here");
                 let lost = self.format((seconds, nanos), Level::Warning, &lost);
                 self.write(&lost);
             }

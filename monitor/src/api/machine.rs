@@ -11,8 +11,7 @@ use crate::error::Error;
 use crate::layout;
 use crate::run::Machine;
 
-const NO_FILES: &str =
-    "Once the VM runs, no file can be opened any more: there is no --allow-path.";
+const NO_FILES: &str = "Files cannot be opened while the VM runs: start Mote with --allow-path.";
 
 impl Vm for Machine {
     fn is_paused(&self) -> bool {

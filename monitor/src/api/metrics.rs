@@ -1,5 +1,5 @@
-//! What is counted, and how it is told: as Firecracker's JSON lines and as
-//! OpenMetrics text. Each thread has counters of its own, without a lock;
+//! Metrics, as Firecracker's JSON lines and as OpenMetrics text. Each thread has
+//! separate counters, without a lock;
 //! here they are only read.
 
 use std::collections::BTreeMap;
@@ -86,7 +86,7 @@ pub struct Metrics {
 }
 
 impl Counts {
-    /// The line that Firecracker would write: what was counted since `last`,
+    /// The line that Firecracker would write: the counts since `last`,
     /// of all members of a group and of each.
     fn json(&self, last: &Self) -> String {
         let mut all = skeleton();

@@ -27,7 +27,7 @@
 //!
 //! The HTTP is our own around `httparse`: the crate that is published as
 //! micro-http is an asynchronous server by others, and rust-vmm's brings an
-//! epoll of its own, which would need system calls and a second loop.
+//! separate epoll, which would need system calls and a second loop.
 //!
 //! A client that is slow has what it is sent kept up to a bound and is not
 //! heard until it reads; one that sends too much is told so and closed; of too
@@ -71,7 +71,7 @@ use crate::vm::vcpu;
 /// Default permissions of the socket: its owner's.
 const SOCKET_MODE: u32 = 0o600;
 
-/// The socket, and what is behind it.
+/// The socket and its server.
 struct Api {
     server: Server,
     state: State,
@@ -83,7 +83,7 @@ struct Api {
 /// The socket or a file cannot be used, or KVM cannot run the guest.
 #[inline(never)]
 pub fn run(options: Options, timings: &Arc<Timings>) -> Result<u8, Error> {
-    // Before anything is made: what is refused leaves nothing behind.
+    // Before anything is created: a refused path leaves nothing behind.
     for folder in &options.allow {
         let found = folder.metadata();
         if !found.map_err(|e| Error::file("--allow-path", folder, &e))?.is_dir() {

@@ -54,7 +54,7 @@ pub struct State {
     running: Option<Box<VmConfig>>,
     /// The log.
     pub log: Log,
-    /// What is counted.
+    /// Counters.
     pub metrics: crate::api::metrics::Metrics,
 }
 
@@ -330,7 +330,7 @@ impl State {
     pub fn config(&self) -> Result<VmConfig, String> {
         let config = self.describe(&self.file)?;
         if config.kernel.is_none() && config.drives.is_empty() {
-            return Err("There is nothing to boot: no boot source and no drive.".to_owned());
+            return Err("There is nothing to boot: set a boot source or a drive.".to_owned());
         }
         config.check_boot()?;
         Ok(config)
@@ -358,7 +358,7 @@ impl State {
     /// The VM of these entries and of the command line.
     ///
     /// # Errors
-    /// The key at fault, and what is wrong with it.
+    /// The key at fault, and the fault.
     pub(super) fn describe(&self, file: &File) -> Result<VmConfig, String> {
         let mut config = file.apply(self.options.vm.clone()).map_err(faulty)?;
         if let Some(serial) = &self.serial {
@@ -390,7 +390,7 @@ pub(super) fn misread(fault: (String, String)) -> String {
     format!("An error occurred when deserializing the json body of a request: {why}.")
 }
 
-/// A key and what is wrong with it.
+/// A key and its fault.
 pub(super) fn faulty<K: AsRef<str>>((key, why): (K, String)) -> String {
     match key.as_ref() {
         "" | "." => why,

@@ -21,16 +21,16 @@ use crate::run::Saving;
 use crate::sandbox::{self, Slot};
 
 /// First and last number of the connections' descriptors, in a row that the
-/// sandbox knows, where 256 may be open: see [`sandbox::number`]. One connection
-/// more, and that which has been quiet for longest is closed for it: clients that
-/// hold theirs open cannot keep others out.
+/// sandbox knows, where 256 may be open: see [`sandbox::number`]. A further
+/// connection closes the one that has been idle for longest: clients that keep
+/// connections open cannot lock others out.
 const ROW: (RawFd, RawFd) = (192, 207);
 /// Bytes that are read from a connection in one go.
 const READ: usize = 4096;
 /// Bytes of answers that may wait for a client before its next request does.
 const UNSENT: usize = 64 << 10;
 /// Bytes that a client may still send after a mistake, which are thrown
-/// away: it would not read what was wrong if it were cut off.
+/// away: a client that is cut off would not read the error.
 const DISCARD: usize = 1 << 20;
 
 /// Answers requests.
@@ -52,13 +52,13 @@ struct Connection {
     input: Vec<u8>,
     output: Vec<u8>,
     sent: usize,
-    /// It was told to send this request's body.
+    /// It was asked to send this request's body (100 Continue).
     continued: bool,
     /// After the last answer: how much more may come until it is closed.
     closing: Option<usize>,
     /// The client sends no more.
     ended: bool,
-    /// Turn of the last news.
+    /// Turn of the last event.
     last: u64,
 }
 
@@ -208,7 +208,7 @@ fn row() -> RangeInclusive<RawFd> {
 
 /// Whether the row of connections can be used.
 fn check_row() -> Result<(), Error> {
-    // SAFETY: a plain system call, which fails for what is not open.
+    // SAFETY: a plain system call, which fails for a closed descriptor.
     let open = |number| unsafe { libc::fcntl(number, libc::F_GETFD) } >= 0;
     let mut others = Saving::slots().map(|(_, number)| number);
     let few = Saving::slots().any(|(_, number)| number >= sandbox::number(256));

@@ -1,4 +1,4 @@
-//! Snapshots: what is asked for, and what must be so for it.
+//! Snapshot requests and their preconditions.
 
 use std::path::PathBuf;
 use std::time::Instant;
