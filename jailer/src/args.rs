@@ -28,11 +28,11 @@ Options of Firecracker's jailer:
                                                        [default: name of FILE]
   --resource-limit NAME=VALUE   fsize, no-file (2048), memlock, nproc or as
   --daemonize            Return when the program is ready; run in the background
-  --new-pid-ns           Accepted; it always has a PID namespace of its own
+  --new-pid-ns           Accepted; a jail always has a PID namespace
 
-More:
-  --file PATH[,rw][,as=NAME]  Share one file as /NAME in the root in memory; a
-                         comma in PATH is written twice
+Other options:
+  --file PATH[,rw][,as=NAME]  Share one file as /NAME in the root in memory;
+                         write a comma in PATH twice
   --tap NAME             Open a tap and pass it as the program's next descriptor
   --pass-fd N            Pass the caller's descriptor N as the next descriptor
   --kvm HOW              node: /dev/kvm in the jail; fd: only as a descriptor,
@@ -52,7 +52,7 @@ end of that descriptor, or has run for the time of --ready-within.
 Exit codes: that of the program, or
   123  the id is in use          126  FILE or a file given cannot be used
   124  wrong flag                128 + N  killed by signal N
-  125  the jail cannot be made
+  125  the jail cannot be created
 ";
 
 /// `mote-jailer --version`.
@@ -312,7 +312,7 @@ fn plain(path: &Path) -> bool {
 
 fn id_number(text: &str) -> Result<u32, String> {
     match text.parse() {
-        Ok(0) => Err("0 is root, also in a jail: give the jail a number of its own, \
+        Ok(0) => Err("0 is root, even in a jail: give the jail a separate number, \
                       such as 10001, which no user or group of the host has"
             .to_owned()),
         // The highest means "no change" to the kernel.

@@ -158,7 +158,7 @@ fn tap(name: &str) -> Result<OwnedFd, Error> {
     // The kernel would make a missing one, for as long as it is open.
     // SAFETY: the name ends in a zero, as it was checked to be shorter.
     if unsafe { libc::if_nametoindex(request.ifr_name.as_ptr()) } == 0 {
-        return Err(Error::Input(format!("tap {name}: there is no such interface")));
+        return Err(Error::Input(format!("tap {name}: no such interface: create it first")));
     }
     let tun = device("/dev/net/tun")?;
     request.ifr_ifru.ifru_flags =

@@ -204,7 +204,7 @@ impl fmt::Display for Plan {
         if let Some(cgroup) = &self.cgroup {
             write!(f, "{cgroup}")?;
         }
-        let session = "session, keyring and signals of its own";
+        let session = "separate session, keyring and signals";
         writeln!(f, "{:<12}{session}", "caller")?;
         let rest = "capabilities none, bounding set empty, no new privileges";
         writeln!(f, "{:<12}{rest}", "privileges")?;

@@ -246,7 +246,7 @@ fn errors_name_what_was_asked_for() {
         (BUSYBOX, "--pass-fd", "77", INPUT, "77: not an open descriptor"),
         (BUSYBOX, "--ready-fd", "77", INPUT, "77: not an open descriptor"),
         (BUSYBOX, "--tap", "lo", INPUT, "tap lo: not a tap"),
-        (BUSYBOX, "--tap", "none", INPUT, "tap none: there is no such"),
+        (BUSYBOX, "--tap", "none", INPUT, "tap none: no such"),
         (BUSYBOX, "--resource-limit", "no-file=2000000000", JAIL, "no-file=2000000000: above"),
         (BUSYBOX, "--resource-limit", "fsize=x", USAGE, "'x' is not a number"),
         (BUSYBOX, "--resource-limit", "core=0", USAGE, "'core' is not one of"),

@@ -134,7 +134,7 @@ fn no_group(what: &str, error: Errno) -> Error {
              raise it, or use another --parent-cgroup"
         }
         Errno::ACCESS | Errno::PERM => {
-            "you may not make groups there: use a --parent-cgroup that is delegated to you, \
+            "no permission to create groups there: use a --parent-cgroup that is delegated to you, \
              or start the jailer as root"
         }
         Errno::ROFS => "mounted read-only: mount it read-write, or leave --cgroup out",
