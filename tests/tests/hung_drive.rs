@@ -9,7 +9,7 @@ use mote_tests::{BUSES, Client, Fuse, Hang, Scratch, Vm, guest, have_kvm, tiny, 
 use serde_json::json;
 
 /// What a request on a drive whose file hangs is answered.
-const HUNG: &str = "drive d: its host file has not answered for 5 s";
+const HUNG: &str = "drive d: its host file has not responded for 5 s";
 
 const PAUSE: Request = ("PATCH", "/vm", r#"{"state":"Paused"}"#);
 const RESUME: Request = ("PATCH", "/vm", r#"{"state":"Resumed"}"#);
@@ -210,7 +210,7 @@ fn end(row: &End) {
         vm.signal(signal);
     }
     if row.hang != Hang::Untaken {
-        let said = "drive d: its host file has not answered";
+        let said = "drive d: its host file does not respond";
         wait_until("a line on stderr", || vm.err.text().contains(said));
         assert!(!vm.has_ended());
         fuse.hang(None);

@@ -121,7 +121,7 @@ impl Devices {
         }
     }
 
-    /// Whether there is none.
+    /// Whether the VM has no devices.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
@@ -216,7 +216,7 @@ impl Devices {
                     .stack_size(STACK)
                     .spawn(move || {
                         signals::leave_to_main(None);
-                        // Whoever asked has given up if he does not listen.
+                        // The receiver may have given up.
                         let _ = report.send(sandbox.enter_thread(thread));
                         drop(report);
                         match &slot.work {
@@ -236,7 +236,7 @@ impl Devices {
     fn at(&self, address: u64, space: bool) -> Option<(&Slot, u64)> {
         let (index, offset) = if space {
             let offset = address - layout::ECAM;
-            // The first device number is left to a bridge, which there is none of.
+            // The first device number is left to a host bridge, which this bus lacks.
             let device = (offset / layout::ECAM_DEVICE).checked_sub(1)?;
             (device, offset % layout::ECAM_DEVICE)
         } else {
@@ -312,7 +312,7 @@ impl Devices {
     /// Keeps workers away from drives' images, so that no device waits for them.
     ///
     /// # Errors
-    /// One is not back `until` then, see [`hung`](Self::hung); and all go on.
+    /// A worker has not stopped by `until`, see [`hung`](Self::hung); all then resume.
     pub fn hold(&self, until: Instant) -> Result<(), String> {
         let mut drives = self.drives();
         match drives.all(|(_, work)| signals::wait_until(until, |limit| work.access.hold(limit))) {
@@ -325,7 +325,7 @@ impl Devices {
         }
     }
 
-    /// Lets workers go on.
+    /// Resumes the workers.
     pub fn release(&self) {
         for (link, work) in self.drives() {
             work.access.release();
@@ -468,7 +468,7 @@ impl Devices {
     pub fn restore(&self, saved: &[DeviceV1]) -> Result<(), String> {
         let (there, here) = (saved.len(), self.slots.len());
         if there != here {
-            return Err(format!("{there} devices were saved, {here} are here"));
+            return Err(format!("{there} devices were saved, this VM has {here}"));
         }
         for (saved, slot) in saved.iter().zip(&self.slots) {
             let (id, here) = (&saved.id, slot.saved(EndpointStateV1::default()));

@@ -165,7 +165,7 @@ impl Connection {
         self.messages.lock().unpoisoned()
     }
 
-    /// KVM has these messages: raises what was due while they were masked. One that has
+    /// KVM has these messages: raises interrupts that were due while masked. One that has
     /// changed since follows with the next routes.
     pub(super) fn routes_are_set(&self, routed: &[Option<Message>; VECTORS]) {
         if !self.pci {

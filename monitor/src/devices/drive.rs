@@ -72,7 +72,7 @@ impl ImageAccess {
         waited.unpoisoned().0.workers == 0
     }
 
-    /// Lets workers go on, once their doorbell rings.
+    /// Resumes workers, once their doorbell rings.
     pub(super) fn release(&self) {
         self.state().held = false;
     }
@@ -148,7 +148,7 @@ pub(super) fn open(
     Ok((block, work))
 }
 
-/// How a worker goes on after it has looked at every queue.
+/// How a worker continues after it has checked every queue.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Next {
     /// There is more to do.
@@ -216,7 +216,7 @@ impl Work {
         self.tray.is_some()
     }
 
-    /// Puts an image into a CD-ROM drive, or takes out what is there; `nothing`
+    /// Inserts an image into a CD-ROM drive, or ejects the medium; `nothing`
     /// is a descriptor that nothing can be read from.
     pub(super) fn change(
         &self,

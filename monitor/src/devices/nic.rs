@@ -61,7 +61,7 @@ struct Pause {
     unarmed: bool,
     /// What became of receiving.
     received: Step,
-    /// When to go on at the latest.
+    /// When to continue at the latest.
     until: Option<Duration>,
 }
 

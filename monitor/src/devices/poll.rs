@@ -28,7 +28,7 @@ const REST: (u32, u32) = (32, 4096);
 pub(super) struct Poll {
     most: Duration,
     moment: Duration,
-    /// Time saved by what was found, less the time spent on looking.
+    /// Time saved by successful polls, less the time spent polling.
     saved: Duration,
     /// Sleeps until it may be tried again.
     rest: u32,

@@ -105,7 +105,7 @@ impl Com1 {
         let latch = self.uart.read(LINE_CONTROL) & DIVISOR_LATCH != 0;
         if self.held && !latch && !self.uart.writer().is_full() {
             self.held = false;
-            // Written anew, what is enabled is told if it is so.
+            // Rewriting the register raises enabled interrupts that are due.
             let enabled = self.uart.read(INTERRUPT_ENABLE);
             let _ = self.uart.write(INTERRUPT_ENABLE, enabled);
         }
@@ -128,8 +128,8 @@ impl Com1 {
     }
 
     /// Bytes of input that the guest has room for: none in loopback, as its
-    /// driver tests the port then. When there is none, the main thread is
-    /// woken as soon as there is.
+    /// driver tests the port then. Without room, the main thread is woken
+    /// as soon as there is some.
     pub fn room(&mut self) -> usize {
         let loopback = self.uart.read(MODEM_CONTROL) & LOOPBACK != 0;
         let room = if loopback { 0 } else { self.uart.fifo_capacity() };
@@ -176,7 +176,7 @@ impl Com1 {
     }
 
     /// Takes over a saved state; the console stays connected. An interrupt
-    /// that was due is raised again: the guest may wait for it to go on
+    /// that was due is raised again: the guest may wait for it to continue
     /// sending.
     ///
     /// # Errors
@@ -190,7 +190,7 @@ impl Com1 {
             interrupt_enable: enable,
             interrupt_identification: identification,
             line_control,
-            // What is there to be read is known better here.
+            // The saved input decides whether data is ready.
             line_status: status & !DATA_READY | u8::from(!saved.input.is_empty()),
             modem_control: modem,
             modem_status,
@@ -226,11 +226,11 @@ pub struct TypedAhead {
 }
 
 impl TypedAhead {
-    /// Bytes that are kept; what is typed beyond that is lost.
+    /// Bytes of input that are kept; further input is lost.
     pub const MOST: usize = mote_snapshot::MAX_TYPED;
-    /// How long a guest may take nothing before what is typed for it is read all the
-    /// same: a person wants to leave then.
-    const PATIENCE: Duration = Duration::from_secs(1);
+    /// How long a guest may read nothing before console input is read all the same, so that
+    /// the user can leave.
+    const READ_TIMEOUT: Duration = Duration::from_secs(1);
 
     /// Whether the guest has been given everything.
     pub fn is_empty(&self) -> bool {
@@ -240,7 +240,7 @@ impl TypedAhead {
     /// How long `more` bytes are not to be read: there is no room, and the guest
     /// is making some.
     pub fn waits(&self, more: usize) -> Option<Duration> {
-        let left = Self::PATIENCE.checked_sub(self.taken?.elapsed())?;
+        let left = Self::READ_TIMEOUT.checked_sub(self.taken?.elapsed())?;
         (self.bytes.len() + more > Self::MOST).then_some(left)
     }
 
@@ -254,7 +254,7 @@ impl TypedAhead {
         self.bytes.iter().copied().collect()
     }
 
-    /// Takes over what was saved.
+    /// Takes over saved input.
     pub fn restore(saved: &[u8]) -> Self {
         Self { bytes: saved.iter().take(Self::MOST).copied().collect(), ..Self::default() }
     }
@@ -281,7 +281,7 @@ impl TypedAhead {
         let bytes: Vec<u8> = self.bytes.drain(..count).collect();
         com1.input(&bytes);
         if !self.bytes.is_empty() {
-            // Asked while nobody can make room: the wake-up will come.
+            // Asked while the guest cannot make room: the wake-up will come.
             com1.room();
         }
     }
@@ -322,7 +322,7 @@ mod tests {
     }
 
     /// The serial input buffer never grows beyond its FIFO (CVE-2020-27173),
-    /// and the main thread is told when the guest has made room.
+    /// and the main thread is notified when the guest has made room.
     #[test]
     fn input_is_bounded() {
         let (mut com1, _far, _line, wake) = port();
@@ -344,8 +344,8 @@ mod tests {
         assert_eq!(wake.read().unwrap(), 1);
     }
 
-    /// A driver that tries the port out in loopback, while somebody types,
-    /// takes nothing away from him and leaves nobody asleep.
+    /// A driver that tests the port in loopback during input loses no input and misses
+    /// no wake-up.
     #[test]
     fn loopback_keeps_what_is_typed() {
         let (mut com1, _far, _line, wake) = port();
@@ -360,7 +360,7 @@ mod tests {
         com1.write(4, 0);
         for key in 0..100 {
             if com1.read(5) & 1 == 0 {
-                assert_eq!(wake.read().unwrap(), 1, "nobody told of room");
+                assert_eq!(wake.read().unwrap(), 1, "no wake-up for room");
                 typed.hand_over(&mut com1);
             }
             assert_eq!(com1.read(0), key);
@@ -368,8 +368,8 @@ mod tests {
         assert!(typed.is_empty());
     }
 
-    /// A driver that looks is told to wait, and of room by an interrupt, also in
-    /// another machine; one that does not look loses bytes.
+    /// A driver that checks the status waits, and gets an interrupt when there is room, also
+    /// after a restore; one that does not check loses bytes.
     #[test]
     fn a_slow_reader_holds_the_guest() {
         let (mut com1, mut far, line, _) = port();
@@ -383,7 +383,7 @@ mod tests {
         }
         let _ = (line.read(), com1.read(2));
         com1.release();
-        assert!(line.read().is_err(), "told of room that is not there");
+        assert!(line.read().is_err(), "woken without room");
         let (mut other, _far, elsewhere, _) = port();
         other.restore(&com1.save()).unwrap();
         assert!(elsewhere.read().is_ok(), "held for good");
@@ -400,7 +400,7 @@ mod tests {
         com1.release();
         assert_eq!(com1.read(1), 0, "the divisor has changed");
         com1.write(3, 3);
-        assert!(line.read().is_ok(), "not told of room");
+        assert!(line.read().is_ok(), "not woken for room");
         assert_eq!((com1.read(2) & 0xf, com1.read(5) & 0x60), (2, 0x60));
         assert_eq!((taken as u64, com1.output().dropped()), (sent, 0));
         let regardless = || com1.write(0, b'y');
@@ -422,7 +422,7 @@ mod tests {
     }
 
     /// A guest that waits for the interrupt after a byte sent, or has yet to
-    /// read what came, goes on in another machine (Firecracker #5730).
+    /// read its input, continues after a restore (Firecracker #5730).
     #[test]
     fn a_saved_port_continues_in_another_machine() {
         let (mut com1, _far, line, _) = port();
@@ -437,7 +437,7 @@ mod tests {
         let (mut other, mut far, line, _) = port();
         other.restore(&saved).unwrap();
         assert_eq!(other.save(), saved);
-        assert!(line.read().is_ok(), "nobody tells the guest to go on");
+        assert!(line.read().is_ok(), "no interrupt to continue");
         assert_eq!(other.read(2) & 0xf, com1.read(2) & 0xf);
         assert_eq!((other.read(7), other.read(0), other.read(0)), (0x5a, b'a', b'b'));
         other.write(0, b'y');

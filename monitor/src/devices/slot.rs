@@ -88,7 +88,7 @@ pub(super) fn ask(
 
 pub(super) fn hung(name: &str) -> String {
     let time = HOST_FILE_TIMEOUT.as_secs();
-    format!("drive {name}: its host file has not answered for {time} s: try again when it does")
+    format!("drive {name}: its host file has not responded for {time} s: retry when it does")
 }
 
 /// `error`, or that it comes from an image that the VM has in another drive.

@@ -47,7 +47,7 @@ const RESET_TRY: Duration = Duration::from_millis(100);
 /// Runs a VM to its end and returns the process's exit code.
 ///
 /// # Errors
-/// The VM cannot be made, or its guest cannot go on.
+/// The VM cannot be created, or its guest cannot continue.
 pub fn run(
     config: &VmConfig,
     source: Source,
@@ -85,7 +85,7 @@ pub trait Control {
         None
     }
 
-    /// Serves what has happened to these, in the same order, and what is due.
+    /// Handles the events of these descriptors, in the same order, and expired timers.
     fn serve(&mut self, happened: &[PollFlags], machine: &mut Machine);
 
     /// The VM has ended; nothing of it counts any more.
@@ -125,7 +125,7 @@ pub struct Machine {
     /// What has changed since it was saved is noted.
     changes: Option<Changes>,
     opens: bool,
-    /// Hangs up when all vCPUs' threads have let go of the VM.
+    /// Disconnects when all vCPU threads have released the VM.
     released: Receiver<()>,
 }
 
@@ -133,7 +133,7 @@ impl Machine {
     /// Serves the VM to its end and returns the process's exit code.
     ///
     /// # Errors
-    /// The guest cannot go on.
+    /// The guest cannot continue.
     pub fn run(mut self, config: &VmConfig, control: &mut dyn Control) -> Result<u8, Error> {
         let result = self.serve(config, control);
         let result = result.and_then(|code| self.record(true).map(|()| code));
@@ -175,11 +175,11 @@ impl Machine {
         if let (Err(_), Some(name)) = (held, devices.used()) {
             // Linux does not end a thread in every wait for a file.
             console::say(&format!(
-                "mote: drive {name}: its host file has not answered: the process may stay until it does\n"
+                "mote: drive {name}: its host file does not respond: the process may not exit until it does\n"
             ));
         }
         if let Err(RecvError::Empty) = released {
-            // Who lets go last closes the VM, which a vCPU's thread may not do.
+            // The last owner closes the VM, which a vCPU thread's filter does not allow.
             std::mem::forget(self);
         }
         result
@@ -214,7 +214,7 @@ impl Machine {
         halted.map_err(Error::Host)
     }
 
-    /// Lets vCPUs and workers go on, but for those of a paused VM.
+    /// Resumes vCPUs and workers, unless the VM is paused.
     fn go_on(&self) {
         if self.paused {
             return;
@@ -231,7 +231,7 @@ impl Machine {
     /// paused VM does nothing.
     ///
     /// # Errors
-    /// As [`halt`](Self::halt); the VM goes on.
+    /// As [`halt`](Self::halt); the VM then resumes.
     pub fn pause(&mut self) -> Result<(), Error> {
         if self.paused {
             return Ok(());
@@ -242,7 +242,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Lets a paused VM go on; one that runs does so anyway.
+    /// Resumes a paused VM; a running one is left alone.
     pub fn resume(&mut self) {
         if !std::mem::take(&mut self.paused) {
             return;
@@ -280,7 +280,7 @@ impl Machine {
     /// Serves console, signals and the guest's requests until the VM ends.
     fn serve(&mut self, config: &VmConfig, control: &mut dyn Control) -> Result<u8, Error> {
         loop {
-            // Empties the counter; it only says that one of these has news.
+            // Clears the eventfd; it only signals that one of these sources has an event.
             let _ = self.wake.read();
             signals::follow();
             if signals::take_stop() {
@@ -356,7 +356,7 @@ impl Machine {
             return taken.map(|()| true);
         }
         if let Err(error) = taken {
-            // The guest goes on; the exit code tells the caller.
+            // The guest continues; the exit code tells the caller.
             console::complain(&error);
             self.unsaved = true;
         }
@@ -391,8 +391,8 @@ impl Machine {
         }
     }
 
-    /// Writes down what was touched if the guest has come as far as was asked
-    /// for, or is at its `end`.
+    /// Writes the working set if the guest has reached the end of the recording, or its own
+    /// `end`.
     fn record(&mut self, end: bool) -> Result<(), Error> {
         let shared = &self.shared;
         let due = |recording: &mut Recording| end || recording.is_due(shared);
