@@ -160,7 +160,7 @@ fn disk_resumes(bus: &str) {
     }
     // Other devices than it had.
     let wrong: [(&[&str], &str); 4] = [
-        (&[], "1 devices were saved, 0 are here"),
+        (&[], "1 devices were saved, this VM has 0"),
         (&["--cdrom", &image], "disk0"),
         (&["--disk", &format!("{image},ro")], "disk0"),
         (&["--disk", &format!("{image},id=data")], "where data is now"),

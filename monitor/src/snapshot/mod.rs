@@ -1,4 +1,4 @@
-//! A VM to files and back: saved, restored, only what changed, and what is needed first.
+//! Saving a VM to files and restoring it: full and diff snapshots, working sets.
 
 pub mod dirty;
 pub mod pagemap;

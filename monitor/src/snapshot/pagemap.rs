@@ -50,7 +50,7 @@ impl PageMap {
     /// and bytes.
     ///
     /// # Errors
-    /// That of `each`, or nothing can be told.
+    /// Errors of `each`, or the page map cannot be read.
     pub(crate) fn runs(
         &self,
         ram: &GuestRam,
@@ -104,7 +104,7 @@ pub(crate) struct Reader<'a> {
     buffer: Vec<u8>,
 }
 
-/// What is done with bytes of memory at an offset.
+/// Handles bytes of memory at an offset.
 type Take<'a> = dyn FnMut(u64, &[u8]) -> Result<(), Error> + 'a;
 
 impl<'a> Reader<'a> {
@@ -138,8 +138,7 @@ impl<'a> Reader<'a> {
                 }
                 continue;
             }
-            // What is mapped later lies over what is mapped there already; no
-            // two of them overlap.
+            // Later mappings replace earlier ones; no two of these overlap.
             for mapped in &self.mapped {
                 let (from, to) = (
                     address.max(mapped.address),

@@ -52,7 +52,7 @@ pub fn check_processor(there: &CpuV1) -> Result<(), String> {
     let mut both = there.features.iter().zip(&here.features);
     match both.find(|(there, here)| *there & !*here != 0) {
         Some((there, here)) => Err(format!(
-            "the processor has lost features: {there:#x} were saved, {here:#x} are here"
+            "the processor lacks saved features: {there:#x} were saved, {here:#x} are available"
         )),
         None => Ok(()),
     }
@@ -106,7 +106,8 @@ pub fn restore_vcpu(fd: &VcpuFd, vcpu: &VcpuV1) -> Result<(), Error> {
     let leaves: Vec<kvm_cpuid_entry2> = vcpu.cpuid.iter().map(entry).collect();
     if let Some(leaf) = leaves.iter().find(|leaf| crate::vm::cpuid::is_foreign(leaf)) {
         let leaf = leaf.function;
-        let why = format!("CPUID leaf {leaf:#x} has what no guest is given here");
+        let why =
+            format!("CPUID leaf {leaf:#x} has features that Mote does not offer on this host");
         return Err(Error::Snapshot(why));
     }
     let cpuid = CpuId::from_entries(&leaves).map_err(|_| refused("restore CPUID"))?;
@@ -199,7 +200,7 @@ pub fn restore(shared: &Shared, state: &StateV1) -> Result<(), Error> {
     check_processor(&state.cpu).map_err(Error::Snapshot)?;
     let (there, here) = (state.vcpus.len(), shared.vcpus().len());
     if there != here {
-        let why = format!("{there} vCPUs were saved, {here} are here");
+        let why = format!("{there} vCPUs were saved, this VM has {here}");
         return Err(Error::Snapshot(why));
     }
     // First: what a user can have given wrongly.

@@ -232,7 +232,7 @@ fn a_machine_comes_back_as_it_was() {
 /// Another machine than the saved one is refused, with what differs.
 fn refuse(path: &std::path::Path, good: &StateV1) {
     let spoil: [Spoil<StateV1>; 7] = [
-        ("1 vCPUs were saved, 2 are here", |state| {
+        ("1 vCPUs were saved, this VM has 2", |state| {
             state.vcpus.truncate(1);
         }),
         ("0 devices were saved", |state| state.devices.clear()),

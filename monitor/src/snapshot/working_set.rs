@@ -18,7 +18,7 @@ use mote_snapshot::working_set::{CreateWorkingSet, Touched, WORKING_SET, encode}
 
 /// What a huge page holds, in bytes.
 const BLOCK: u64 = 2 << 20;
-/// A block of which the guest writes to this much gets a huge page of its own,
+/// A block of which the guest writes to this much gets a private huge page,
 /// and is copied whole: that takes as long as for the guest to fault in a tenth
 /// of it. More than four times of what it would have written it never takes.
 const DENSE: u64 = BLOCK / 4;
