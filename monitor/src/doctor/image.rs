@@ -34,7 +34,7 @@ impl Image {
                 (Some(file), known)
             }
             Err(error) => {
-                let advice = "name an image that is there, and that you may read";
+                let advice = "name an existing image that you can read";
                 let missing = Verdict::missing(os_message(&error), advice);
                 (None, vec![("file", missing)])
             }

@@ -180,7 +180,7 @@ pub(super) fn delegation(group: Option<(&str, &str, bool)>, only: bool) -> Verdi
     let lacking: Vec<&str> = CONTROLLERS.into_iter().filter(|name| !has(name)).collect();
     let found = format!("version 2, {path}");
     if !writable {
-        let advice = "have a group that is yours, for a jail's limits: systemd-run --user --scope \
+        let advice = "run in a delegated control group, for a jail's limits: systemd-run --user --scope \
                       -p Delegate=yes";
         return Verdict::weak(format!("{found}: not yours"), advice);
     }

@@ -20,7 +20,7 @@ use crate::host::random_id;
 pub enum Lock {
     /// Other readers may come.
     Read,
-    /// Nobody else may come.
+    /// Excludes every other user.
     Write,
     /// Others that append may come.
     Append,
@@ -34,8 +34,8 @@ pub fn lock(file: &File, what: &'static str, path: &Path, kind: Lock) -> Result<
     let (l_type, l_start, l_len) = match kind {
         Lock::Read => (libc::F_RDLCK, 0, 0),
         Lock::Write => (libc::F_WRLCK, 0, 0),
-        // A byte of its own: it meets every lock of a whole file, and no other
-        // one of this kind.
+        // A separate byte: it conflicts with every lock of a whole file, but not with
+        // another of this kind.
         Lock::Append => {
             let id = random_id()?;
             let at = |at, byte: &u8| at << 7 | i64::from(byte & 0x7f);
@@ -92,19 +92,19 @@ pub fn refuse_input(
 /// A file, FIFO or character device to write to.
 #[derive(Clone, Copy, Debug)]
 pub struct Output<'a> {
-    /// What is written there.
+    /// The kind of output.
     pub what: &'static str,
     /// Its path.
     pub path: &'a Path,
-    /// What is in it stays.
+    /// Existing content is kept.
     pub append: bool,
     /// Permissions of a new one.
     pub mode: u32,
 }
 
 impl Output<'_> {
-    /// Opens it, making it at once if it is missing, and locks it. It never waits
-    /// for a reader, and what was in it is still there.
+    /// Opens and locks the file, creating it if it is missing. It never waits for a
+    /// reader, and keeps the content.
     ///
     /// # Errors
     /// It cannot be written, is a block device, is a file that the VM of
@@ -159,7 +159,7 @@ pub fn is_missing(path: &Path) -> bool {
 }
 
 /// A new file that gets its name when nothing can be refused any more. Until then
-/// nobody sees it, and it is gone with the process.
+/// no other process sees it, and it disappears with this one.
 #[derive(Debug)]
 pub struct New {
     what: &'static str,
@@ -236,7 +236,7 @@ impl New {
 impl Drop for New {
     fn drop(&mut self) {
         if self.undo {
-            // If somebody took it away already, so be it.
+            // It may have been removed already.
             let _ = std::fs::remove_file(&self.path);
         }
     }

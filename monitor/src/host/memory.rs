@@ -87,7 +87,7 @@ pub fn reserve_all(size: u64, pages: HugePages) -> Result<GuestRam, Error> {
 /// Gives all of it back to the host.
 ///
 /// # Safety
-/// Nobody uses it any more, whether by an address or through KVM.
+/// The memory has no users left, by address or through KVM.
 pub unsafe fn release(ram: &GuestRam) {
     for region in ram.iter() {
         drop(Mapping(region.as_ptr(), region.len() as usize));
@@ -99,8 +99,8 @@ struct Mapping(*mut u8, usize);
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: whoever made this says that nobody uses the range. What cannot
-        // be unmapped stays: there is nobody to tell.
+        // SAFETY: the creator guarantees that the range has no users left. A failed
+        // munmap leaks the range and cannot be reported.
         let _ = unsafe { mm::munmap(self.0.cast(), self.1) };
     }
 }
@@ -128,7 +128,7 @@ fn reserve(length: usize, pages: HugePages) -> io::Result<*mut u8> {
         // Linux 6.7 and later align large mappings by themselves.
         return Ok(start.cast());
     }
-    // SAFETY: the mapping is ours and nobody has seen it.
+    // SAFETY: the mapping is ours and not yet shared.
     unsafe { mm::munmap(start, length) }?;
     let start = map(length + HUGE)?;
     let skip = start.addr().next_multiple_of(HUGE) - start.addr();
@@ -251,7 +251,7 @@ pub fn zero(ram: &GuestRam, address: u64, length: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives the guest pages of its own in a mapped range before it writes to
+/// Gives the guest private pages in a mapped range before it writes to
 /// them, which saves it two exits for each: the page is not read first, then
 /// copied, then mapped again. An optimisation: failing is harmless.
 pub fn prepare_writes(ram: &GuestRam, address: u64, length: usize) {
@@ -309,7 +309,7 @@ pub fn give_back(ram: &GuestRam) -> io::Result<()> {
         let slice = region.as_volatile_slice().map_err(io::Error::other)?;
         let host = slice.ptr_guard_mut();
         // SAFETY: the range is the mapping of a live memory region; dropping
-        // its pages is what is wanted, and nobody holds references into it.
+        // its pages is intended, and no code holds references into it.
         unsafe { mm::madvise(host.as_ptr().cast(), slice.len(), mm::Advice::LinuxDontNeed) }?;
     }
     Ok(())

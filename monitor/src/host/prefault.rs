@@ -1,4 +1,4 @@
-//! Work on guest memory that nobody waits for.
+//! Background work on guest memory.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
@@ -20,7 +20,7 @@ pub(crate) enum Pages {
 }
 
 /// Ranges `(address, length)` of mapped guest memory that have yet to be faulted
-/// in before the guest comes there. Whoever has nothing else to do takes a piece.
+/// in before the guest comes there. Idle threads take pieces of it.
 #[derive(Default)]
 pub(crate) struct PrefaultQueue(Mutex<VecDeque<(u64, u64, Pages)>>);
 
@@ -41,7 +41,7 @@ impl PrefaultQueue {
         self.put(ranges.into_iter().rev().map(|(at, length)| (at, length, Pages::Text)));
     }
 
-    /// Memory is another: forgets what was to be done.
+    /// Discards all work, because memory has been replaced.
     fn clear(&self) {
         self.lock().clear();
     }

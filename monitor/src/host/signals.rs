@@ -22,7 +22,7 @@ static GIVEN_UP: AtomicI32 = AtomicI32::new(0);
 /// Handle of the main thread.
 static MAIN: AtomicUsize = AtomicUsize::new(0);
 
-/// A stop was asked for, and the process goes on after one.
+/// A stop was requested, and the process continued after one.
 static STOP: AtomicBool = AtomicBool::new(false);
 /// Number of this process, which is not asked for any more when it is confined.
 static PROCESS: AtomicI32 = AtomicI32::new(0);
@@ -62,8 +62,8 @@ fn wake() {
 }
 
 /// A load from a mapped file behind its new end. Only guest memory is mapped
-/// from files, so this is a guest's buffer in a kernel or initrd that somebody
-/// has cut short on the host.
+/// from files, so this is a guest's buffer in a kernel or initrd that was
+/// truncated on the host.
 extern "C" fn shrunk(_: c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
     console::say("mote: guest memory is gone: was the kernel or initrd file cut short?\n");
     give_up(exit::KVM);
@@ -165,7 +165,7 @@ pub fn catch_on_terminal() -> Result<(), Error> {
     PROCESS.store(rustix::process::getpid().as_raw_nonzero().get(), Ordering::Release);
     let ends = ENDS.into_iter().chain(libc::SIGRTMIN()..=libc::SIGRTMAX());
     for signal in ends.chain(FAULTS) {
-        // Not what is ignored, nor that which kicks vCPUs.
+        // Neither ignored signals nor the one that kicks vCPUs.
         if disposition(signal) == libc::SIG_DFL {
             let fault = FAULTS.contains(&signal);
             handle(signal, if fault { failed } else { asked })?;
@@ -202,7 +202,7 @@ pub fn take_continued() -> bool {
 }
 
 /// Stops the process as SIGTSTP would if it were not caught: a job that no shell
-/// could continue goes on. The kernel's word for that is any of these signals.
+/// could continue keeps running. The kernel's word for that is any of these signals.
 pub fn stop() {
     let own = PROCESS.load(Ordering::Acquire);
     // SAFETY: a plain system call; this is the main thread, whose number is the

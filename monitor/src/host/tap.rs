@@ -49,8 +49,8 @@ pub struct TapDevice {
 }
 
 impl TapDevice {
-    /// Attaches to the TAP interface `name`, which must exist: making one is a
-    /// matter for whoever runs the host's network.
+    /// Attaches to the TAP interface `name`, which must exist: creating it is up to
+    /// the host's administrator.
     ///
     /// # Errors
     /// There is no such interface, it is no TAP, or it is not permitted or in
@@ -63,7 +63,7 @@ impl TapDevice {
         let refuse = |why: String| Error::Host(format!("tap {name}: {why}"));
         // The kernel would make a missing one, for as long as it is open.
         if !exists(name).map_err(|e| refuse(os_message(&e)))? {
-            return Err(refuse(format!("there is no such interface; {advice}")));
+            return Err(refuse(format!("no such interface; {advice}")));
         }
         let mut options = OpenOptions::new();
         options.read(true).write(true);

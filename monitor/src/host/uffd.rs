@@ -36,7 +36,7 @@ const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
 const UFFDIO_REGISTER: libc::c_ulong = 0xc020_aa00;
 /// Of all versions of the interface.
 const UFFD_API: u64 = 0xaa;
-/// Whoever reads or writes a page that is missing waits for it.
+/// An access to a missing page blocks until it is filled.
 const MISSING: u64 = 1;
 
 /// `struct uffdio_api`
@@ -72,7 +72,7 @@ impl Pager {
     /// Connects to the one that listens at `path`.
     ///
     /// # Errors
-    /// Nobody listens there, or another user does, or this process may have no
+    /// No process listens there, or another user's does, or this process may have no
     /// userfaultfd.
     pub(crate) fn connect(path: &Path) -> Result<Self, Error> {
         let unusable = |e: io::Error| Error::file("uffd", path, &e);
@@ -122,8 +122,8 @@ impl Pager {
     }
 }
 
-/// Whether a process of the user `peer` may have what `own` can do. A user whom
-/// this namespace does not know is nobody in particular.
+/// Whether a process of the user `peer` may have what `own` can do. A user that
+/// this namespace does not map is never trusted.
 fn trusted(peer: Uid, own: Uid) -> Result<(), String> {
     if peer == own || peer.is_root() {
         return Ok(());
@@ -150,7 +150,7 @@ fn new() -> io::Result<OwnedFd> {
     if number < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: it is new, and nobody else's.
+    // SAFETY: it is new and has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 

@@ -119,7 +119,7 @@ pub fn compile(thread: Thread, most: usize) -> Result<Vec<Instruction>, String> 
         calls.get(call).is_some_and(|ways| !(may_start && conditional(ways)))
     };
     if let Some(call) = NEVER.iter().find(never) {
-        return Err(format!("system call {call} is for nobody"));
+        return Err(format!("system call {call} is allowed for no thread"));
     }
     let mut bodies = Vec::new();
     for (call, ways) in calls {
@@ -204,7 +204,7 @@ fn body(ways: &[&Rule]) -> Result<Vec<Draft>, String> {
     Ok(all)
 }
 
-/// Where a comparison goes on: with the next one, or not in this way.
+/// Where a comparison branches: to the next one, or out of this rule.
 #[derive(Clone, Copy)]
 enum Then {
     Next,
@@ -212,7 +212,7 @@ enum Then {
     Fails,
 }
 
-/// Allows a call whose arguments are so, or goes on behind.
+/// Allows a call whose arguments match, or falls through.
 fn way(when: &[If]) -> Result<Vec<Draft>, String> {
     // Jumps are known when the length is.
     let mut draft: Vec<(u16, Then, Then, u32)> = Vec::new();

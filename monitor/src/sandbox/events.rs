@@ -12,8 +12,8 @@ use crate::error::Error;
 
 /// The most numbers that a VM uses.
 const MOST: u64 = 256;
-/// Where the row of events begins, above what a VM opens else, and where what is
-/// for the control API does.
+/// First descriptor numbers of the eventfds, above all others of a VM, and of the control
+/// API.
 const EVENTS: RawFd = 128;
 /// See [`EVENTS`].
 const BEHIND: RawFd = 192;

@@ -12,7 +12,7 @@ pub struct MainThread {
     /// That of the whole process while the VM is made. Without one it has been
     /// confined already, as one that may try again.
     pub start: Option<Thread>,
-    /// Numbers of its own descriptors.
+    /// Numbers of the main thread's descriptors.
     pub slots: Vec<(Slot, RawFd)>,
     /// What it may still open once the VM runs.
     pub files: Option<Rules>,
@@ -25,7 +25,7 @@ impl Default for MainThread {
 }
 
 impl MainThread {
-    /// Puts the numbers of its own descriptors into their slots.
+    /// Fills the slots with the numbers of the main thread's descriptors.
     pub fn numbers(&self, sandbox: Sandbox) -> Sandbox {
         let slots = self.slots.iter();
         slots.fold(sandbox, |all, (slot, number)| all.with(*slot, *number))

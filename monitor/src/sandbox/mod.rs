@@ -173,7 +173,7 @@ pub struct Confined {
 }
 
 impl Confined {
-    /// Nobody has reported yet.
+    /// No thread has reported yet.
     #[expect(clippy::new_without_default, reason = "it is no value but a channel")]
     pub fn new() -> Self {
         let (report, reports) = channel();

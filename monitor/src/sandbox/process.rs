@@ -23,7 +23,7 @@ const CAPABILITY_VERSION: u32 = 0x2008_0522;
 /// kernel all that it has are taken.
 const NEWEST: ABI = ABI::V10;
 
-/// What a process goes on reaching by name when its VM runs.
+/// Paths that a process can still open while its VM runs.
 #[derive(Debug, Default)]
 pub struct Reach<'a> {
     /// Files may be given a name there.
@@ -74,7 +74,7 @@ fn gain_nothing(policy: &Policy) -> Result<(), Error> {
 /// What a process whose VM is still to be described gives up at once: gaining
 /// anything; networks, and abstract sockets and signals outside; and, if `allow`
 /// names directories, opening anything that does not lie beneath them but the
-/// devices that a VM may need. Without these devices is what is returned, for
+/// devices that a VM may need. The returned ruleset omits these devices, for
 /// when the VM runs.
 ///
 /// # Errors
@@ -99,7 +99,7 @@ pub fn confine_early(policy: &Policy, allow: &[PathBuf]) -> Result<Option<Rules>
         }
     }
     for device in DEVICES {
-        // Whoever needs one that is missing is told so.
+        // A missing device is reported when it is needed.
         if let Ok(device) = PathFd::new(device) {
             let rule = PathBeneath::new(device, devices);
             (&mut early).add_rule(rule).map_err(refused)?;
@@ -122,8 +122,8 @@ fn control(option: libc::c_int, value: libc::c_ulong) -> io::Result<()> {
     }
 }
 
-/// Lowers a limit; one that is lower already stays. That on addresses bounds what
-/// no filter can: the heap, and mappings over what is there.
+/// Lowers a limit; one that is lower already stays. The limit on addresses bounds what
+/// no filter can: the heap, and mappings over existing ones.
 fn limit(resource: Resource, most: u64) -> io::Result<()> {
     let lower = |now: Option<u64>| Some(now.map_or(most, |now| now.min(most)));
     let now = getrlimit(resource);

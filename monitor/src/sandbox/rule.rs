@@ -161,9 +161,9 @@ pub enum If {
     OneOf(u8, &'static [u32]),
     /// All of the argument is this.
     Exactly(u8, u64),
-    /// The argument is what is in this slot.
+    /// The argument equals this slot's value.
     Slot(u8, Slot),
-    /// The argument lies between what is in these two slots.
+    /// The argument lies between the values of these two slots.
     Between(u8, Slot, Slot),
     /// All of the argument is less than the number whose lower and upper half
     /// are in these two slots.

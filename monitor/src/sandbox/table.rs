@@ -135,17 +135,17 @@ const MAIN: &[Rule] = &[
     #[cfg(debug_assertions)]
     rule(SYS_fcntl, &[Is(1, F_GETFD as u32)], "a debug build's standard library looks at what it closes"),
     rule(SYS_read, &[In(0, Wake)], "empties the event that woke it"),
-    rule(SYS_read, &[In(0, ConsoleIn)], "what is typed"),
+    rule(SYS_read, &[In(0, ConsoleIn)], "console input"),
     rule(SYS_read, &[In(0, Client)], "what a socket's client types"),
     rule(SYS_accept4, &[In(0, Listener), Is(3, (SOCK_CLOEXEC | SOCK_NONBLOCK) as u32)], "the console's next client"),
-    rule(SYS_close, &[], "a client that left; at the end the VM, which takes time that is used better so"),
+    rule(SYS_close, &[], "a client that disconnected; at the end the VM, in parallel with other work"),
     rule(SYS_ioctl, &[Between(0, VcpuFirst, VcpuLast), OneOf(1, RESET)], "vCPUs to power-on; nothing else between them knows these commands"),
     rule(SYS_ioctl, &[In(0, Vm), Is(1, kvm::SET_GSI_ROUTING)], "interrupt routes back to power-on"),
     rule(SYS_ioctl, &[In(0, Vm), Is(1, kvm::SIGNAL_MSI)], "presses the power button"),
     rule(SYS_ioctl, &[Is(0, 0), OneOf(1, TERMINAL)], "the terminal's modes, when a shell stops or continues this job, and at the end"),
     rule(SYS_tgkill, &[In(0, Process), Is(2, SIGTTIN as u32)], "stops this process, with the terminal's modes restored"),
     rule(SYS_tgkill, &[In(0, Process), In(2, Kick)], "gets vCPUs out of the guest; no other process, no other signal"),
-    rule(SYS_restart_syscall, &[], "goes on waiting for vCPUs after the process was stopped and continued"),
+    rule(SYS_restart_syscall, &[], "resumes waiting for vCPUs after SIGSTOP and SIGCONT"),
     rule(SYS_munmap, &[], "pages of vCPUs, at the end; makes nothing reachable"),
     rule(SYS_getrusage, &[Is(0, RUSAGE_SELF as u32)], "page faults, for those who ask where time goes"),
     rule(SYS_exit_group, &[], "the end"),
@@ -154,12 +154,12 @@ const MAIN: &[Rule] = &[
 /// What the control API adds.
 #[rustfmt::skip]
 const CONTROL: &[Rule] = &[
-    rule(SYS_ioctl, &[Between(0, VcpuFirst, VcpuLast), Is(1, kvm::KVMCLOCK_CTRL)], "tells a guest that is resumed that it was paused"),
+    rule(SYS_ioctl, &[Between(0, VcpuFirst, VcpuLast), Is(1, kvm::KVMCLOCK_CTRL)], "notifies a resumed guest that it was paused"),
     rule(SYS_accept4, &[In(0, ApiListener), Is(3, (SOCK_CLOEXEC | SOCK_NONBLOCK) as u32)], "the API's next client"),
-    rule(SYS_dup3, &[Between(1, ApiFirst, ApiLast), Is(2, O_CLOEXEC as u32)], "moves it into the row; what is no socket is of no use there"),
+    rule(SYS_dup3, &[Between(1, ApiFirst, ApiLast), Is(2, O_CLOEXEC as u32)], "moves it into the row of sockets"),
     rule(SYS_recvfrom, &[Between(0, ApiFirst, ApiLast), Is(3, MSG_DONTWAIT as u32), Exactly(4, 0)], "requests; never waits"),
     rule(SYS_sendto, &[Between(0, ApiFirst, ApiLast), Is(3, SEND), Exactly(4, 0)], "answers; never waits, never elsewhere"),
-    rule(SYS_shutdown, &[Between(0, ApiFirst, ApiLast), Is(1, SHUT_WR as u32)], "the last answer to a client that has made a mistake"),
+    rule(SYS_shutdown, &[Between(0, ApiFirst, ApiLast), Is(1, SHUT_WR as u32)], "the last response to a faulty client"),
     rule(SYS_dup3, &[Between(1, CdromFirst, CdromLast), Is(2, O_CLOEXEC as u32)], "another medium, or none, at the worker's descriptor"),
     rule(SYS_write, &[In(0, Log)], "the log"),
     rule(SYS_write, &[In(0, Metrics)], "metrics"),
@@ -222,7 +222,7 @@ const SAVE_FILES: &[Rule] = &[
     rule(SYS_linkat, &[In(0, Links), In(2, SaveMemoryTo)], "the memory's"),
 ];
 
-/// Where a snapshot's files are in a directory of its own.
+/// If a snapshot has a separate directory for its files.
 #[rustfmt::skip]
 const MARK: &[Rule] = &[
     rule(SYS_fchmod, &[In(0, SavedMemory), Is(1, 0o600)], "says that the memory has its state"),
@@ -296,7 +296,7 @@ const READER: &[Rule] = &[
     rule(SYS_lseek, &[Between(0, SourceFirst, SourceLast), OneOf(2, &[DATA, HOLE])], "passes over a file's holes; nothing uses the position"),
     rule(SYS_pread64, &[In(0, SavedMemory)], "the checksum of what has been merged"),
     rule(SYS_lseek, &[In(0, SavedMemory), OneOf(2, &[DATA, HOLE])], "the same without its holes"),
-    rule(SYS_fallocate, &[In(0, SavedMemory), Is(1, 0x03)], "a page that is zero again becomes a hole"),
+    rule(SYS_fallocate, &[In(0, SavedMemory), Is(1, 0x03)], "a page that became zero becomes a hole"),
     rule(SYS_ftruncate, &[In(0, SavedMemory)], "its length, where it ends in a hole"),
     rule(SYS_write, &[OneOf(0, &[STDOUT, STDERR])], "the report, and errors"),
     rule(SYS_close, &[], "files that have been read"),
@@ -323,9 +323,9 @@ const THREAD: u32 = (CLONE_VM
     | CLONE_CHILD_CLEARTID) as u32;
 const PR_SET_NAME: u32 = 15;
 
-/// Making the VM, its vCPUs and all threads. The thread that reads somebody
-/// else's bytes shares memory with one that is still at it, so this holds for
-/// both from before on.
+/// Creating the VM, its vCPUs and all threads. The thread that reads untrusted
+/// bytes shares memory with the thread that does this, so the filter holds for both
+/// before the first byte is read.
 #[rustfmt::skip]
 const START: &[Rule] = &[
     rule(SYS_clone3, &[Absent], "its flags are in memory; without it the C library uses clone"),
@@ -347,7 +347,7 @@ const START: &[Rule] = &[
     rule(SYS_tgkill, &[In(0, Process), Is(2, SIGTTIN as u32)], "later: to stop"),
     rule(SYS_tgkill, &[In(0, Process), In(2, Kick)], "later: to kick vCPUs"),
     #[cfg(debug_assertions)]
-    rule(SYS_fcntl, &[Is(1, F_GETFD as u32)], "later: what is closed"),
+    rule(SYS_fcntl, &[Is(1, F_GETFD as u32)], "later: which are closed"),
     rule(SYS_linkat, &[Between(0, NewFirst, NewLast), Between(2, NewFirst, NewLast), Is(4, AT_SYMLINK_FOLLOW as u32)], "names of new disks and the console's file; Landlock keeps them in their directories"),
     rule(SYS_ftruncate, &[In(0, ConsoleOut), Exactly(1, 0)], "empties the file that the console's output replaces"),
     FUTEX,
@@ -440,7 +440,7 @@ const PR_SET_DUMPABLE: u32 = 4;
 /// FIONBIO.
 const EARLY_IOCTLS: &[u32] =
     &[0x4004_54ca, 0x4004_54d8, TUNSETOFFLOAD, 0x8933, 0x4004_5431, 0x8004_5430, 0x5421];
-const STACKS: &str = "what the C library makes a thread with";
+const STACKS: &str = "thread creation by the C library";
 
 /// Everything that a kind of thread may do.
 pub fn rules(thread: Thread) -> impl Iterator<Item = &'static Rule> {

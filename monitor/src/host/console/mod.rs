@@ -45,7 +45,7 @@ pub struct Console {
     /// That person's keyboard.
     keyboard: Option<Keyboard>,
     /// The other end of a pseudo-terminal: while it is open the console does
-    /// not hang up, whoever comes and goes.
+    /// not hang up when clients come and go.
     _slave: Option<OwnedFd>,
 }
 
@@ -114,14 +114,14 @@ pub fn open(config: &VmConfig, clock: Option<&Arc<Timings>>) -> Result<(Console,
         }
     };
     output.tell_time(clock.cloned());
-    // If there is, or will be, somebody to wait for.
+    // If a reader exists or can connect.
     if config.serial.hold && (console.output.is_some() || console.listener.is_some()) {
         output.hold();
     }
     Ok((console, output))
 }
 
-/// Whether somebody sits at the console, who sees what is printed and types.
+/// Whether a person uses the console, who sees output and types.
 pub fn has_person(serial: &Serial) -> bool {
     serial.to == SerialTo::Stdio
         && std::io::stdin().is_terminal()
@@ -129,11 +129,11 @@ pub fn has_person(serial: &Serial) -> bool {
 }
 
 /// Says something on standard error, in one piece, for others may write there
-/// too. That nobody reads it, or that it is closed, is not the VM's trouble.
+/// too. A missing reader or a closed descriptor must not affect the VM.
 pub fn say(text: &str) {
     let stderr = rustix::stdio::stderr();
     // A pipe that can be written to has room for a page, and a line is less.
-    if output::ready(stderr, output::PATIENCE_MS) {
+    if output::ready(stderr, output::STALL_TIMEOUT_MS) {
         let _ = rustix::io::write(stderr, text.as_bytes());
     }
 }
@@ -162,10 +162,10 @@ fn stdio(console: &mut Console) -> Output {
     let stdin = std::io::stdin();
     let output = match reopen(rustix::stdio::stdout()) {
         Ok(fd) => console.send_to(Arc::new(fd)),
-        // Closed from the start: nobody wants to see it.
+        // Closed from the start: output is discarded.
         Err(_) => Output::nowhere(),
     };
-    // Bytes that no person types go through as they are. Closed input is none.
+    // Input that no person types passes unchanged. Closed input is no input.
     console.input = stdin.as_fd().try_clone_to_owned().ok().map(Arc::new);
     if stdin.is_terminal() {
         console.escape = Some(Escape::default());
@@ -188,8 +188,7 @@ fn reopen(fd: BorrowedFd<'_>) -> std::io::Result<OwnedFd> {
     fd.try_clone_to_owned()
 }
 
-/// Removes a socket that nobody listens on any more: a sandboxed VM cannot
-/// remove its own.
+/// Removes a socket without a listener: a sandboxed VM cannot remove its own.
 pub fn remove_dead(path: &Path) {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
     let refused = |e: std::io::Error| matches!(e.kind(), std::io::ErrorKind::ConnectionRefused);
@@ -221,13 +220,13 @@ impl Console {
         self.opened_input().filter(|_| !self.is_away())
     }
 
-    /// The same, whoever has the keyboard.
+    /// The same, whether or not this process has the keyboard.
     pub fn opened_input(&self) -> Option<BorrowedFd<'_>> {
         self.input.as_ref().map(|fd| fd.as_fd())
     }
 
     /// Whether there is a keyboard that is not ours now. Nothing tells when it is
-    /// again: a shell continues only what is stopped.
+    /// again: a shell continues only stopped jobs.
     pub fn is_away(&self) -> bool {
         self.keyboard.as_ref().is_some_and(|keyboard| !keyboard.ours)
     }
@@ -328,7 +327,7 @@ impl Console {
     pub fn close(&mut self) {
         self.listener = None;
         if let Some(path) = self.path.take() {
-            // It was made by us; if somebody took it away, so be it.
+            // We created it; it may have been removed meanwhile.
             let _ = fs::remove_file(path);
         }
         restore();

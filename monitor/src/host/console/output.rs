@@ -17,12 +17,12 @@ use crate::timings::Timings;
 
 /// Bytes that are kept for a reader that is slow or not there yet.
 const BUFFER: usize = 64 << 10;
-/// Bytes at which a guest that is to be held is told to wait: a driver may send
-/// several once it has seen that it may, and the rest has room for them.
+/// Fill level at which a held guest has to wait: a driver may send several bytes after it
+/// has seen the transmitter empty, and the rest has room for them.
 const HELD: usize = BUFFER / 2;
 /// How long a full buffer may hold up the guest before bytes are dropped, in
 /// ms; then nothing waits until the reader has taken something.
-pub(super) const PATIENCE_MS: i64 = 100;
+pub(super) const STALL_TIMEOUT_MS: i64 = 100;
 
 /// What writing to the far end needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,21 +48,21 @@ pub struct Output {
     pending: VecDeque<u8>,
     /// A slow reader holds the guest.
     hold: bool,
-    /// The reader has not taken a byte for [`PATIENCE_MS`].
+    /// The reader has not taken a byte for [`STALL_TIMEOUT_MS`].
     stalled: bool,
     dropped: u64,
-    /// Those of them that somebody listened for.
+    /// Lost bytes while a reader was connected.
     lost: u64,
     /// Why nothing can be written any more, unless the reader has left.
     error: Cell<Option<Errno>>,
-    /// What each line's time is told by, if it is.
+    /// The clock of the lines' time stamps, if they have any.
     clock: Option<Arc<Timings>>,
     /// A line begins.
     fresh: bool,
 }
 
 impl Output {
-    /// Output that is kept until somebody listens.
+    /// Output that is kept until a reader connects.
     pub fn nowhere() -> Self {
         Self {
             to: None,
@@ -85,7 +85,7 @@ impl Output {
         output
     }
 
-    /// Sends output, and what is pending, to `fd` from now on.
+    /// Sends pending and new output to `fd` from now on.
     pub fn connect(&mut self, fd: Arc<OwnedFd>) {
         let mode = rustix::fs::fstat(&fd).map_or(0, |stat| stat.st_mode) & libc::S_IFMT;
         let flags = rustix::fs::fcntl_getfl(&fd);
@@ -140,18 +140,18 @@ impl Output {
         self.stalled = true;
     }
 
-    /// Bytes that were lost because nobody took them.
+    /// Bytes that were lost because no reader took them.
     pub fn dropped(&self) -> u64 {
         self.dropped
     }
 
-    /// Whether there is a reader who misses what is lost.
+    /// Whether a reader misses lost output.
     fn is_heard(&self) -> bool {
         self.to.is_some() && (!self.gone || self.error.get().is_some())
     }
 
-    /// How many bytes were lost by now that somebody listened for, and why; after
-    /// [`finish`](Self::finish) nobody takes what is pending.
+    /// How many bytes a connected reader has lost so far, and why; after
+    /// [`finish`](Self::finish) pending output is lost, too.
     pub fn lost(&self) -> Option<(u64, String)> {
         let pending = if self.is_heard() { self.pending.len() } else { 0 };
         let lost = self.lost + pending as u64;
@@ -173,7 +173,7 @@ impl Output {
         }
     }
 
-    /// Writes what is pending, as far as it goes without waiting.
+    /// Writes pending output, as far as possible without waiting.
     pub fn drain(&mut self) {
         while !self.pending.is_empty() {
             let (part, _) = self.pending.as_slices();
@@ -194,7 +194,7 @@ impl Output {
     }
 
     /// Takes a byte from the transmitter. When that leaves it
-    /// [waiting](Output::waiting), somebody has to call [`Output::drain`] later.
+    /// [waiting](Output::waiting), the caller has to call [`Output::drain`] later.
     pub fn put(&mut self, byte: u8) {
         if self.fresh
             && let Some(clock) = &self.clock
@@ -226,7 +226,7 @@ impl Output {
         if !self.stalled
             && let Some(fd) = self.waiting_for()
         {
-            self.stalled = !ready(fd, PATIENCE_MS);
+            self.stalled = !ready(fd, STALL_TIMEOUT_MS);
             self.drain();
         }
         if self.pending.len() >= BUFFER {
@@ -246,7 +246,7 @@ impl Output {
             && start.elapsed() < LIMIT
             && let Some(fd) = self.waiting_for()
         {
-            self.stalled = !ready(fd, PATIENCE_MS);
+            self.stalled = !ready(fd, STALL_TIMEOUT_MS);
             let before = self.pending.len();
             self.drain();
             if self.hold && self.pending.len() < before {
@@ -336,7 +336,7 @@ mod tests {
         assert_eq!(all.last(), Some(&(((sent - 1) / 4096) as u8)));
     }
 
-    /// Somebody who reads loses nothing, however much there is.
+    /// A reader that keeps up loses nothing, at any volume.
     #[test]
     fn a_reader_that_reads_gets_everything() {
         let (near, mut far) = UnixStream::pair().unwrap();
@@ -362,7 +362,7 @@ mod tests {
         put_all(&mut output, std::iter::repeat_n(b'x', 3 * BUFFER));
         assert_eq!(output.pending.len(), BUFFER);
         assert!(output.waiting_for().is_none());
-        // The next client gets what is left.
+        // The next client gets the rest.
         let (near, mut far) = UnixStream::pair().unwrap();
         near.set_nonblocking(true).unwrap();
         output.connect(Arc::new(near.into()));

@@ -22,7 +22,7 @@ static CHANGED: Mutex<Option<Changed>> = Mutex::new(None);
 #[derive(Debug)]
 pub(super) struct Keyboard {
     group: libc::pid_t,
-    /// Keys are ours: nobody else's are read, which would stop this process.
+    /// Keys are ours: reading another job's keys would stop this process.
     pub(super) ours: bool,
 }
 

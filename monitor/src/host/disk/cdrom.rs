@@ -49,8 +49,8 @@ impl CdImage {
         self.file.as_fd()
     }
 
-    /// Puts `file` in the place of what is there, under the same number, which
-    /// is all that a worker can read.
+    /// Replaces the medium by `file` under the same descriptor number, the only one
+    /// that a worker can read.
     ///
     /// # Errors
     /// The host has no room.
@@ -82,8 +82,8 @@ impl ReadAt for CdImage {
 
 /// Makes `old`'s number mean the open file `new`.
 fn replace(old: &File, new: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: both are live descriptors; whoever uses the old one's number goes
-    // on to use a file, which is another one from now on.
+    // SAFETY: both are live descriptors; users of the old number keep using a
+    // file, from now on the new one.
     let result = unsafe { libc::dup3(new.as_raw_fd(), old.as_raw_fd(), libc::O_CLOEXEC) };
     if result < 0 {
         return Err(io::Error::last_os_error());

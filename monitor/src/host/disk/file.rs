@@ -192,7 +192,7 @@ fn smallest(file: &File, size: u64) -> u32 {
     let told = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN);
     match told.map_or(0, |told| told.stx_dio_offset_align) {
         told @ (512 | 1024 | 2048 | 4096) => told,
-        // What is larger than need be costs only what is not aligned.
+        // Too large an alignment only slows down unaligned requests.
         _ if size.is_multiple_of(4096) => 4096,
         _ => 512,
     }
@@ -223,8 +223,8 @@ fn no_direct(what: &'static str, path: &Path) -> Error {
 }
 
 /// A file's size, by seeking, although nothing here uses the file's position:
-/// whoever asks for all of a file's attributes has asked for its times too, and
-/// from then on (Linux 6.13 and later) the next write takes the time anew. That
+/// reading all attributes of a file includes its times, after which (Linux 6.13 and
+/// later) the next write updates them. That
 /// dirties the inode, which a flush has to write.
 pub(super) fn end_of(file: &File) -> io::Result<u64> {
     Ok(seek(file, SeekFrom::End(0))?)
@@ -250,7 +250,7 @@ impl WriteAt for DiskFile {
     }
 
     fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
-        // What is not a whole block cannot be given back, and need not be.
+        // A partial block cannot be deallocated, and need not be.
         let (start, end) = self.whole(offset, len);
         if start == end {
             return Ok(());

@@ -39,7 +39,7 @@ pub(super) fn transfer(
             Ok(0) => break,
             Ok(moved) => {
                 done += moved;
-                // Steps over what was moved; mostly that is all of the batch.
+                // Skips the transferred bytes, usually the whole batch.
                 let mut left = skip + moved;
                 while let Some(slice) = slices.get(index).filter(|slice| slice.len() <= left) {
                     left -= slice.len();
