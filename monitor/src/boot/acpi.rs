@@ -25,7 +25,7 @@ const TABLE: [u8; 8] = *b"MOTE    ";
 const REVISION: u32 = 1;
 const MADT_REVISION: u8 = 6;
 
-/// FADT boot architecture flags (ACPI 6.5, 5.2.9.3): what is not there. The
+/// FADT boot architecture flags (ACPI 6.5, 5.2.9.3): missing devices. The
 /// bits for legacy devices and an 8042 stay clear, which says the same.
 const NO_VGA: u16 = 1 << 2;
 const NO_CMOS_RTC: u16 = 1 << 5;

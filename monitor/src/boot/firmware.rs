@@ -1,4 +1,4 @@
-//! What the boot firmware is told: lines of text in place of a kernel's
+//! Parameters of the boot firmware: lines of text in place of a kernel's
 //! command line (`firmware/boot.rs` says what each means).
 
 use std::fmt::Write as _;

@@ -22,7 +22,7 @@ pub(super) fn write(
         params.hdr.kernel_alignment = 0x100_0000;
         params.hdr.cmdline_size = CMDLINE_MAX as u32;
     }
-    // 0xff: a boot loader without a number of its own.
+    // 0xff: a boot loader without an assigned number.
     params.hdr.type_of_loader = 0xff;
     params.hdr.cmd_line_ptr = CMDLINE as u32;
     if let Some((start, length)) = facts.initrd {

@@ -154,7 +154,7 @@ impl Source {
 
     fn load_kernel(&self, ram: &GuestRam) -> Result<Kernel, Error> {
         let image = &self.kernel;
-        // What is a kernel shows in its first page; what is not may need more.
+        // The first page identifies a kernel; other files may need more.
         let mut head = vec![0; image.head(PAGE)];
         image.read(0, &mut head)?;
         if let sniff::Kind::Other(..) = sniff::kind(&head) {
@@ -180,7 +180,7 @@ fn check_cmdline(text: &str) -> Result<String, Error> {
         )));
     }
     if text.contains('\0') {
-        return Err(Error::Usage("--cmdline: holds a NUL byte".to_owned()));
+        return Err(Error::Usage("--cmdline: contains a NUL byte".to_owned()));
     }
     Ok(text.to_owned())
 }

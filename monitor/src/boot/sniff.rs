@@ -3,7 +3,7 @@
 /// Bytes of the file that are looked at.
 pub(super) const HEAD: u64 = 64 << 10;
 
-/// What was found.
+/// The detected format.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// An ELF file of whatever kind.

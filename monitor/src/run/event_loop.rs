@@ -21,7 +21,7 @@ const SETTLE: Duration = Duration::from_millis(100);
 const AWAY: Duration = Duration::from_millis(250);
 
 impl Machine {
-    /// Waits for news, moves console bytes and lets `control` do its part;
+    /// Waits for events, moves console bytes and lets `control` do its part;
     /// tells whether the user leaves.
     pub(super) fn wait_and_serve(&mut self, control: &mut dyn Control) -> Result<bool, Error> {
         let ahead = self.ahead.prefault_next(self.ram);
@@ -103,7 +103,7 @@ impl Machine {
     }
 
     /// Whether input is read now: that of a person always, to be able to leave,
-    /// unless the terminal keeps what was pasted while the guest takes it.
+    /// unless the terminal buffers a paste that the guest is still reading.
     fn listens(&self, room: bool, full: bool) -> bool {
         match self.console.escape {
             Some(_) => !full,
@@ -117,7 +117,7 @@ impl Machine {
         unsafe { BorrowedFd::borrow_raw(self.wake.as_raw_fd()) }
     }
 
-    /// Reads what was typed; tells whether the user leaves.
+    /// Reads console input; true if the user leaves.
     fn read_input(&mut self) -> bool {
         let mut bytes = [0; INPUT];
         let read = match self.console.input() {

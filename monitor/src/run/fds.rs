@@ -89,7 +89,7 @@ impl PredictedFds {
         self.vcpus.first().copied().unwrap_or(-1)
     }
 
-    /// Whether what was made has the numbers that were expected.
+    /// Whether the created descriptors have the predicted numbers.
     ///
     /// # Errors
     /// It has not: nothing would work.

@@ -22,8 +22,8 @@ impl<T> Lease<T> {
     }
 
     pub(super) fn get(&self) -> &'static T {
-        // SAFETY: it is live until this is dropped; whoever made this has promised
-        // that nobody uses it later.
+        // SAFETY: it is live until this is dropped; the creator guarantees that there is no
+        // later use.
         unsafe { self.it.as_ref() }
     }
 
@@ -35,7 +35,7 @@ impl<T> Lease<T> {
 
 impl<T> Drop for Lease<T> {
     fn drop(&mut self) {
-        // SAFETY: it came from a box, and nobody uses it any more.
+        // SAFETY: it came from a box, and has no users left.
         let it = unsafe { Box::from_raw(self.it.as_ptr()) };
         (self.last)(&it);
     }

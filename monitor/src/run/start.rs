@@ -139,7 +139,7 @@ impl Opened {
         })
     }
 
-    /// Has a snapshot leave out what is known not to be there.
+    /// Lets a snapshot skip pages that are known to be untouched.
     #[must_use]
     pub fn with_pages(mut self, pages: Option<Arc<PageMap>>) -> Self {
         self.pages = pages;
@@ -263,7 +263,7 @@ impl Opened {
         Ok(())
     }
 
-    /// The numbers that what is made will have, and what is open has; `rules` are
+    /// The numbers of open descriptors and of those that the VM will create; `rules` are
     /// closed when the VM runs.
     fn numbers(
         &self,
@@ -393,7 +393,7 @@ fn end(thread: JoinHandle<()>, released: &Receiver<()>) {
     while released.recv_timeout(LOOK) == Err(RecvError::Empty) {
         leave_if_asked();
     }
-    // It says nothing of its own, and does not panic.
+    // The thread reports no error and does not panic.
     let _ = thread.join();
 }
 
@@ -414,8 +414,7 @@ fn start_devices(shared: &Shared, sandbox: &Sandbox, confined: &Confined) -> Res
     shared.bus.devices().start(sandbox, confined)
 }
 
-/// Confines the process: from here on nothing is opened by its name but what is
-/// still in `reach`.
+/// Confines the process: from here on, only paths in `reach` can be opened.
 fn confine_process(
     config: &VmConfig,
     reach: &Reach<'_>,

@@ -64,7 +64,7 @@ impl StartState {
         }
     }
 
-    /// What was typed before it was saved, and is still to be handed over.
+    /// Input that was queued when the VM was saved.
     pub(super) fn typed(&self) -> TypedAhead {
         match self {
             Self::Fresh(..) => TypedAhead::default(),
@@ -93,8 +93,8 @@ impl StartState {
         }
     }
 
-    /// Lets the vCPUs, and a saved one's devices, go on; tells whether that is
-    /// for later.
+    /// Starts the vCPUs, and a restored VM's devices; true if the start is
+    /// deferred.
     pub(super) fn start(&self, config: &VmConfig, shared: &Shared) -> bool {
         if config.restore.as_ref().is_some_and(|saved| saved.paused) {
             return true;
@@ -182,9 +182,9 @@ impl BootTask {
             None => Some(vm::cpuid::supported(&host)?),
         };
         drop(host);
-        // What comes now is read from files that may be anybody's. Whoever
-        // takes this thread over by it has the memory of the main one, too:
-        // that is confined along with it, by a thread that has the time.
+        // From here on this thread reads untrusted files. An attacker who takes it
+        // over shares the main thread's memory, so the main thread is confined
+        // along with it, by a thread that is idle.
         if let Some(rules) = self.rules.take() {
             rules.enter()?;
         }

@@ -243,7 +243,7 @@ mod tests {
         }
     }
 
-    /// Any port, width and value: nothing but what is there answers.
+    /// At any port, width and value, only existing devices answer.
     #[test]
     fn nothing_else_is_there() {
         let bus = bus();

@@ -16,7 +16,7 @@ const CLOSE: u64 = 20_000;
 const TRIES: (usize, usize) = (4, 32);
 
 /// The guest has not run for a while: its watchdogs must not count that time. One
-/// that does not use KVM's clock has nothing to be told by.
+/// that does not use KVM's clock cannot be notified.
 pub fn tell_stopped(shared: &Shared) {
     for vcpu in shared.vcpus() {
         let _ = vcpu.fd().kvmclock_ctrl();
@@ -30,9 +30,9 @@ fn nanoseconds(ticks: i64, khz: u32) -> i64 {
     time.and_then(|time| i64::try_from(time).ok()).unwrap_or(0)
 }
 
-/// What `work` returned while the counter stood still as good as: between two
-/// readings of which it is told the first. The reading in the middle is returned
-/// beside it.
+/// The result of `work`, run between two readings of the counter that are as close as
+/// possible. `work` gets the first reading; the midpoint is returned beside its
+/// result.
 fn beside<T>(
     fd: &VcpuFd,
     khz: u32,

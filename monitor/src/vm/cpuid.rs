@@ -36,7 +36,7 @@ fn withhold(entry: &mut kvm_cpuid_entry2) {
     let matters = entry.flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX != 0;
     match (entry.function, if matters { entry.index } else { 0 }) {
         // No virtualization inside: it is the part of KVM with the most
-        // holes, and a vCPU inside a guest of its own cannot be reset.
+        // holes, and a vCPU in a nested guest cannot be reset.
         (0x1, _) => entry.ecx &= !(1 << 5),
         // Nor AMD's; its list of errata, which no snapshot keeps, its watchpoints' and
         // counters' extensions.
@@ -61,9 +61,8 @@ fn withhold(entry: &mut kvm_cpuid_entry2) {
     }
 }
 
-/// Whether a leaf, of a snapshot, has what no guest is given here: what
-/// [`supported`] takes out, or another hypervisor's interface, which KVM would
-/// emulate for it.
+/// Whether a snapshot's leaf has features that Mote does not offer on this host: those that
+/// [`supported`] removes, or another hypervisor's interface, which KVM would emulate.
 pub fn is_foreign(entry: &kvm_cpuid_entry2) -> bool {
     /// EAX of the leaf after the signature of one with Hyper-V's interface.
     const HYPER_V: u32 = u32::from_le_bytes(*b"Hv#1");
@@ -82,7 +81,7 @@ fn is_amd(cpuid: &CpuId) -> bool {
     cpuid.as_slice().iter().any(|entry| entry.function == 0 && amd.contains(&entry.ebx))
 }
 
-/// The leaves of one vCPU: every vCPU is a core of its own in one package.
+/// The leaves of one vCPU: every vCPU is a separate core in one package.
 /// Leaf 0xb (extended topology) is made here: its level 0 is the thread, level 1
 /// the core. So is that of frequencies, if that of the time stamp counter is known.
 pub fn for_vcpu(supported: &CpuId, cpu: u8, cpus: u8, tsc_khz: u32) -> CpuId {

@@ -66,7 +66,7 @@ impl IoApic {
     pub fn restore(&mut self, state: &IoApicV1) -> Result<(), String> {
         let (there, here) = (state.entries.len(), self.pins());
         if there != here {
-            return Err(format!("I/O APIC: {there} pins were saved, {here} are here"));
+            return Err(format!("I/O APIC: {there} pins were saved, this VM has {here}"));
         }
         self.select = state.select;
         self.id = state.id & 0xf;
@@ -136,7 +136,7 @@ impl IoApic {
             .filter_map(|pin| self.route(pin as u32))
     }
 
-    /// The route of pin `gsi`, unless it is masked or there is none.
+    /// The route of pin `gsi`; none if it is masked or does not exist.
     pub fn route(&self, gsi: u32) -> Option<Route> {
         let entry = *self.entries.get(gsi as usize)?;
         let destination = (entry >> 56) as u32;

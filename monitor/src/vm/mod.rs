@@ -44,7 +44,7 @@ pub enum Ended {
     NothingToBoot,
     /// The guest asked for a reset.
     Reset,
-    /// The guest or KVM cannot go on.
+    /// The guest or KVM cannot continue.
     Error(Error),
 }
 
@@ -62,7 +62,7 @@ pub struct Shared {
     pub hold: AtomicBool,
     vcpus: OnceLock<Vec<Arc<Vcpu>>>,
     ended: Mutex<Option<Ended>>,
-    /// Microseconds from exec to the boot marker; 0 when there is no news.
+    /// Microseconds from exec to the boot marker; 0 without a new marker.
     marker: AtomicU64,
     wake: Arc<EventFd>,
 }

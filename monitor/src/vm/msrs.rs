@@ -75,14 +75,14 @@ const STATE: &[(u32, u32, Option<u64>)] = &[
     (0x34, 0x34, Some(0)),
     // Debugging: bus locks are detected, branches stepped over.
     (0x1d9, 0x1d9, Some(0)),
-    // Machine checks: what was reported.
+    // Machine checks: reported errors.
     (0x17a, 0x17b, Some(0)),
     (BANKS.0, BANKS.1, Some(0)),
     (TSC_DEADLINE, TSC_DEADLINE, Some(0)),
 ];
 
-/// What is no state but is reset, too: KVM's wall clock, which is an order to
-/// write the time to guest memory once, and where the last branches went.
+/// MSRs that are not state but are reset, too: KVM's wall clock, a command to write the
+/// time to guest memory once, and the last branch records.
 const PASSING: &[(u32, u32, Option<u64>)] =
     &[(0x4b56_4d00, 0x4b56_4d00, Some(0)), (0x11, 0x11, Some(0)), (0x1db, 0x1de, Some(0))];
 

@@ -229,7 +229,7 @@ fn reset_sregs() -> kvm_sregs {
 
 /// A local APIC at power-on (Intel SDM 3A, 12.4.7.1): everything zero but the
 /// id, the version, flat destinations and masked entries. As KVM has it, the
-/// `first` one takes interrupts of a PIC, of which there is none.
+/// `first` one accepts interrupts of a PIC, which this machine lacks.
 fn reset_lapic(lapic: &mut kvm_lapic_state, first: bool) {
     const MASKED: u32 = 1 << 16;
     const EXTERNAL: u32 = 7 << 8;

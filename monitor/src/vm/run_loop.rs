@@ -61,9 +61,9 @@ impl Vcpu {
         fd.get_mp_state().is_ok_and(|state| state.mp_state == KVM_MP_STATE_UNINITIALIZED)
     }
 
-    /// Lets KVM finish the access at which the vCPU left the guest. Until then
-    /// KVM holds back part of the vCPU's state, and would put it over what is
-    /// set meanwhile (KVM API, "KVM_RUN": pending operations).
+    /// Lets KVM complete the access at which the vCPU exited. Until then KVM holds
+    /// back part of the vCPU's state, and would overwrite registers that are set
+    /// meanwhile (KVM API, "KVM_RUN": pending operations).
     fn settle(&self, fd: &mut VcpuFd) {
         // A string instruction has a few accesses under way at most.
         for _ in 0..64 {
@@ -96,7 +96,7 @@ impl Vcpu {
             Ok(VcpuExit::IoIn(port, data)) => {
                 let (start, length) = (data.as_mut_ptr(), data.len());
                 let size = port_width(fd).min(length.max(1));
-                // SAFETY: as above; nobody else writes there while this
+                // SAFETY: as above; no other thread writes there while this
                 // thread is out of KVM_RUN.
                 let data = unsafe { slice::from_raw_parts_mut(start, length) };
                 data.chunks_mut(size).for_each(|part| bus.port_read(port, part));
@@ -176,11 +176,11 @@ impl Vcpu {
     }
 
     fn stopped(&self, why: &str) -> Stop {
-        Stop::Error(Error::Stopped(format!("the guest cannot go on, vCPU {}: {why}", self.id)))
+        Stop::Error(Error::Stopped(format!("the guest cannot continue, vCPU {}: {why}", self.id)))
     }
 }
 
-/// Why a vCPU did not just go on.
+/// Why a vCPU stopped.
 enum Stop {
     Retry,
     Error(Error),

@@ -87,8 +87,8 @@ impl Exits {
     }
 }
 
-/// A vCPU. Its own thread holds the descriptor while the guest runs, whoever
-/// wants to change its registers while it is parked.
+/// A vCPU. Its own thread holds the descriptor while the guest runs; other threads take it
+/// to change registers while the vCPU is parked.
 pub struct Vcpu {
     pub(super) id: usize,
     number: RawFd,
@@ -180,9 +180,8 @@ impl Vcpu {
         fence(Ordering::SeqCst);
         let thread = self.thread.lock().unpoisoned();
         if let Some((process, thread)) = *thread {
-            // SAFETY: a plain system call: to a thread of this process or, if
-            // there is none of that number, to nobody. The signal's handler
-            // does nothing.
+            // SAFETY: a plain system call: it signals a thread of this process, or fails
+            // if no thread has that number. The signal's handler does nothing.
             unsafe {
                 libc::syscall(
                     libc::SYS_tgkill,

@@ -70,7 +70,7 @@ impl Waits {
         }
     }
 
-    /// Says, once, that the guest waits for what is not there.
+    /// Reports once that the guest polls a missing device.
     pub(super) fn missed(&mut self, place: Place) {
         if let Some(place) = self.read(place, Instant::now()) {
             let what = match place {
@@ -95,7 +95,7 @@ impl Waits {
 mod tests {
     use super::*;
 
-    /// Looks `count` times at port 0x40, so long apart; how often that was told.
+    /// Polls port 0x40 `count` times at this interval; returns the number of reports.
     fn told(waits: &mut Waits, apart: Duration, count: u32) -> usize {
         let begin = Instant::now();
         (0..count).filter_map(|at| waits.read(Place::Port(0x40), begin + apart * at)).count()
