@@ -46,7 +46,7 @@ fn hard(resource: Resource) -> u64 {
 
 fn set(&Limit { name, resource, value, asked }: &Limit) -> Result<(), Error> {
     let most = hard(resource);
-    // What was not asked for gives way to the caller's own limit.
+    // A default yields to the caller's lower limit.
     let value = if asked { value } else { most.min(value) };
     let both = Rlimit { current: Some(value), maximum: Some(value) };
     rustix::process::setrlimit(resource, both).map_err(|error| match error {

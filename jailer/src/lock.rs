@@ -66,7 +66,7 @@ impl Lock {
         Ok(Self { file, directory })
     }
 
-    /// What is open of it.
+    /// Its open descriptors.
     pub fn descriptors(&self) -> [&OwnedFd; 2] {
         [&self.file, &self.directory]
     }

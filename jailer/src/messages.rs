@@ -34,7 +34,7 @@ pub fn say(text: &impl std::fmt::Display) {
     let _ = io::stderr().write_all(format!("mote-jailer: {text}\n").as_bytes());
 }
 
-/// Waits until one of the descriptors has something, or for so long.
+/// Waits until one of the descriptors is ready, or for this time.
 ///
 /// # Errors
 /// The system refuses.

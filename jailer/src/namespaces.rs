@@ -1,4 +1,4 @@
-//! A process in namespaces of its own.
+//! A process in separate namespaces.
 
 use std::fs;
 use std::io;

@@ -55,7 +55,7 @@ pub enum Slot {
 /// Everything that will be done.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// What was asked for.
+    /// The arguments.
     pub args: Args,
     /// Its arguments, with its name.
     pub argv: Vec<OsString>,

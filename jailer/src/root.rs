@@ -103,7 +103,7 @@ pub fn remove(plan: &Plan) {
         beneath(directory, Path::new(name), OFlags::DIRECTORY).ok()
     };
     let empty = |directory: &OwnedFd, name: &str| {
-        // What is not empty was not made by the jailer alone, and stays.
+        // A directory that is not empty holds other files, and stays.
         let _ = unlinkat(directory, name, AtFlags::REMOVEDIR);
     };
     let Ok(base) = open_base(base) else { return };
@@ -117,7 +117,7 @@ pub fn remove(plan: &Plan) {
     empty(&base, name);
 }
 
-/// Makes the root and goes there. The caller is in a mount namespace of its own.
+/// Makes the root and goes there. The caller is in a separate mount namespace.
 ///
 /// # Errors
 /// A file cannot be shown, or the system refuses a step.

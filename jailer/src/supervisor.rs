@@ -51,14 +51,14 @@ pub fn run(plan: &Plan) -> Result<u8, Error> {
         keeper => {
             drop((alive, to_front, terminal));
             // With --daemonize the keeper ignores that `lifeline` ends with this process.
-            let mut front = wait::Front {
+            let mut supervisor = wait::Supervisor {
                 plan,
                 signals: &signals,
                 messages: &messages,
                 relay,
                 received: Vec::new(),
             };
-            let code = front.wait(keeper, &lifeline)?;
+            let code = supervisor.wait(keeper, &lifeline)?;
             drop(lifeline);
             Ok(code)
         }

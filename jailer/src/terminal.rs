@@ -39,7 +39,7 @@ pub struct Relay {
     shown: Vec<u8>,
 }
 
-/// What is moved at once.
+/// Bytes moved at once.
 const PIECE: usize = 4096;
 /// How long the end of the output waits for a terminal that takes nothing.
 const FLUSH_TIMEOUT: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
@@ -61,7 +61,7 @@ impl Relay {
         Ok(Some((relay, slave)))
     }
 
-    /// What is open of it.
+    /// Its open descriptors.
     pub fn descriptors(&self) -> [&OwnedFd; 2] {
         [&self.master, &self.screen]
     }
@@ -70,7 +70,7 @@ impl Relay {
     /// keys are for the jail. In the background it is left alone.
     pub fn take_keyboard(&mut self) {
         if !self.keyboard || !in_foreground() {
-            // Who has the foreground now has modes of its own.
+            // The new foreground job sets its own modes.
             self.before = None;
         } else if self.before.is_none()
             && let Ok(before) = tcgetattr(stdin())
@@ -120,7 +120,7 @@ impl Relay {
         ]
     }
 
-    /// Moves what there is, given what was reported.
+    /// Relays available data, given the reported events.
     pub fn relay(&mut self, [keys, screen, jail]: [PollFlags; 3]) {
         if !keys.is_empty() && in_foreground() {
             self.typed.resize(PIECE, 0);

@@ -86,7 +86,7 @@ impl Signals {
 /// A process that keeps a jail.
 #[derive(Debug)]
 pub struct Keeper<'a> {
-    /// What was planned.
+    /// The plan of the jail.
     pub plan: &'a Plan,
     /// The program's process.
     pub pid: i32,
@@ -96,7 +96,7 @@ pub struct Keeper<'a> {
     pub ready: &'a OwnedFd,
     /// Its control groups.
     pub groups: Option<&'a Groups>,
-    /// The process that the caller sees.
+    /// The supervisor: the process that the caller sees.
     pub caller: &'a Caller,
 }
 
@@ -207,12 +207,12 @@ impl Keeper<'_> {
     }
 }
 
-/// The process that the caller sees.
+/// The supervisor: the process that the caller sees.
 #[derive(Debug)]
-pub struct Front<'a> {
-    /// What was planned.
+pub struct Supervisor<'a> {
+    /// The plan of the jail.
     pub plan: &'a Plan,
-    /// What is passed on.
+    /// Signals to forward.
     pub signals: &'a Signals,
     /// Messages of the keeper.
     pub messages: &'a OwnedFd,
@@ -222,7 +222,7 @@ pub struct Front<'a> {
     pub received: Vec<u8>,
 }
 
-impl Front<'_> {
+impl Supervisor<'_> {
     /// Passes signals, keys and output on, and waits for the keeper.
     ///
     /// # Errors

@@ -156,7 +156,7 @@ fn new_leaf(parent: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
     inherit_cpuset(parent, beneath(parent, Path::new(name), OFlags::DIRECTORY)?)
 }
 
-/// Opens the parent, making it and what is above it where they are missing; none
+/// Opens the parent, creating it and its ancestors if they are missing; none
 /// if one vanished in between.
 fn descend(plan: &Plan, leaf: &Leaf) -> Result<Option<OwnedFd>, Error> {
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;

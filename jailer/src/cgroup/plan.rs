@@ -29,7 +29,7 @@ pub struct Mounts {
 const CONTROLLERS: &str = "cpu cpuacct cpuset memory pids blkio devices hugetlb net_cls net_prio \
     freezer perf_event rdma misc";
 
-/// A file of a group, and what is written to it.
+/// A file of a group, and its new content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
     /// Its name.
@@ -64,7 +64,7 @@ pub struct Plan {
 }
 
 impl Mounts {
-    /// Reads what is mounted.
+    /// Reads the mounts.
     pub fn read() -> Self {
         let text = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         Self::parse(&text, |mount| {

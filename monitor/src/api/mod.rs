@@ -63,7 +63,7 @@ use self::server::Server;
 use crate::config::{Mode, VmConfig};
 use crate::error::{Error, exit};
 use crate::host::signals;
-use crate::run::{self, Control, Machine, Opened, PageMap, Saving};
+use crate::run::{self, Control, Machine, Opened, PageMap, SnapshotWriter};
 use crate::sandbox::{self, MainThread, Rules, Sandbox, Slot, Thread};
 use crate::timings::Timings;
 use crate::vm::vcpu;
@@ -224,7 +224,7 @@ fn start(
     slots.extend(state.metrics.number().map(|number| (Slot::Metrics, number)));
     let (thread, start) = match config.sandbox.opens {
         true => {
-            slots.extend(Saving::slots());
+            slots.extend(SnapshotWriter::slots());
             (Thread::Opener, Thread::StartOpen)
         }
         false => (Thread::Control, Thread::StartApi),

@@ -17,7 +17,7 @@ use rustix::process::umask;
 use super::http::{self, CONTINUE, Parsed, Request, Response};
 use crate::error::{Error, os_message};
 use crate::host::console;
-use crate::run::Saving;
+use crate::run::SnapshotWriter;
 use crate::sandbox::{self, Slot};
 
 /// First and last number of the connections' descriptors, in a row that the
@@ -210,8 +210,8 @@ fn row() -> RangeInclusive<RawFd> {
 fn check_row() -> Result<(), Error> {
     // SAFETY: a plain system call, which fails for a closed descriptor.
     let open = |number| unsafe { libc::fcntl(number, libc::F_GETFD) } >= 0;
-    let mut others = Saving::slots().map(|(_, number)| number);
-    let few = Saving::slots().any(|(_, number)| number >= sandbox::number(256));
+    let mut others = SnapshotWriter::slots().map(|(_, number)| number);
+    let few = SnapshotWriter::slots().any(|(_, number)| number >= sandbox::number(256));
     match few || row().any(open) || others.any(open) {
         true => Err(sandbox::crowded()),
         false => Ok(()),

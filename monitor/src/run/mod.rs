@@ -32,7 +32,7 @@ use crate::sandbox::{self, Thread};
 use crate::snapshot::dirty::Changes;
 pub use crate::snapshot::pagemap::PageMap;
 use crate::snapshot::save::Parts;
-pub use crate::snapshot::save::{Saving, merge};
+pub use crate::snapshot::save::{SnapshotWriter, merge};
 use crate::snapshot::working_set::Recording;
 use crate::timings::Timings;
 use crate::vm::run_loop;
@@ -116,7 +116,7 @@ pub struct Machine {
     /// How often the guest's reset had to wait.
     reset_tries: u32,
     /// The snapshot that is due at the boot marker.
-    saving: Option<Saving>,
+    saving: Option<SnapshotWriter>,
     /// It could not be written, which was reported.
     unsaved: bool,
     /// The guest's touched pages are being noted.
@@ -375,7 +375,7 @@ impl Machine {
         memory: &Path,
         kind: SnapshotKind,
     ) -> Result<(), Error> {
-        Saving::open_at(state, memory)?.save(&mut self.parts(), kind)
+        SnapshotWriter::open_at(state, memory)?.save(&mut self.parts(), kind)
     }
 
     /// What a snapshot is made of.

@@ -33,7 +33,7 @@ use crate::layout;
 use crate::sandbox::{self, Confined, MainThread, Reach, Rules, Sandbox, Slot, Thread};
 use crate::snapshot::dirty::Changes;
 use crate::snapshot::pagemap::PageMap;
-use crate::snapshot::save::Saving;
+use crate::snapshot::save::SnapshotWriter;
 use crate::snapshot::working_set::Recording;
 use crate::timings::Timings;
 use crate::vm::bus::Bus;
@@ -51,7 +51,7 @@ pub struct Opened {
     console: Console,
     output: Output,
     line: EventFd,
-    saving: Option<Saving>,
+    saving: Option<SnapshotWriter>,
     recording: Option<Recording>,
     /// Where pages are, for a snapshot.
     pages: Option<Arc<PageMap>>,
@@ -118,7 +118,7 @@ impl Opened {
         let line = sandbox::event()?;
         // What will have changed is anybody's guess.
         let most = if config.kind == SnapshotKind::Full { config.memory } else { 0 };
-        let saving = config.snapshot.as_deref().map(|to| Saving::open(to, most));
+        let saving = config.snapshot.as_deref().map(|to| SnapshotWriter::open(to, most));
         let saving = saving.transpose()?;
         let recording = Recording::open(config)?;
         let mut new = devices.take_new();
@@ -148,7 +148,7 @@ impl Opened {
 
     /// What the main thread becomes, if it saves something.
     pub(super) fn main_thread(&self) -> MainThread {
-        let main = self.saving.as_ref().map(Saving::main_thread);
+        let main = self.saving.as_ref().map(SnapshotWriter::main_thread);
         let main = main.or(self.recording.as_ref().map(Recording::main_thread));
         main.unwrap_or_default()
     }
@@ -299,7 +299,7 @@ pub struct Made {
     dirty: Option<&'static Dirty>,
     wake: Arc<EventFd>,
     console: Console,
-    saving: Option<Saving>,
+    saving: Option<SnapshotWriter>,
     recording: Option<Recording>,
     pages: Option<Arc<PageMap>>,
     new: Vec<New>,

@@ -22,7 +22,7 @@ use crate::host::memory::{self, GuestRam};
 use crate::host::prefault::PrefaultQueue;
 use crate::sandbox::{Confined, Rules, Sandbox, Slot, Thread};
 use crate::snapshot::restore;
-use crate::snapshot::save::Saving;
+use crate::snapshot::save::SnapshotWriter;
 use crate::snapshot::state;
 use crate::snapshot::working_set::Recording;
 use crate::vm::vcpu::{self, After, Vcpu};
@@ -76,7 +76,7 @@ impl StartState {
     pub(super) fn connect(
         &self,
         shared: &Shared,
-        saving: Option<&Saving>,
+        saving: Option<&SnapshotWriter>,
         recording: Option<&mut Recording>,
     ) -> Result<(), Error> {
         if saving.is_some() {

@@ -31,14 +31,14 @@ const SLOTS: [Slot; 5] =
 
 /// The files of a snapshot to be written, opened before the process is confined, or by
 /// a main thread that may still open files.
-pub struct Saving {
+pub struct SnapshotWriter {
     pub(crate) create: Create,
     id: [u8; 16],
     /// Standard error is a terminal: progress is shown.
     person: bool,
 }
 
-impl Saving {
+impl SnapshotWriter {
     /// Opens everything that a snapshot in `directory` needs, for this much guest memory at
     /// most; 0 if nothing is known.
     ///
