@@ -241,7 +241,7 @@ fn a_snapshot_that_cannot_be_taken_ends_no_guest() {
             fuse.hang(None);
             vm.send("r1q");
         } else {
-            let told = "the process may stay";
+            let told = "the process may not exit";
             wait_until("a line on stderr", || vm.err.text().contains(told));
             fuse.hang(None);
         }
