@@ -11,7 +11,7 @@ use crate::sandbox::confine_reader;
 /// A check of the host: what it is about, which point of that, and how it is made.
 type Check = (&'static str, &'static str, fn(&Host) -> Verdict);
 
-/// The only point that has lines of its own before it.
+/// The only point with separate lines before it.
 const FLAWS: &str = "CPU flaws";
 
 const CHECKS: [Check; 21] = [

@@ -47,7 +47,7 @@ impl Image {
         self.file.as_ref().map(AsRawFd::as_raw_fd)
     }
 
-    /// Reports what is known; with `read` also what its first bytes look like,
+    /// Reports the known facts; with `read` also what its first bytes look like,
     /// which are a stranger's.
     pub(super) fn report(self, read: Result<(), &Error>, report: &mut Report) {
         let format = self.file.map(|file| match read {
@@ -68,7 +68,7 @@ fn known(path: &Path, file: &File) -> Vec<(&'static str, Verdict)> {
         Ok(()) => Verdict::fine("may be read and written"),
         Err(error) => {
             let found = format!("may only be read: {}", os_message(&error));
-            Verdict::weak(found, "give it as --cdrom or with ro, or make it yours")
+            Verdict::weak(found, "pass it as --cdrom or with ro, or change its owner")
         }
     };
     let unknown = |error: io::Error| Verdict::unknown(os_message(&error));

@@ -114,8 +114,8 @@ pub(super) fn module(modules: &[String], cpuinfo: &str, works: bool) -> Verdict 
     let advice = match flags.find(|flag| ["svm", "vmx", "hypervisor"].contains(flag)) {
         Some("svm") => "modprobe kvm_amd",
         Some("vmx") => "modprobe kvm_intel",
-        Some(_) => "this host is a VM itself: have nested virtualization enabled for it",
-        None => "switch virtualization (SVM, VT-x) on in the firmware's setup",
+        Some(_) => "this host is a VM: enable nested virtualization for it",
+        None => "enable virtualization (SVM, VT-x) in the firmware setup",
     };
     Verdict::missing("none", advice)
 }
@@ -129,7 +129,7 @@ pub(super) fn device(access: io::Result<()>, owner: Option<(u32, u32)>, uid: u32
     };
     let advice = match (error.raw_os_error(), owner) {
         (Some(libc::ENOENT | libc::ENODEV | libc::ENXIO), _) => {
-            "load KVM's module; in a container, pass the device in".to_owned()
+            "load the kvm module; in a container, pass in the device".to_owned()
         }
         (Some(libc::EACCES | libc::EPERM), owner) => match owner {
             // Its group is one for users.
@@ -140,7 +140,7 @@ pub(super) fn device(access: io::Result<()>, owner: Option<(u32, u32)>, uid: u32
                 "as root: chgrp kvm {DEVICE}; chmod 660 {DEVICE}; usermod -aG kvm $(id -un {uid})"
             ),
         },
-        _ => "the kernel's log (dmesg) may say why".to_owned(),
+        _ => "see the kernel log (dmesg)".to_owned(),
     };
     Verdict::missing(os_message(&error), advice)
 }

@@ -1,4 +1,4 @@
-//! What was found, as a table for people and as JSON for programs.
+//! The findings, as a table for people and as JSON for programs.
 
 use std::fmt::Write as _;
 
@@ -8,7 +8,7 @@ use crate::error::{exit, printable};
 
 /// Columns of the table.
 const WIDTH: usize = 80;
-/// Columns before what was found: level and point.
+/// Columns before the finding: level and point.
 const INDENT: usize = 27;
 /// Columns of a point's name.
 const POINT: usize = 16;
@@ -36,7 +36,7 @@ pub enum Level {
 pub struct Verdict {
     /// How good or bad it is.
     pub level: Level,
-    /// What was found.
+    /// The finding.
     pub found: String,
     /// What to do; empty if there is nothing to do.
     pub advice: String,
@@ -97,13 +97,13 @@ pub struct Report {
 }
 
 impl Report {
-    /// Adds what was found out about a part of the host.
+    /// Adds findings about a part of the host.
     pub fn host(&mut self, about: &str, point: &str, verdict: Verdict) {
         self.unfit_host |= verdict.level == Level::Missing;
         self.add(about, point, verdict);
     }
 
-    /// Adds what was found out about an image.
+    /// Adds findings about an image.
     pub fn image(&mut self, about: &str, point: &str, verdict: Verdict) {
         self.unusable_image |= verdict.level >= Level::InUse;
         self.add(about, point, verdict);
@@ -124,7 +124,7 @@ impl Report {
         levels.max().unwrap_or_default()
     }
 
-    /// The exit code. What is unknown counts as weak: silence is not safety.
+    /// The exit code. An unknown point counts as weak.
     pub fn exit_code(&self) -> u8 {
         match self.worst() {
             _ if self.unfit_host => exit::HOST,
