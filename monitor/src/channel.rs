@@ -67,7 +67,7 @@ impl<T> State<T> {
 }
 
 impl<T> Sender<T> {
-    /// Puts `item` in; it comes back if nobody will receive it.
+    /// Sends `item`; returns it if the receiver is gone.
     ///
     /// # Errors
     /// The receiver is gone.
@@ -97,7 +97,7 @@ impl<T> Drop for Sender<T> {
 }
 
 impl<T> Receiver<T> {
-    /// What is there.
+    /// Queued items.
     ///
     /// # Errors
     /// Nothing is.
@@ -111,7 +111,7 @@ impl<T> Receiver<T> {
         state.unpoisoned().take().ok()
     }
 
-    /// Waits so long at most.
+    /// Waits up to this time.
     ///
     /// # Errors
     /// Nothing came.

@@ -1,4 +1,4 @@
-//! What is counted in a VM and its API, as plain rows; the API writes them out.
+//! Counters of a VM and its API, as plain rows; the API exports them.
 
 /// One count.
 #[derive(Clone, Debug, PartialEq, Eq)]

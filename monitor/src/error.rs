@@ -18,7 +18,7 @@ pub mod exit {
     pub const HOST: u8 = 4;
     /// The guest crashed: a triple fault.
     pub const GUEST_CRASH: u8 = 5;
-    /// KVM could not go on running the guest.
+    /// KVM could not continue running the guest.
     pub const KVM: u8 = 6;
     /// The guest reset itself and `--on-reset exit` was given.
     pub const RESET: u8 = 7;
@@ -53,7 +53,7 @@ pub enum Error {
     Kvm(&'static str, io::Error),
     /// An operation of the operating system failed.
     System(&'static str, io::Error),
-    /// A saved machine cannot be used, or not with what is here.
+    /// A snapshot cannot be used, or does not match this VM or host.
     Snapshot(String),
     /// The guest ended before it was saved to this directory.
     Unsaved(PathBuf),

@@ -28,7 +28,7 @@ use mote::timings::Timings;
 extern "C" fn main(_argc: c_int, _argv: *const *const c_char) -> c_int {
     let timings = Arc::new(Timings::start());
     if !prepare_process() {
-        // Nowhere to say why: standard error may be what is missing.
+        // The reason cannot be printed: standard error may be missing.
         return c_int::from(exit::HOST);
     }
     signals::this_is_main();
@@ -92,7 +92,7 @@ fn fill_standard_descriptors() -> bool {
     }
 }
 
-/// Each command has a frame of its own: all of them in one would be pages of stack that
+/// Each command has a separate frame: all of them in one would be pages of stack that
 /// every start of a VM touches.
 fn start(timings: &Arc<Timings>) -> Result<u8, Error> {
     match cli::parse(std::env::args_os().skip(1))? {

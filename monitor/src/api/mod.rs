@@ -30,7 +30,7 @@
 //! separate epoll, which would need system calls and a second loop.
 //!
 //! A client that is slow has what it is sent kept up to a bound and is not
-//! heard until it reads; one that sends too much is told so and closed; of too
+//! heard until it reads; one that sends too much gets an error and is closed; of too
 //! many, the one that has been quiet for longest is closed.
 
 mod entries;

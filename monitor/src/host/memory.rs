@@ -218,8 +218,8 @@ pub fn copy_file(
         let at = libc::off_t::try_from(offset + done as u64)
             .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
         let host = rest.ptr_guard_mut();
-        // SAFETY: the rest lies in guest memory, which nobody holds references
-        // into; the kernel may write there as the guest itself may.
+        // SAFETY: the rest lies in guest memory, to which no code holds references;
+        // the kernel may write there as the guest itself may.
         let read = unsafe { libc::pread(file.as_raw_fd(), host.as_ptr().cast(), rest.len(), at) };
         match usize::try_from(read) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),

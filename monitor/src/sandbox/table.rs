@@ -72,10 +72,10 @@ const COMMON: &[Rule] = &[
     rule(SYS_clock_gettime, &[Is(0, CLOCK_MONOTONIC as u32)], "time on hosts whose clock cannot be read without a call"),
 ];
 
-/// What a thread may say to the user and to the main thread.
-const NEWS: &[Rule] = &[
-    rule(SYS_write, &[Is(0, STDERR)], "last words, and that a host's disk is full"),
-    rule(SYS_write, &[In(0, Wake)], "there is news for the main thread"),
+/// Reports to the user and to the main thread.
+const REPORTS: &[Rule] = &[
+    rule(SYS_write, &[Is(0, STDERR)], "error messages, and that a host's disk is full"),
+    rule(SYS_write, &[In(0, Wake)], "wakes the main thread for an event"),
 ];
 
 /// Output of the guest's serial port, which its vCPU or the main thread writes.
@@ -452,13 +452,13 @@ pub fn rules(thread: Thread) -> impl Iterator<Item = &'static Rule> {
             &[START, START_API, START_OPEN, OPEN, SAVE, SAVE_FILES, SAVE_ON_REQUEST]
         }
         Thread::StartSaver => &[START, SAVE, SAVE_FILES, MARK],
-        Thread::Saver => {
-            &[NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS, SAVE, SAVE_FILES, MARK, SAVE_PAGES, HOLES]
-        }
-        Thread::Main => &[NEWS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS],
-        Thread::Control => &[NEWS, MAIN, CONTROL, OUTPUT, MEMORY, LOAD, SIGNALS],
+        Thread::Saver => &[
+            REPORTS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS, SAVE, SAVE_FILES, MARK, SAVE_PAGES, HOLES,
+        ],
+        Thread::Main => &[REPORTS, MAIN, OUTPUT, MEMORY, LOAD, SIGNALS],
+        Thread::Control => &[REPORTS, MAIN, CONTROL, OUTPUT, MEMORY, LOAD, SIGNALS],
         Thread::Opener => &[
-            NEWS,
+            REPORTS,
             MAIN,
             CONTROL,
             OPEN,
@@ -474,11 +474,11 @@ pub fn rules(thread: Thread) -> impl Iterator<Item = &'static Rule> {
             SAVE_ON_REQUEST,
             RENUMBER,
         ],
-        Thread::Vcpu => &[NEWS, VCPU, OUTPUT, SIGNALS],
-        Thread::FirstVcpu => &[NEWS, VCPU, OUTPUT, MEMORY, LOAD, HOLES, SIGNALS, NO_VCPU],
-        Thread::Disk => &[NEWS, WORKER, READ_ONLY, DISK],
-        Thread::ReadOnly => &[NEWS, WORKER, READ_ONLY],
-        Thread::Net => &[NEWS, WORKER, NET],
+        Thread::Vcpu => &[REPORTS, VCPU, OUTPUT, SIGNALS],
+        Thread::FirstVcpu => &[REPORTS, VCPU, OUTPUT, MEMORY, LOAD, HOLES, SIGNALS, NO_VCPU],
+        Thread::Disk => &[REPORTS, WORKER, READ_ONLY, DISK],
+        Thread::ReadOnly => &[REPORTS, WORKER, READ_ONLY],
+        Thread::Net => &[REPORTS, WORKER, NET],
         Thread::Reader => &[READER, SAVE_FILES, MARK],
     };
     let common: &[&'static [Rule]] = match thread {

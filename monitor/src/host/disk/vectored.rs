@@ -78,8 +78,8 @@ fn batch(
     let (fd, pieces) = (file.as_raw_fd(), pieces.as_ptr());
     let moved = match way {
         // SAFETY: the first `count` pieces lie in guest memory, which stays
-        // mapped until the process ends and which nobody holds references
-        // into; the kernel may write there as the guest itself may.
+        // mapped until the process ends and to which no code holds references;
+        // the kernel may write there as the guest itself may.
         Way::Read => unsafe { libc::preadv(fd, pieces, count, offset) },
         // SAFETY: as above, for reading.
         Way::Write => unsafe { libc::pwritev(fd, pieces, count, offset) },
