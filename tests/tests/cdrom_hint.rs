@@ -59,7 +59,8 @@ fn rules(serial: &str, link: &str) -> String {
         format!(r#"ENV{{DEVTYPE}}=="partition", ATTRS{{ro}}=="1", ATTRS{{serial}}=="{serial}""#);
     let (set, unset) =
         (r#"ENV{ID_CDROM}="1", ENV{ID_TYPE}="cd""#, r#"ENV{ID_CDROM}="", ENV{ID_TYPE}="""#);
-    format!("{block}, {disk}, {set}{link}\n{block}, {part}, {unset}\n")
+    let medium = r#"ATTR{size}!="0", ENV{ID_CDROM_MEDIA}="1""#;
+    format!("{block}, {disk}, {set}{link}\n{block}, {disk}, {medium}\n{block}, {part}, {unset}\n")
 }
 const LINK: &str = r#", SYMLINK+="cdrom""#;
 

@@ -23,10 +23,13 @@ pub fn archive(cdroms: &[String], booted: &str) -> Vec<u8> {
     for serial in cdroms {
         let link = if serial == booted { ", SYMLINK+=\"cdrom\"" } else { "" };
         let block = "ACTION!=\"remove\", SUBSYSTEM==\"block\", KERNEL==\"vd*\"";
+        let disk = format!(
+            "{block}, ENV{{DEVTYPE}}==\"disk\", ATTR{{ro}}==\"1\", ATTR{{serial}}==\"{serial}\""
+        );
         let _ = writeln!(
             rules,
-            "{block}, ENV{{DEVTYPE}}==\"disk\", ATTR{{ro}}==\"1\", ATTR{{serial}}==\"{serial}\", \
-             ENV{{ID_CDROM}}=\"1\", ENV{{ID_TYPE}}=\"cd\"{link}\n\
+            "{disk}, ENV{{ID_CDROM}}=\"1\", ENV{{ID_TYPE}}=\"cd\"{link}\n\
+             {disk}, ATTR{{size}}!=\"0\", ENV{{ID_CDROM_MEDIA}}=\"1\"\n\
              {block}, ENV{{DEVTYPE}}==\"partition\", ATTRS{{ro}}==\"1\", ATTRS{{serial}}==\"{serial}\", \
              ENV{{ID_CDROM}}=\"\", ENV{{ID_TYPE}}=\"\""
         );
