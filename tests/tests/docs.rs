@@ -156,3 +156,34 @@ fn the_readme_is_short() {
     let words = text.split_whitespace().count();
     assert!(words <= 600, "{words} words");
 }
+
+/// The table of flaws names a test for each, which is there.
+#[test]
+fn every_flaw_has_its_test() {
+    let text = fs::read_to_string(repository().join("SECURITY.md")).unwrap();
+    let table = text.split("## Flaws and their tests").nth(1).unwrap();
+    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with('|')).skip(2).collect();
+    assert!(rows.len() > 50, "{rows:?}");
+    for row in rows {
+        let (mut source, mut found) = (String::new(), false);
+        for word in row.rsplit('|').nth(1).unwrap().split('`').skip(1).step_by(2) {
+            let (path, name) = match word.split_once(": ") {
+                Some((path, name)) => (Some(path), Some(name)),
+                None if word.contains('/') => (Some(word), None),
+                None => (None, Some(word).filter(|word| word.contains('_'))),
+            };
+            if let Some(path) = path.filter(|path| !path.contains('*')) {
+                let path = repository().join(path);
+                assert!(path.exists(), "{word}: no such file: {row}");
+                source = fs::read_to_string(path).unwrap_or_default();
+                found = true;
+            }
+            // Constants of the kernel are named as well.
+            if let Some(name) = name.filter(|name| !name.starts_with(char::is_uppercase)) {
+                assert!(source.contains(&format!("fn {name}(")), "{name}: no such test: {row}");
+                found = true;
+            }
+        }
+        assert!(found || row.contains('*') || row.contains("the same"), "no test: {row}");
+    }
+}
