@@ -24,7 +24,7 @@ const LEAST_BUFFER: usize = HEADER_LEN + 1514;
 const LEAST_EXPECTED: usize = 2048;
 /// How long a frame waits for buffers that should be on their way. A driver
 /// that only gives more when it has received something gives none.
-const PATIENCE: Duration = Duration::from_millis(20);
+const BUFFER_TIMEOUT: Duration = Duration::from_millis(20);
 /// How often a tap that is down is tried.
 const PROBE: Duration = Duration::from_secs(1);
 
@@ -207,7 +207,7 @@ impl<'m> Net<'m> {
         let segments = running.own.merges && running.own.offload.has_segments();
         if len > worker.room && len <= running.own.largest_frame && segments && dry {
             let placed = offered;
-            let until = now.saturating_add(PATIENCE);
+            let until = now.saturating_add(BUFFER_TIMEOUT);
             worker.tail = Some(Tail { len, placed, until });
             return Ok(None);
         }
