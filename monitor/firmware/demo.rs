@@ -12,7 +12,7 @@ use rt::{Boot, fail, machine, println};
 /// Number of the disk's register window: behind the CD-ROM's.
 const DISK: u64 = 1;
 /// Ticks of the time-stamp counter: some seconds.
-const PATIENCE: u64 = 20_000_000_000;
+const TIMEOUT: u64 = 20_000_000_000;
 
 /// The partition, in sectors: behind the table; and its parts: boot sector,
 /// one file allocation table, root directory.
@@ -47,7 +47,7 @@ fn main(boot: &Boot) {
     // SAFETY: the one reference to it, taken once.
     let shared = unsafe { &mut *(&raw mut SHARED) };
     let system = boot.initrd();
-    match Blk::start(DISK, shared, PATIENCE).and_then(|disk| install(&disk, system)) {
+    match Blk::start(DISK, shared, TIMEOUT).and_then(|disk| install(&disk, system)) {
         Ok(()) => println(format_args!("  installed: {} bytes. Restarting.", system.len())),
         Err(Failed) => fail(format_args!("the system cannot be installed")),
     }

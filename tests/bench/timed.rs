@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::ptr;
 
 /// How long a program may be silent before it counts as hanging, in ms.
-const PATIENCE: c_int = 30_000;
+const TIMEOUT: c_int = 30_000;
 
 /// Microseconds from exec.
 #[derive(Clone, Copy)]
@@ -100,7 +100,7 @@ impl Program {
         let mut ready =
             libc::pollfd { fd: self.output.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one valid entry.
-        match unsafe { libc::poll(&raw mut ready, 1, PATIENCE) } {
+        match unsafe { libc::poll(&raw mut ready, 1, TIMEOUT) } {
             0 => return Err(io::ErrorKind::TimedOut.into()),
             n if n < 0 => return Err(io::Error::last_os_error()),
             _ => {}

@@ -21,7 +21,7 @@ const OPEN: u8 = 0b1011;
 
 /// Time-stamp ticks that an interrupt may take: a good part of a second, as the
 /// host may be busy.
-const PATIENCE: u64 = 1_000_000_000;
+const TIMEOUT: u64 = 1_000_000_000;
 
 #[unsafe(no_mangle)]
 fn main(boot: &Boot) {
@@ -52,7 +52,7 @@ fn expect_interrupt(before: u32) {
     let begin = tsc();
     irq::enable();
     while irq::count(VECTOR) == before {
-        if tsc().wrapping_sub(begin) > PATIENCE {
+        if tsc().wrapping_sub(begin) > TIMEOUT {
             fail(format_args!("a byte waits without an interrupt"));
         }
         core::hint::spin_loop();

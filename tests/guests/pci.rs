@@ -22,7 +22,7 @@ const TABLE: u64 = 0x800;
 
 const VECTOR: u8 = 0x42;
 /// Ticks that a request may take: minutes.
-const PATIENCE: u64 = 1 << 38;
+const TIMEOUT: u64 = 1 << 38;
 
 static mut SHARED: Shared = Shared::new();
 
@@ -81,7 +81,7 @@ fn memory_pattern() -> u64 {
 fn works(after: &str) {
     // SAFETY: one driver at a time, which is gone when this returns, as is its device.
     let shared = unsafe { &mut *(&raw mut SHARED) };
-    let disk = Blk::start(0, shared, PATIENCE);
+    let disk = Blk::start(0, shared, TIMEOUT);
     let mut sector = [0; SECTOR];
     let read = disk.map(|disk| disk.read(0, &mut sector));
     if read != Ok(Ok(())) || sector != [0x5a; SECTOR] {
@@ -126,7 +126,7 @@ fn everywhere(window: &Window) {
 fn interrupts(window: &Window) {
     // SAFETY: as in `works`.
     let shared = unsafe { &mut *(&raw mut SHARED) };
-    let Ok(disk) = Blk::start(0, shared, PATIENCE) else {
+    let Ok(disk) = Blk::start(0, shared, TIMEOUT) else {
         fail(format_args!("the disk does not start"))
     };
     window.route(machine::FIRST_DEVICE_GSI, VECTOR, 1);

@@ -29,7 +29,7 @@ const FREE: u64 = 4 << 20;
 /// Bytes between two words that are written.
 const STRIDE: usize = 1 << 20;
 /// Ticks that a disk may take.
-const PATIENCE: u64 = 100_000_000_000;
+const TIMEOUT: u64 = 100_000_000_000;
 
 static mut SHARED: Shared = Shared::new();
 
@@ -50,7 +50,7 @@ fn main(boot: &Boot) {
     let disk = boot.option("disk").map(|_| {
         // SAFETY: the one place that takes it.
         let shared = unsafe { &mut *(&raw mut SHARED) };
-        Blk::start(0, shared, PATIENCE).unwrap_or_else(|_| fail(format_args!("no disk")))
+        Blk::start(0, shared, TIMEOUT).unwrap_or_else(|_| fail(format_args!("no disk")))
     });
     let mut sector = [0x5a; 512];
     if let Some(disk) = &disk {

@@ -11,7 +11,7 @@ use rt::blk::{Blk, SECTOR, Shared};
 use rt::{Boot, fail, machine, println};
 
 /// Ticks of the time-stamp counter: some seconds.
-const PATIENCE: u64 = 20_000_000_000;
+const TIMEOUT: u64 = 20_000_000_000;
 /// Bytes of one write.
 const STEP: usize = 1 << 20;
 
@@ -37,7 +37,7 @@ fn install(boot: &Boot) {
     let window = window.unwrap_or_else(|| fail(format_args!("disk=: which one?")));
     // SAFETY: the one reference to it, taken once.
     let shared = unsafe { &mut *(&raw mut SHARED) };
-    let Ok(disk) = Blk::start(window, shared, PATIENCE) else {
+    let Ok(disk) = Blk::start(window, shared, TIMEOUT) else {
         fail(format_args!("there is no disk in window {window}"));
     };
     let image = boot.initrd();

@@ -9,7 +9,7 @@ use mote_firmware::disk::{Disk, SECTOR};
 use rt::blk::{Blk, MOST, Shared};
 
 /// Milliseconds after which a device is given up.
-const PATIENCE_MS: u64 = 30_000;
+const TIMEOUT_MS: u64 = 30_000;
 
 /// A drive that runs.
 pub struct Drive {
@@ -26,7 +26,7 @@ impl Drive {
     pub fn start(window: u64, khz: u64) -> Result<Self, Error> {
         // The device's from now on.
         let shared = Box::leak(Box::new(Shared::new()));
-        let device = Blk::start(window, shared, PATIENCE_MS.saturating_mul(khz));
+        let device = Blk::start(window, shared, TIMEOUT_MS.saturating_mul(khz));
         let device = device.map_err(|_| Error::Unsupported("what is in place of the drive"))?;
         let bounce = RefCell::new(Box::new([0; SECTOR as usize]));
         Ok(Self { device, bounce })

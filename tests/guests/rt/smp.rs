@@ -16,7 +16,7 @@ const INIT: u32 = 0x4500;
 const START: u32 = 0x4600;
 
 /// Time-stamp ticks to wait for a CPU: some seconds.
-const PATIENCE: u64 = 10_000_000_000;
+const TIMEOUT: u64 = 10_000_000_000;
 
 /// Guard page and stack of the first CPU, of every other CPU (tables.s).
 const FIRST_STACK_END: u64 = 0x3a_3000;
@@ -79,7 +79,7 @@ pub fn start(apic_id: u32, index: usize, entry: fn(index: usize)) -> Result<(), 
     irq::send(apic_id, START | (TRAMPOLINE >> 12) as u32);
     let begin = tsc();
     while ARRIVED.load(Ordering::SeqCst) == before {
-        if tsc().wrapping_sub(begin) > PATIENCE {
+        if tsc().wrapping_sub(begin) > TIMEOUT {
             return Err(Error::Silent);
         }
         core::hint::spin_loop();
