@@ -27,6 +27,7 @@ pub mod kernel;
 mod machine;
 mod menu;
 pub mod partition;
+mod raid;
 pub mod volume;
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use super::node::{FileSystem, Kind};
 use super::{ext, fat, iso};
 use crate::Error;
 use crate::disk::{Disk, File};
+use crate::raid;
 
 /// Entries of a directory that are looked at.
 const MAX_ENTRIES: usize = 1 << 16;
@@ -24,6 +25,13 @@ const MAX_DEPTH: usize = 64;
 /// # Errors
 /// The firmware does not know the file system or a feature that it uses, or it is damaged.
 pub fn probe(disk: &Rc<dyn Disk>) -> Result<Rc<dyn FileSystem>, Error> {
+    match raid::mirror(disk)? {
+        Some(data) => plain(&data),
+        None => plain(disk),
+    }
+}
+
+fn plain(disk: &Rc<dyn Disk>) -> Result<Rc<dyn FileSystem>, Error> {
     if let Some(fs) = iso::Iso::open(disk)? {
         return Ok(Rc::new(fs));
     }
@@ -38,13 +46,10 @@ pub fn probe(disk: &Rc<dyn Disk>) -> Result<Rc<dyn FileSystem>, Error> {
 
 /// What else is on a disk, by its magic number.
 fn foreign(disk: &dyn Disk) -> Error {
-    const MAGIC: [(u64, &[u8], &str); 10] = [
+    const MAGIC: [(u64, &[u8], &str); 8] = [
         (0, b"XFSB", "XFS"),
         (0x1_0040, b"_BHRfS_M", "Btrfs"),
         (0, b"hsqs", "SquashFS"),
-        // Versions 1.1 and 1.2; 1.0 has it at the end, behind what can be read.
-        (0, b"\xfc\x4e\x2b\xa9", "Linux software RAID"),
-        (4096, b"\xfc\x4e\x2b\xa9", "Linux software RAID"),
         (0, b"LUKS\xba\xbe", "LUKS encryption"),
         (0x218, b"LVM2 001", "LVM"),
         (4086, b"SWAPSPACE2", "swap space"),
