@@ -71,7 +71,8 @@ fn a_member_of_a_mirror_is_read() {
 #[test]
 fn what_is_not_a_whole_mirror_is_refused() {
     let data = ext4();
-    let refused: [(&str, fn(&mut [u8])); 9] = [
+    type Change = fn(&mut [u8]);
+    let refused: [(&str, Change); 9] = [
         ("a Linux software RAID other than RAID1 is", |block| block[72] = 5),
         ("a Linux software RAID other than RAID1 is", |block| block[72..76].fill(0xff)),
         ("an incomplete member", |block| block[8] = 2),
