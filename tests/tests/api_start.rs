@@ -1,8 +1,10 @@
 //! What a VM is started with over the API is opened under the filter that holds before a
 //! VM runs: everything that `mote run` takes works here, too.
 
+use std::ffi::CString;
 use std::fs;
 use std::os::unix::net::UnixListener;
+use std::process::Stdio;
 
 use mote_tests::api::{Client, Server, boot_source};
 use mote_tests::medium::iso;
@@ -79,4 +81,24 @@ fn a_terminal_is_taken() {
     terminal.keys(b"\x01x");
     vm.end().expect(0);
     assert!(!terminal.modes().is_raw());
+}
+
+/// A config file that never comes: a signal ends the wait, and no socket is left.
+#[test]
+fn a_wait_for_a_config_file_can_be_ended() {
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+        let scratch = Scratch::new();
+        let fifo = scratch.join("config");
+        let name = CString::new(fifo.to_str().unwrap()).unwrap();
+        // SAFETY: a plain system call with a C string.
+        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+        let mut command = mote(["api", "--socket"]);
+        command.arg(scratch.join("socket")).arg("--config-file").arg(&fifo);
+        let vm = Vm::start(command.stdin(Stdio::null()));
+        let waits = format!("/proc/{}/wchan", vm.pid());
+        wait_until("the open", || fs::read_to_string(&waits).unwrap().contains("partner"));
+        vm.signal(signal);
+        assert_ne!(vm.end().code, 0);
+        assert!(!scratch.join("socket").exists(), "signal {signal} left a socket");
+    }
 }

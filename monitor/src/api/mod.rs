@@ -91,6 +91,10 @@ pub fn run(options: Options, timings: &Arc<Timings>) -> Result<u8, Error> {
             return Err(Error::Input("--allow-path", folder.clone(), why));
         }
     }
+    // Before signals are caught and a socket is created: a config file may be a pipe that
+    // stays empty, and a signal must end that wait.
+    let state = State::new(options, Box::new(HostFiles))?;
+    let options = state.options();
     let wake = Arc::new(sandbox::event()?);
     signals::catch(&wake)?;
     let server = match (&options.socket, options.socket_fd) {
@@ -104,7 +108,7 @@ pub fn run(options: Options, timings: &Arc<Timings>) -> Result<u8, Error> {
     };
     let ready = options.vm.ready_fd.filter(|_| !options.no_api);
     let starts = options.vm.config_file.is_some();
-    let mut api = Api { server, state: State::new(options, Box::new(HostFiles))? };
+    let mut api = Api { server, state };
     let options = api.state.options();
     // Before it is confined; with nothing to be opened nothing is saved.
     let pages = match options.vm.sandbox.opens || options.vm.sandbox.mode == Mode::Off {
