@@ -21,6 +21,8 @@ wait_for() { for _ in $(seq 500); do [ ! -S "$1" ] || return 0; sleep 0.02; done
 curl() { wait_for "$2"; command curl -sS --fail-with-body "$@"; }
 mote() {
     [ "$1" != ctl ] || wait_for "$3"
+    # In the background the shell's own process becomes mote, for the trap below to end.
+    [ "$BASHPID" = $$ ] || exec mote "$@"
     command mote "$@"
 }
 cargo() {
