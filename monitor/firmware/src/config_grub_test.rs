@@ -161,7 +161,7 @@ const SCRIPTS: &[(&str, &str)] = &[
         "0/a|0/k||12",
     ),
     ("if regexp '^x' ax; then true; else menuentry a { linux /k }; fi", "0/a|0/k||"),
-    // Devices in files: one that is none stops the entry.
+    // Devices in files: a missing one stops the entry.
     (
         "menuentry a { loopback loop /i; linux (loop)/k }\nmenuentry b { linux /k }",
         "1/a: loopback (hd0)/i: no such device or file system\nb|0/k||",

@@ -11,6 +11,7 @@ use crate::eltorito::efi_image;
 use crate::environment::Environment;
 use crate::fs::{self, FileSystem, Kind};
 use crate::partition::{self, Table};
+use crate::raid;
 
 /// Files whose volumes are added.
 const MAX_FILES: usize = 64;
@@ -68,6 +69,19 @@ pub enum Search {
     Uuid,
 }
 
+/// The file system on a partition, or on a disk without any: that in a mirror's member, or
+/// else its own, which may be newer than a superblock.
+fn probe(disk: &Rc<dyn Disk>) -> Result<Rc<dyn FileSystem>, Error> {
+    let mirrored =
+        raid::mirror(disk).and_then(|data| data.map(|data| fs::probe(&data)).transpose());
+    match mirrored {
+        Ok(Some(fs)) => Ok(fs),
+        Ok(None) | Err(Error::NoFileSystem) => fs::probe(disk),
+        // What is wrong with the RAID says more than that there is no file system.
+        Err(why) => fs::probe(disk).map_err(|_| why),
+    }
+}
+
 impl Volumes {
     /// Adds the volumes of a drive; says of every place without one why.
     pub fn add(&mut self, index: usize, drive: &Drive, device: &str, note: &mut dyn FnMut(String)) {
@@ -77,8 +91,9 @@ impl Volumes {
         };
         let count = self.list.len();
         let partitions = partition::partitions(&**disk);
-        let whole = fs::probe(disk);
         let none = partitions.as_ref().is_ok_and(Vec::is_empty);
+        // A superblock of a RAID outlives the partitions that are made later.
+        let whole = if none { probe(disk) } else { fs::probe(disk) };
         match whole {
             Ok(fs) => self.list.push(Volume { drive: index, device: device.to_string(), fs }),
             Err(why) if none => return note(format!("no partitions, and {why}")),
@@ -92,7 +107,7 @@ impl Volumes {
                 Table::Gpt => "gpt",
             };
             let number = partition.number;
-            match fs::probe(&window) {
+            match probe(&window) {
                 Ok(fs) => {
                     let device = format!("{device},{table}{number}");
                     self.list.push(Volume { drive: index, device, fs });

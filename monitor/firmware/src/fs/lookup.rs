@@ -9,7 +9,6 @@ use super::node::{FileSystem, Kind};
 use super::{ext, fat, iso};
 use crate::Error;
 use crate::disk::{Disk, File};
-use crate::raid;
 
 /// Entries of a directory that are looked at.
 const MAX_ENTRIES: usize = 1 << 16;
@@ -25,13 +24,6 @@ const MAX_DEPTH: usize = 64;
 /// # Errors
 /// The firmware does not know the file system or a feature that it uses, or it is damaged.
 pub fn probe(disk: &Rc<dyn Disk>) -> Result<Rc<dyn FileSystem>, Error> {
-    match raid::mirror(disk)? {
-        Some(data) => plain(&data),
-        None => plain(disk),
-    }
-}
-
-fn plain(disk: &Rc<dyn Disk>) -> Result<Rc<dyn FileSystem>, Error> {
     if let Some(fs) = iso::Iso::open(disk)? {
         return Ok(Rc::new(fs));
     }
